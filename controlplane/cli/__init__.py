@@ -1,0 +1,1 @@
+"""The `hueshift` command."""

@@ -1,0 +1,1 @@
+"""The loops between SQL and the world: observe, decide, save; and project committed rows into what Envoy gets."""

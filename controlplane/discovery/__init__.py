@@ -1,0 +1,1 @@
+"""Where endpoints live: host names turned into addresses."""

@@ -1,0 +1,45 @@
+"""The root of our exceptions: each carries facts, and its text is the one line a user reads.
+
+A message names the field that is wrong and the fix. HTTP status codes and exit codes are chosen at the edge
+(`api/app.py`, `cli/client.py`), by class.
+"""
+
+
+class ControlPlaneError(Exception):
+    """Anything this program refuses or cannot do, said in one line."""
+
+
+class InvalidInputError(ControlPlaneError):
+    """A value from outside is wrong: *field* is its path (``plan.steps[2].weight``), *fix* says what would be right."""
+
+    def __init__(self, field: str, problem: str, fix: str) -> None:
+        super().__init__(f"{field}: {problem}; {fix}")
+        self.field = field
+        self.problem = problem
+        self.fix = fix
+
+
+class NotFoundError(ControlPlaneError):
+    """A named thing does not exist; *known* lists what does."""
+
+    def __init__(self, kind: str, name: str, known: tuple[str, ...] = ()) -> None:
+        hint = f"known: {', '.join(known)}" if known else "there is none yet"
+        super().__init__(f"{kind} {name!r} does not exist ({hint})")
+        self.kind = kind
+        self.name = name
+
+
+class ConflictError(ControlPlaneError):
+    """The request is sound but cannot be done in the present state; the text says what to do first."""
+
+
+class StaleWriteError(ControlPlaneError):
+    """Someone else changed a row since it was loaded; load again and decide again."""
+
+
+class UnavailableError(ControlPlaneError):
+    """Something we depend on (the database, a port) does not answer; nothing was changed."""
+
+
+class UnauthorizedError(ControlPlaneError):
+    """No API key, or one that is not known."""

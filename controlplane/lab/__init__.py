@@ -1,0 +1,1 @@
+"""Programs over the product: the demo, benches and drills. The product never imports them."""

@@ -1,0 +1,498 @@
+"""What the core needs from the outside, named by role, and the records that cross those borders.
+
+Every adapter of a port passes the port's contract suite in tests/contract. Moments are aware UTC. Writers that change
+what loops read announce it on the `WakeBoard` after their commit.
+"""
+
+import dataclasses
+import datetime as dt
+import enum
+from collections.abc import Mapping, Sequence
+from typing import NewType, Protocol
+
+from controlplane.rollout.model import Command, Plan, Slo, State
+from controlplane.rollout.windows import VersionTick
+from controlplane.traffic.model import ServiceSpec, Split
+
+RolloutId = NewType("RolloutId", str)
+"""The service's name, a dash and the rollout's number in that service: ``colorize-7``."""
+
+
+# -- catalogue ---------------------------------------------------------------------------------------------------------
+
+
+class RevisionStatus(enum.Enum):
+    """What the fleet made of a revision of a service."""
+
+    PROPOSED = "proposed"
+    GOOD = "good"
+    REJECTED = "rejected"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Revision:
+    """One declaration of a service, never changed again. *words* are Envoy's, when it was rejected."""
+
+    number: int
+    spec: ServiceSpec
+    status: RevisionStatus
+    words: str
+    by: str
+    why: str
+    at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServiceRecord:
+    """A service: its newest revision, the newest one that was not rejected (what is served), and its live split."""
+
+    name: str
+    newest: Revision
+    served: Revision
+    split: Split
+
+
+class CatalogueStore(Protocol):
+    """Services and their revisions."""
+
+    async def apply(self, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime) -> tuple[Revision, bool]:
+        """Make *spec* the newest revision of its service, with an audit row; return it and whether it is new.
+
+        The same declaration again is a no-op (False). The first revision sets the live split to its initial one.
+
+        Raises:
+            ConflictError: Another service owns the listener's name or port, a cluster, or the route configuration;
+                or the spec lacks a version that carries traffic now or that an active rollout moves.
+        """
+
+    async def load_service(self, name: str) -> ServiceRecord:
+        """Return a service.
+
+        Raises:
+            NotFoundError: There is none of that name.
+        """
+
+    async def list_services(self) -> tuple[ServiceRecord, ...]:
+        """Return all services, by name."""
+
+    async def set_split(self, service: str, split: Split, *, by: str, why: str, now: dt.datetime) -> None:
+        """Replace the live split, with an audit row.
+
+        Raises:
+            NotFoundError: No such service or version.
+            ConflictError: A rollout is active; it owns the split.
+        """
+
+    async def mark_revisions(self, numbers: Mapping[str, int], status: RevisionStatus, words: str) -> None:
+        """Set the status of one revision per service; a status once GOOD stays, and nothing else changes."""
+
+
+# -- rollouts ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NewRollout:
+    """What is needed to start one. *plan* and *slos* are frozen into it: later revisions do not move its goal posts."""
+
+    service: str
+    candidate: str
+    plan: Plan
+    slos: tuple[Slo, ...]
+    by: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rollout:
+    """A rollout as its row says. *version* counts saves and guards against a second writer.
+
+    *judge* is the judge's own state, JSON; *evidence* is its last judgement, JSON, for people; *judged_tick* is the
+    last tick it has seen; *live_since* is when the present weight was acknowledged by all (None while it is not).
+    """
+
+    id: RolloutId
+    service: str
+    baseline: str
+    candidate: str
+    plan: Plan
+    slos: tuple[Slo, ...]
+    state: State
+    version: int
+    started_at: dt.datetime
+    deadline_at: dt.datetime
+    by: str
+    why: str
+    judge: str | None = None
+    evidence: str | None = None
+    judged_tick: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PendingCommand:
+    """A command that nobody has handled yet."""
+
+    number: int
+    command: Command
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """Something that happened, in the order of *number*; never changed, never deleted.
+
+    *kind* is ``transition``, ``refused`` or ``audit``; *what* is the event's or action's name; *before* and *after*
+    are state names where it was a transition; *words* is the one sentence that people read.
+    """
+
+    number: int
+    at: dt.datetime
+    kind: str
+    service: str
+    rollout: RolloutId | None
+    what: str
+    by: str
+    words: str
+    before: str = ""
+    after: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Occurrence:
+    """What `RolloutStore.save` adds to the history along with the new state."""
+
+    kind: str
+    what: str
+    by: str
+    words: str
+    before: str
+    after: str
+
+
+class RolloutStore(Protocol):
+    """Rollouts, the commands that wait for them, and what happened."""
+
+    async def start(self, new: NewRollout, *, key: str | None, now: dt.datetime) -> Rollout:
+        """Insert a rollout in `Preparing`, with audit and history rows; the same *key* again returns the first one.
+
+        The baseline is the split's heaviest version other than the candidate.
+
+        Raises:
+            NotFoundError: No such service or version.
+            ConflictError: A rollout of the service is active; or the candidate already has all traffic; or the split
+                has more than one version besides the candidate.
+        """
+
+    async def load(self, rollout: RolloutId) -> Rollout:
+        """Return a rollout. Raises NotFoundError."""
+
+    async def load_latest(self, service: str) -> Rollout | None:
+        """Return the service's newest rollout, active or not."""
+
+    async def load_active(self) -> tuple[Rollout, ...]:
+        """Return every rollout that has not ended."""
+
+    async def list_rollouts(self, service: str | None = None, *, limit: int = 50) -> tuple[Rollout, ...]:
+        """Return rollouts, newest first."""
+
+    async def add_command(self, service: str, command: Command, *, key: str | None, now: dt.datetime) -> PendingCommand:
+        """Queue a command for the service's active rollout, with an audit row; the same *key* again changes nothing.
+
+        Raises:
+            NotFoundError: No such service.
+            ConflictError: No rollout of it is active.
+        """
+
+    async def load_pending(self, rollout: RolloutId) -> tuple[PendingCommand, ...]:
+        """Return the unhandled commands, oldest first."""
+
+    async def save(
+        self,
+        rollout: Rollout,
+        *,
+        occurred: Sequence[Occurrence] = (),
+        handled: Sequence[int] = (),
+        split: Split | None = None,
+        now: dt.datetime,
+    ) -> Rollout:
+        """Commit the rollout, its history, the handled commands and (when it ends) the service's split, all or none.
+
+        Returns it with its version raised by one.
+
+        Raises:
+            StaleWriteError: *rollout.version* is not the row's.
+        """
+
+    async def history(self, service: str, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
+        """Return what happened to a service and its rollouts, oldest first."""
+
+
+# -- the fleet and its snapshots ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TypeStatus:
+    """What one Envoy said about one resource type on its present stream. Versions are content hashes, "" for none."""
+
+    sent: str = ""
+    acked: str = ""
+    acked_at: dt.datetime | None = None
+    nacked: str = ""
+    words: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One Envoy as one replica sees it. *types* is keyed by the short names cds, eds, lds, rds."""
+
+    node: str
+    cluster: str
+    replica: str
+    variant: str
+    connected_at: dt.datetime
+    disconnected_at: dt.datetime | None
+    types: Mapping[str, TypeStatus]
+
+
+class SnapshotStatus(enum.Enum):
+    """What the fleet made of a snapshot."""
+
+    PROPOSED = "proposed"
+    GOOD = "good"
+    REJECTED = "rejected"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """A published snapshot. *content* is its serialised resources; *versions* has a content hash per short type name.
+
+    *version* is the hash of everything; *plan_digest* that of the `TrafficPlan` it was made from; *revisions* names
+    the revision of each service in it, so that a refusal finds its cause.
+    """
+
+    version: str
+    plan_digest: str
+    versions: Mapping[str, str]
+    revisions: Mapping[str, int]
+    content: bytes
+    status: SnapshotStatus
+    words: str
+    at: dt.datetime
+
+
+class FleetStore(Protocol):
+    """Which Envoys are connected and what they run; which snapshots were published."""
+
+    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
+        """Insert or replace the rows of these nodes."""
+
+    async def load_nodes(self) -> tuple[NodeStatus, ...]:
+        """Return every node ever seen, connected or not."""
+
+    async def forget_replica(self, replica: str, *, now: dt.datetime) -> None:
+        """Mark every node of *replica* as disconnected: a replica calls it when it starts."""
+
+    async def propose_snapshot(self, snapshot: SnapshotRecord) -> None:
+        """Store a snapshot before it is served. The same version again only becomes the newest; its status stays."""
+
+    async def mark_snapshot(self, version: str, status: SnapshotStatus, words: str) -> None:
+        """Record the fleet's verdict. GOOD stays GOOD."""
+
+    async def load_newest_snapshot(self) -> SnapshotRecord | None:
+        """Return the newest snapshot that was not rejected: what a replica serves when it starts."""
+
+    async def load_last_good_snapshot(self) -> SnapshotRecord | None:
+        """Return the newest snapshot that every Envoy acknowledged."""
+
+    async def find_snapshot(self, version: str) -> SnapshotRecord | None:
+        """Return one by its version."""
+
+    async def prune_snapshots(self, *, keep: int) -> None:
+        """Delete all but the newest *keep* and the last good one."""
+
+
+# -- what should be served ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DesiredService:
+    """A service, the split that its row holds, and the rollout that moves it now, if any."""
+
+    revision: Revision
+    split: Split
+    rollout: Rollout | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Desired:
+    """Everything the projection reads, from one transaction."""
+
+    services: tuple[DesiredService, ...]
+    addresses: Mapping[str, tuple[str, ...]]
+
+
+class DesiredStore(Protocol):
+    """The one picture that snapshots are made from."""
+
+    async def load_desired(self) -> Desired:
+        """Return the newest unrejected revision, split and active rollout of every service, and all addresses."""
+
+    async def save_addresses(self, addresses: Mapping[str, tuple[str, ...]], *, now: dt.datetime) -> None:
+        """Replace what host names resolve to; announces only a change."""
+
+
+# -- telemetry ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClusterTick:
+    """What one cluster did in one tick (a unix second), summed over the Envoys that report to one source."""
+
+    cluster: str
+    tick: int
+    counts: VersionTick
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Beat:
+    """That a source was listening in a tick, and to how many Envoys; *silent* of them had not reported for 5 s.
+
+    *closed* says that nothing will be added to the tick any more.
+    """
+
+    tick: int
+    reporting: int
+    silent: int
+    closed: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CounterBase:
+    """The last cumulative counters of one Envoy process, so that a restart of ours loses and doubles none.
+
+    *epoch* is the Envoy's start, unix seconds; *counters* is keyed by ``cluster/statistic``.
+    """
+
+    node: str
+    epoch: int
+    counters: Mapping[str, int]
+    at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClusterHealth:
+    """How many members of a cluster one Envoy finds healthy."""
+
+    node: str
+    cluster: str
+    healthy: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HistogramGap:
+    """A span for which a node's latency histograms were lost (its counters were not)."""
+
+    node: str
+    since: dt.datetime
+    until: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TelemetryBatch:
+    """What one source has to say, written all or none. *ticks* are whole values of the source's own rows."""
+
+    source: str
+    ticks: tuple[ClusterTick, ...] = ()
+    beats: tuple[Beat, ...] = ()
+    bases: tuple[CounterBase, ...] = ()
+    health: tuple[ClusterHealth, ...] = ()
+    gaps: tuple[HistogramGap, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TickRead:
+    """One tick as the judge's side reads it: counts per cluster summed over sources, and the beats of the sources."""
+
+    tick: int
+    counts: Mapping[str, VersionTick]
+    reporting: int
+    silent: int
+    closed: bool
+
+
+class TelemetryStore(Protocol):
+    """Counts and histograms per version and tick; what Envoys say of their members."""
+
+    async def record(self, batch: TelemetryBatch) -> None:
+        """Write a batch in one transaction: rows of (source, cluster, tick) and (source, tick) are replaced."""
+
+    async def load_bases(self) -> tuple[CounterBase, ...]:
+        """Return every Envoy's last counters."""
+
+    async def load_ticks(self, clusters: Sequence[str], *, after: int, limit: int = 600) -> tuple[TickRead, ...]:
+        """Return the ticks later than *after* that have a beat, oldest first; clusters without a row are absent.
+
+        A tick is *closed* when every source that beat in it or after it has closed it.
+        """
+
+    async def load_health(self) -> tuple[ClusterHealth, ...]:
+        """Return the members' health as each Envoy last reported it."""
+
+    async def forget_health(self, nodes: Sequence[str]) -> None:
+        """Drop the health reports of Envoys that are gone."""
+
+    async def load_gaps(self, *, since: dt.datetime) -> tuple[HistogramGap, ...]:
+        """Return the gaps that end after *since*."""
+
+    async def prune_telemetry(self, *, before_tick: int) -> None:
+        """Delete ticks and beats older than *before_tick*, and counters of Envoys not heard of since."""
+
+
+# -- who may ask -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key's public half: its name is the actor in the audit, its prefix helps people recognise it."""
+
+    name: str
+    prefix: str
+    digest: str
+    created_at: dt.datetime
+    revoked_at: dt.datetime | None = None
+
+
+class KeyStore(Protocol):
+    """API keys, by SHA-256 digest; the keys themselves are never stored."""
+
+    async def add_key(self, key: ApiKey) -> None:
+        """Store a new key. Raises ConflictError when the name is taken by a live key."""
+
+    async def find_key(self, digest: str) -> ApiKey | None:
+        """Return the live key with this digest."""
+
+    async def list_keys(self) -> tuple[ApiKey, ...]:
+        """Return all keys, newest first."""
+
+    async def revoke_key(self, name: str, *, now: dt.datetime) -> None:
+        """End a key. Raises NotFoundError."""
+
+
+class LeaseStore(Protocol):
+    """Who may move rollouts. One holder at a time; *epoch* grows with each change of holder (a fencing token)."""
+
+    async def acquire_lease(self, holder: str, *, ttl: dt.timedelta, now: dt.datetime) -> int | None:
+        """Take or renew the lease; return its epoch, or None while someone else's has not expired."""
+
+
+class Store(
+    CatalogueStore, RolloutStore, FleetStore, DesiredStore, TelemetryStore, KeyStore, LeaseStore, Protocol
+):
+    """Everything that remembers, as one SQL database gives it."""
+
+
+class Publisher(Protocol):
+    """Where the projector puts what should be served."""
+
+    @property
+    def served_version(self) -> str:
+        """The snapshot version that is served now; "" before the first."""

@@ -1,0 +1,1 @@
+"""SQL, the only truth: one adapter for every port that remembers something."""

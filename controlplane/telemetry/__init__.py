@@ -1,0 +1,1 @@
+"""What Envoy measures, turned into counts and latency histograms per version and tick."""

@@ -1,0 +1,1 @@
+"""Envoy's protocol: resources, snapshots, streams and what the fleet has acknowledged."""
