@@ -12,7 +12,7 @@ from typing import NewType, Protocol
 
 from controlplane.rollout.model import Command, Plan, Slo, State
 from controlplane.rollout.windows import VersionTick
-from controlplane.traffic.model import ServiceSpec, Split
+from controlplane.traffic.model import ServiceSpec, Split, TrafficPlan
 
 RolloutId = NewType("RolloutId", str)
 """The service's name, a dash and the rollout's number in that service: ``colorize-7``."""
@@ -107,7 +107,7 @@ class Rollout:
     """A rollout as its row says. *version* counts saves and guards against a second writer.
 
     *judge* is the judge's own state, JSON; *evidence* is its last judgement, JSON, for people; *judged_tick* is the
-    last tick it has seen; *live_since* is when the present weight was acknowledged by all (None while it is not).
+    last tick it has seen.
     """
 
     id: RolloutId
@@ -484,15 +484,46 @@ class LeaseStore(Protocol):
         """Take or renew the lease; return its epoch, or None while someone else's has not expired."""
 
 
-class Store(
-    CatalogueStore, RolloutStore, FleetStore, DesiredStore, TelemetryStore, KeyStore, LeaseStore, Protocol
-):
+class Store(CatalogueStore, RolloutStore, FleetStore, DesiredStore, TelemetryStore, KeyStore, LeaseStore, Protocol):
     """Everything that remembers, as one SQL database gives it."""
 
 
+# -- towards Envoy -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CompiledConfig:
+    """A `TrafficPlan` as Envoy will read it. The fields are those of `SnapshotRecord`."""
+
+    version: str
+    versions: Mapping[str, str]
+    content: bytes
+
+
+class ConfigCompiler(Protocol):
+    """Turns a plan into resources, and refuses what Envoy would refuse."""
+
+    def compile(self, plan: TrafficPlan) -> CompiledConfig:
+        """Return the resources of *plan*; equal plans give equal versions.
+
+        Raises:
+            InvalidInputError: A reference leads nowhere, or two services claim one name.
+        """
+
+
 class Publisher(Protocol):
-    """Where the projector puts what should be served."""
+    """Where the projector puts what should be served; streams are woken, nothing blocks."""
 
     @property
     def served_version(self) -> str:
-        """The snapshot version that is served now; "" before the first."""
+        """The version of the snapshot that is served now; "" before the first."""
+
+    def publish(self, snapshot: SnapshotRecord) -> None:
+        """Serve *snapshot* from now on, to every Envoy that is or will be connected.
+
+        Clusters that only the snapshot before it has stay served to each Envoy until that Envoy has acknowledged the
+        new listeners and routes: make before break.
+
+        Raises:
+            InvalidInputError: It has no listeners or no clusters while the one before it had some.
+        """

@@ -107,9 +107,7 @@ class Plan:
                 raise InvalidInputError(f"{field}.hold", f"{step.hold} is out of range", "use 0 s to 7 days")
             previous = step.weight_bp
         if previous != FULL_WEIGHT_BP:
-            raise InvalidInputError(
-                "plan.steps", f"ends at {previous / 100:g} %", "let the last step be 100 %"
-            )
+            raise InvalidInputError("plan.steps", f"ends at {previous / 100:g} %", "let the last step be 100 %")
         for name, span in (("deadline", self.deadline), ("prepare_timeout", self.prepare_timeout)):
             if not dt.timedelta(seconds=1) <= span <= dt.timedelta(days=30):
                 raise InvalidInputError(f"plan.{name}", f"{span} is out of range", "use 1 s to 30 days")
@@ -306,16 +304,7 @@ class Abort:
 
 Command: TypeAlias = Pause | Resume | Promote | Abort
 Event: TypeAlias = (
-    Ready
-    | PrepareTimedOut
-    | Acked
-    | Nacked
-    | Advance
-    | Breach
-    | Suspicion
-    | DeadlinePassed
-    | TelemetryLost
-    | Command
+    Ready | PrepareTimedOut | Acked | Nacked | Advance | Breach | Suspicion | DeadlinePassed | TelemetryLost | Command
 )
 EVENTS: tuple[type[Event], ...] = (
     Ready, PrepareTimedOut, Acked, Nacked, Advance, Breach, Suspicion, DeadlinePassed, TelemetryLost,

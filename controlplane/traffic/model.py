@@ -21,9 +21,7 @@ HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 def check_name(field: str, value: str) -> None:
     """Refuse a name that could not be an Envoy cluster name and part of a URL: dots would split Envoy's statistics."""
     if not NAME.fullmatch(value):
-        raise InvalidInputError(
-            field, f"{value!r} is not a name", "use 1 to 63 of a-z, 0-9, - and _, no dots"
-        )
+        raise InvalidInputError(field, f"{value!r} is not a name", "use 1 to 63 of a-z, 0-9, - and _, no dots")
 
 
 def check_port(field: str, value: int) -> None:
@@ -41,9 +39,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if not self.host or len(self.host) > 253:
-            raise InvalidInputError(
-                "endpoint.host", f"{self.host!r} is not a host", "name a host or an IP address"
-            )
+            raise InvalidInputError("endpoint.host", f"{self.host!r} is not a host", "name a host or an IP address")
         check_port("endpoint.port", self.port)
 
     @property
@@ -71,9 +67,7 @@ class HealthCheck:
             raise InvalidInputError("health_check.path", f"{self.path!r} is not a path", "start it with /")
         for field, span in (("interval", self.interval), ("timeout", self.timeout)):
             if not dt.timedelta(milliseconds=100) <= span <= dt.timedelta(minutes=5):
-                raise InvalidInputError(
-                    f"health_check.{field}", f"{span} is out of range", "use 0.1 s to 5 min"
-                )
+                raise InvalidInputError(f"health_check.{field}", f"{span} is out of range", "use 0.1 s to 5 min")
         for field, count in (
             ("healthy_threshold", self.healthy_threshold),
             ("unhealthy_threshold", self.unhealthy_threshold),
@@ -96,9 +90,7 @@ class Version:
         check_name("version.name", self.name)
         check_name(f"versions.{self.name}.cluster", self.cluster)
         if len(set(self.endpoints)) != len(self.endpoints):
-            raise InvalidInputError(
-                f"versions.{self.name}.endpoints", "an endpoint is named twice", "name each once"
-            )
+            raise InvalidInputError(f"versions.{self.name}.endpoints", "an endpoint is named twice", "name each once")
         if not dt.timedelta(milliseconds=1) <= self.connect_timeout <= dt.timedelta(minutes=5):
             raise InvalidInputError(
                 f"versions.{self.name}.connect_timeout",
@@ -125,9 +117,7 @@ class HeaderMatch:
 
     def __post_init__(self) -> None:
         if not HEADER_NAME.fullmatch(self.name):
-            raise InvalidInputError(
-                "match.headers", f"{self.name!r} is not a header name", "use a lower-case token"
-            )
+            raise InvalidInputError("match.headers", f"{self.name!r} is not a header name", "use a lower-case token")
         if (self.rule is HeaderRule.PRESENT) == bool(self.value):
             raise InvalidInputError(
                 f"match.headers.{self.name}",
@@ -145,9 +135,7 @@ class RouteMatch:
 
     def __post_init__(self) -> None:
         if not self.prefix.startswith("/"):
-            raise InvalidInputError(
-                "match.prefix", f"{self.prefix!r} is not a path prefix", "start it with /"
-            )
+            raise InvalidInputError("match.prefix", f"{self.prefix!r} is not a path prefix", "start it with /")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -162,9 +150,7 @@ class Route:
     def __post_init__(self) -> None:
         check_name("route.name", self.name)
         if not dt.timedelta(0) < self.timeout <= dt.timedelta(hours=1):
-            raise InvalidInputError(
-                f"routes.{self.name}.timeout", f"{self.timeout} is out of range", "use up to 1 h"
-            )
+            raise InvalidInputError(f"routes.{self.name}.timeout", f"{self.timeout} is out of range", "use up to 1 h")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
