@@ -263,7 +263,7 @@ def run_uv(*arguments: str) -> None:
         if "certificate" not in words:
             break
     lines = [line.strip(" │├╰─▶×") for line in words.splitlines()] or ["no message"]
-    raise fail(f"uv {' '.join(arguments[:2])} failed: {' / '.join(line for line in lines if line)[:600]}")
+    raise fail(f"uv {' '.join(arguments[:2])} failed: {' / '.join(line for line in lines if line)[-600:]}")
 
 
 # --- the commands ---------------------------------------------------------------------------------
