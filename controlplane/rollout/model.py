@@ -68,7 +68,7 @@ Slo: TypeAlias = ErrorRateSlo | LatencySlo
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
-    """One step: the candidate's weight, how long it is held at least once live, and whether a person must let it go on."""
+    """One step: the candidate's weight, how long it is held at least once live, and whether it ends at a gate."""
 
     weight_bp: int
     hold: dt.timedelta = dt.timedelta(seconds=30)
@@ -147,10 +147,14 @@ class Preparing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shifting:
-    """The weight of *step* is published and not yet acknowledged by every Envoy."""
+    """The weight of *step* is published and not yet acknowledged by every Envoy.
+
+    *came_from* is the step whose weight the fleet ran before, so that a refusal can leave traffic as it is.
+    """
 
     step: int
     since: dt.datetime
+    came_from: int
     probing: bool = False
 
 
@@ -172,6 +176,7 @@ class Paused:
     cause: PauseCause
     words: str
     next_step: int
+    probing: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
