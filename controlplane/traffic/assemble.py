@@ -1,4 +1,4 @@
-"""From the catalogue and the rollouts' weights to what every Envoy should serve: pure, and the same for every replica."""
+"""From the split that rows hold to the one that Envoy serves: pure, and the same for every replica."""
 
 from controlplane.rollout.model import FULL_WEIGHT_BP
 from controlplane.traffic.model import Share, Split
