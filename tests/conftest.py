@@ -1,0 +1,26 @@
+"""Rules for every test: no sockets but loopback ones of `integration` tests, and in CI no skip."""
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """pyproject.toml disables sockets for all tests; those that start real servers get loopback back."""
+    for item in items:
+        if item.get_closest_marker("integration"):
+            item.add_marker(pytest.mark.allow_hosts(["127.0.0.1", "::1", "localhost"]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,  # noqa: ARG001 - pytest matches hook arguments by name
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under HUESHIFT_REQUIRE_ALL=1 (.ci/run) a skipped test is a failed one: nothing may be missing there."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("HUESHIFT_REQUIRE_ALL") == "1":
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"HUESHIFT_REQUIRE_ALL=1 allows no skip: {why}"
+    return report
