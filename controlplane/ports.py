@@ -264,12 +264,11 @@ class SnapshotStatus(enum.Enum):
 class SnapshotRecord:
     """A published snapshot. *content* is its serialised resources; *versions* has a content hash per short type name.
 
-    *version* is the hash of everything; *plan_digest* that of the `TrafficPlan` it was made from; *revisions* names
-    the revision of each service in it, so that a refusal finds its cause.
+    *version* is the hash of everything; a type without resources has the version "". *revisions* names the revision of
+    each service in it, so that a refusal finds its cause.
     """
 
     version: str
-    plan_digest: str
     versions: Mapping[str, str]
     revisions: Mapping[str, int]
     content: bytes

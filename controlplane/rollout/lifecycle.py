@@ -143,11 +143,11 @@ def _from_shifting(plan: Plan, state: Shifting, event: Event, now: dt.datetime) 
             return Baking(state.step, now, probing=state.probing)
         case Nacked(words=words):
             # Envoy still serves what it served before: say so by standing there.
-            return Paused(state.came_from, now, PauseCause.NACK, words, next_step=state.step)
+            return _stand(state, now, PauseCause.NACK, words, probing=state.came_probing)
         case DeadlinePassed():
-            return Paused(state.came_from, now, PauseCause.INCONCLUSIVE, _deadline_words(), next_step=state.step)
+            return _stand(state, now, PauseCause.INCONCLUSIVE, _deadline_words(), probing=_ever_probing(state))
         case TelemetryLost(words=words) if state.came_from != NO_STEP:
-            return Paused(state.came_from, now, PauseCause.TELEMETRY_LOST, words, next_step=state.step)
+            return _stand(state, now, PauseCause.TELEMETRY_LOST, words, probing=_ever_probing(state))
         case Pause():
             return Paused(state.step, now, PauseCause.OPERATOR, _said(event), state.step, probing=state.probing)
         case Breach(words=words) if state.came_from != NO_STEP:
@@ -164,13 +164,13 @@ def _from_baking(plan: Plan, state: Baking, event: Event, now: dt.datetime) -> S
     match event:
         case Advance(words=words):
             if state.probing:
-                return Shifting(state.step, now, came_from=state.step)
+                return Shifting(state.step, now, came_from=state.step, came_probing=True)
             if plan.steps[state.step].pause:
                 return Paused(state.step, now, PauseCause.GATE, words, next_step=state.step + 1)
             return _go_to(plan, state.step + 1, state.step, now, words)
         case Promote():
             if state.probing:
-                return Shifting(state.step, now, came_from=state.step)
+                return Shifting(state.step, now, came_from=state.step, came_probing=True)
             return _go_to(plan, _promoted_step(plan, state.step + 1, event), state.step, now, _said(event))
         case Breach(words=words):
             return RollingBack(now, RollbackCause.SLO_BREACH, words)
@@ -197,7 +197,7 @@ def _from_paused(plan: Plan, state: Paused, event: Event, now: dt.datetime) -> S
             return Preparing(now)
         case Resume():
             if state.probing:
-                return Shifting(state.step, now, came_from=state.step, probing=True)
+                return Shifting(state.step, now, came_from=state.step, probing=True, came_probing=True)
             return _go_to(plan, state.next_step, state.step, now, _said(event))
         case Promote() if state.step != NO_STEP:
             after = max(state.next_step, state.step + 1)
@@ -227,6 +227,15 @@ def _from_rolling_back(state: RollingBack, event: Event, now: dt.datetime) -> St
             return state  # already retreating; zero stays published
         case _:
             raise IllegalTransitionError(state, event)
+
+
+def _stand(state: Shifting, now: dt.datetime, cause: PauseCause, words: str, *, probing: bool) -> Paused:
+    return Paused(state.came_from, now, cause, words, next_step=state.step, probing=probing)
+
+
+def _ever_probing(state: Shifting) -> bool:
+    """Whether half was given back before or after this shift: who stops in between must not give it out again."""
+    return state.probing or state.came_probing
 
 
 def _go_to(plan: Plan, step: int, came_from: int, now: dt.datetime, words: str) -> State:

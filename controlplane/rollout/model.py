@@ -149,13 +149,15 @@ class Preparing:
 class Shifting:
     """The weight of *step* is published and not yet acknowledged by every Envoy.
 
-    *came_from* is the step whose weight the fleet ran before, so that a refusal can leave traffic as it is.
+    *came_from* is the step whose weight the fleet ran before (*came_probing*: half of it given back), so that a refusal
+    can leave traffic as it is.
     """
 
     step: int
     since: dt.datetime
     came_from: int
     probing: bool = False
+    came_probing: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

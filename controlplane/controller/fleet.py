@@ -1,0 +1,82 @@
+"""How far the fleet is with a snapshot: a weight is live when every connected Envoy has acknowledged it, not before."""
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping, Sequence
+
+from controlplane.ports import ClusterHealth, NodeStatus
+
+RECONNECT_GRACE = dt.timedelta(seconds=10)
+"""How long an Envoy that left is still waited for. A restart of ours must not make a weight live on nobody's word."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refusal:
+    """An Envoy's NACK of the present configuration, in its own words."""
+
+    node: str
+    kind: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.node} refused {self.kind.upper()}: {self.words}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FleetLevel:
+    """Who runs a snapshot: *acked* of *expected* Envoys; *waiting* names the others."""
+
+    expected: int
+    waiting: tuple[str, ...]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def acked(self) -> int:
+        """How many Envoys run it."""
+        return self.expected - len(self.waiting)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all of at least one Envoy run it."""
+        return self.expected > 0 and not self.waiting
+
+
+def expected_nodes(nodes: Sequence[NodeStatus], *, now: dt.datetime) -> tuple[NodeStatus, ...]:
+    """Return the Envoys that count: the connected ones and those that left less than the grace ago."""
+    return tuple(node for node in nodes if node.disconnected_at is None or now - node.disconnected_at < RECONNECT_GRACE)
+
+
+def fleet_level(nodes: Sequence[NodeStatus], versions: Mapping[str, str], *, now: dt.datetime) -> FleetLevel:
+    """Compare what Envoys acknowledged with *versions* (a content hash per type; types without resources are empty)."""
+    expected = expected_nodes(nodes, now=now)
+    waiting = tuple(node.node for node in expected if not _runs(node, versions))
+    refusals = tuple(
+        Refusal(node.node, kind, status.words)
+        for node in expected
+        for kind, status in sorted(node.types.items())
+        if status.nacked and status.nacked == versions.get(kind)
+    )
+    return FleetLevel(len(expected), waiting, refusals)
+
+
+def unready_members(
+    nodes: Sequence[NodeStatus], health: Sequence[ClusterHealth], cluster: str, *, now: dt.datetime
+) -> tuple[str, ...]:
+    """Say for which Envoys *cluster* has no healthy member yet, one phrase each; empty when all have one."""
+    reported = {row.node: row for row in health if row.cluster == cluster}
+    phrases = []
+    for node in expected_nodes(nodes, now=now):
+        row = reported.get(node.node)
+        if row is None:
+            phrases.append(f"{node.node} has not reported on {cluster} yet")
+        elif row.healthy < 1:
+            phrases.append(f"{node.node} finds {row.healthy} of {row.total} workers of {cluster} healthy")
+    return tuple(phrases)
+
+
+def _runs(node: NodeStatus, versions: Mapping[str, str]) -> bool:
+    if node.disconnected_at is not None:
+        return False
+    return all(
+        kind in node.types and node.types[kind].acked == version for kind, version in versions.items() if version
+    )

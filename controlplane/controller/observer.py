@@ -1,0 +1,227 @@
+"""What is true now, as at most one event per rollout: commands, the judge's verdict, the fleet's level, clocks."""
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Sequence
+
+from controlplane.controller.fleet import FleetLevel, unready_members
+from controlplane.ports import ClusterHealth, NodeStatus, Rollout, TickRead
+from controlplane.rollout import judge as judging
+from controlplane.rollout.judge import Exposure, Judgement, JudgeState, Policy, Verdict
+from controlplane.rollout.lifecycle import carries_traffic, weight_bp
+from controlplane.rollout.model import (
+    Acked,
+    Advance,
+    Baking,
+    Breach,
+    DeadlinePassed,
+    ErrorRateSlo,
+    Event,
+    LatencySlo,
+    Paused,
+    PrepareTimedOut,
+    Preparing,
+    Ready,
+    RollingBack,
+    Shifting,
+    Slo,
+    Suspicion,
+    TelemetryLost,
+)
+from controlplane.rollout.windows import TickWindow, VersionTick
+
+HISTORY = dt.timedelta(seconds=300)
+"""How much of the baseline's past the judge reads before a rollout starts (judge.md 2.3)."""
+
+GAP = dt.timedelta(seconds=5)
+"""Silence after which a tick counts as a gap (judge.md section 5)."""
+
+TELEMETRY_TIMEOUT = dt.timedelta(seconds=120)
+"""Silence after which a rollout pauses and asks for a person (judge.md section 5)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clusters:
+    """The Envoy clusters of a rollout's two versions."""
+
+    baseline: str
+    candidate: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FleetView:
+    """The fleet as its rows say: who is there, how far they are, whom they find healthy."""
+
+    nodes: Sequence[NodeStatus]
+    level: FleetLevel
+    health: Sequence[ClusterHealth]
+
+
+def policy_of(slos: Sequence[Slo]) -> Policy:
+    """Return the judge's policy for a service's objectives; the first of each kind counts."""
+    errors = next((slo for slo in slos if isinstance(slo, ErrorRateSlo)), None)
+    latency = next((slo for slo in slos if isinstance(slo, LatencySlo)), None)
+    return Policy(
+        error_max=errors.max_ratio if errors else None,
+        latency_threshold_ms=latency.threshold_ms if latency else None,
+        latency_quantile=latency.quantile if latency else 0.95,
+    )
+
+
+def level_event(rollout: Rollout, clusters: Clusters, fleet: FleetView, *, now: dt.datetime) -> Event | None:
+    """Return what the fleet's level means for a rollout that waits for it."""
+    match rollout.state:
+        case Preparing(since=since):
+            unready = unready_members(fleet.nodes, fleet.health, clusters.candidate, now=now)
+            if fleet.level.settled and not unready:
+                return Ready()
+            if now - since >= rollout.plan.prepare_timeout:
+                return PrepareTimedOut(_unready_words(fleet, unready))
+        case Shifting() | RollingBack() if fleet.level.settled:
+            return Acked()
+        case _:
+            pass
+    return None
+
+
+def clock_event(rollout: Rollout, *, heard_at: dt.datetime, now: dt.datetime) -> Event | None:
+    """Return the deadline or the loss of telemetry, if either is due. *heard_at* is the last tick without a gap."""
+    if isinstance(rollout.state, Preparing | Shifting | Baking) and now >= rollout.deadline_at:
+        return DeadlinePassed()
+    if not isinstance(rollout.state, Shifting | Baking) or not carries_traffic(rollout.state):
+        return None
+    silent_since = max(rollout.state.since, heard_at)
+    if now - silent_since >= TELEMETRY_TIMEOUT:
+        return TelemetryLost(f"no complete telemetry for {int((now - silent_since).total_seconds())} s")
+    return None
+
+
+def heard_at(ticks: Sequence[TickRead]) -> dt.datetime | None:
+    """Return the moment of the last tick in which every Envoy reported."""
+    complete = [tick.tick for tick in ticks if tick.reporting > 0 and tick.silent == 0]
+    return dt.datetime.fromtimestamp(max(complete), dt.UTC) if complete else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Judged:
+    """A rollout after the judge has seen new ticks, and the event that its verdict amounts to."""
+
+    rollout: Rollout
+    event: Event | None
+
+
+def judge_ticks(rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead]) -> Judged:
+    """Let the judge see the closed ticks it has not seen, up to the first that decides something, and peek at the next.
+
+    Before the candidate carries traffic, ticks only teach the judge what the baseline is like.
+    """
+    policy = policy_of(rollout.slos)
+    state = JudgeState.from_json(json.loads(rollout.judge)) if rollout.judge else JudgeState.initial(policy)
+    judged_tick, judgement, event = rollout.judged_tick, None, None
+    for tick in ticks:
+        if judged_tick is not None and tick.tick <= judged_tick:
+            continue
+        window = _window(tick, clusters, judged_tick)
+        if not tick.closed:
+            judgement = _peek(rollout, state, window, policy)
+            event = _meaning(rollout, judgement, live=False)
+            break
+        if carries_traffic(rollout.state):
+            exposure = _exposure(rollout, tick.tick, judged_tick)
+            state, judgement = judging.judge(state, window, exposure, policy)
+            event = _meaning(rollout, judgement, live=_is_live(rollout, tick.tick))
+        else:
+            state = judging.observe_history(state, window, policy)
+        judged_tick = tick.tick
+        if event is not None:
+            break
+    return Judged(
+        dataclasses.replace(
+            rollout,
+            judge=json.dumps(state.to_json()) if judged_tick != rollout.judged_tick else rollout.judge,
+            judged_tick=judged_tick,
+            evidence=_evidence(judgement, judged_tick) if judgement else rollout.evidence,
+        ),
+        event,
+    )
+
+
+def first_tick(rollout: Rollout) -> int:
+    """Return the tick after which a rollout's judge wants to see the telemetry."""
+    if rollout.judged_tick is not None:
+        return rollout.judged_tick
+    return int((rollout.started_at - HISTORY).timestamp())
+
+
+def _window(tick: TickRead, clusters: Clusters, previous: int | None) -> TickWindow:
+    jumped = previous is not None and tick.tick - previous > GAP.total_seconds()
+    return TickWindow(
+        tick=tick.tick,
+        baseline=tick.counts.get(clusters.baseline, VersionTick.zero()),
+        candidate=tick.counts.get(clusters.candidate, VersionTick.zero()),
+        gap=jumped or tick.reporting == 0 or tick.silent > 0,
+    )
+
+
+def _is_live(rollout: Rollout, tick: int) -> bool:
+    """Whether every Envoy ran the state's weight in *tick*: only then may the tick move the rollout on."""
+    match rollout.state:
+        case Baking(since=since):
+            return tick >= int(since.timestamp())
+        case Paused():
+            return True
+        case _:
+            return False
+
+
+def _exposure(rollout: Rollout, tick: int, previous: int | None) -> Exposure:
+    match rollout.state:
+        case Baking(step=step, since=since, probing=probing) if _is_live(rollout, tick):
+            live = since.timestamp()
+            return Exposure(
+                weight_bp=weight_bp(rollout.plan, rollout.state) or 0,
+                next_weight_bp=None if rollout.plan.is_last(step) else rollout.plan.steps[step + 1].weight_bp,
+                weight_changed=previous is None or previous < int(live),
+                min_hold_s=rollout.plan.steps[step].hold.total_seconds(),
+                held_s=max(0.0, tick + 1 - live),
+                probing=probing,
+            )
+        case Shifting(came_from=step):
+            bp, probing = rollout.plan.steps[step].weight_bp, False
+        case _:
+            bp = weight_bp(rollout.plan, rollout.state) or 0
+            probing = isinstance(rollout.state, Paused) and rollout.state.probing
+    # Not at a live step: the judge watches, and whatever it would advance to is nobody's wish now.
+    return Exposure(
+        weight_bp=bp, next_weight_bp=None, weight_changed=False, min_hold_s=0.0, held_s=0.0, probing=probing
+    )
+
+
+def _meaning(rollout: Rollout, judgement: Judgement | None, *, live: bool) -> Event | None:
+    if judgement is None:
+        return None
+    match judgement.verdict, rollout.state:
+        case Verdict.ROLLBACK, _:
+            return Breach(judgement.reason)
+        case Verdict.PROBE, (Baking(probing=False) | Paused(probing=False)):
+            return Suspicion(judgement.reason)
+        case Verdict.ADVANCE, (Baking() | Paused(probing=True)) if live:
+            return Advance(judgement.reason)
+        case _:
+            return None
+
+
+def _peek(rollout: Rollout, state: JudgeState, partial: TickWindow, policy: Policy) -> Judgement | None:
+    return judging.peek_hard_stop(state, partial, policy) if carries_traffic(rollout.state) else None
+
+
+def _evidence(judgement: Judgement, tick: int | None) -> str:
+    fields = dataclasses.asdict(judgement) | {"verdict": judgement.verdict.name.lower(), "tick": tick}
+    return json.dumps(fields)
+
+
+def _unready_words(fleet: FleetView, unready: Sequence[str]) -> str:
+    if not fleet.level.expected:
+        return "no Envoy is connected"
+    return "; ".join(unready) or f"waiting for the ACK of {', '.join(fleet.level.waiting)}"

@@ -1,0 +1,92 @@
+"""Every setting, its unit, its default and what happens at the extremes; read once, from HUESHIFT_* variables.
+
+Nobody below wiring sees this class: wiring passes values on.
+"""
+
+import datetime as dt
+import enum
+import pathlib
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from controlplane.errors import InvalidInputError
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Role(enum.StrEnum):
+    """Which loops a process runs. Several processes need a database that they share: PostgreSQL."""
+
+    ALL = "all"
+    API = "api"
+    XDS = "xds"
+    CONTROLLER = "controller"
+
+
+class Settings(BaseSettings):
+    """The control plane's settings."""
+
+    model_config = SettingsConfigDict(env_prefix="HUESHIFT_", extra="ignore")
+
+    data_dir: pathlib.Path = pathlib.Path("var")
+    """Folder for the embedded database and the first admin key. Made when it is missing."""
+    database_url: str = ""
+    """``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``. Empty: a SQLite file in *data_dir*."""
+    role: Role = Role.ALL
+    """What this process does."""
+    replica: str = "main"
+    """This process's name among those that share the database; two must not have the same."""
+    bind: str = "127.0.0.1"
+    """The address all our ports listen on. Anything but loopback is plaintext to whoever can reach it."""
+    api_port: Port = 8000
+    """REST. 0 lets the kernel choose, and the log says which."""
+    xds_port: Port = 18000
+    """ADS for Envoys. 0 lets the kernel choose."""
+    telemetry_port: Port = 18001
+    """Envoy's metrics service. 0 lets the kernel choose."""
+    api_key_file: pathlib.Path | None = None
+    """Where the first start writes an admin key (mode 0600). Default: ``admin.key`` in *data_dir*."""
+    public_reads: bool = False
+    """Whether reading needs no API key. Writing always does."""
+    interval: dt.timedelta = Field(default=dt.timedelta(seconds=1), gt=dt.timedelta(0), le=dt.timedelta(minutes=1))
+    """The loops' fallback pause; commits wake them at once. Longer only delays what another process committed."""
+    telemetry_retention: dt.timedelta = Field(
+        default=dt.timedelta(hours=24), ge=dt.timedelta(minutes=10), le=dt.timedelta(days=90)
+    )
+    """How long rows per tick are kept. Shorter than ten minutes would cut the judge's own history."""
+    resolve_interval: dt.timedelta = Field(
+        default=dt.timedelta(seconds=5), ge=dt.timedelta(seconds=1), le=dt.timedelta(hours=1)
+    )
+    """Pause between look-ups of the endpoints' host names. A failed look-up keeps the last addresses."""
+    drain: dt.timedelta = Field(default=dt.timedelta(seconds=5), ge=dt.timedelta(0), le=dt.timedelta(minutes=5))
+    """How long open streams and requests are left to end by themselves at a stop. Zero cuts them."""
+    log_json: bool = False
+    """Whether log lines are JSON instead of text."""
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    """The least serious log lines that are written: debug, info, warning or error."""
+
+    @property
+    def sql_url(self) -> str:
+        """The database's URL, with the embedded default filled in."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'hueshift.sqlite3'}"
+
+    @property
+    def admin_key_file(self) -> pathlib.Path:
+        """Where the first admin key is written."""
+        return self.api_key_file or self.data_dir / "admin.key"
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """Read the environment; *overrides* (those that are not None) win.
+
+    Raises:
+        InvalidInputError: A value is missing or absurd; the message names its variable.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        name = "HUESHIFT_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise InvalidInputError(name, str(first["msg"]), "see `hueshift serve --help`") from exc
