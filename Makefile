@@ -27,7 +27,7 @@ test: venv ## all tests: unit, contract, simulation, integration (real Envoy and
 	@$(VENV)/pytest $(ARGS)
 
 lint: venv protos-check ## format, style, types, import contracts, dependencies, generated code
-	@$(VENV)/ruff format --check --quiet . || { echo 'make lint: run make format'; exit 1; }
+	@$(VENV)/ruff format --check --output-format concise . || { echo 'make lint: run make format'; exit 1; }
 	@$(VENV)/ruff check --quiet .
 	@$(VENV)/mypy --no-error-summary $(TYPED)
 	@$(VENV)/lint-imports --no-logo | tail -n 15

@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = ["deploy/Dockerfile", "deploy/worker.Dockerfile"]
 WORKERS = {"person": 8081, "building": 8082, "v1": 8083, "v2": 8084}
-SECRETS = {"HUESHIFT_POSTGRES_PASSWORD": "not-a-secret", "HUESHIFT_API_KEY": "not-a-secret"}
+SECRETS = {"HUESHIFT_POSTGRES_PASSWORD": "not-a-secret"}
 LONGEST_REQUEST_S = 300  # the article's routes
 
 
