@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from controlplane.rollout.lifecycle import IllegalTransitionError, advance, carries_traffic, describe, weight_bp
+from controlplane.rollout.lifecycle import IllegalTransitionError, advance, carries_traffic, weight_bp
 from controlplane.rollout.model import (
     EVENTS,
     NO_STEP,
@@ -133,14 +133,11 @@ def test_the_table_is_the_golden_one() -> None:
     assert table() == GOLDEN.read_text()
 
 
-@pytest.mark.parametrize("state", SAMPLE_STATES, ids=cell)
 @pytest.mark.parametrize("event", SAMPLE_EVENTS, ids=lambda event: type(event).__name__)
-def test_a_refusal_names_state_and_event_in_one_line(state: State, event: Event) -> None:
-    try:
+def test_a_final_state_refuses_everything_in_one_line_that_names_it(event: Event) -> None:
+    state = Promoted(NOW, "words")
+    with pytest.raises(IllegalTransitionError, match=r"^cannot .* a rollout that is promoted$"):
         advance(PLAN, state, event, now=LATER)
-    except IllegalTransitionError as refusal:
-        assert describe(state) in str(refusal)
-        assert "\n" not in str(refusal)
 
 
 @pytest.mark.parametrize("state", SAMPLE_STATES, ids=cell)
