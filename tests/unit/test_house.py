@@ -18,7 +18,7 @@ PIN = re.compile(r"^([a-z0-9-]+)==([^ ;\\]+)", re.MULTILINE)
 # Written in two parts each, so that this file may be read by its own test.
 REGISTRY_HOSTS = ["py" + "pi.org", "files.python" + "hosted.org", "registry.npm" + "js", "deb.deb" + "ian.org"]
 MACHINE_PATHS = re.compile(r"(?<![\w.$}/-])/(?:work/\w|root/|home/\w|Users/\w|opt/py" + r"pi|tmp/bash_)")
-PRIVATE_HOSTS = re.compile(r"\b[\w-]+\.(?:corp|intra|lan|internal" + r"\.net)\b|sandboxing-|\bgs://", re.IGNORECASE)
+PRIVATE_HOSTS = re.compile(r"\b[\w-]+\.(?:corp|intra|lan|internal" + r"\.net)\b", re.IGNORECASE)
 
 
 def tracked() -> list[str]:
