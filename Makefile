@@ -60,5 +60,5 @@ bench-flips: venv ## 0 <-> 100 % under load: failed requests, commit to ACK
 soak: venv ## rollouts without end, with the control plane killed at random
 	@$(HUESHIFT) soak $(ARGS)
 
-clean: ## remove .venv, caches and run-time files
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist out var
+clean: ## remove .venv and all caches; the data of `hueshift serve` in var/ stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
