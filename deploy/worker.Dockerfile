@@ -21,4 +21,4 @@ EXPOSE 8083
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['WORKER_PORT'] + '/healthz', timeout=2)"]
 ENTRYPOINT ["python", "-m", "inference_worker"]
-CMD ["serve", "--model", "v1", "--port", "8083"]
+CMD ["serve", "--model", "v1", "--host", "0.0.0.0", "--port", "8083"]
