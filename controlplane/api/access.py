@@ -1,0 +1,123 @@
+"""What stands between a request and the store: the size limit, the API key, who asks and why."""
+
+import dataclasses
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, TypeAlias
+
+from fastapi import Depends, Header, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from controlplane.api.schemas import one_line
+from controlplane.clock import Clock
+from controlplane.errors import InvalidInputError, UnauthorizedError
+from controlplane.ports import Store
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_IDEMPOTENCY_KEY_CHARS = 128
+
+Authenticate: TypeAlias = Callable[[str], Awaitable[str]]
+"""Return the name of a live key, or raise UnauthorizedError."""
+
+Missing: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
+"""Say what is still missing before this process can be used, one phrase each; nothing when it is ready."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the routes need."""
+
+    store: Store
+    clock: Clock
+    authenticate: Authenticate
+    missing: Missing
+    public_reads: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for a change, the reason from the request's header, and the key that makes a repetition harmless."""
+
+    name: str
+    why: str
+    key: str | None
+
+    def scoped_key(self, *scope: str) -> str | None:
+        """Return the idempotency key, unmistakable for that of another caller or another kind of request."""
+        if self.key is None:
+            return None
+        return hashlib.sha256("\0".join((self.name, *scope, self.key)).encode()).hexdigest()
+
+
+def parts_of(request: Request) -> Parts:
+    """Return what `create_app` was given."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+UseParts: TypeAlias = Annotated[Parts, Depends(parts_of)]
+
+_bearer = HTTPBearer(auto_error=False, description="An API key, `hs_...`: made with `hueshift keys create NAME`.")
+_Credentials: TypeAlias = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+async def _reader(parts: UseParts, credentials: _Credentials) -> str:
+    if credentials is None and parts.public_reads:
+        return ""
+    return await _name(parts, credentials)
+
+
+async def _caller(
+    parts: UseParts,
+    credentials: _Credentials,
+    idempotency_key: Annotated[
+        str | None, Header(description="Send the same value when you repeat a request: it is done once.")
+    ] = None,
+    x_hueshift_reason: Annotated[str, Header(description="The reason, for the audit, if the body has none.")] = "",
+) -> Caller:
+    name = await _name(parts, credentials)
+    if idempotency_key is not None and not 1 <= len(idempotency_key) <= MAX_IDEMPOTENCY_KEY_CHARS:
+        raise InvalidInputError(
+            "Idempotency-Key",
+            f"has {len(idempotency_key)} characters",
+            f"use 1 to {MAX_IDEMPOTENCY_KEY_CHARS}",
+        )
+    return Caller(name, one_line("X-Hueshift-Reason", x_hueshift_reason), idempotency_key)
+
+
+async def _name(parts: Parts, credentials: HTTPAuthorizationCredentials | None) -> str:
+    if credentials is None:
+        raise UnauthorizedError("no API key was sent; send the header Authorization: Bearer hs_...")
+    return await parts.authenticate(credentials.credentials)
+
+
+Reader: TypeAlias = Annotated[str, Depends(_reader)]
+"""The name of the key that reads; "" where reading is public."""
+Writer: TypeAlias = Annotated[Caller, Depends(_caller)]
+"""Who changes something. Always needs a key."""
+
+
+class BodyLimit:
+    """Refuses bodies over `MAX_BODY_BYTES`, whether they announce their length or not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, counting what it brings."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > MAX_BODY_BYTES:
+                raise HTTPException(413)  # FastAPI lets this one through while it reads a body
+            return message
+
+        await self._app(scope, counted, send)

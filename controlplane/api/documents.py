@@ -1,0 +1,388 @@
+"""Between the document of a service and the core's `ServiceSpec`, both ways, with everything that is wrong listed.
+
+YAML is read here too, with one difference from the library: a key that is written twice is refused.
+"""
+
+import functools
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from controlplane.api import units
+from controlplane.api.problems import InvalidDocumentError, Problems, from_pydantic
+from controlplane.api.schemas import (
+    EXAMPLES,
+    Document,
+    ErrorRateDocument,
+    HeaderDocument,
+    HealthCheckDocument,
+    LatencyDocument,
+    ListenerDocument,
+    MatchDocument,
+    PlanDocument,
+    RouteDocument,
+    ServiceDocument,
+    SloDocument,
+    StepDocument,
+    VersionDocument,
+)
+from controlplane.errors import InvalidInputError
+from controlplane.rollout.model import FULL_WEIGHT_BP, ErrorRateSlo, LatencySlo, Plan, Slo, Step
+from controlplane.traffic.model import (
+    NAME,
+    Endpoint,
+    HeaderMatch,
+    HeaderRule,
+    HealthCheck,
+    Listener,
+    Route,
+    RouteMatch,
+    ServiceSpec,
+    Share,
+    Split,
+    Version,
+    check_name,
+    check_split,
+)
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without objects, in which no key is written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - the library's signature
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
+                if key_node.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key_node.value!r} is written twice", problem_mark=key_node.start_mark
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, *, source: str = "document") -> object:
+    """Return the one YAML (or JSON) document in *text*; *source* is its name in errors.
+
+    Raises:
+        InvalidInputError: It is not YAML, or not exactly one document.
+    """
+    try:
+        found = list(yaml.load_all(text, Loader=_StrictLoader))
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark
+        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise InvalidInputError(place, " ".join(str(exc.problem or exc).split()), "correct the YAML there") from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        raise InvalidInputError(source, f"is not YAML ({' '.join(str(exc).split())[:120]})", "correct it") from exc
+    if not found or found == [None]:
+        raise InvalidInputError(source, "is empty", "start it with service: NAME")
+    if len(found) > 1:
+        raise InvalidInputError(source, f"holds {len(found)} documents", "write one service per file, without ---")
+    return found[0]
+
+
+def known_fields() -> frozenset[str]:
+    """Return every field name of every document, to guess what a misspelt one should be."""
+    found: set[str] = set()
+    waiting: list[type[BaseModel]] = [Document]
+    while waiting:
+        model = waiting.pop()
+        found |= set(model.model_fields)
+        waiting += model.__subclasses__()
+    return frozenset(found)
+
+
+def read_document(given: object) -> ServiceDocument:
+    """Validate the shape of a service's document.
+
+    Raises:
+        InvalidDocumentError: Something is missing, misspelt or of the wrong kind.
+    """
+    if not isinstance(given, Mapping):
+        raise InvalidInputError("document", "is not a mapping", "start it with service: NAME")
+    try:
+        return ServiceDocument.model_validate(given)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False)
+        raise from_pydantic(errors, given, known=known_fields(), examples=EXAMPLES) from exc
+
+
+def parse_service(text: str, *, source: str = "document") -> ServiceSpec:
+    """Read a service from YAML or JSON.
+
+    Raises:
+        InvalidInputError: It is wrong; an `InvalidDocumentError` lists everything that is.
+    """
+    return spec_from(read_document(parse_yaml(text, source=source)))
+
+
+# -- document -> core --------------------------------------------------------------------------------------------------
+
+
+def spec_from(document: ServiceDocument) -> ServiceSpec:
+    """Build the core's value, with the documented defaults filled in.
+
+    Raises:
+        InvalidDocumentError: Values are out of range, or names lead nowhere.
+    """
+    problems = Problems()
+    name = document.service
+    problems.attempt(lambda: check_name("service", name))
+    if not NAME.fullmatch(name):
+        name = "service"  # what is derived from a bad name is not wrong a second time
+    listener = problems.attempt(
+        lambda: Listener(
+            document.listener.name or f"{name}_listener",
+            document.listener.address,
+            document.listener.port,
+            document.listener.stat_prefix,
+        )
+    )
+    versions = [_version(problems, name, place, version) for place, version in enumerate(document.versions, start=1)]
+    routes = [_route(problems, document, place, route) for place, route in enumerate(document.routes, start=1)]
+    slos = [problems.attempt(functools.partial(slo_from, objective)) for objective in document.slos]
+    split = _split(problems, document)
+    plan = problems.attempt(lambda: plan_from(document.plan))
+    problems.raise_any()
+    if listener is None or plan is None or split is None:
+        raise AssertionError("a part is missing although nothing was wrong with it")
+    try:
+        return ServiceSpec(
+            name=name,
+            listener=listener,
+            virtual_host=document.virtual_host or f"{name}_service",
+            route_config=document.route_config or f"{name}_route",
+            domains=tuple(document.domains),
+            versions=tuple(version for version in versions if version),
+            routes=tuple(route for route in routes if route),
+            initial_split=split,
+            slos=tuple(slo for slo in slos if slo),
+            plan=plan,
+        )
+    except InvalidInputError as exc:
+        raise InvalidDocumentError([exc]) from exc
+
+
+def plan_from(document: PlanDocument) -> Plan:
+    """Build a plan.
+
+    Raises:
+        InvalidInputError: A value is out of range.
+    """
+    steps = tuple(Step(step.weight, step.hold, step.pause) for step in document.steps)
+    return Plan(steps, document.deadline, document.prepare_timeout)
+
+
+def slo_from(document: SloDocument) -> Slo:
+    """Build an objective.
+
+    Raises:
+        InvalidInputError: A value is out of range.
+    """
+    match document:
+        case ErrorRateDocument():
+            return ErrorRateSlo(document.name, document.max)
+        case LatencyDocument():
+            return LatencySlo(document.name, document.threshold, document.quantile)
+
+
+def split_from(weights: Mapping[str, int], *, field: str = "split") -> Split:
+    """Build a split from basis points by version.
+
+    Raises:
+        InvalidInputError: They do not sum to 100 %.
+    """
+    split = tuple(Share(version, weight_bp) for version, weight_bp in weights.items())
+    try:
+        check_split(split)
+    except InvalidInputError as exc:
+        raise InvalidInputError(field, exc.problem, exc.fix) from exc
+    return split
+
+
+def endpoint_from(text: str) -> Endpoint:
+    """Build an endpoint from ``host:port``, as `schemas` has checked and written it."""
+    host, _, port = text.rpartition(":")
+    return Endpoint(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def _version(problems: Problems, service: str, place: int, document: VersionDocument) -> Version | None:
+    path = f"versions.{document.name}" if document.name else f"versions[{place}]"
+    endpoints = [
+        problems.attempt(functools.partial(endpoint_from, text), _called(f"{path}.endpoints[{number}]"))
+        for number, text in enumerate(document.endpoints, start=1)
+    ]
+    given = document.health_check
+    check = problems.attempt(
+        lambda: HealthCheck(
+            given.path, given.interval, given.timeout, given.healthy_threshold, given.unhealthy_threshold
+        ),
+        lambda field: f"{path}.{field}",
+    )
+    return problems.attempt(
+        lambda: Version(
+            document.name,
+            document.cluster or f"{service}-{document.name}",
+            tuple(endpoint for endpoint in endpoints if endpoint),
+            HealthCheck() if check is None else check,
+            document.connect_timeout,
+        ),
+        lambda field: f"versions[{place}].name" if field == "version.name" else field,
+    )
+
+
+def _route(problems: Problems, document: ServiceDocument, place: int, route: RouteDocument) -> Route | None:
+    path = f"routes.{route.name}" if route.name else f"routes[{place}]"
+    headers = [
+        problems.attempt(functools.partial(_header, header), lambda field: f"{path}.{field}")
+        for header in route.match.headers
+    ]
+    match = problems.attempt(
+        lambda: RouteMatch(route.match.prefix, tuple(header for header in headers if header)),
+        lambda field: f"{path}.{field}",
+    )
+    if route.version is None and not route.split:
+        problems.add(path, "goes nowhere", "give it version: NAME or split: true")
+    if route.version is not None and route.split:
+        problems.add(path, "goes to a version and to the split", "give it one of them")
+    names = [version.name for version in document.versions]
+    if route.version is not None and route.version not in names:
+        problems.add(f"{path}.version", f"{route.version!r} is not a version", f"use one of {', '.join(names)}")
+    return problems.attempt(
+        lambda: Route(route.name, RouteMatch() if match is None else match, route.version, route.timeout),
+        lambda field: f"routes[{place}].name" if field == "route.name" else field,
+    )
+
+
+def _called(name: str) -> Callable[[str], str]:
+    return lambda _: name
+
+
+def _header(document: HeaderDocument) -> HeaderMatch:
+    given = [
+        (rule, value)
+        for rule, value in (
+            (HeaderRule.EXACT, document.exact),
+            (HeaderRule.REGEX, document.regex),
+            (HeaderRule.PRESENT, "" if document.present else None),
+        )
+        if value is not None
+    ]
+    if len(given) != 1 or (given[0][0] is not HeaderRule.PRESENT and not given[0][1]):
+        raise InvalidInputError(
+            f"match.headers.{document.name}",
+            "needs exactly one condition",
+            "give one of exact: VALUE, regex: PATTERN and present: true",
+        )
+    return HeaderMatch(document.name, *given[0])
+
+
+def _split(problems: Problems, document: ServiceDocument) -> Split | None:
+    names = [version.name for version in document.versions]
+    if document.split is None:
+        return (Share(names[0], FULL_WEIGHT_BP),) if names else ()
+    for name in document.split:
+        if name not in names:
+            problems.add(f"split.{name}", "is not a version", f"use one of {', '.join(names) or 'your versions'}")
+    weights = document.split
+    return problems.attempt(lambda: split_from(weights))
+
+
+# -- core -> document --------------------------------------------------------------------------------------------------
+
+
+def document_of(spec: ServiceSpec) -> ServiceDocument:
+    """Write a service out whole, defaults included; reading it back gives the same service."""
+    return ServiceDocument.model_construct(
+        service=spec.name,
+        listener=ListenerDocument(
+            name=spec.listener.name,
+            address=spec.listener.address,
+            port=spec.listener.port,
+            stat_prefix=spec.listener.stat_prefix,
+        ),
+        virtual_host=spec.virtual_host,
+        route_config=spec.route_config,
+        domains=list(spec.domains),
+        versions=[_version_of(version) for version in spec.versions],
+        routes=[_route_of(route) for route in spec.routes],
+        split={share.version: share.weight_bp for share in spec.initial_split},
+        slos=[slo_of(slo) for slo in spec.slos],
+        plan=plan_of(spec.plan),
+    )
+
+
+def plan_of(plan: Plan) -> PlanDocument:
+    """Write a plan out."""
+    return PlanDocument(
+        steps=[
+            StepDocument.model_construct(weight=step.weight_bp, hold=step.hold, pause=step.pause) for step in plan.steps
+        ],
+        deadline=plan.deadline,
+        prepare_timeout=plan.prepare_timeout,
+    )
+
+
+def slo_of(slo: Slo) -> SloDocument:
+    """Write an objective out."""
+    match slo:
+        case ErrorRateSlo():
+            return ErrorRateDocument(name=slo.name, kind="error_rate", max=slo.max_ratio)
+        case LatencySlo():
+            return LatencyDocument.model_construct(
+                name=slo.name, kind="latency", threshold=slo.threshold_ms, quantile=slo.quantile
+            )
+
+
+def describe_slo(slo: Slo) -> str:
+    """Say an objective in a few words."""
+    match slo:
+        case ErrorRateSlo():
+            return f"at most {units.format_ratio(slo.max_ratio)} errors"
+        case LatencySlo():
+            return f"{units.format_ratio(slo.quantile)} within {units.format_ms(slo.threshold_ms)}"
+
+
+def _version_of(version: Version) -> VersionDocument:
+    check = version.health_check
+    return VersionDocument(
+        name=version.name,
+        cluster=version.cluster,
+        endpoints=[
+            f"[{endpoint.host}]:{endpoint.port}" if ":" in endpoint.host else f"{endpoint.host}:{endpoint.port}"
+            for endpoint in version.endpoints
+        ],
+        health_check=HealthCheckDocument(
+            path=check.path,
+            interval=check.interval,
+            timeout=check.timeout,
+            healthy_threshold=check.healthy_threshold,
+            unhealthy_threshold=check.unhealthy_threshold,
+        ),
+        connect_timeout=version.connect_timeout,
+    )
+
+
+def _route_of(route: Route) -> RouteDocument:
+    return RouteDocument(
+        name=route.name,
+        match=MatchDocument(prefix=route.match.prefix, headers=[_header_of(header) for header in route.match.headers]),
+        version=route.version,
+        split=True if route.version is None else None,
+        timeout=route.timeout,
+    )
+
+
+def _header_of(header: HeaderMatch) -> HeaderDocument:
+    match header.rule:
+        case HeaderRule.EXACT:
+            return HeaderDocument(name=header.name, exact=header.value)
+        case HeaderRule.REGEX:
+            return HeaderDocument(name=header.name, regex=header.value)
+        case HeaderRule.PRESENT:
+            return HeaderDocument(name=header.name, present=True)

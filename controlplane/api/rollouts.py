@@ -1,0 +1,161 @@
+"""Rollouts: start one, steer it, look at it."""
+
+import dataclasses
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Path, Query, status
+
+from controlplane.api.access import Caller, Parts, Reader, UseParts, Writer
+from controlplane.api.documents import plan_from
+from controlplane.api.guards import refuse_dead_version
+from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
+from controlplane.api.services import Name
+from controlplane.api.views import CommandView, RolloutView, StatusView, rollout_view, status_view
+from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
+from controlplane.ports import NewRollout, RolloutId, ServiceRecord
+from controlplane.rollout.lifecycle import advance
+from controlplane.rollout.model import Abort, Command, Pause, Plan, Promote, Resume, is_final
+from controlplane.traffic.model import Version
+
+log = structlog.get_logger(__name__)
+
+router = APIRouter(prefix="/v1", tags=["rollouts"])
+
+
+@router.post("/services/{name}/rollouts", status_code=status.HTTP_202_ACCEPTED)
+async def start_rollout(name: Name, body: StartRequest, parts: UseParts, caller: Writer) -> RolloutView:
+    """Start a rollout; it prepares, then moves by the plan as far as the evidence carries it."""
+    store = parts.store
+    record = await store.load_service(name)
+    version = _candidate(record, body.to)
+    plan = _plan(record.served.spec.plan, body)
+    latest = await store.load_latest(name)
+    if latest is None or is_final(latest.state):
+        # Otherwise the store answers: with the conflict, or with the rollout that this very request has started.
+        refuse_dead_version(version, await store.load_nodes(), await store.load_health())
+    new = NewRollout(name, body.to, plan, record.served.spec.slos, caller.name, body.why or caller.why)
+    rollout = await store.start(new, key=caller.scoped_key("start", name), now=parts.clock.now())
+    if rollout.candidate != body.to:
+        raise ConflictError(
+            f"the Idempotency-Key was used for {rollout.id}, which goes to {rollout.candidate}; use a new one"
+        )
+    log.info("rollout.started", rollout_id=rollout.id, candidate=rollout.candidate, by=caller.name)
+    return rollout_view(rollout)
+
+
+@router.get("/services/{name}/rollouts")
+async def list_rollouts(
+    name: Name, parts: UseParts, _: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 50
+) -> list[RolloutView]:
+    """List a service's rollouts, newest first."""
+    await parts.store.load_service(name)
+    return [rollout_view(rollout) for rollout in await parts.store.list_rollouts(name, limit=limit)]
+
+
+@router.get("/rollouts/{rollout}")
+async def show_rollout(
+    rollout: Annotated[str, Path(description="Its id, for example colorize-7.", max_length=80)],
+    parts: UseParts,
+    _: Reader,
+) -> RolloutView:
+    """Show one rollout."""
+    return rollout_view(await parts.store.load(RolloutId(rollout)))
+
+
+@router.get("/services/{name}/status")
+async def show_status(
+    name: Name, parts: UseParts, _: Reader, events: Annotated[int, Query(ge=0, le=200)] = 10
+) -> StatusView:
+    """Show everything about a service: split, rollout, evidence, who acknowledged, what happened last."""
+    store = parts.store
+    record = await store.load_service(name)
+    rollout = await store.load_latest(name)
+    return status_view(
+        record,
+        rollout,
+        nodes=await store.load_nodes(),
+        health=await store.load_health(),
+        snapshot=await store.load_newest_snapshot(),
+        pending=await store.load_pending(rollout.id) if rollout else (),
+        events=await store.history(name, limit=events) if events else (),
+        now=parts.clock.now(),
+    )
+
+
+@router.post("/services/{name}/rollout/pause", status_code=status.HTTP_202_ACCEPTED)
+async def pause(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
+    """Stop the active rollout where it is. The judge watches on: a breach still rolls back."""
+    return await _command(name, Pause(caller.name, _why(body, caller)), parts, caller)
+
+
+@router.post("/services/{name}/rollout/resume", status_code=status.HTTP_202_ACCEPTED)
+async def resume(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
+    """Let a paused rollout go on."""
+    return await _command(name, Resume(caller.name, _why(body, caller)), parts, caller)
+
+
+@router.post("/services/{name}/rollout/promote", status_code=status.HTTP_202_ACCEPTED)
+async def promote(name: Name, parts: UseParts, caller: Writer, body: PromoteRequest | None = None) -> CommandView:
+    """Take the next step, or with *full* the last one, without waiting for the judge."""
+    full = body.full if body else False
+    return await _command(name, Promote(caller.name, _why(body, caller), full), parts, caller)
+
+
+@router.post("/services/{name}/rollout/abort", status_code=status.HTTP_202_ACCEPTED)
+async def abort(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
+    """Give all traffic back to the old version."""
+    return await _command(name, Abort(caller.name, _why(body, caller)), parts, caller)
+
+
+async def _command(name: str, command: Command, parts: Parts, caller: Caller) -> CommandView:
+    verb = type(command).__name__.lower()
+    if caller.key is None:
+        await _refuse_senseless(name, command, parts)
+    key = caller.scoped_key(verb, name)
+    pending = await parts.store.add_command(name, command, key=key, now=parts.clock.now())
+    log.info("rollout.commanded", service=name, command=verb, by=caller.name)
+    return CommandView(number=pending.number, service=name, command=verb, words=f"{verb} of {name} was taken down")
+
+
+async def _refuse_senseless(name: str, command: Command, parts: Parts) -> None:
+    """Tell at once what the controller would refuse later.
+
+    Not for repeatable requests, whose first copy may have been carried out, nor while commands wait that would be
+    carried out before.
+    """
+    rollout = await parts.store.load_latest(name)
+    if rollout and not is_final(rollout.state) and not await parts.store.load_pending(rollout.id):
+        advance(rollout.plan, rollout.state, command, now=parts.clock.now())
+
+
+def _why(body: CommandRequest | None, caller: Caller) -> str:
+    return (body.why if body else "") or caller.why
+
+
+def _candidate(record: ServiceRecord, name: str) -> Version:
+    try:
+        return record.served.spec.version(name)
+    except NotFoundError:
+        if record.newest.number != record.served.number and any(v.name == name for v in record.newest.spec.versions):
+            raise ConflictError(
+                f"version {name} is only in revision {record.newest.number}, which Envoy refused: "
+                f"{record.newest.words}; correct it and apply again"
+            ) from None
+        raise
+
+
+def _plan(plan: Plan, body: StartRequest) -> Plan:
+    if body.steps is not None and body.plan is not None:
+        raise InvalidInputError("steps", "is given beside plan", "give one of them")
+    if body.plan is not None:
+        return plan_from(body.plan)
+    if body.steps is None:
+        return plan
+    steps = plan_from(PlanDocument.model_construct(steps=body.steps)).steps
+    # A step that only says its weight is held as long as the service's own first step.
+    held = [
+        step if "hold" in given.model_fields_set else dataclasses.replace(step, hold=plan.steps[0].hold)
+        for step, given in zip(steps, body.steps, strict=True)
+    ]
+    return dataclasses.replace(plan, steps=tuple(held))

@@ -1,0 +1,304 @@
+"""The document of a service, as engineers write it in YAML or send it as JSON, and the requests that change traffic.
+
+This is the one place that reads such documents: `hueshift lint`, `hueshift apply` and the API share it. A field that
+is not known is refused, never ignored. What may be left out, and what it then is:
+
+- ``listener``: named ``<service>_listener``, on 0.0.0.0, port 8080, statistics under ``ingress_http``;
+- ``virtual_host`` ``<service>_service``, ``route_config`` ``<service>_route``, ``domains`` ``*``;
+- a version's ``cluster``: ``<service>-<version>``; its ``health_check``: GET /healthz every second;
+- a route's ``match``: every path; its ``timeout``: 300 s;
+- ``split``: everything to the first version;
+- ``plan``: 5, 10, 25, 50, 100 %, each held for 30 s, at most 2 h in all.
+
+Objectives have no default: what users may be asked to bear is for the owner to say.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from controlplane.api import units
+from controlplane.api.problems import custom_error, unit_error
+from controlplane.errors import InvalidInputError
+
+DEFAULT_STEPS_BP = (500, 1_000, 2_500, 5_000, 10_000)
+DEFAULT_HOLD = dt.timedelta(seconds=30)
+MAX_WHY_CHARS = 500
+
+EXAMPLES: Mapping[str, str] = {
+    "service": "colorize",
+    "name": "v1",
+    "path": "/healthz",
+    "port": "8080",
+    "versions": "- {name: v1, endpoints: [worker:8083]}",
+    "endpoints": "[worker:8083]",
+    "routes": "- {name: all, split: true}",
+    "slos": "- {name: errors, kind: error_rate, max: 1%}",
+    "max": "1%",
+    "threshold": "400ms",
+    "quantile": "95%",
+    "steps": "[{weight: 5%}, {weight: 100%}]",
+    "weight": "5%",
+    "weights": "{v1: 90%, v2: 10%}",
+    "to": "v2",
+}
+
+
+# -- how values are written --------------------------------------------------------------------------------------------
+
+
+def _read_span(value: object) -> object:
+    if isinstance(value, dt.timedelta):
+        return value
+    try:
+        return units.parse_span(value)
+    except units.UnitError as exc:
+        raise unit_error(exc) from exc
+
+
+def _read_ms(value: object) -> float:
+    try:
+        return float(units.parse_span_ms(value))
+    except units.UnitError as exc:
+        raise unit_error(exc) from exc
+
+
+def _read_ratio(value: object) -> float:
+    try:
+        return float(units.parse_ratio(value))
+    except units.UnitError as exc:
+        raise unit_error(exc) from exc
+
+
+def _read_weight(value: object) -> int:
+    try:
+        return units.parse_weight_bp(value)
+    except units.UnitError as exc:
+        raise unit_error(exc) from exc
+
+
+def _read_endpoint(value: object) -> object:
+    fix = "write host:port, for example worker:8083 or [::1]:8083"
+    if not isinstance(value, str):
+        raise custom_error(f"{value!r} is not an endpoint", fix)
+    text = value.strip()
+    host, colon, port = text.rpartition(":")
+    if "/" in text or not colon:
+        raise custom_error(f"{text[:80]!r} is not an endpoint", fix)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise custom_error(f"{text[:80]!r} is not an endpoint", fix)
+    if not host or any(char.isspace() or not char.isprintable() for char in host):
+        raise custom_error(f"{text[:80]!r} names no host", fix)
+    if not (port.isascii() and port.isdigit() and len(port) <= 5):
+        raise custom_error(f"{port[:20]!r} is not a port", "use 1 to 65535")
+    return f"[{host}]:{int(port)}" if ":" in host else f"{host}:{int(port)}"
+
+
+def _is_written(kind: str, *examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "description": kind, "examples": list(examples)})
+
+
+Span = Annotated[
+    dt.timedelta,
+    BeforeValidator(_read_span),
+    PlainSerializer(units.format_span, return_type=str),
+    _is_written("A time with its unit: ms, s, m, h or d.", "300s", "1.5s", "100ms", "2h"),
+]
+Milliseconds = Annotated[
+    float,
+    BeforeValidator(_read_ms),
+    PlainSerializer(units.format_ms, return_type=str),
+    _is_written("A time with its unit: ms, s, m, h or d.", "400ms", "1.5s"),
+]
+Ratio = Annotated[
+    float,
+    BeforeValidator(_read_ratio),
+    PlainSerializer(units.format_ratio, return_type=str),
+    _is_written("A percentage, or a fraction with a decimal point.", "1%", "0.01"),
+]
+Weight = Annotated[
+    int,
+    BeforeValidator(_read_weight),
+    PlainSerializer(units.format_weight, return_type=str),
+    _is_written("A percentage in hundredths of a percent.", "5%", "0.01%"),
+]
+Address = Annotated[str, BeforeValidator(_read_endpoint), _is_written("host:port", "worker:8083", "[::1]:8083")]
+
+
+class Document(BaseModel):
+    """Base of everything that is read: a field that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# -- the service -------------------------------------------------------------------------------------------------------
+
+
+class ListenerDocument(Document):
+    """Where Envoy listens for the service's clients."""
+
+    name: str | None = None
+    address: str = "0.0.0.0"
+    port: int = 8080
+    stat_prefix: str = "ingress_http"
+
+
+class HealthCheckDocument(Document):
+    """How Envoy asks a worker whether it can take requests."""
+
+    path: str = "/healthz"
+    interval: Span = dt.timedelta(seconds=1)
+    timeout: Span = dt.timedelta(seconds=1)
+    healthy_threshold: int = 1
+    unhealthy_threshold: int = 2
+
+
+class VersionDocument(Document):
+    """One model version and its workers."""
+
+    name: str
+    cluster: str | None = None
+    endpoints: list[Address]
+    health_check: HealthCheckDocument = HealthCheckDocument()
+    connect_timeout: Span = dt.timedelta(seconds=10)
+
+
+class HeaderDocument(Document):
+    """A condition on a request header: give one of *exact*, *regex* (RE2, the whole value) and *present*."""
+
+    name: str
+    exact: str | None = None
+    regex: str | None = None
+    present: Literal[True] | None = None
+
+
+class MatchDocument(Document):
+    """Which requests a route takes."""
+
+    prefix: str = "/"
+    headers: list[HeaderDocument] = []
+
+
+class RouteDocument(Document):
+    """Where matching requests go: to one *version*, or (``split: true``) to the split that rollouts move."""
+
+    name: str
+    match: MatchDocument = MatchDocument()
+    version: str | None = None
+    split: bool | None = None
+    timeout: Span = dt.timedelta(seconds=300)
+
+
+class ErrorRateDocument(Document):
+    """At most *max* of the requests fail."""
+
+    name: str
+    kind: Literal["error_rate"]
+    max: Ratio
+
+
+class LatencyDocument(Document):
+    """At least *quantile* of the requests are answered within *threshold*."""
+
+    name: str
+    kind: Literal["latency"]
+    threshold: Milliseconds
+    quantile: Ratio
+
+
+SloDocument: TypeAlias = Annotated[ErrorRateDocument | LatencyDocument, Field(discriminator="kind")]
+
+
+class StepDocument(Document):
+    """One step of a plan: the candidate's weight, how long it is held, whether a person must let it go on."""
+
+    weight: Weight
+    hold: Span = DEFAULT_HOLD
+    pause: bool = False
+
+
+class PlanDocument(Document):
+    """The way from nothing to everything."""
+
+    steps: list[StepDocument] = [StepDocument.model_construct(weight=weight_bp) for weight_bp in DEFAULT_STEPS_BP]
+    deadline: Span = dt.timedelta(hours=2)
+    prepare_timeout: Span = dt.timedelta(minutes=5)
+
+
+class ServiceDocument(Document):
+    """A service, whole."""
+
+    service: str
+    listener: ListenerDocument = ListenerDocument()
+    virtual_host: str | None = None
+    route_config: str | None = None
+    domains: list[str] = ["*"]
+    versions: list[VersionDocument]
+    routes: list[RouteDocument]
+    split: dict[str, Weight] | None = None
+    slos: list[SloDocument]
+    plan: PlanDocument = PlanDocument()
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def one_line(field: str, text: str) -> str:
+    """Return a reason on one line, without control characters: it goes into the audit and onto terminals.
+
+    Raises:
+        InvalidInputError: It is too long.
+    """
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    if len(line) > MAX_WHY_CHARS:
+        raise InvalidInputError(field, f"has {len(line)} characters", f"use at most {MAX_WHY_CHARS}")
+    return line
+
+
+def _read_why(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return one_line("why", value)
+    except InvalidInputError as exc:
+        raise custom_error(exc.problem, exc.fix) from exc
+
+
+Why = Annotated[str, BeforeValidator(_read_why), Field(description="The reason, for the audit; one line.")]
+
+
+def _read_step(value: object) -> object:
+    """Let a step be just its weight."""
+    return {"weight": value} if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+
+class StartRequest(Document):
+    """Start a rollout to the version *to*. *steps* replaces those of the service's plan, *plan* the whole of it."""
+
+    to: str
+    steps: list[Annotated[StepDocument, BeforeValidator(_read_step)]] | None = None
+    plan: PlanDocument | None = None
+    why: Why = ""
+
+
+class CommandRequest(Document):
+    """Move the active rollout; *why* goes into the audit."""
+
+    why: Why = ""
+
+
+class PromoteRequest(CommandRequest):
+    """Take the next step, or with *full* the last one, without waiting for the judge."""
+
+    full: bool = False
+
+
+class SplitRequest(Document):
+    """Set the live split by hand, outside a rollout. Versions that are not named get nothing."""
+
+    weights: dict[str, Weight]
+    why: Why = ""

@@ -1,0 +1,148 @@
+"""Services: apply a declaration, read it back, set the split by hand, follow the history."""
+
+import datetime as dt
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Path, Query, Request
+
+from controlplane.api import units
+from controlplane.api.access import Reader, UseParts, Writer
+from controlplane.api.documents import spec_from, split_from
+from controlplane.api.guards import refuse_dead_version
+from controlplane.api.schemas import ServiceDocument, SplitRequest
+from controlplane.api.views import (
+    AppliedView,
+    EventsView,
+    EventView,
+    ServiceView,
+    SummaryView,
+    event_view,
+    service_view,
+    split_now,
+    summary_view,
+)
+from controlplane.errors import InvalidInputError, UnavailableError
+
+log = structlog.get_logger(__name__)
+
+router = APIRouter(prefix="/v1/services", tags=["services"])
+
+MAX_EVENTS = 1000
+MAX_WAIT = dt.timedelta(seconds=60)
+MAX_WATCHERS = 100
+POLL = dt.timedelta(milliseconds=500)
+
+Name = Annotated[str, Path(description="The service's name.", max_length=63)]
+
+
+@router.get("")
+async def list_services(parts: UseParts, _: Reader) -> list[SummaryView]:
+    """List all services, by name."""
+    nodes = await parts.store.load_nodes()
+    health = await parts.store.load_health()
+    return [
+        summary_view(record, await parts.store.load_latest(record.name), nodes, health)
+        for record in await parts.store.list_services()
+    ]
+
+
+@router.get("/{name}")
+async def show_service(name: Name, parts: UseParts, _: Reader) -> ServiceView:
+    """Show a service's newest declaration and what is served of it."""
+    record = await parts.store.load_service(name)
+    return service_view(
+        record,
+        await parts.store.load_latest(name),
+        await parts.store.load_nodes(),
+        await parts.store.load_health(),
+    )
+
+
+@router.put("/{name}")
+async def apply_service(name: Name, document: ServiceDocument, parts: UseParts, caller: Writer) -> AppliedView:
+    """Make the document the service's newest revision; the same one again changes nothing."""
+    spec = spec_from(document)
+    if spec.name != name:
+        raise InvalidInputError("service", f"{spec.name!r} is not the {name!r} of the path", f"write service: {name}")
+    revision, changed = await parts.store.apply(spec, by=caller.name, why=caller.why, now=parts.clock.now())
+    if changed:
+        log.info("service.applied", service=name, revision=revision.number, by=caller.name)
+    words = f"{name} is now at revision {revision.number}" if changed else f"{name} is unchanged"
+    return AppliedView(service=name, revision=revision.number, changed=changed, words=words)
+
+
+@router.put("/{name}/split")
+async def set_split(name: Name, body: SplitRequest, parts: UseParts, caller: Writer) -> ServiceView:
+    """Set the live split by hand. Refused while a rollout is active: it owns the split."""
+    split = split_from(body.weights, field="weights")
+    record = await parts.store.load_service(name)
+    latest = await parts.store.load_latest(name)
+    nodes, health = await parts.store.load_nodes(), await parts.store.load_health()
+    now_bp = {share.version: share.weight_bp for share in split_now(record, latest)}
+    for share in split:
+        version = record.served.spec.version(share.version)
+        if share.weight_bp > now_bp.get(share.version, 0):
+            refuse_dead_version(version, nodes, health)
+    why = body.why or caller.why
+    await parts.store.set_split(name, split, by=caller.name, why=why, now=parts.clock.now())
+    log.info("split.set", service=name, split={share.version: share.weight_bp for share in split}, by=caller.name)
+    return service_view(await parts.store.load_service(name), latest, nodes, health)
+
+
+@router.get("/{name}/history")
+async def show_history(
+    name: Name,
+    parts: UseParts,
+    _: Reader,
+    limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 200,
+    rollout: Annotated[str | None, Query(description="Only what belongs to this rollout.")] = None,
+) -> list[EventView]:
+    """Show what happened to a service and its rollouts, oldest first."""
+    await parts.store.load_service(name)
+    entries = await parts.store.history(name, limit=limit if rollout is None else MAX_EVENTS)
+    found = [event_view(entry) for entry in entries if rollout is None or entry.rollout == rollout]
+    return found[-limit:]
+
+
+@router.get("/{name}/events")
+async def follow_events(
+    name: Name,
+    request: Request,
+    parts: UseParts,
+    _: Reader,
+    after: Annotated[int, Query(ge=0, description="The last number you know; 0 for all.")] = 0,
+    wait: Annotated[str, Query(description="How long to wait for one, up to 60s.", max_length=20)] = "0s",
+) -> EventsView:
+    """Return events after *after*, waiting for one if there is none yet.
+
+    A long poll, which any client and proxy can do; an `EventSource` could not send the API key.
+    """
+    patience = _read_wait(wait)
+    await parts.store.load_service(name)
+    if request.app.state.watchers >= MAX_WATCHERS:
+        raise UnavailableError(f"{MAX_WATCHERS} clients wait for events already; ask again in a moment")
+    request.app.state.watchers += 1
+    try:
+        return await _next_events(name, request, parts, after, patience)
+    finally:
+        request.app.state.watchers -= 1
+
+
+async def _next_events(name: str, request: Request, parts: UseParts, after: int, patience: dt.timedelta) -> EventsView:
+    give_up = parts.clock.steady() + patience.total_seconds()
+    while True:
+        found = [entry for entry in await parts.store.history(name, limit=MAX_EVENTS) if entry.number > after]
+        if found or parts.clock.steady() >= give_up or await request.is_disconnected():
+            return EventsView(events=[event_view(entry) for entry in found], next=found[-1].number if found else after)
+        await parts.clock.sleep(POLL)
+
+
+def _read_wait(text: str) -> dt.timedelta:
+    try:
+        wait = units.parse_span(text)
+    except units.UnitError as exc:
+        raise InvalidInputError("wait", exc.problem, exc.fix) from exc
+    if wait > MAX_WAIT:
+        raise InvalidInputError("wait", f"{text} is too long", "use up to 60s and ask again")
+    return wait

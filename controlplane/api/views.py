@@ -1,0 +1,467 @@
+"""What the API answers with: rows turned into what engineers and their scripts read. Pure.
+
+Shares appear twice: as basis points for programs (``weight_bp``), and written out for people (``weight``).
+"""
+
+import datetime as dt
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.api import units
+from controlplane.api.documents import describe_slo, document_of, plan_of
+from controlplane.api.schemas import PlanDocument, ServiceDocument
+from controlplane.controller.desired import live_split
+from controlplane.controller.fleet import FleetLevel, expected_nodes, fleet_level
+from controlplane.ports import (
+    ClusterHealth,
+    DesiredService,
+    HistoryEntry,
+    NodeStatus,
+    PendingCommand,
+    Revision,
+    Rollout,
+    ServiceRecord,
+    SnapshotRecord,
+    TypeStatus,
+)
+from controlplane.rollout.lifecycle import describe, weight_bp
+from controlplane.rollout.model import (
+    Baking,
+    Paused,
+    Plan,
+    Preparing,
+    Promoted,
+    RolledBack,
+    RollingBack,
+    Shifting,
+    State,
+    is_final,
+)
+from controlplane.traffic.model import Split
+
+TYPES = ("cds", "eds", "lds", "rds")
+
+SYNCED = "SYNCED"
+STALE = "STALE"
+NACKED = "NACKED"
+NEVER_SENT = "NEVER SENT"
+
+
+class View(BaseModel):
+    """Base of everything that is answered."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Problem(View):
+    """Something that is wrong with a request: one line, and its parts."""
+
+    error: str
+    field: str | None = None
+    fix: str | None = None
+
+
+class ErrorView(Problem):
+    """Why a request was refused; *code* is for programs. *problems* lists everything that is wrong with an input."""
+
+    code: str
+    problems: list[Problem] = []
+
+
+class ShareView(View):
+    """A version's part of the split, and how many of its workers the Envoys find healthy (None: nobody said)."""
+
+    version: str
+    cluster: str
+    weight: str
+    weight_bp: int
+    healthy: int | None = None
+    total: int | None = None
+
+
+class RevisionView(View):
+    """One declaration of a service. *words* are Envoy's, when it was rejected."""
+
+    number: int
+    status: str
+    words: str
+    by: str
+    why: str
+    at: dt.datetime
+
+
+class RolloutView(View):
+    """A rollout. *step* counts from 1; 0 is before the first. *weight_bp* is what the state asks for."""
+
+    id: str
+    service: str
+    baseline: str
+    candidate: str
+    state: str
+    phase: str
+    active: bool
+    outcome: Literal["promoted", "rolled_back"] | None
+    cause: str | None
+    words: str
+    step: int
+    steps: int
+    weight: str
+    weight_bp: int
+    since: dt.datetime
+    started_at: dt.datetime
+    deadline_at: dt.datetime
+    ended_at: dt.datetime | None
+    by: str
+    why: str
+    plan: PlanDocument
+    objectives: list[str]
+    evidence: dict[str, Any] | None
+
+
+class AcksView(View):
+    """Who runs the newest snapshot: a weight is live when all do. *waiting* names the Envoys that do not yet."""
+
+    acked: int
+    expected: int
+    words: str
+    waiting: list[str]
+    refusals: list[str]
+
+
+class EventView(View):
+    """One entry of the history."""
+
+    number: int
+    at: dt.datetime
+    kind: str
+    rollout: str | None
+    what: str
+    by: str
+    words: str
+    before: str
+    after: str
+
+
+class ServiceView(View):
+    """A service: its declaration, its revisions' fate, what is served now."""
+
+    name: str
+    document: ServiceDocument
+    revision: RevisionView
+    served_revision: int
+    split: list[ShareView]
+
+
+class AppliedView(View):
+    """What became of an apply: *changed* is false when the declaration was the newest revision already."""
+
+    service: str
+    revision: int
+    changed: bool
+    words: str
+
+
+class SummaryView(View):
+    """One line of the list of services."""
+
+    name: str
+    listener: str
+    split: list[ShareView]
+    revision: int
+    revision_status: str
+    rollout: RolloutView | None
+
+
+class StatusView(View):
+    """Everything about a service on one page."""
+
+    service: str
+    listener: str
+    split: list[ShareView]
+    revision: RevisionView
+    rejected: RevisionView | None
+    rollout: RolloutView | None
+    acks: AcksView
+    commands_waiting: int
+    events: list[EventView]
+
+
+class EventsView(View):
+    """Events after the one asked for. Ask again with *after* set to *next*."""
+
+    events: list[EventView]
+    next: int
+
+
+class CommandView(View):
+    """A command that was taken down; the controller carries it out within moments."""
+
+    number: int
+    service: str
+    command: str
+    words: str
+
+
+class TypeView(View):
+    """One resource type at one Envoy."""
+
+    type: str
+    status: str
+    age_s: float | None
+    sent: str
+    acked: str
+    wanted: str
+    words: str
+
+
+class ProxyView(View):
+    """One Envoy as one replica of the control plane sees it."""
+
+    node: str
+    cluster: str
+    replica: str
+    variant: str
+    connected: bool
+    since: dt.datetime
+    types: list[TypeView]
+
+
+# -- rows -> views -----------------------------------------------------------------------------------------------------
+
+
+def revision_view(revision: Revision) -> RevisionView:
+    """Show a revision."""
+    return RevisionView(
+        number=revision.number,
+        status=revision.status.value,
+        words=revision.words,
+        by=revision.by,
+        why=revision.why,
+        at=revision.at,
+    )
+
+
+def share_views(
+    record: ServiceRecord, split: Split, nodes: Sequence[NodeStatus], health: Sequence[ClusterHealth]
+) -> list[ShareView]:
+    """Show a split with the health of its workers; where Envoys disagree, the least healthy view counts."""
+    connected = {node.node for node in nodes if node.disconnected_at is None}
+    shares = []
+    for share in split:
+        cluster = record.served.spec.version(share.version).cluster
+        rows = [row for row in health if row.cluster == cluster and row.node in connected]
+        worst = min(rows, key=lambda row: row.healthy, default=None)
+        shares.append(
+            ShareView(
+                version=share.version,
+                cluster=cluster,
+                weight=units.format_weight(share.weight_bp),
+                weight_bp=share.weight_bp,
+                healthy=worst.healthy if worst else None,
+                total=worst.total if worst else None,
+            )
+        )
+    return shares
+
+
+def split_now(record: ServiceRecord, rollout: Rollout | None) -> Split:
+    """Return the split that is asked for now, a rollout's weight included."""
+    active = rollout if rollout and not is_final(rollout.state) else None
+    return live_split(DesiredService(record.served, record.split, active))
+
+
+def listener_text(record: ServiceRecord) -> str:
+    """Say where Envoy listens for the service."""
+    listener = record.served.spec.listener
+    host = f"[{listener.address}]" if ":" in listener.address else listener.address
+    return f"{host}:{listener.port}"
+
+
+def service_view(
+    record: ServiceRecord, rollout: Rollout | None, nodes: Sequence[NodeStatus], health: Sequence[ClusterHealth]
+) -> ServiceView:
+    """Show a service."""
+    return ServiceView(
+        name=record.name,
+        document=document_of(record.newest.spec),
+        revision=revision_view(record.newest),
+        served_revision=record.served.number,
+        split=share_views(record, split_now(record, rollout), nodes, health),
+    )
+
+
+def summary_view(
+    record: ServiceRecord, rollout: Rollout | None, nodes: Sequence[NodeStatus], health: Sequence[ClusterHealth]
+) -> SummaryView:
+    """Show a service in one line."""
+    return SummaryView(
+        name=record.name,
+        listener=listener_text(record),
+        split=share_views(record, split_now(record, rollout), nodes, health),
+        revision=record.newest.number,
+        revision_status=record.newest.status.value,
+        rollout=rollout_view(rollout) if rollout else None,
+    )
+
+
+def status_view(
+    record: ServiceRecord,
+    rollout: Rollout | None,
+    *,
+    nodes: Sequence[NodeStatus],
+    health: Sequence[ClusterHealth],
+    snapshot: SnapshotRecord | None,
+    pending: Sequence[PendingCommand],
+    events: Sequence[HistoryEntry],
+    now: dt.datetime,
+) -> StatusView:
+    """Show everything about a service."""
+    rejected = record.newest if record.newest.number != record.served.number else None
+    return StatusView(
+        service=record.name,
+        listener=listener_text(record),
+        split=share_views(record, split_now(record, rollout), nodes, health),
+        revision=revision_view(record.served),
+        rejected=revision_view(rejected) if rejected else None,
+        rollout=rollout_view(rollout) if rollout else None,
+        acks=acks_view(nodes, snapshot, now=now),
+        commands_waiting=len(pending),
+        events=[event_view(event) for event in events],
+    )
+
+
+def acks_view(nodes: Sequence[NodeStatus], snapshot: SnapshotRecord | None, *, now: dt.datetime) -> AcksView:
+    """Count the Envoys that run the newest snapshot."""
+    if snapshot is None:
+        level = FleetLevel(0, (), ())
+        words = "nothing is served yet"
+    else:
+        level = fleet_level(nodes, snapshot.versions, now=now)
+        words = f"{level.acked}/{level.expected} ACKed" if level.expected else "no Envoy is connected"
+    # An Envoy may have refused a snapshot that is no longer the newest one to be served: its words still count.
+    refusals = [
+        f"{node.node} refused {kind.upper()}: {status.words}"
+        for node in expected_nodes(nodes, now=now)
+        for kind, status in sorted(node.types.items())
+        if status.nacked and status.nacked == status.sent and status.nacked != status.acked
+    ]
+    refusals += [str(refusal) for refusal in level.refusals if str(refusal) not in refusals]
+    return AcksView(
+        acked=level.acked, expected=level.expected, words=words, waiting=list(level.waiting), refusals=refusals
+    )
+
+
+def rollout_view(rollout: Rollout) -> RolloutView:
+    """Show a rollout."""
+    state = rollout.state
+    candidate_bp = weight_bp(rollout.plan, state) or 0
+    return RolloutView(
+        id=rollout.id,
+        service=rollout.service,
+        baseline=rollout.baseline,
+        candidate=rollout.candidate,
+        state=state_name(state),
+        phase=describe(state),
+        active=not is_final(state),
+        outcome=_outcome(state),
+        cause=state.cause.value if isinstance(state, Paused | RollingBack | RolledBack) else None,
+        words=state.words if isinstance(state, Paused | RollingBack | Promoted | RolledBack) else "",
+        step=_step(rollout.plan, state),
+        steps=len(rollout.plan.steps),
+        weight=units.format_weight(candidate_bp),
+        weight_bp=candidate_bp,
+        since=state.at if isinstance(state, Promoted | RolledBack) else state.since,
+        started_at=rollout.started_at,
+        deadline_at=rollout.deadline_at,
+        ended_at=state.at if isinstance(state, Promoted | RolledBack) else None,
+        by=rollout.by,
+        why=rollout.why,
+        plan=plan_of(rollout.plan),
+        objectives=[describe_slo(slo) for slo in rollout.slos],
+        evidence=_evidence(rollout.evidence),
+    )
+
+
+def event_view(entry: HistoryEntry) -> EventView:
+    """Show an entry of the history."""
+    return EventView(
+        number=entry.number,
+        at=entry.at,
+        kind=entry.kind,
+        rollout=entry.rollout,
+        what=entry.what,
+        by=entry.by,
+        words=entry.words,
+        before=entry.before,
+        after=entry.after,
+    )
+
+
+def proxy_view(node: NodeStatus, wanted: Mapping[str, str], *, now: dt.datetime) -> ProxyView:
+    """Show one Envoy against *wanted*, the newest snapshot's version per type."""
+    kinds = [*TYPES, *sorted(set(node.types) - set(TYPES))]
+    return ProxyView(
+        node=node.node,
+        cluster=node.cluster,
+        replica=node.replica,
+        variant=node.variant,
+        connected=node.disconnected_at is None,
+        since=node.disconnected_at or node.connected_at,
+        types=[_type_view(kind, node.types.get(kind, TypeStatus()), wanted.get(kind, ""), now) for kind in kinds],
+    )
+
+
+def state_name(state: State) -> str:
+    """Return a state's name as programs read it: ``rolling_back``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(state).__name__).lower()
+
+
+def _type_view(kind: str, status: TypeStatus, wanted: str, now: dt.datetime) -> TypeView:
+    if not status.sent:
+        name = NEVER_SENT
+    elif status.nacked and status.nacked == status.sent and status.acked != status.sent:
+        name = NACKED
+    elif status.acked == status.sent and status.acked == (wanted or status.acked):
+        name = SYNCED
+    else:
+        name = STALE
+    return TypeView(
+        type=kind,
+        status=name,
+        age_s=(now - status.acked_at).total_seconds() if status.acked_at else None,
+        sent=status.sent,
+        acked=status.acked,
+        wanted=wanted,
+        words=status.words if name == NACKED else "",
+    )
+
+
+def _outcome(state: State) -> Literal["promoted", "rolled_back"] | None:
+    match state:
+        case Promoted():
+            return "promoted"
+        case RolledBack():
+            return "rolled_back"
+        case _:
+            return None
+
+
+def _step(plan: Plan, state: State) -> int:
+    match state:
+        case Shifting(step=step) | Baking(step=step) | Paused(step=step):
+            return step + 1
+        case Promoted():
+            return len(plan.steps)
+        case Preparing() | RollingBack() | RolledBack():
+            return 0
+
+
+def _evidence(text: str | None) -> dict[str, Any] | None:
+    if not text:
+        return None
+    found = json.loads(text)
+    return found if isinstance(found, dict) else {"evidence": found}
