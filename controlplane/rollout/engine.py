@@ -1,0 +1,405 @@
+"""One tick of many rollouts: bets, bounds and the rules that make verdicts of them.
+
+Context: a verdict is wanted every second, from the first request on, without the false alarms that repeated looking
+brings. Choice: evidence that stays valid whenever it is looked at (see `evidence`); a breach counts against the
+candidate only if the baseline does not share it in the same ticks; an advance asks for a proof of its own.
+Consequences: too little traffic never decides anything, and the memory of a rollout has a fixed size.
+"""
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+
+from controlplane.rollout import evidence
+from controlplane.rollout.policy import (
+    ABSOLUTE,
+    BASELINE_ABSOLUTE,
+    BETS,
+    ERROR,
+    FLOOR,
+    LATENCY,
+    NOT_INFERIOR,
+    PRIOR,
+    PROCESSES,
+    RELATIVE,
+    SHIFT,
+    WORSE_ERRORS,
+    BatchPolicy,
+    Bools,
+    Floats,
+    Ints,
+)
+from controlplane.rollout.state import NEVER, UNKNOWN, BatchState
+from controlplane.rollout.tally import ENOUGH_SAMPLES, TAIL_SAMPLES, Tally, place_edges, tally
+from controlplane.rollout.verdict import BatchExposure, BatchJudgement, Cause, Verdict
+from controlplane.rollout.windows import BASELINE, CANDIDATE, BatchTicks
+
+HOT: Final = 3.0
+"""The baseline's own evidence of a breach from which on the trouble counts as shared."""
+STICKY_S: Final = 120
+"""Seconds for which a breach, or the baseline's trouble, is remembered after it was last seen."""
+LOG_ACQUITTED: Final = float(np.log(20))
+"""Evidence that the baseline is not where the candidate is."""
+ENOUGH_BASELINE: Final = 20
+"""Baseline requests without which its silence proves nothing."""
+MEMORY_S: Final = 300.0
+"""Seconds after which the baseline's burstiness fades out."""
+RATE_S: Final = 30.0
+HORIZON_S: Final = 30.0
+"""Seconds in which the next step's own evidence is expected."""
+DEAD_SHARE: Final = 0.8
+SOME_GOOD: Final = 5
+"""Good baseline requests without which the hard stop does not believe that the baseline works."""
+FRESH_WEIGHT: Final = 0.9
+FRESH_TICKS: Final = 60
+MAX_VANISHED: Final = 2
+"""Times a breach may vanish with half of the traffic before the candidate is held to be too weak for all of it."""
+
+_NOT_IN_HISTORY: Final = np.array([not 2 <= process < 4 for process in range(PROCESSES)])
+
+
+def observe_batch(state: BatchState, ticks: BatchTicks, policy: BatchPolicy) -> BatchState:
+    """Watch the baseline alone, before the rollout starts: how fast, how bursty, how much traffic."""
+    seen = tally(state, ticks, policy)
+    x, pi, usable = _observations(seen.counts, _compare_latency(state, seen, policy), policy)
+    usable[:, _NOT_IN_HISTORY] = False
+    stakes, observed = _wager(state, x, pi, usable, policy)
+    settled, pending = _burstiness(state, seen, stakes.sum(axis=-1), policy)
+    new = dataclasses.replace(
+        state,
+        tick=ticks.tick,
+        stakes=stakes,
+        observed=observed,
+        settled=settled,
+        pending=pending,
+        rate=_rate(state, ticks),
+        histogram=state.histogram + ticks.latency[:, BASELINE],
+        counted=seen.counted,
+        starts=seen.starts,
+        starts_since=seen.starts_since,
+    )
+    return _only_fresh(new, state, ticks)
+
+
+def judge_batch(
+    state: BatchState, ticks: BatchTicks, exposure: BatchExposure, policy: BatchPolicy
+) -> tuple[BatchState, BatchJudgement]:
+    """Take in one tick of many rollouts and judge each of them; a tick that was taken in before changes nothing."""
+    old = state
+    state = _at_new_weight(_begin(state, policy), exposure)
+    seen = tally(state, ticks, policy)
+    counts = seen.counts
+    latency = _compare_latency(state, seen, policy)
+    x, pi, usable = _observations(counts, latency, policy)
+    stakes, observed = _wager(state, x, pi, usable, policy)
+    odds = stakes.sum(axis=-1)
+    settled, pending = _burstiness(state, seen, odds, policy)
+    hard, hard_observed, hard_baseline, dead = _hard_stop(state, counts, policy)
+
+    breach = odds[:, ABSOLUTE] >= policy.threshold[:, None]
+    tick = ticks.tick[:, None]
+    hot = np.where(odds[:, BASELINE_ABSOLUTE] >= HOT, tick, state.baseline_hot)
+    was_over = state.last_breach < tick - STICKY_S
+    gap = ticks.gap
+    restart = breach.any(axis=-1)
+    seconds = np.where(gap, 0.0, 1.0)
+    candidate = counts[:, :, CANDIDATE]
+    peak = np.where(exposure.probing, np.maximum(state.probe_peak, odds[:, ABSOLUTE].max(axis=-1)), 0.0)
+    showing = odds[:, ABSOLUTE] >= 1
+    kept = np.where(restart, 0.0, 1.0)[:, None, None]
+    # The proof that the candidate is no slower starts again with every incident, as all promotion evidence does.
+    stakes[restart, NOT_INFERIOR] = 0.0
+    observed[restart, NOT_INFERIOR] = 0
+    new = dataclasses.replace(
+        state,
+        tick=ticks.tick,
+        stakes=stakes,
+        observed=observed,
+        hard=hard,
+        hard_observed=hard_observed,
+        hard_baseline=hard_baseline,
+        seen=(state.seen + counts) * kept[..., None],
+        beside=np.where(showing[..., None, None], state.beside + counts, 0.0),
+        shifts=(state.shifts + latency) * kept[..., None],
+        step_requests=state.step_requests + candidate[:, :, 0].max(axis=-1),
+        settled=settled,
+        pending=pending,
+        bursts=(state.bursts + evidence.moments(candidate[..., 1], candidate[..., 0])) * kept,
+        rate=_rate(state, ticks),
+        quiet_s=np.where(restart, 0.0, state.quiet_s + seconds),
+        held_s=state.held_s + seconds,
+        last_breach=np.where(breach, tick, state.last_breach),
+        breach_since=np.where(breach & was_over, tick, state.breach_since),
+        baseline_hot=hot,
+        last_floor=np.where(odds[:, FLOOR] >= policy.threshold, ticks.tick, state.last_floor),
+        probe_peak=peak,
+        histogram=np.where(state.frozen[:, None], 0, state.histogram + ticks.latency[:, BASELINE]),
+        counted=seen.counted,
+        starts=seen.starts,
+        starts_since=seen.starts_since,
+    )
+    judgement = _decide(new, breach, dead, gap, exposure, policy)
+    fresh = ticks.tick > old.tick
+    if not fresh.all():
+        new = new.where(fresh, old)
+        judgement = dataclasses.replace(
+            judgement,
+            verdict=np.where(fresh, judgement.verdict, Verdict.HOLD),
+            cause=np.where(fresh, judgement.cause, Cause.REPEATED_TICK),
+        )
+    return new, judgement
+
+
+def dead_batch(state: BatchState, partial: BatchTicks, policy: BatchPolicy) -> Bools:
+    """Say for which rollouts the unfinished tick already shows that nearly every request fails."""
+    counts = np.zeros((partial.tick.size, 2, 2, 2))
+    counts[:, ERROR, :, 0] = partial.completed
+    counts[:, ERROR, :, 1] = partial.errors
+    *_, dead = _hard_stop(state, counts, policy)
+    return dead[:, ERROR] & (partial.tick > state.tick)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def _only_fresh(new: BatchState, old: BatchState, ticks: BatchTicks) -> BatchState:
+    fresh = ticks.tick > old.tick
+    return new if fresh.all() else new.where(fresh, old)
+
+
+def _begin(state: BatchState, policy: BatchPolicy) -> BatchState:
+    """Place the latency edges as long as they move, and start both versions' evidence on the same tick."""
+    if state.begun.all() and state.frozen.all():
+        return state
+    samples = state.histogram.sum(axis=-1)
+    first = ~state.begun
+    return dataclasses.replace(
+        state,
+        begun=np.ones_like(state.begun),
+        stakes=np.where(first[:, None, None], 0.0, state.stakes),
+        observed=np.where(first[:, None], 0, state.observed),
+        edges=place_edges(state, policy, rows=~state.frozen),
+        frozen=state.frozen | (samples >= np.where(first, TAIL_SAMPLES, ENOUGH_SAMPLES)),
+    )
+
+
+def _at_new_weight(state: BatchState, exposure: BatchExposure) -> BatchState:
+    """Pay for a fresh start at a weight change, and begin what is counted per step or per probe."""
+    probe_starts = exposure.probing & ~state.probing
+    probe_ends = state.probing & ~exposure.probing
+    changed = exposure.weight_changed | probe_starts | probe_ends
+    if not changed.any():
+        return state
+    paid = changed & (state.changes < evidence.MAX_CHANGES) & (state.observed.any(axis=-1))
+    fresh = np.where(paid, evidence.CHANGE_WEIGHT, 0.0)
+    stakes = state.stakes + fresh[:, None, None] * PRIOR
+    stakes[changed, NOT_INFERIOR] = 0.0
+    observed = state.observed.copy()
+    observed[changed, NOT_INFERIOR] = 0
+    # What was seen without a baseline beside it must not decide the probe.
+    stakes[probe_starts, ABSOLUTE] = 0.0
+    observed[probe_starts, ABSOLUTE] = 0
+    row, cell = probe_starts[:, None], probe_starts[:, None, None, None]
+    return dataclasses.replace(
+        state,
+        stakes=stakes,
+        observed=observed,
+        changes=state.changes + paid,
+        hard=state.hard + fresh[:, None],
+        beside=np.where(cell, 0.0, state.beside),
+        step_requests=np.where(changed, 0.0, state.step_requests),
+        quiet_s=np.where(changed, 0.0, state.quiet_s),
+        held_s=np.where(changed, 0.0, state.held_s),
+        last_breach=np.where(row, NEVER, state.last_breach),
+        breach_since=np.where(row, NEVER, state.breach_since),
+        vanished=state.vanished + (probe_ends & (state.probe_peak < HOT)),
+        probing=exposure.probing.copy(),
+    )
+
+
+def _rate(state: BatchState, ticks: BatchTicks) -> Floats:
+    seconds = np.where(state.tick == NEVER, 1, np.clip(ticks.tick - state.tick, 1, 3600))
+    news = np.stack((ticks.completed.sum(axis=-1), seconds), axis=-1)
+    return np.where(ticks.gap[:, None], state.rate, state.rate * np.exp(-seconds / RATE_S)[:, None] + news)
+
+
+def _burstiness(state: BatchState, seen: Tally, odds: Floats, policy: BatchPolicy) -> tuple[Floats, Floats]:
+    """Follow how bursty the baseline is; ticks of an incident are not burstiness and are dropped."""
+    baseline = seen.counts[:, :, BASELINE]
+    pending = state.pending + evidence.moments(baseline[..., 1], baseline[..., 0])
+    own = odds[:, BASELINE_ABSOLUTE, None]
+    calm = own < 1
+    incident = own >= policy.threshold[:, None, None]
+    faded = state.settled * np.exp(-1 / MEMORY_S)
+    return np.where(calm, faded + pending, state.settled), np.where(calm | incident, 0.0, pending)
+
+
+def _compare_latency(state: BatchState, seen: Tally, policy: BatchPolicy) -> Floats:
+    """Count per place of comparison and version: finished requests, and those above the version's edge."""
+    rows = np.arange(state.tick.size)[:, None]
+    edges = np.maximum(state.edges, 0)
+    moved = policy.shifted_edge[rows, edges]
+    moved[:, 2] = policy.inferior_edge[rows[:, 0], edges[:, 2]]
+    counts = np.empty((*edges.shape, 2, 2))
+    counts[..., 0] = seen.finished[:, None]
+    counts[..., BASELINE, 1] = seen.above[rows, BASELINE, edges]
+    counts[..., CANDIDATE, 1] = seen.above[rows, CANDIDATE, moved]
+    return np.where((state.edges != UNKNOWN)[..., None, None], counts, 0.0)
+
+
+# -- evidence ---------------------------------------------------------------------------------------------------------
+
+
+def _observations(counts: Floats, latency: Floats, policy: BatchPolicy) -> tuple[Floats, Floats, Bools]:
+    """Give for each process what this tick shows, what its null expects, and whether there is anything to see."""
+    rollouts = counts.shape[0]
+    total, bad = counts[..., 0], counts[..., 1]
+    shares = evidence.ratio(bad, total)
+    x = np.empty((rollouts, PROCESSES))
+    pi = policy.share.copy()
+    usable = np.empty((rollouts, PROCESSES), dtype=np.bool_)
+    x[:, ABSOLUTE], x[:, BASELINE_ABSOLUTE] = shares[..., CANDIDATE], shares[..., BASELINE]
+    usable[:, ABSOLUTE], usable[:, BASELINE_ABSOLUTE] = total[..., CANDIDATE] > 0, total[..., BASELINE] > 0
+    x[:, FLOOR], usable[:, FLOOR] = x[:, 0], usable[:, 0]
+
+    all_bad = bad.sum(axis=-1)
+    x[:, RELATIVE] = evidence.ratio(bad[..., CANDIDATE], all_bad)
+    pi[:, RELATIVE] = evidence.ratio(total[..., CANDIDATE], total.sum(axis=-1))
+    usable[:, RELATIVE] = (total > 0).all(axis=-1) & (all_bad > 0)
+    errors = total[:, ERROR]
+    pi[:, WORSE_ERRORS] = evidence.relative_share(errors[:, BASELINE], errors[:, CANDIDATE], policy.odds_ratio)
+    x[:, WORSE_ERRORS], usable[:, WORSE_ERRORS] = x[:, RELATIVE.start], usable[:, RELATIVE.start]
+
+    above = evidence.ratio(latency[..., 1], latency[..., 0])
+    x[:, SHIFT.start :] = above[..., CANDIDATE] - above[..., BASELINE]
+    x[:, NOT_INFERIOR] *= -1
+    usable[:, SHIFT.start :] = (latency[..., 0] > 0).all(axis=-1)
+    return x, pi, usable & policy.enabled
+
+
+def _wager(state: BatchState, x: Floats, pi: Floats, usable: Bools, policy: BatchPolicy) -> tuple[Floats, Ints]:
+    weight = evidence.start_weight(state.observed)
+    fresh = state.observed[:, NOT_INFERIOR]
+    weight[:, NOT_INFERIOR] = np.where(
+        fresh == 0, FRESH_WEIGHT, np.where(fresh <= FRESH_TICKS, (1 - FRESH_WEIGHT) / FRESH_TICKS, 0.0)
+    )
+    grown = (state.stakes + weight[..., None] * PRIOR) * evidence.factor(x, pi, BETS)
+    odds = grown.sum(axis=-1)
+    grown *= np.minimum(1.0, policy.cap / np.maximum(odds, 1.0))[..., None]
+    return np.where(usable[..., None], grown, state.stakes), state.observed + usable
+
+
+def _hard_stop(state: BatchState, counts: Floats, policy: BatchPolicy) -> tuple[Floats, Ints, Floats, Bools]:
+    """Weigh single requests: nearly all of the candidate's are bad while the baseline serves its own.
+
+    Deflated by how bursty the baseline is, or a burst that hits a healthy candidate would stop it.
+    """
+    total, bad = counts[..., 0], counts[..., 1]
+    requests, failed = total[..., CANDIDATE], bad[..., CANDIDATE]
+    works = (total[..., BASELINE] > 0) & (2 * bad[..., BASELINE] <= total[..., BASELINE])
+    usable = works & (requests > 0)
+    log_gain = evidence.log_hard(failed, requests, evidence.dispersion(state.settled))
+    grown = (state.hard + evidence.start_weight(state.hard_observed)) * np.exp(np.clip(log_gain, -50, 50))
+    limit = policy.hard_threshold[:, None]
+    hard = np.where(usable, np.minimum(grown, 2 * limit), state.hard)
+    baseline = np.where(state.hard[..., None] < 1, 0.0, state.hard_baseline) + counts[:, :, BASELINE]
+    lives = (baseline[..., 0] - baseline[..., 1] >= SOME_GOOD) & (2 * baseline[..., 1] <= baseline[..., 0])
+    judged = policy.active.copy()
+    judged[:, ERROR] = True  # a version that only fails is stopped even where errors have no objective
+    dead = judged & usable & lives & (hard >= limit) & (failed >= DEAD_SHARE * requests)
+    return hard, state.hard_observed + usable, baseline, dead
+
+
+# -- rules ------------------------------------------------------------------------------------------------------------
+
+
+def _attributed(new: BatchState, odds: Floats, breach: Bools, exposure: BatchExposure, policy: BatchPolicy) -> Bools:
+    """Say per objective whether the trouble is the candidate's own, from the same ticks of both versions only."""
+    tick = new.tick[:, None]
+    worse = odds[:, RELATIVE] >= policy.threshold[:, None]
+    requests, bad = new.beside[..., 0], new.beside[..., 1]
+    shares = evidence.ratio(bad, requests)
+    level = np.clip(np.maximum(policy.bound, shares[..., CANDIDATE] / 2), 1e-9, 1 - 1e-9)
+    alone = evidence.log_below(bad[..., BASELINE], requests[..., BASELINE], level, evidence.dispersion(new.settled))
+    lasting = breach & (tick - new.breach_since >= policy.attribution_s[:, None])
+    lasting &= requests[..., BASELINE] >= ENOUGH_BASELINE
+    beside = (exposure.weight[:, None] < 1) & (tick - new.baseline_hot > STICKY_S)
+    attributed: Bools = worse | (beside & ((alone >= LOG_ACQUITTED) | lasting))
+    return attributed
+
+
+def _decide(
+    new: BatchState, breach: Bools, dead: Bools, gap: Bools, exposure: BatchExposure, policy: BatchPolicy
+) -> BatchJudgement:
+    odds = new.stakes.sum(axis=-1)
+    tick = new.tick
+    attributed = _attributed(new, odds, breach, exposure, policy)
+    recent = tick[:, None] - new.last_breach <= STICKY_S
+    breached = recent & attributed & policy.active
+    retreat = breach & policy.retreat_when_shared[:, None]
+    worse = (odds[:, WORSE_ERRORS] >= policy.threshold) & (tick - new.last_floor <= STICKY_S)
+    slower = odds[:, SHIFT].mean(axis=-1) >= policy.threshold
+
+    loose = exposure.next_weight[:, None] * evidence.ratio(new.rate[:, :1], new.rate[:, 1:]) * HORIZON_S
+    extra = np.divide(policy.budget[:, None], loose, out=np.full_like(loose, np.inf), where=loose > 0)
+    limit = policy.bound + np.where(exposure.last[:, None], 0.0, extra)
+    own = evidence.dispersion(new.settled)
+    widest = evidence.widest_dispersion(new.bursts)
+    dispersion = np.maximum(np.minimum(own, widest), evidence.dispersion(new.bursts))
+    requests, bad = new.seen[:, :, CANDIDATE, 0], new.seen[:, :, CANDIDATE, 1]
+    proof = evidence.log_below(bad, requests, np.minimum(limit, 1 - 1e-9), dispersion)
+    shown = (requests > 0) & ((limit >= 1) | (proof >= policy.log_advance[:, None])) | ~policy.active
+
+    full = exposure.weight >= 1
+    breaching = _any(breach)
+    quiet = new.quiet_s >= np.where(exposure.probing, policy.quiet_s, np.minimum(policy.quiet_s, exposure.min_hold_s))
+    held = np.minimum(new.held_s, exposure.held_s) >= exposure.min_hold_s
+    compared = (
+        full
+        | (exposure.next_weight < 1)
+        | ~policy.active[:, LATENCY]
+        | (np.log(np.maximum(odds[:, NOT_INFERIOR], 1e-300)) >= policy.log_advance)
+    )
+    vanished = new.vanished + (new.probe_peak < HOT) >= MAX_VANISHED
+    shared = breach & (tick[:, None] - new.baseline_hot <= STICKY_S)
+    served = new.step_requests > 0
+    probing = exposure.probing
+    rules: tuple[tuple[Bools, Verdict, Cause, Ints | int], ...] = (
+        (_any(dead), Verdict.ROLLBACK, Cause.DEAD, _first(dead)),
+        (_any(breached), Verdict.ROLLBACK, Cause.BREACH, _first(breached)),
+        (worse, Verdict.ROLLBACK, Cause.WORSE_ERRORS, ERROR),
+        (slower, Verdict.ROLLBACK, Cause.SLOWER, LATENCY),
+        (_any(retreat), Verdict.ROLLBACK, Cause.BREACH, _first(retreat)),
+        (breaching & full & ~probing, Verdict.PROBE, Cause.LONE_BREACH, _first(breach)),
+        (_any(shared), Verdict.HOLD, Cause.SHARED_INCIDENT, _first(shared)),
+        (breaching, Verdict.HOLD, Cause.UNDECIDED_BREACH, _first(breach)),
+        (gap, Verdict.HOLD, Cause.NO_TELEMETRY, ERROR),
+        (~served, Verdict.HOLD, Cause.NO_TRAFFIC, ERROR),
+        (probing & quiet & vanished, Verdict.ROLLBACK, Cause.TOO_WEAK, ERROR),
+        (probing & quiet, Verdict.ADVANCE, Cause.BREACH_OVER, ERROR),
+        (~quiet, Verdict.HOLD, Cause.QUIET_TIME, ERROR),
+        (~held, Verdict.HOLD, Cause.MIN_HOLD, ERROR),
+        (_any(~shown), Verdict.HOLD, Cause.TOO_LITTLE_EVIDENCE, _first(~shown)),
+        (~compared, Verdict.HOLD, Cause.NOT_COMPARED, LATENCY),
+    )
+    conditions = [rule[0] for rule in rules]
+    return BatchJudgement(
+        verdict=np.select(conditions, [rule[1] for rule in rules], Verdict.ADVANCE),
+        cause=np.select(conditions, [rule[2] for rule in rules], Cause.ALL_KEPT),
+        objective=np.select(conditions, [rule[3] for rule in rules], ERROR),
+        odds=odds,
+        hard_odds=new.hard,
+        dispersion=dispersion,
+        limit=limit,
+    )
+
+
+def _any(mask: Bools) -> Bools:
+    result: Bools = np.any(mask, axis=-1)
+    return result
+
+
+def _first(mask: Bools) -> Ints:
+    result: Ints = np.argmax(mask, axis=-1)
+    return result

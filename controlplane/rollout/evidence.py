@@ -1,0 +1,142 @@
+"""The judge's arithmetic: evidence that may be looked at after every tick without inflating false alarms.
+
+Two kinds. *Bets* speak for a rollback: each tick is one observation x in [0, 1] of which a null hypothesis says
+"on average at most pi"; the stake grows by (1 + x*k) / (1 + pi*k), so its mean cannot grow while the null is true,
+and by Ville's inequality P(the stake ever reaches 1/a) <= a. A burst of errors within a tick is one x. *Bounds*
+speak for an advance: a likelihood over single requests, deflated by how bursty errors are.
+
+All functions work element by element on arrays of any shape; the last axis of stakes is the grid of bets.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+RHO: Final = (1.5, 2.5, 6.0, 20.0, 100.0)
+"""Odds ratios that the bets on shares are best against."""
+LAM: Final = (0.1, 0.25, 0.5, 0.9)
+"""Stakes on a difference of two shares."""
+GRID: Final = len(RHO)
+
+RHO_BETS: Final = np.array(RHO) - 1
+LAM_BETS: Final = np.array((*LAM, 0.0))
+RHO_PRIOR: Final = np.full(GRID, 1 / len(RHO))
+LAM_PRIOR: Final = np.array([1 / len(LAM)] * len(LAM) + [0.0])
+
+START_WEIGHT: Final = 0.3
+SPREAD_WEIGHT: Final = 0.3
+SPREAD_S: Final = 600.0
+CHANGE_WEIGHT: Final = 0.08
+MAX_CHANGES: Final = 5
+"""Start weights: at the start, spread over time, and at each of the first weight changes; their sum stays <= 1."""
+
+LOWER: Final = np.array((0.02, 0.1, 0.3, 0.6, 0.85))
+"""Where the true share may lie below a bound, as fractions of it."""
+
+MAX_DISPERSION: Final = 50.0
+MIN_BURST_ERRORS: Final = 5.0
+"""Bad requests from which on their dispersion is measured; before that they count as independent."""
+
+HARD_NULL: Final = 0.5
+HARD_ALTERNATIVE: Final = 0.98
+_LOG_HARD_BAD: Final = float(np.log(HARD_ALTERNATIVE / HARD_NULL))
+_LOG_HARD_GOOD: Final = float(np.log((1 - HARD_ALTERNATIVE) / (1 - HARD_NULL)))
+
+
+def start_weight(count: Ints) -> Floats:
+    """Weigh a fresh start at the *count*-th observation: a defect may begin late."""
+    spread = SPREAD_WEIGHT * SPREAD_S / ((SPREAD_S + count) * (SPREAD_S + count + 1.0))
+    return np.where(count == 0, START_WEIGHT + spread, spread)
+
+
+def factor(x: Floats, pi: Floats, bets: Floats) -> Floats:
+    """Give what the stakes are multiplied by when *x* is observed where the null allows *pi* on average."""
+    return (1.0 + x[..., None] * bets) / (1.0 + pi[..., None] * bets)
+
+
+def ratio(part: Floats, whole: Floats) -> Floats:
+    """Divide, with 0 where the whole is 0."""
+    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
+
+
+def relative_share(baseline: Floats, candidate: Floats, odds_ratio: Floats) -> Floats:
+    """Give the candidate's part of all bad requests if its odds of a bad one are *odds_ratio* times the baseline's."""
+    return ratio(odds_ratio * candidate, odds_ratio * candidate + baseline)
+
+
+def log_hard(bad: Floats, total: Floats, dispersion: Floats) -> Floats:
+    """Weigh "nearly every request fails" against "at most half do", in nats."""
+    return (bad * _LOG_HARD_BAD + (total - bad) * _LOG_HARD_GOOD) / dispersion
+
+
+def log_below(bad: Floats, total: Floats, bound: Floats, dispersion: Floats) -> Floats:
+    """Give the log evidence that the share of bad requests is below *bound* (0 < bound < 1)."""
+    return _log_mean_exp(_log_likelihoods(bad, total, bound) / dispersion[..., None])
+
+
+def _log_likelihoods(bad: Floats, total: Floats, bound: Floats) -> Floats:
+    c = bound[..., None]
+    gain: Floats = bad[..., None] * np.log(LOWER) + (total - bad)[..., None] * np.log((1 - c * LOWER) / (1 - c))
+    return gain
+
+
+def _log_mean_exp(values: Floats) -> Floats:
+    top = values.max(axis=-1)
+    result: Floats = top + np.log(np.exp(values - top[..., None]).mean(axis=-1))
+    return result
+
+
+def upper_bound(bad: Floats, total: Floats, log_needed: Floats, dispersion: Floats) -> Floats:
+    """Give the highest share of bad requests that is not yet ruled out; 1 without requests."""
+    low, high = ratio(bad, total), np.ones_like(total)
+    for _ in range(50):
+        middle = (low + high) / 2
+        inside = np.clip(middle, 1e-12, 1 - 1e-12)
+        ruled_out = log_below(bad, total, inside, dispersion) >= log_needed
+        low, high = np.where(ruled_out, low, middle), np.where(ruled_out, middle, high)
+    return high
+
+
+def still_needed(bad: Floats, total: Floats, bound: Floats, log_needed: Floats, dispersion: Floats) -> Floats:
+    """Estimate how many more requests of the kind seen so far show that the bound is kept.
+
+    Infinite where the share seen so far is not below the bound.
+    """
+    now = _log_likelihoods(bad, total, bound)
+    share = ratio(bad, total)
+    each = _log_likelihoods(share, np.ones_like(share), bound)
+    wanted = (log_needed + np.log(LOWER.size)) * dispersion
+    # One value of the grid alone carries the proof in the end: a little too careful, and closed.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        more = np.where(each > 0, (wanted[..., None] - now) / each, np.inf)
+    result: Floats = np.ceil(np.clip(more.min(axis=-1), 0.0, None))
+    return result
+
+
+# -- dispersion: how much burstier than independent errors ----------------------------------------------------------
+
+MOMENTS: Final = 5
+
+
+def moments(bad: Floats, total: Floats) -> Floats:
+    """Give the sums that `dispersion` is made of, for one tick; they add up over ticks."""
+    return np.stack((total, bad, bad * bad, bad * total, total * total), axis=-1)
+
+
+def dispersion(sums: Floats) -> Floats:
+    """Give the index of dispersion of bad requests per tick: 1 for independent ones, 20 for bursts of 20."""
+    total, bad, bad_bad, bad_total, total_total = np.moveaxis(sums, -1, 0)
+    share = ratio(bad, total)
+    spread = bad_bad - 2 * share * bad_total + share * share * total_total
+    index = ratio(spread, bad * (1 - share))
+    return np.where(bad >= MIN_BURST_ERRORS, np.clip(index, 1.0, MAX_DISPERSION), 1.0)
+
+
+def widest_dispersion(sums: Floats) -> Floats:
+    """Give the index of dispersion if each tick's requests were all good or all bad: no burst can exceed it."""
+    return np.maximum(ratio(sums[..., 4], sums[..., 0]), 1.0)

@@ -1,0 +1,88 @@
+"""The judge as the controller sees it: one tick in, one judgement with its reasons out.
+
+Rollouts can be judged one by one or, cheaper, all at once; both go through `engine`, as the simulator does.
+"""
+
+from collections.abc import Sequence
+
+from controlplane.rollout import engine
+from controlplane.rollout.explain import explain, odds_text, percent
+from controlplane.rollout.policy import BatchPolicy, Policy
+from controlplane.rollout.state import BatchState, JudgeState
+from controlplane.rollout.verdict import (
+    BatchExposure,
+    Exposure,
+    Judgement,
+    ObjectiveEvidence,
+    Verdict,
+)
+from controlplane.rollout.windows import BatchTicks, TickWindow
+
+__all__ = [
+    "Exposure",
+    "JudgeState",
+    "Judgement",
+    "ObjectiveEvidence",
+    "Policy",
+    "Verdict",
+    "judge",
+    "judge_all",
+    "observe_history",
+    "peek_hard_stop",
+]
+
+
+def observe_history(state: JudgeState, tick: TickWindow, policy: Policy) -> JudgeState:
+    """Watch the baseline in a tick before the rollout starts: how fast, how bursty, how much traffic."""
+    return JudgeState(engine.observe_batch(state.batch, BatchTicks.of([tick]), BatchPolicy.of([policy])))
+
+
+def judge(state: JudgeState, window: TickWindow, exposure: Exposure, policy: Policy) -> tuple[JudgeState, Judgement]:
+    """Take in one tick of one rollout and say what the evidence allows.
+
+    A tick that is not newer than the last one changes nothing and holds. Data that did arrive may roll back even
+    in a tick with a gap; nothing advances in one.
+    """
+    (result,) = judge_all([state], [window], [exposure], [policy])
+    return result
+
+
+def judge_all(
+    states: Sequence[JudgeState],
+    windows: Sequence[TickWindow],
+    exposures: Sequence[Exposure],
+    policies: Sequence[Policy],
+) -> list[tuple[JudgeState, Judgement]]:
+    """Do what `judge` does for many rollouts at once; the four sequences are of equal length."""
+    if not states:
+        return []
+    batch_policy = BatchPolicy.of(policies)
+    new, judged = engine.judge_batch(
+        BatchState.stack([state.batch for state in states]),
+        BatchTicks.of(windows),
+        BatchExposure.of(exposures),
+        batch_policy,
+    )
+    judgements = explain(new, judged, windows, exposures, policies, batch_policy)
+    return [(JudgeState(new.take(slice(row, row + 1))), judgement) for row, judgement in enumerate(judgements)]
+
+
+def peek_hard_stop(state: JudgeState, partial: TickWindow, policy: Policy) -> Judgement | None:
+    """Say whether the unfinished tick already shows that nearly every request fails while the baseline works.
+
+    Args:
+        state: As of the last judged tick; it is not changed.
+        partial: Everything since that tick; its number is the unfinished tick's.
+        policy: As for `judge`.
+    """
+    ticks = BatchTicks.of([partial])
+    if not engine.dead_batch(state.batch, ticks, BatchPolicy.of([policy]))[0]:
+        return None
+    candidate, baseline = partial.candidate, partial.baseline
+    failing = f"{percent(candidate.errors / candidate.completed)} ({candidate.errors}/{candidate.completed})"
+    healthy = f"{percent(baseline.errors / baseline.completed)} ({baseline.errors}/{baseline.completed})"
+    odds = odds_text(1 / policy.hard_stop_alpha, cap=1 / policy.hard_stop_alpha)
+    return Judgement(
+        Verdict.ROLLBACK,
+        f"nearly every request fails: {failing} in this second, v1 at {healthy}; evidence {odds}",
+    )

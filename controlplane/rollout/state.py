@@ -1,0 +1,230 @@
+"""What the judge remembers between ticks: a fixed number of values per rollout, kept in SQL as JSON.
+
+Arrays with one row per rollout, so that one update serves all active rollouts, or thousands of simulated ones.
+Python writes floats so that they read back bit by bit: a restart changes no evidence.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
+
+import numpy as np
+
+from controlplane.rollout.evidence import GRID, MOMENTS
+from controlplane.rollout.policy import OBJECTIVES, PROCESSES, Bools, Floats, Ints, Policy, start_cells
+from controlplane.rollout.windows import BUCKETS
+
+FORMAT: Final = 1
+NEVER: Final = -(10**9)
+"""A tick long before any other."""
+UNKNOWN: Final = -1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BatchState:
+    """The memory of many rollouts; the first axis of each array counts them. Never changed in place."""
+
+    tick: Ints
+    """Last tick taken in; older or equal ones change nothing."""
+    begun: Bools
+    """The candidate has been judged at least once; before that only the baseline is watched."""
+    stakes: Floats
+    """Rollouts x processes x grid."""
+    observed: Ints
+    """Rollouts x processes: observations so far."""
+    changes: Ints
+    """Weight changes that were given a start weight."""
+
+    hard: Floats
+    """Rollouts x objectives: evidence that nearly every request of the candidate is bad."""
+    hard_observed: Ints
+    hard_baseline: Floats
+    """Rollouts x objectives x (requests, bad): the baseline since the hard stop's evidence was last below 1."""
+
+    seen: Floats
+    """Rollouts x objectives x versions x (requests, bad) since the promotion evidence last restarted."""
+    beside: Floats
+    """The same since the candidate's breach began to show."""
+    shifts: Floats
+    """Rollouts x places of comparison x versions x (requests, slower than the edge) over the same ticks."""
+    step_requests: Floats
+    """The candidate's completed requests at this step."""
+    settled: Floats
+    """Rollouts x objectives x moments: how bursty the baseline is, old ticks fading out."""
+    pending: Floats
+    """The same for ticks that may yet turn out to be an incident."""
+    bursts: Floats
+    """The same for the candidate since the promotion evidence last restarted."""
+    rate: Floats
+    """Rollouts x (requests, seconds), fading out."""
+
+    quiet_s: Floats
+    """Seconds of telemetry at this step since the last breach."""
+    held_s: Floats
+    """Seconds of telemetry at this step."""
+    last_breach: Ints
+    """Rollouts x objectives: last tick in which the bound was breached."""
+    breach_since: Ints
+    """Rollouts x objectives: first tick of the breach that is on or was last."""
+    baseline_hot: Ints
+    """Rollouts x objectives: last tick in which the baseline was in trouble itself."""
+    last_floor: Ints
+    """Last tick in which errors were surely above a quarter of the bound."""
+    probing: Bools
+    probe_peak: Floats
+    """Highest evidence of a breach during this probe."""
+    vanished: Ints
+    """Probes in which the breach vanished the moment half of the traffic left."""
+
+    edges: Ints
+    """Rollouts x (median, 95th percentile, median for non-inferiority) of the baseline, as edges; -1 unknown."""
+    frozen: Bools
+    """The edges stay as they are."""
+    histogram: Ints
+    """Rollouts x buckets: the baseline's latency until the edges are frozen."""
+    counted: Ints
+    """Rollouts x versions: requests in flight that were already counted as slow."""
+    starts: Ints
+    """Rollouts x versions x cells: requests started in the last seconds."""
+    starts_since: Ints
+    """Tick since when starts are known without a gap."""
+
+    @classmethod
+    def initial(cls, policies: Sequence[Policy]) -> Self:
+        """Begin without any memory."""
+        rollouts = len(policies)
+        cells = max((start_cells(policy) for policy in policies), default=1)
+
+        def zeros(*shape: int) -> Floats:
+            return np.zeros((rollouts, *shape))
+
+        def whole(*shape: int, value: int = 0) -> Ints:
+            return np.full((rollouts, *shape), value, dtype=np.int64)
+
+        def no() -> Bools:
+            return np.zeros(rollouts, dtype=np.bool_)
+
+        return cls(
+            tick=whole(value=NEVER),
+            begun=no(),
+            stakes=zeros(PROCESSES, GRID),
+            observed=whole(PROCESSES),
+            changes=whole(),
+            hard=zeros(OBJECTIVES),
+            hard_observed=whole(OBJECTIVES),
+            hard_baseline=zeros(OBJECTIVES, 2),
+            seen=zeros(OBJECTIVES, 2, 2),
+            beside=zeros(OBJECTIVES, 2, 2),
+            shifts=zeros(3, 2, 2),
+            step_requests=zeros(),
+            settled=zeros(OBJECTIVES, MOMENTS),
+            pending=zeros(OBJECTIVES, MOMENTS),
+            bursts=zeros(OBJECTIVES, MOMENTS),
+            rate=zeros(2),
+            quiet_s=zeros(),
+            held_s=zeros(),
+            last_breach=whole(OBJECTIVES, value=NEVER),
+            breach_since=whole(OBJECTIVES, value=NEVER),
+            baseline_hot=whole(OBJECTIVES, value=NEVER),
+            last_floor=whole(value=NEVER),
+            probing=no(),
+            probe_peak=zeros(),
+            vanished=whole(),
+            edges=whole(3, value=UNKNOWN),
+            frozen=no(),
+            histogram=whole(BUCKETS),
+            counted=whole(2),
+            starts=whole(2, cells),
+            starts_since=whole(value=NEVER),
+        )
+
+    def take(self, rows: Ints | Bools | slice) -> Self:
+        """Keep the rollouts at *rows*."""
+        return type(self)(**{name: getattr(self, name)[rows] for name in _FIELDS})
+
+    @classmethod
+    def stack(cls, states: Sequence[Self]) -> Self:
+        """Put *states* one below the other; those with fewer cells for starts get empty ones."""
+        cells = max(state.starts.shape[-1] for state in states)
+        columns = {name: [getattr(state, name) for state in states] for name in _FIELDS}
+        columns["starts"] = [_widen(starts, cells) for starts in columns["starts"]]
+        return cls(**{name: np.concatenate(column) for name, column in columns.items()})
+
+    def where(self, keep: Bools, other: Self) -> Self:
+        """Take the rollouts marked by *keep* from here and the rest from *other*."""
+
+        def choose(mine: Any, theirs: Any) -> Any:
+            return np.where(keep.reshape(-1, *[1] * (mine.ndim - 1)), mine, theirs)
+
+        return type(self)(**{name: choose(getattr(self, name), getattr(other, name)) for name in _FIELDS})
+
+
+_FIELDS: Final = tuple(field.name for field in dataclasses.fields(BatchState))
+
+
+def _widen(starts: Ints, cells: int) -> Ints:
+    return np.pad(starts, ((0, 0), (0, 0), (0, cells - starts.shape[-1])))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JudgeState:
+    """The memory of one rollout."""
+
+    batch: BatchState
+    """One row; opaque to all but the judge."""
+
+    @classmethod
+    def initial(cls, policy: Policy) -> Self:
+        """Begin without any memory."""
+        return cls(BatchState.initial([policy]))
+
+    @property
+    def last_tick(self) -> int | None:
+        """The last tick taken in, None before the first."""
+        tick = int(self.batch.tick[0])
+        return None if tick == NEVER else tick
+
+    def to_json(self) -> dict[str, object]:
+        """Give plain lists and numbers that `from_json` turns back into exactly this state."""
+        values: dict[str, object] = {"format": FORMAT}
+        for name in _FIELDS:
+            row = getattr(self.batch, name)[0]
+            values[name] = _shorten(row.ravel().tolist()) if row.ndim else row.item()
+        values["starts"] = [_shorten(version) for version in self.batch.starts[0].tolist()]
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: *values* were written by another format of the judge, or are damaged.
+        """
+        if values.get("format") != FORMAT:
+            raise ValueError(f"judge state has format {values.get('format')!r}; this judge reads {FORMAT}")
+        template = BatchState.initial([Policy()])
+        arrays = {name: _read(name, values.get(name), getattr(template, name)) for name in _FIELDS}
+        return cls(BatchState(**arrays))
+
+
+def _shorten(row: list[Any]) -> list[Any]:
+    """Drop zeros at the end: most histograms and grids are mostly zero."""
+    end = len(row)
+    while end and row[end - 1] == 0:
+        end -= 1
+    return row[:end]
+
+
+def _read(name: str, value: Any, template: Any) -> Any:
+    """Give *value* the type and shape of *template*."""
+    try:
+        if template.ndim == 1:
+            return np.array([float(value)] if template.dtype == np.float64 else [value], dtype=template.dtype)
+        if name == "starts":
+            cells = max(*(len(version) for version in value), 1)
+            return np.array([[version + [0] * (cells - len(version)) for version in value]], dtype=np.int64)
+        row = np.zeros(template.size, dtype=template.dtype)
+        row[: len(value)] = value
+        return row.reshape(template.shape)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise ValueError(f"judge state is damaged in {name}") from exc
