@@ -30,8 +30,8 @@ lint: venv protos-check ## format, style, types, import contracts, dependencies,
 	@$(VENV)/ruff format --check --output-format concise . || { echo 'make lint: run make format'; exit 1; }
 	@$(VENV)/ruff check --quiet .
 	@$(VENV)/mypy --no-error-summary $(TYPED)
-	@$(VENV)/lint-imports --no-logo | tail -n 15
-	@$(VENV)/deptry .
+	@out=$$($(VENV)/lint-imports --no-logo 2>&1) || { printf '%s\n' "$$out"; exit 1; }
+	@out=$$($(VENV)/deptry --no-ansi . 2>&1) || { printf '%s\n' "$$out"; exit 1; }
 
 format: venv ## let ruff format everything and fix what it can
 	@$(VENV)/ruff format .
