@@ -1,0 +1,17 @@
+"""What runs a colorizer; one module per runtime, imported only when it is chosen."""
+
+from typing import Protocol
+
+from inference_worker.imaging import Floats
+
+
+class Colorizer(Protocol):
+    """A loaded model; called from one thread only."""
+
+    def predict(self, lightness: Floats) -> Floats:
+        """The ab planes (N, 2, h, w) for lightness (N, 1, H, W) in 0..100; H and W multiples of 32.
+
+        Raises:
+            ModelError: The runtime refused the input.
+        """
+        ...

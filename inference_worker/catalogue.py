@@ -1,0 +1,92 @@
+"""Which models are shipped: reads and checks `models.json`, the manifest beside the weights."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Final
+
+from inference_worker.errors import ModelError
+from inference_worker.imaging import STRIDE_PX
+
+SHIPPED: Final = Path(__file__).parent / "models"
+MANIFEST: Final = "models.json"
+MAX_INPUT_PX: Final = 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What the manifest says of one model; an alias carries the facts of the model that it names.
+
+    Raises:
+        ModelError: The input side is no multiple of 32 within 32..1024, or the file name leaves the folder.
+    """
+
+    name: str
+    version: str
+    path: Path
+    sha256: str
+    licence: str
+    input_px: int
+    about: str
+    alias_of: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.input_px % STRIDE_PX or not STRIDE_PX <= self.input_px <= MAX_INPUT_PX:
+            raise ModelError(f"{MANIFEST}: input_px {self.input_px} of {self.name} is no multiple of 32 in 32..1024")
+
+    def verify(self) -> None:
+        """Check the file against its recorded SHA-256.
+
+        Raises:
+            ModelError: The file is missing or has other content.
+        """
+        try:
+            found = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError as exc:
+            raise ModelError(f"model: {self.path.name} of {self.name} cannot be read; reinstall hueshift") from exc
+        if found != self.sha256:
+            raise ModelError(f"model: {self.path.name} has SHA-256 {found}, not {self.sha256}; reinstall hueshift")
+
+
+def load_cards(folder: Path) -> dict[str, ModelCard]:
+    """All models of *folder*'s manifest by name, in its order.
+
+    Raises:
+        ModelError: The manifest is missing or not valid; the message names what is wrong.
+    """
+    try:
+        rows = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["models"]
+        by_name = {row["name"]: row for row in rows}
+        cards = {}
+        for name, row in by_name.items():
+            facts = by_name[row["alias_of"]] if "alias_of" in row else row
+            if Path(facts["file"]).name != facts["file"]:
+                raise ModelError(f"{MANIFEST}: file {facts['file']!r} of {name} must be a plain file name")
+            cards[name] = ModelCard(
+                name=name,
+                version=str(row.get("version", facts["version"])),
+                path=folder / facts["file"],
+                sha256=facts["sha256"],
+                licence=facts["licence"],
+                input_px=int(facts["input_px"]),
+                about=row["about"],
+                alias_of=row.get("alias_of"),
+            )
+    except OSError as exc:
+        raise ModelError(f"--models-dir: {folder / MANIFEST} cannot be read; name a folder with a manifest") from exc
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ModelError(f"--models-dir: {folder / MANIFEST} is not a valid manifest ({exc!r})") from exc
+    return cards
+
+
+def find_card(folder: Path, name: str) -> ModelCard:
+    """The card of one model.
+
+    Raises:
+        ModelError: No such model; the message lists those there are.
+    """
+    cards = load_cards(folder)
+    if name not in cards:
+        raise ModelError(f"--model: {name!r} is unknown; choose one of {', '.join(cards)}")
+    return cards[name]

@@ -1,0 +1,94 @@
+"""What can go wrong with one request or with the start; each message names the field and the fix."""
+
+
+class WorkerError(Exception):
+    """Root of the worker's own exceptions."""
+
+
+class BadRequestError(WorkerError):
+    """The request itself is malformed: no body, no picture in the form, an unknown parameter value."""
+
+
+class BodyTooLargeError(WorkerError):
+    """The body has more bytes than the worker takes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"image: the body is larger than {max_bytes} bytes; send a smaller or more compressed file")
+        self.max_bytes = max_bytes
+
+
+class TooManyPixelsError(WorkerError):
+    """The picture's header announces more pixels than the worker decodes."""
+
+    def __init__(self, width: int, height: int, max_pixels: int) -> None:
+        announced = f"{width} x {height} pixels" if width else "far too many pixels"
+        super().__init__(f"image: {announced}; scale it down to {max_pixels} pixels or fewer")
+        self.max_pixels = max_pixels
+
+
+class UnsupportedTypeError(WorkerError):
+    """The body is of a type the worker does not read."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"image: type {found!r} is not read; send JPEG, PNG, WebP, TIFF or BMP")
+        self.found = found
+
+
+class UnreadableImageError(WorkerError):
+    """The picture is of a known type and broken, or its shape is not for this model."""
+
+
+class ColourInputError(WorkerError):
+    """The photo already has colours of its own."""
+
+    def __init__(self, residual: float, limit: float) -> None:
+        super().__init__(
+            f"image: the photo is already in colour (residual chroma {residual:.1f}, limit {limit:.1f}); "
+            "send a grey or toned photo, or add ?force=true to recolour it"
+        )
+        self.residual = residual
+
+
+class QueueFullError(WorkerError):
+    """As many requests as the worker holds are already inside."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"queue: all {limit} places are taken; send the request again later")
+        self.limit = limit
+
+
+class NotReadyError(WorkerError):
+    """The model is still loading, or the worker is stopping."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"model: the worker is {state}; wait until /readyz answers 200")
+        self.state = state
+
+
+class DeadlineError(WorkerError):
+    """The request waited longer than the worker lets any request wait."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"deadline: no answer within {seconds:g} s; send the request again later")
+
+
+class InjectedError(WorkerError):
+    """A drill asked for this failure by a start-up flag."""
+
+    def __init__(self) -> None:
+        super().__init__("fault: this failure was injected by --fault-errors; restart the worker without it")
+
+
+class ClientGoneError(WorkerError):
+    """Whoever asked has closed the connection; nobody reads the answer."""
+
+    def __init__(self) -> None:
+        super().__init__("client: the connection was closed before the answer was ready")
+
+
+class ModelError(WorkerError):
+    """A model is unknown, missing, damaged, or its description is not valid."""
+
+
+class SettingError(WorkerError):
+    """A start-up flag has an impossible value."""

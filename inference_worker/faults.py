@@ -1,0 +1,107 @@
+"""Faults for drills: errors, delays, hangs and wrong pictures, chosen by start-up flags and by nothing else.
+
+A request has no say in this: no header, parameter or path reaches a `FaultPlan`. The health check stays healthy under
+faults, because what a drill must show is that a rollout is judged by answers, not by a probe.
+"""
+
+import dataclasses
+import datetime as dt
+import enum
+import random
+from typing import Final
+
+import numpy as np
+
+from inference_worker.errors import SettingError
+from inference_worker.imaging import Floats
+
+HEADER: Final = "x-injected-fault"
+
+
+class WrongPicture(enum.StrEnum):
+    """How the colours of an answer are spoilt."""
+
+    GREY = "gray"
+    INVERTED = "inverted"
+
+
+class Outcome(enum.StrEnum):
+    """What a drill makes of one request."""
+
+    NORMAL = "none"
+    ERROR = "error"
+    HANG = "hang"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FaultPlan:
+    """Which faults a worker shows; the default shows none.
+
+    Raises:
+        SettingError: A share is outside 0..1, the shares add up to more than 1, the delay factor is below 1, or the
+            added delay is negative.
+    """
+
+    error_share: float = 0.0
+    hang_share: float = 0.0
+    delay_factor: float = 1.0
+    delay: dt.timedelta = dt.timedelta(0)
+    picture: WrongPicture | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for flag, share in (("--fault-errors", self.error_share), ("--fault-hang", self.hang_share)):
+            if not 0 <= share <= 1:
+                raise SettingError(f"{flag}: {share:g} is not a share; give a number from 0 to 1")
+        if self.error_share + self.hang_share > 1:
+            raise SettingError("--fault-errors, --fault-hang: together they are more than 1; lower one of them")
+        if not 1 <= self.delay_factor <= 1000:
+            raise SettingError(f"--fault-delay-factor: {self.delay_factor:g} is impossible; give 1 to 1000")
+        if self.delay < dt.timedelta(0):
+            raise SettingError("--fault-delay-ms: a delay cannot be negative; give 0 or more")
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any answer can differ from a worker's without faults."""
+        return self.describe() != ()
+
+    def describe(self) -> tuple[str, ...]:
+        """Name every fault that is on, for the log at start."""
+        named = (
+            (self.error_share > 0, f"errors={self.error_share:g}"),
+            (self.hang_share > 0, f"hang={self.hang_share:g}"),
+            (self.delay_factor > 1, f"delay_factor={self.delay_factor:g}"),
+            (self.delay > dt.timedelta(0), f"delay_ms={self.delay / dt.timedelta(milliseconds=1):g}"),
+            (self.picture is not None, f"picture={self.picture}"),
+        )
+        return tuple(text for is_on, text in named if is_on)
+
+
+class FaultDice:
+    """Draws each request's outcome; the same seed gives the same order of outcomes."""
+
+    def __init__(self, plan: FaultPlan) -> None:
+        self.plan = plan
+        self._random = random.Random(plan.seed)  # noqa: S311 - a drill, not a secret
+
+    def draw(self) -> Outcome:
+        """Decide about the next request."""
+        drawn = self._random.random()
+        if drawn < self.plan.error_share:
+            return Outcome.ERROR
+        if drawn < self.plan.error_share + self.plan.hang_share:
+            return Outcome.HANG
+        return Outcome.NORMAL
+
+    def compute_delay(self, worked: dt.timedelta) -> dt.timedelta:
+        """How long to hold back an answer that took *worked* to make."""
+        return worked * (self.plan.delay_factor - 1) + self.plan.delay
+
+
+def spoil(ab: Floats, how: WrongPicture) -> Floats:
+    """The wrong colours for a right prediction *ab*."""
+    match how:
+        case WrongPicture.GREY:
+            return np.zeros_like(ab)
+        case WrongPicture.INVERTED:
+            return -ab
