@@ -16,11 +16,11 @@ from starlette.exceptions import HTTPException
 
 from controlplane.api import fleet, operations, rollouts, services
 from controlplane.api.access import MAX_BODY_BYTES, Authenticate, BodyLimit, Missing, Parts
+from controlplane.api.answers import ErrorView, Problem
 from controlplane.api.documents import known_fields
 from controlplane.api.metrics import RequestMetrics
 from controlplane.api.problems import InvalidDocumentError, from_pydantic
 from controlplane.api.schemas import EXAMPLES
-from controlplane.api.views import ErrorView, Problem
 from controlplane.clock import Clock
 from controlplane.errors import (
     ConflictError,

@@ -3,7 +3,8 @@
 from fastapi import APIRouter
 
 from controlplane.api.access import Reader, UseParts
-from controlplane.api.views import ProxyView, proxy_view
+from controlplane.api.answers import ProxyView
+from controlplane.api.views import proxy_view
 
 router = APIRouter(prefix="/v1", tags=["fleet"])
 

@@ -7,11 +7,12 @@ import structlog
 from fastapi import APIRouter, Path, Query, status
 
 from controlplane.api.access import Caller, Parts, Reader, UseParts, Writer
+from controlplane.api.answers import CommandView, RolloutView, StatusView
 from controlplane.api.documents import plan_from
 from controlplane.api.guards import refuse_dead_version
 from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
 from controlplane.api.services import Name
-from controlplane.api.views import CommandView, RolloutView, StatusView, rollout_view, status_view
+from controlplane.api.views import rollout_view, status_view
 from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
 from controlplane.ports import NewRollout, RolloutId, ServiceRecord
 from controlplane.rollout.lifecycle import advance

@@ -8,20 +8,11 @@ from fastapi import APIRouter, Path, Query, Request
 
 from controlplane.api import units
 from controlplane.api.access import Reader, UseParts, Writer
+from controlplane.api.answers import AppliedView, EventsView, EventView, ServiceView, SummaryView
 from controlplane.api.documents import spec_from, split_from
 from controlplane.api.guards import refuse_dead_version
 from controlplane.api.schemas import ServiceDocument, SplitRequest
-from controlplane.api.views import (
-    AppliedView,
-    EventsView,
-    EventView,
-    ServiceView,
-    SummaryView,
-    event_view,
-    service_view,
-    split_now,
-    summary_view,
-)
+from controlplane.api.views import event_view, service_view, split_now, summary_view
 from controlplane.errors import InvalidInputError, UnavailableError
 
 log = structlog.get_logger(__name__)

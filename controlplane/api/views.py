@@ -1,7 +1,4 @@
-"""What the API answers with: rows turned into what engineers and their scripts read. Pure.
-
-Shares appear twice: as basis points for programs (``weight_bp``), and written out for people (``weight``).
-"""
+"""What the API answers with: rows turned into what engineers and their scripts read. Pure."""
 
 import datetime as dt
 import json
@@ -9,11 +6,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from controlplane.api import units
+from controlplane.api.answers import (
+    AcksView,
+    EventView,
+    ProxyView,
+    RevisionView,
+    RolloutView,
+    ServiceView,
+    ShareView,
+    StatusView,
+    SummaryView,
+    TypeView,
+)
 from controlplane.api.documents import describe_slo, document_of, plan_of
-from controlplane.api.schemas import PlanDocument, ServiceDocument
 from controlplane.controller.desired import live_split
 from controlplane.controller.fleet import FleetLevel, expected_nodes, fleet_level
 from controlplane.ports import (
@@ -49,185 +55,6 @@ SYNCED = "SYNCED"
 STALE = "STALE"
 NACKED = "NACKED"
 NEVER_SENT = "NEVER SENT"
-
-
-class View(BaseModel):
-    """Base of everything that is answered."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class Problem(View):
-    """Something that is wrong with a request: one line, and its parts."""
-
-    error: str
-    field: str | None = None
-    fix: str | None = None
-
-
-class ErrorView(Problem):
-    """Why a request was refused; *code* is for programs. *problems* lists everything that is wrong with an input."""
-
-    code: str
-    problems: list[Problem] = []
-
-
-class ShareView(View):
-    """A version's part of the split, and how many of its workers the Envoys find healthy (None: nobody said)."""
-
-    version: str
-    cluster: str
-    weight: str
-    weight_bp: int
-    healthy: int | None = None
-    total: int | None = None
-
-
-class RevisionView(View):
-    """One declaration of a service. *words* are Envoy's, when it was rejected."""
-
-    number: int
-    status: str
-    words: str
-    by: str
-    why: str
-    at: dt.datetime
-
-
-class RolloutView(View):
-    """A rollout. *step* counts from 1; 0 is before the first. *weight_bp* is what the state asks for."""
-
-    id: str
-    service: str
-    baseline: str
-    candidate: str
-    state: str
-    phase: str
-    active: bool
-    outcome: Literal["promoted", "rolled_back"] | None
-    cause: str | None
-    words: str
-    step: int
-    steps: int
-    weight: str
-    weight_bp: int
-    since: dt.datetime
-    started_at: dt.datetime
-    deadline_at: dt.datetime
-    ended_at: dt.datetime | None
-    by: str
-    why: str
-    plan: PlanDocument
-    objectives: list[str]
-    evidence: dict[str, Any] | None
-
-
-class AcksView(View):
-    """Who runs the newest snapshot: a weight is live when all do. *waiting* names the Envoys that do not yet."""
-
-    acked: int
-    expected: int
-    words: str
-    waiting: list[str]
-    refusals: list[str]
-
-
-class EventView(View):
-    """One entry of the history."""
-
-    number: int
-    at: dt.datetime
-    kind: str
-    rollout: str | None
-    what: str
-    by: str
-    words: str
-    before: str
-    after: str
-
-
-class ServiceView(View):
-    """A service: its declaration, its revisions' fate, what is served now."""
-
-    name: str
-    document: ServiceDocument
-    revision: RevisionView
-    served_revision: int
-    split: list[ShareView]
-
-
-class AppliedView(View):
-    """What became of an apply: *changed* is false when the declaration was the newest revision already."""
-
-    service: str
-    revision: int
-    changed: bool
-    words: str
-
-
-class SummaryView(View):
-    """One line of the list of services."""
-
-    name: str
-    listener: str
-    split: list[ShareView]
-    revision: int
-    revision_status: str
-    rollout: RolloutView | None
-
-
-class StatusView(View):
-    """Everything about a service on one page."""
-
-    service: str
-    listener: str
-    split: list[ShareView]
-    revision: RevisionView
-    rejected: RevisionView | None
-    rollout: RolloutView | None
-    acks: AcksView
-    commands_waiting: int
-    events: list[EventView]
-
-
-class EventsView(View):
-    """Events after the one asked for. Ask again with *after* set to *next*."""
-
-    events: list[EventView]
-    next: int
-
-
-class CommandView(View):
-    """A command that was taken down; the controller carries it out within moments."""
-
-    number: int
-    service: str
-    command: str
-    words: str
-
-
-class TypeView(View):
-    """One resource type at one Envoy."""
-
-    type: str
-    status: str
-    age_s: float | None
-    sent: str
-    acked: str
-    wanted: str
-    words: str
-
-
-class ProxyView(View):
-    """One Envoy as one replica of the control plane sees it."""
-
-    node: str
-    cluster: str
-    replica: str
-    variant: str
-    connected: bool
-    since: dt.datetime
-    types: list[TypeView]
 
 
 # -- rows -> views -----------------------------------------------------------------------------------------------------
