@@ -1,0 +1,42 @@
+"""The four resource types that are served, and the order in which a change of all of them is safe."""
+
+import enum
+
+from controlplane.errors import ControlPlaneError
+
+
+class Kind(enum.Enum):
+    """A resource type, by the short name that rows and logs use. The order is that of safe additions."""
+
+    CDS = "cds"
+    EDS = "eds"
+    LDS = "lds"
+    RDS = "rds"
+
+    @property
+    def type_url(self) -> str:
+        """The name of the type on the wire."""
+        return _TYPE_URLS[self]
+
+    @property
+    def is_full_state(self) -> bool:
+        """Whether a state-of-the-world response must hold every resource, since absence deletes it."""
+        return self in (Kind.CDS, Kind.LDS)
+
+
+_TYPE_URLS = {
+    Kind.CDS: "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+    Kind.EDS: "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+    Kind.LDS: "type.googleapis.com/envoy.config.listener.v3.Listener",
+    Kind.RDS: "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+}
+_KINDS = {url: kind for kind, url in _TYPE_URLS.items()}
+
+
+def find_kind(type_url: str) -> Kind | None:
+    """Return the type called *type_url* on the wire, or None for one that is not served."""
+    return _KINDS.get(type_url)
+
+
+class ProtocolError(ControlPlaneError):
+    """A client broke the protocol; its stream ends with InvalidArgument and these words."""

@@ -1,0 +1,201 @@
+"""What a snapshot says to whom, worked out and serialised once and shared by every stream that is in the same place.
+
+Streams that hold the same resources under the same subscription ask the same questions, so the answers are kept by
+(kind, subscription, what the stream holds) and the bytes by (kind, resources). Nothing here belongs to one stream.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Final, TypeVar
+
+from envoy.config.core.v3 import base_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf.any_pb2 import Any
+
+from controlplane.xds.kinds import Kind
+from controlplane.xds.snapshot import Resource, Snapshot
+
+Held = Mapping[str, str]
+"""Which version of which resource a client has; "" for a version that nobody knows."""
+
+
+class SharedHeld(dict[str, str]):
+    """A `Held` that many streams share, and that nobody changes: answers to it are worth keeping."""
+
+    __slots__ = ()
+
+
+NOTHING: Final[Held] = SharedHeld()
+
+MAX_REMEMBERED: Final = 4096
+"""Entries per cache of a snapshot. A client with odd subscriptions empties it, and costs work instead of memory."""
+
+_NONCE_TAG: Final = b"\x2a"
+"""Field 5, length-delimited: the nonce in a response of either variant. Fields may stand in any order."""
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a client wants of one kind: everything, some names, or both."""
+
+    wildcard: bool = False
+    names: frozenset[str] = frozenset()
+
+    def covers(self, name: str) -> bool:
+        """Whether the client wants the resource called *name*."""
+        return self.wildcard or name in self.names
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """What separates a client from a snapshot: what it lacks or has in another version, and what it has to drop."""
+
+    send: frozenset[str]
+    removed: frozenset[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.send or self.removed)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Response:
+    """A serialised response, for any number of streams: *data* is *body* with *nonce* added."""
+
+    body: bytes
+    nonce: str
+    data: bytes
+
+
+class Responses:
+    """A snapshot as streams see it.
+
+    Args:
+        snapshot: What is served.
+        identifier: Whom Envoy's ``control_plane.identifier`` names.
+        nonces: Shared by all snapshots of a process, so that two responses never have the same nonce by chance.
+    """
+
+    def __init__(self, snapshot: Snapshot, *, identifier: str, nonces: Iterator[int]) -> None:
+        self.snapshot = snapshot
+        self._identifier = identifier
+        self._nonces = nonces
+        self._wildcards: dict[Kind, Held] = {
+            kind: SharedHeld((name, resource.version) for name, resource in snapshot.resources[kind].items())
+            for kind in Kind
+        }
+        self._selections: dict[tuple[Kind, frozenset[str]], Held] = {}
+        self._changes: dict[tuple[Kind, Subscription, int], tuple[Held, Change]] = {}
+        self._responses: dict[tuple[Kind, frozenset[str], frozenset[str] | None], Response] = {}
+
+    def version(self, kind: Kind) -> str:
+        """Return the hash of everything of *kind*."""
+        return self.snapshot.versions[kind]
+
+    def has(self, kind: Kind, name: str) -> bool:
+        """Whether there is a resource of that name."""
+        return name in self._wildcards[kind]
+
+    def selection(self, kind: Kind, subscription: Subscription) -> Held:
+        """Return what a client with *subscription* has when it has everything."""
+        if subscription.wildcard:
+            return self._wildcards[kind]
+        key = (kind, subscription.names)
+        found = self._selections.get(key)
+        if found is None:
+            everything = self._wildcards[kind]
+            found = SharedHeld((name, everything[name]) for name in sorted(subscription.names) if name in everything)
+            _remember(self._selections, key, found)
+        return found
+
+    def change(self, kind: Kind, subscription: Subscription, held: Held) -> Change:
+        """Return what a client that has *held* must be told. *held* must not be changed afterwards."""
+        if not isinstance(held, SharedHeld):
+            return self._compare(kind, subscription, held)
+        # By identity: streams in lock-step share one mapping. The entry holds it, so that its id stays its own.
+        key = (kind, subscription, id(held))
+        known = self._changes.get(key)
+        if known is None:
+            known = (held, self._compare(kind, subscription, held))
+            _remember(self._changes, key, known)
+        return known[1]
+
+    def _compare(self, kind: Kind, subscription: Subscription, held: Held) -> Change:
+        wanted = self.selection(kind, subscription)
+        return Change(
+            send=frozenset(name for name, version in wanted.items() if held.get(name) != version),
+            removed=frozenset(name for name in held if name not in wanted),
+        )
+
+    def sotw(self, kind: Kind, names: frozenset[str]) -> Response:
+        """Return the state-of-the-world response with the resources of these names."""
+        return self._response(kind, names, None)
+
+    def delta(self, kind: Kind, names: frozenset[str], removed: frozenset[str]) -> Response:
+        """Return the incremental response with these resources and removals."""
+        return self._response(kind, names, removed)
+
+    def renewed(self, response: Response) -> Response:
+        """Return *response* under a new nonce: successive ones on one stream must differ."""
+        return self._stamped(response.body)
+
+    def _response(self, kind: Kind, names: frozenset[str], removed: frozenset[str] | None) -> Response:
+        key = (kind, names, removed)
+        found = self._responses.get(key)
+        if found is None:
+            chosen = [self.snapshot.resources[kind][name] for name in sorted(names)]
+            found = self._stamped(
+                self._sotw_body(kind, chosen) if removed is None else self._delta_body(kind, chosen, removed)
+            )
+            _remember(self._responses, key, found)
+        return found
+
+    def _sotw_body(self, kind: Kind, resources: list[Resource]) -> bytes:
+        message = discovery_pb2.DiscoveryResponse(
+            version_info=self.version(kind),
+            type_url=kind.type_url,
+            resources=[Any.FromString(resource.packed) for resource in resources],
+            control_plane=base_pb2.ControlPlane(identifier=self._identifier),
+        )
+        return bytes(message.SerializeToString())
+
+    def _delta_body(self, kind: Kind, resources: list[Resource], removed: frozenset[str]) -> bytes:
+        message = discovery_pb2.DeltaDiscoveryResponse(
+            system_version_info=self.version(kind),
+            type_url=kind.type_url,
+            resources=[
+                discovery_pb2.Resource(
+                    name=resource.name, version=resource.version, resource=Any.FromString(resource.packed)
+                )
+                for resource in resources
+            ],
+            removed_resources=sorted(removed),
+            control_plane=base_pb2.ControlPlane(identifier=self._identifier),
+        )
+        return bytes(message.SerializeToString())
+
+    def _stamped(self, body: bytes) -> Response:
+        nonce = f"{next(self._nonces):x}"
+        return Response(body, nonce, body + _NONCE_TAG + bytes((len(nonce),)) + nonce.encode())
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What is served since *published_at* (steady seconds).
+
+    *target* is where every Envoy should be; *transition* also has the clusters, endpoints and route configurations of
+    earlier targets, for an Envoy that has not acknowledged the new listeners and routes yet. Both are one object where
+    nothing was dropped.
+    """
+
+    target: Responses
+    transition: Responses
+    published_at: float
+
+
+def _remember(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+    if len(cache) >= MAX_REMEMBERED:
+        cache.clear()
+    cache[key] = value

@@ -1,0 +1,381 @@
+"""One stream of the aggregated discovery service, without the stream: requests in, decisions and bytes out.
+
+Nothing is queued here. A session knows what its client holds and asks, when its transport can send, what the newest
+snapshot still owes it; so a slow client costs no memory and gets only the last of many changes. Per kind one response
+may be unanswered at a time. What the variants share is the order of sending, what waits for what, and what a client has
+acknowledged; `sotw` and `delta` add how each words its requests and responses.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
+
+from controlplane.xds.kinds import Kind, ProtocolError, find_kind
+from controlplane.xds.responses import NOTHING, Held, Response, Responses, Served, Subscription
+
+Request = TypeVar("Request")
+"""A `DiscoveryRequest` or `DeltaDiscoveryRequest` of xds-protos, which has no types."""
+
+MAX_NAMES: Final = 100_000
+"""Names that one client may subscribe to, per kind: its list is memory of ours."""
+
+MAX_WORDS: Final = 4_000
+"""Characters of a NACK that are kept: Envoy joins the errors of all bad resources."""
+
+MAX_NODE_ID: Final = 256
+
+WILDCARD: Final = "*"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The client said what it wants, and nothing about what it got."""
+
+    kind: Kind
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Acked:
+    """The client runs what was sent. *waited_s* is how long that took from when it was due."""
+
+    kind: Kind
+    version: str
+    waited_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Nacked:
+    """The client refused what was sent, in its own *words*."""
+
+    kind: Kind
+    version: str
+    words: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stale:
+    """The client answered a response that has been followed by another; only its subscription counts."""
+
+    kind: Kind
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ignored:
+    """The client asked for a type that is not served."""
+
+    type_url: str
+
+
+Reaction: TypeAlias = Subscribed | Acked | Nacked | Stale | Ignored
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Node:
+    """Who the client says it is."""
+
+    id: str
+    cluster: str
+    is_envoy: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Level:
+    """How far a client is with one kind, in versions of targets: what the rows and `hueshift proxies` show."""
+
+    sent: str = ""
+    acked: str = ""
+    nacked: str = ""
+    words: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A response on its way. *view* and *target* are versions of its kind; *touched* are the resources in it."""
+
+    nonce: str
+    view: str
+    target: str
+    touched: frozenset[str]
+    due_at: float
+    sent_at: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parcel:
+    """What a variant wants to send of one kind. *held_after* is what the client has once it took it."""
+
+    response: Response
+    touched: frozenset[str]
+    held_after: Held
+
+
+@dataclasses.dataclass(slots=True)
+class Channel:
+    """One kind on one stream.
+
+    *held* is what the client has, should it take all that was sent; *accepted* the names it has said yes to and was
+    not told to drop since; *owed* what it must be sent even at a version that it holds. After a NACK the resources it
+    was about are *doubtful* until the view is another one than *refused_view*. The view *idle_in* owes it nothing.
+    """
+
+    kind: Kind
+    subscription: Subscription | None = None
+    fresh: bool = True
+    greeted: bool = False
+    held: Held = NOTHING
+    accepted: Collection[str] = ()
+    owed: frozenset[str] = frozenset()
+    unanswered: Unanswered | None = None
+    last_nonce: str = ""
+    refused_view: str = ""
+    doubtful: frozenset[str] = frozenset()
+    idle_in: Responses | None = None
+    level: Level = Level()
+
+    @property
+    def refused(self) -> bool:
+        """Whether the last answer was a NACK."""
+        return bool(self.refused_view)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outgoing:
+    """Bytes to write to the stream now."""
+
+    kind: Kind
+    data: bytes
+
+
+class Session(abc.ABC, Generic[Request]):
+    """What one client was told, has said, and is owed."""
+
+    variant: ClassVar[Literal["sotw", "delta"]]
+
+    def __init__(self) -> None:
+        self._node: Node | None = None
+        self._served: Served | None = None
+        self._channels = {kind: Channel(kind) for kind in Kind}
+        self._settled = False
+        self._opened_at = 0.0
+
+    @property
+    def node(self) -> Node | None:
+        """Who the client is; None before its first request."""
+        return self._node
+
+    @property
+    def settled(self) -> bool:
+        """Whether the client has acknowledged the target's listeners and routes, so that nothing older is needed."""
+        return self._settled
+
+    def levels(self) -> Mapping[Kind, Level]:
+        """Return how far the client is with each kind that it asked for."""
+        return {kind: channel.level for kind, channel in self._channels.items() if channel.subscription is not None}
+
+    def oldest_unanswered(self, kinds: Iterable[Kind]) -> float | None:
+        """Return when the oldest response of *kinds* was sent that has no answer yet, in steady seconds."""
+        waiting = [channel.unanswered.sent_at for kind in kinds if (channel := self._channels[kind]).unanswered]
+        return min(waiting, default=None)
+
+    def update(self, served: Served) -> None:
+        """Serve *served* from now on; ask `take` what that means for the client."""
+        self._served = served
+        self._settled = False
+
+    def receive(self, request: Request, *, now: float) -> Reaction:
+        """Take in a request; ask `take` what is to be sent then.
+
+        Raises:
+            ProtocolError: The client broke the protocol; end the stream.
+        """
+        message: Any = request
+        first = self._node is None
+        if first:
+            self._node = _identify(message.node)
+            self._opened_at = now
+        if not message.type_url:
+            raise ProtocolError("type_url: is empty; name a resource type on the aggregated stream")
+        kind = find_kind(message.type_url)
+        if kind is None:
+            return Ignored(message.type_url)
+        channel = self._channels[kind]
+        opening = channel.subscription is None
+        reaction: Reaction = Subscribed(kind)
+        # The nonce of a first request belongs to an earlier stream and means nothing here.
+        if message.response_nonce and not opening:
+            error = message.error_detail.message if message.HasField("error_detail") else None
+            reaction = self._answered(channel, message.response_nonce, error, now=now)
+        self._subscribe(channel, request, opening=opening, answered=not isinstance(reaction, Subscribed | Stale))
+        if channel.subscription is not None and len(channel.subscription.names) > MAX_NAMES:
+            raise ProtocolError(f"resource names: more than {MAX_NAMES} of {kind.value}; subscribe with *")
+        if first and channel.fresh:
+            self._settled = True  # a client that has nothing cannot still be using something old
+        channel.idle_in = None
+        return reaction
+
+    def take(self, *, now: float) -> Outgoing | None:
+        """Return the next message to write, or None; call again after writing. It counts as sent."""
+        served = self._served
+        if served is None or self._node is None:
+            return None  # nothing loaded: silence, never an empty answer
+        while True:
+            for channel in self._channels.values():
+                outgoing = self._due(channel, served, now=now)
+                if outgoing is not None:
+                    return outgoing
+            if self._settled or not self._has_settled(served.target):
+                return None
+            self._settled = True  # and now the removals
+
+    # -- what the variants add -----------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _subscribe(self, channel: Channel, request: Request, *, opening: bool, answered: bool) -> None:
+        """Apply what *request* says about names. *answered* says that it was the first answer to the last response."""
+
+    @abc.abstractmethod
+    def _compose(self, channel: Channel, view: Responses) -> Parcel | None:
+        """Return what the client should be sent of a kind now, or None."""
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def _answered(self, channel: Channel, nonce: str, error: str | None, *, now: float) -> Reaction:
+        sent = channel.unanswered
+        if sent is None or nonce != sent.nonce:
+            return Stale(channel.kind)
+        channel.unanswered = None
+        if error is not None:
+            words = error[:MAX_WORDS] or "(no words)"
+            # Which of its resources were taken is unknown: all go out again once something has changed, not before.
+            channel.refused_view = sent.view
+            channel.doubtful |= sent.touched
+            channel.level = dataclasses.replace(channel.level, nacked=sent.target, words=words)
+            return Nacked(channel.kind, sent.target, words)
+        channel.accepted = channel.held.keys()
+        channel.refused_view = ""
+        channel.level = dataclasses.replace(channel.level, nacked="", words="")
+        return Acked(channel.kind, sent.target, now - sent.due_at)
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    def _view(self, served: Served, kind: Kind) -> Responses:
+        """Clusters, endpoints and routes of the past stay until the client has left them behind."""
+        return served.target if self._settled or kind is Kind.LDS else served.transition
+
+    def _due(self, channel: Channel, served: Served, *, now: float) -> Outgoing | None:
+        view = self._view(served, channel.kind)
+        if channel.subscription is None or channel.unanswered is not None:
+            return None
+        if channel.idle_in is view and not channel.owed:
+            return None
+        if channel.refused and view.version(channel.kind) != channel.refused_view:
+            channel.held = {**channel.held, **dict.fromkeys(channel.doubtful, "")}
+            channel.refused_view, channel.doubtful = "", frozenset()
+        asked = bool(channel.owed) or not channel.greeted
+        parcel = self._compose(channel, view)
+        if parcel is None:
+            self._mark_level(channel, channel.subscription, view, served.target)
+            return None
+        response = parcel.response
+        if response.nonce == channel.last_nonce:
+            response = view.renewed(response)
+        if channel.kind is Kind.CDS:
+            self._repush_endpoints(channel, view, parcel)
+            if any(name not in parcel.held_after for name in channel.accepted):
+                channel.accepted = frozenset(name for name in channel.accepted if name in parcel.held_after)
+        target = served.target.version(channel.kind)
+        channel.unanswered = Unanswered(
+            nonce=response.nonce,
+            view=view.version(channel.kind),
+            target=target,
+            touched=parcel.touched,
+            due_at=now if asked else max(served.published_at, self._opened_at),
+            sent_at=now,
+        )
+        channel.last_nonce = response.nonce
+        channel.held = parcel.held_after
+        channel.greeted = True
+        channel.level = dataclasses.replace(channel.level, sent=target)
+        return Outgoing(channel.kind, response.data)
+
+    def _mark_level(self, channel: Channel, subscription: Subscription, view: Responses, target: Responses) -> None:
+        """Nothing can be sent: say that the client is where the target wants it, if it is."""
+        if view.change(channel.kind, subscription, channel.held):
+            return  # something waits for another kind's acknowledgement
+        channel.idle_in = view
+        if channel.refused:
+            return
+        channel.held = view.selection(channel.kind, subscription)  # equal, but shared with other streams
+        channel.accepted = channel.held.keys()
+        version = target.version(channel.kind)
+        if view.version(channel.kind) == version and self._has_all_routes(channel, target):
+            channel.level = Level(sent=version, acked=version)
+
+    def _repush_endpoints(self, channel: Channel, view: Responses, parcel: Parcel) -> None:
+        """A changed cluster warms until endpoints come again; an incremental Envoy does not even ask for them."""
+        endpoints = self._channels[Kind.EDS]
+        if endpoints.subscription is None:
+            return
+        links = view.snapshot.links.endpoints_of
+        changed = (name for name in parcel.touched if channel.held.get(name) != parcel.held_after.get(name))
+        names = {links[name] for name in changed if name in links}
+        endpoints.owed |= {name for name in names if name in endpoints.held}
+
+    # -- what waits for what -------------------------------------------------------------------------------------------
+
+    def _blocked(self, channel: Channel, view: Responses, names: frozenset[str]) -> frozenset[str]:
+        """Return those *names* that lead to clusters which the client has not acknowledged: they must wait."""
+        clusters = self._channels[Kind.CDS]
+        if channel.kind not in (Kind.LDS, Kind.RDS) or clusters.subscription is None:
+            return frozenset()
+        covered = clusters.subscription.covers
+        accepted = clusters.accepted
+        return frozenset(
+            name
+            for name in names
+            if any(covered(cluster) and cluster not in accepted for cluster in _clusters(channel.kind, view, name))
+        )
+
+    def _keeps_removed(self) -> bool:
+        """Whether clusters that nobody serves any more must stay until the client's routes are known to be new."""
+        listeners = self._channels[Kind.LDS].subscription is not None
+        return not self._settled and (listeners or (self._node is not None and self._node.is_envoy))
+
+    def _has_settled(self, target: Responses) -> bool:
+        listeners = self._channels[Kind.LDS]
+        routes = self._channels[Kind.RDS]
+        if listeners.subscription is None or listeners.unanswered is not None or listeners.refused:
+            return False
+        if listeners.level.acked != target.version(Kind.LDS):
+            return False
+        if routes.unanswered is not None or routes.refused:
+            return False
+        return self._has_all_routes(routes, target)
+
+    def _has_all_routes(self, channel: Channel, target: Responses) -> bool:
+        """Whether the client holds the route configurations of the target's listeners, which it may yet ask for."""
+        listeners = self._channels[Kind.LDS]
+        if channel.kind is not Kind.RDS or listeners.subscription is None:
+            return True
+        routes_of = target.snapshot.links.routes_of
+        wanted = target.snapshot.resources[Kind.RDS]
+        for listener in target.selection(Kind.LDS, listeners.subscription):
+            for name in routes_of[listener]:
+                if channel.held.get(name) != wanted[name].version:
+                    return False
+        return True
+
+
+def _clusters(kind: Kind, view: Responses, name: str) -> Iterator[str]:
+    links = view.snapshot.links
+    for routes in links.routes_of[name] if kind is Kind.LDS else (name,):
+        yield from links.clusters_of.get(routes, ())
+
+
+def _identify(node: Any) -> Node:
+    if not node.id:
+        raise ProtocolError("node.id: is empty in the first request; set node.id in the client's bootstrap")
+    if len(node.id) > MAX_NODE_ID:
+        raise ProtocolError(f"node.id: is longer than {MAX_NODE_ID} characters; shorten it")
+    return Node(node.id, node.cluster[:MAX_NODE_ID], node.user_agent_name == "envoy")

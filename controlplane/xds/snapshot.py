@@ -1,0 +1,161 @@
+"""Everything that is served at one moment, immutable, named by the hash of its content, its references checked."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError, Message
+
+from controlplane.errors import InvalidInputError
+from controlplane.ports import CompiledConfig
+from controlplane.traffic.model import TrafficPlan
+from controlplane.xds.kinds import Kind, find_kind
+from controlplane.xds.references import Links, check_references, read_links
+from controlplane.xds.translate import pack, translate
+
+_MESSAGES = {
+    Kind.CDS: cluster_pb2.Cluster,
+    Kind.EDS: endpoint_pb2.ClusterLoadAssignment,
+    Kind.LDS: listener_pb2.Listener,
+    Kind.RDS: route_pb2.RouteConfiguration,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resource:
+    """One resource as it goes over the wire: *packed* is a serialised `Any`, *version* the hash of it."""
+
+    name: str
+    version: str
+    packed: bytes
+
+
+Resources = Mapping[Kind, Mapping[str, Resource]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """All resources of one moment. *versions* has a content hash per kind, "" for a kind without resources."""
+
+    resources: Resources
+    versions: Mapping[Kind, str]
+    version: str
+    links: Links
+
+    @classmethod
+    def of(cls, pieces: Iterable[tuple[Kind, str, Message]]) -> "Snapshot":
+        """Pack messages, given with their kinds and names, into a checked snapshot.
+
+        Raises:
+            InvalidInputError: A reference leads nowhere.
+        """
+        return cls._checked((kind, name, message, pack(message)) for kind, name, message in pieces)
+
+    @classmethod
+    def _checked(cls, pieces: Iterable[tuple[Kind, str, Message, Any]]) -> "Snapshot":
+        messages: dict[Kind, dict[str, Message]] = {kind: {} for kind in Kind}
+        resources: dict[Kind, dict[str, Resource]] = {kind: {} for kind in Kind}
+        for kind, name, message, wrapped in sorted(pieces, key=lambda piece: piece[1]):
+            packed = wrapped.SerializeToString(deterministic=True)
+            messages[kind][name] = message
+            resources[kind][name] = Resource(name, _digest(packed), packed)
+        links = read_links(messages)
+        check_references(messages, links)
+        return cls.joined(resources, links)
+
+    @classmethod
+    def joined(cls, resources: Resources, links: Links) -> "Snapshot":
+        """Return the snapshot of *resources*, which are in the order of their names."""
+        versions = {kind: _digest_all(resources[kind].values()) for kind in Kind}
+        whole = _digest("".join(f"{kind.value}={versions[kind]};" for kind in Kind).encode())
+        return cls(resources, versions, whole, links)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Snapshot":
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            InvalidInputError: It was not `to_bytes` that wrote it, or a reference leads nowhere.
+        """
+        pieces = []
+        try:
+            for row in discovery_pb2.DeltaDiscoveryResponse.FromString(content).resources:
+                kind = find_kind(row.resource.type_url)
+                if kind is None:
+                    raise InvalidInputError("snapshot", f"has a {row.resource.type_url!r}", "publish it anew")
+                pieces.append((kind, row.name, _MESSAGES[kind].FromString(row.resource.value), row.resource))
+        except DecodeError as exc:
+            raise InvalidInputError("snapshot", "is not readable", "publish it anew") from exc
+        return cls._checked(pieces)
+
+    def to_bytes(self) -> bytes:
+        """Return all resources as one message, the same bytes for the same content."""
+        whole = discovery_pb2.DeltaDiscoveryResponse(system_version_info=self.version)
+        for kind in Kind:
+            for resource in self.resources[kind].values():
+                whole.resources.add(
+                    name=resource.name, version=resource.version, resource=Any.FromString(resource.packed)
+                )
+        return bytes(whole.SerializeToString(deterministic=True))
+
+    def overlaid_on(self, past: Sequence["Snapshot"]) -> "Snapshot":
+        """Return this snapshot and what only *past* ones (newest first) have: for Envoys that may still use it.
+
+        Listeners are not taken from the past: that one is gone is the change itself.
+        """
+        resources: dict[Kind, Mapping[str, Resource]] = {Kind.LDS: self.resources[Kind.LDS]}
+        extra = False
+        for kind in (Kind.CDS, Kind.EDS, Kind.RDS):
+            merged = dict(self.resources[kind])
+            for snapshot in past:
+                merged = {**snapshot.resources[kind], **merged}
+            extra = extra or len(merged) > len(self.resources[kind])
+            resources[kind] = {name: merged[name] for name in sorted(merged)}
+        if not extra:
+            return self
+        links = self.links
+        for snapshot in past:
+            links = links.over(snapshot.links)
+        return Snapshot.joined(resources, links)
+
+
+class SnapshotCompiler:
+    """Turns a plan into resources, and refuses what Envoy would refuse."""
+
+    def compile(self, plan: TrafficPlan) -> CompiledConfig:
+        """Return the resources of *plan*; equal plans give equal versions.
+
+        Raises:
+            InvalidInputError: A reference leads nowhere, or two services claim one name.
+        """
+        pieces = translate(plan)
+        claimed: set[tuple[Kind, str]] = set()
+        for piece in pieces:
+            if (piece.kind, piece.name) in claimed:
+                raise InvalidInputError(piece.field, f"{piece.name!r} is taken by another service", "choose another")
+            claimed.add((piece.kind, piece.name))
+        snapshot = Snapshot.of((piece.kind, piece.name, piece.message) for piece in pieces)
+        return CompiledConfig(
+            version=snapshot.version,
+            versions={kind.value: version for kind, version in snapshot.versions.items()},
+            content=snapshot.to_bytes(),
+        )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _digest_all(resources: Iterable[Resource]) -> str:
+    whole = hashlib.sha256()
+    empty = True
+    for resource in resources:
+        empty = False
+        whole.update(f"{resource.name}={resource.version};".encode())
+    return "" if empty else whole.hexdigest()[:16]

@@ -1,0 +1,69 @@
+"""The state-of-the-world variant: a request lists all names, a response of a full-state kind all resources."""
+
+from typing import Any, ClassVar, Literal
+
+from controlplane.xds.kinds import Kind
+from controlplane.xds.responses import Responses, Subscription
+from controlplane.xds.session import WILDCARD, Channel, Parcel, Session
+
+
+class SotwSession(Session[Any]):
+    """A client of StreamAggregatedResources; requests are `DiscoveryRequest`."""
+
+    variant: ClassVar[Literal["sotw", "delta"]] = "sotw"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._named: set[Kind] = set()
+
+    def _subscribe(self, channel: Channel, request: Any, *, opening: bool, answered: bool) -> None:
+        listed = frozenset(request.resource_names)
+        if listed:
+            self._named.add(channel.kind)
+        # Empty means everything only to a client that has never named anything on this stream; later it means nothing.
+        implied = not listed and channel.kind.is_full_state and channel.kind not in self._named
+        wanted = Subscription(implied or WILDCARD in listed, listed - {WILDCARD})
+        if opening:
+            channel.fresh = not request.version_info
+            channel.subscription = wanted
+            return
+        if wanted == channel.subscription:
+            # The same names under an old nonce are no answer but a question: Envoy asks for endpoints again when it
+            # warms a changed cluster, and waits.
+            repeated = request.response_nonce == channel.last_nonce or not request.response_nonce
+            if repeated and not answered and channel.unanswered is None and not channel.kind.is_full_state:
+                channel.owed |= wanted.names
+            return
+        channel.subscription = wanted
+        channel.owed = frozenset(name for name in channel.owed if wanted.covers(name))
+        if any(not wanted.covers(name) for name in channel.held):
+            channel.held = {name: version for name, version in channel.held.items() if wanted.covers(name)}
+
+    def _compose(self, channel: Channel, view: Responses) -> Parcel | None:
+        subscription = channel.subscription or Subscription()
+        selection = view.selection(channel.kind, subscription)
+        change = view.change(channel.kind, subscription, channel.held)
+        if channel.kind.is_full_state:
+            channel.owed = frozenset()
+            # An empty answer deletes everything, so only a client that has nothing is told that there is nothing.
+            greets = not channel.greeted and channel.fresh and subscription.wildcard
+            if not (change or greets) or self._blocked(channel, view, change.send):
+                return None
+            names = frozenset(selection)
+            return Parcel(view.sotw(channel.kind, names), names | change.removed, selection)
+        asked = frozenset(name for name in channel.owed if name in selection)
+        blocked = self._blocked(channel, view, change.send)
+        channel.owed &= blocked
+        names = (change.send | asked) - blocked
+        if not names:
+            if change.removed:  # cannot be said; should it come back, it is new
+                channel.held = {name: version for name, version in channel.held.items() if name in selection}
+            return None
+        held = selection
+        if blocked:
+            held = {
+                name: version if name not in blocked else channel.held[name]
+                for name, version in selection.items()
+                if name not in blocked or name in channel.held
+            }
+        return Parcel(view.sotw(channel.kind, names), names, held)
