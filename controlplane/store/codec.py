@@ -1,0 +1,222 @@
+"""Between the core's values and what a column can hold: JSON for plans, states and commands, bytes for histograms."""
+
+import array
+import dataclasses
+import datetime as dt
+import enum
+import sys
+import typing
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, assert_never
+
+from controlplane.ports import TypeStatus
+from controlplane.rollout.model import (
+    Abort,
+    Baking,
+    Command,
+    ErrorRateSlo,
+    LatencySlo,
+    Pause,
+    Paused,
+    Plan,
+    Preparing,
+    Promote,
+    Promoted,
+    Resume,
+    RolledBack,
+    RollingBack,
+    Shifting,
+    Slo,
+    State,
+    Step,
+)
+
+Object = dict[str, Any]
+"""A JSON object; its values become typed here and nowhere else."""
+
+
+# -- plans and objectives ----------------------------------------------------------------------------------------------
+
+
+def plan_to_json(plan: Plan) -> Object:
+    """Write a plan down; spans are seconds."""
+    return {
+        "steps": [
+            {"weight_bp": step.weight_bp, "hold_s": step.hold.total_seconds(), "pause": step.pause}
+            for step in plan.steps
+        ],
+        "deadline_s": plan.deadline.total_seconds(),
+        "prepare_timeout_s": plan.prepare_timeout.total_seconds(),
+    }
+
+
+def plan_from_json(data: Object) -> Plan:
+    """Read a plan back."""
+    return Plan(
+        steps=tuple(
+            Step(weight_bp=step["weight_bp"], hold=dt.timedelta(seconds=step["hold_s"]), pause=step["pause"])
+            for step in data["steps"]
+        ),
+        deadline=dt.timedelta(seconds=data["deadline_s"]),
+        prepare_timeout=dt.timedelta(seconds=data["prepare_timeout_s"]),
+    )
+
+
+def slo_to_json(slo: Slo) -> Object:
+    """Write an objective down. The keys are also the columns of the table ``slo``."""
+    match slo:
+        case ErrorRateSlo():
+            return {"name": slo.name, "kind": "error_rate", "max_ratio": slo.max_ratio}
+        case LatencySlo():
+            return {
+                "name": slo.name,
+                "kind": "latency",
+                "threshold_ms": slo.threshold_ms,
+                "quantile": slo.quantile,
+            }
+
+
+def slo_from_json(data: Mapping[Any, Any]) -> Slo:
+    """Read an objective back."""
+    if data["kind"] == "error_rate":
+        return ErrorRateSlo(name=data["name"], max_ratio=data["max_ratio"])
+    return LatencySlo(name=data["name"], threshold_ms=data["threshold_ms"], quantile=data["quantile"])
+
+
+# -- states ------------------------------------------------------------------------------------------------------------
+
+
+KINDS: Final[dict[str, type[State]]] = {
+    "preparing": Preparing,
+    "shifting": Shifting,
+    "baking": Baking,
+    "paused": Paused,
+    "rolling_back": RollingBack,
+    "promoted": Promoted,
+    "rolled_back": RolledBack,
+}
+_KIND_OF: Final = {state: kind for kind, state in KINDS.items()}
+_HINTS: Final = {state: typing.get_type_hints(state) for state in KINDS.values()}
+
+
+def state_kind(state: State) -> str:
+    """Return the word for a state in the column ``state_kind``."""
+    return _KIND_OF[type(state)]
+
+
+def state_to_json(state: State) -> Object:
+    """Write down what is true in a state; its kind stands beside it."""
+    return {field.name: _to_plain(getattr(state, field.name)) for field in dataclasses.fields(state)}
+
+
+def state_from_json(kind: str, data: Object) -> State:
+    """Read a state back. Facts that only a newer release knows are left out; missing ones take their default."""
+    hints = _HINTS[KINDS[kind]]
+    return KINDS[kind](**{name: _from_plain(hints[name], value) for name, value in data.items() if name in hints})
+
+
+def _to_plain(value: object) -> object:
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def _from_plain(hint: type, value: Any) -> Any:
+    if hint is dt.datetime:
+        return _moment(value)
+    return hint(value) if issubclass(hint, enum.Enum) else value
+
+
+def ended_at(state: State) -> dt.datetime | None:
+    """Return when a final state was reached; None for the others."""
+    match state:
+        case Promoted() | RolledBack():
+            return state.at
+        case Preparing() | Shifting() | Baking() | Paused() | RollingBack():
+            return None
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def command_to_row(command: Command) -> Object:
+    """Write a command down as columns of the table ``command``."""
+    match command:
+        case Pause():
+            kind = "pause"
+        case Resume():
+            kind = "resume"
+        case Promote():
+            kind = "promote"
+        case Abort():
+            kind = "abort"
+        case _:
+            assert_never(command)
+    full = isinstance(command, Promote) and command.full
+    return {"kind": kind, "by": command.by, "why": command.why, "full": full}
+
+
+def command_from_row(row: Mapping[Any, Any]) -> Command:
+    """Read a command back."""
+    by, why = row["by"], row["why"]
+    match row["kind"]:
+        case "pause":
+            return Pause(by=by, why=why)
+        case "resume":
+            return Resume(by=by, why=why)
+        case "promote":
+            return Promote(by=by, why=why, full=row["full"])
+        case _:
+            return Abort(by=by, why=why)
+
+
+# -- fleet and telemetry -----------------------------------------------------------------------------------------------
+
+
+def types_to_json(types: Mapping[str, TypeStatus]) -> Object:
+    """Write down what an Envoy said about each resource type."""
+    return {
+        name: {
+            "sent": status.sent,
+            "acked": status.acked,
+            "acked_at": None if status.acked_at is None else status.acked_at.isoformat(),
+            "nacked": status.nacked,
+            "words": status.words,
+        }
+        for name, status in types.items()
+    }
+
+
+def types_from_json(data: Object) -> dict[str, TypeStatus]:
+    """Read it back."""
+    return {
+        name: TypeStatus(
+            sent=status["sent"],
+            acked=status["acked"],
+            acked_at=None if status["acked_at"] is None else _moment(status["acked_at"]),
+            nacked=status["nacked"],
+            words=status["words"],
+        )
+        for name, status in data.items()
+    }
+
+
+def histogram_to_bytes(counts: Sequence[int]) -> bytes:
+    """Pack the buckets of a histogram: 64-bit little-endian counts, deflated. Mostly zeros, so some 60 bytes."""
+    packed = array.array("q", counts)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return zlib.compress(packed.tobytes(), level=1)
+
+
+def histogram_from_bytes(data: bytes) -> tuple[int, ...]:
+    """Unpack the buckets of a histogram."""
+    packed = array.array("q", zlib.decompress(data))
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return tuple(packed)
+
+
+def _moment(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).astimezone(dt.UTC)

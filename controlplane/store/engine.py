@@ -1,0 +1,276 @@
+"""Transactions: one function over a connection is one transaction, whatever the database.
+
+The SQL of this package is plain functions ``work(tx)``; a `Database` runs them. PostgreSQL runs them on psycopg's async
+driver. SQLite runs them on the standard library's driver in threads, one of them for all writers: an async wrapper
+hands each *statement* to a thread and back, which cost 5 ms per transaction idle and 30 ms beside a busy event loop;
+a hand-over per *transaction* costs under 1 ms, and the writers' thread is also the queue that keeps them from meeting
+in SQLITE_BUSY. Whoever calls waits for its turn, so the queue is as long as there are callers.
+
+Durability: a commit survives the death of our process at any moment on both databases. SQLite runs in WAL mode with
+``synchronous=NORMAL``: losing *power* may take back the last commits, but never corrupts the file.
+"""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import sqlite3
+import uuid
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.ext import asyncio as sa_async
+
+from controlplane.errors import ConflictError, ControlPlaneError, InvalidInputError, UnavailableError
+from controlplane.store.urls import VARIABLE, is_sqlite, shown
+from controlplane.wake import Topic, WakeBoard
+
+T = TypeVar("T")
+
+CHANNEL: Final = "hueshift"
+"""PostgreSQL's NOTIFY channel; a payload is ``origin:topic,topic``."""
+
+SQLITE_BUSY_SECONDS: Final = 5
+"""How long a write waits for another process (a backup, a CLI command) before it is refused."""
+SQLITE_READERS: Final = 4
+POSTGRES_CONNECTIONS: Final = 10
+ATTEMPTS: Final = 3
+"""How often a transaction runs before a deadlock or a dropped connection is reported."""
+
+POSTGRES_CONNECT_ARGS: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+    "application_name": "hueshift",
+}
+POSTGRES_LIMITS: Final = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
+
+FIXES: Final = (
+    ("password", "correct the user and the password in the URL"),
+    ("refused", "start the server, or correct host and port in the URL"),
+    ("resolve", "correct the host in the URL"),
+    ("timeout expired", "start the server, or correct host and port in the URL"),
+    ("does not exist", "create it, or correct the URL"),
+    ("readonly", "make the file and its folder writable for this user, or name another path"),
+    ("unable to open", "make the file and its folder writable for this user, or name another path"),
+    ("not a database", "name another path, or restore the file from a backup"),
+    ("malformed", "restore the file from a backup"),
+    ("locked", "another process holds the file; wait until it has finished"),
+    ("full", "free some space"),
+)
+"""What to do, by a part of the driver's words; the first that fits."""
+
+
+@dataclasses.dataclass(slots=True)
+class Tx:
+    """A running transaction, and what to announce once it is committed."""
+
+    conn: sa.Connection
+    topics: set[Topic] = dataclasses.field(default_factory=set)
+
+    def announce(self, *topics: Topic) -> None:
+        """Have *topics* announced after the commit."""
+        self.topics.update(topics)
+
+    def lock(self, name: str) -> None:
+        """Hold the lock called *name* until the transaction ends. On SQLite every writer is alone anyway."""
+        if self.conn.dialect.name == "postgresql":
+            self.conn.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"{CHANNEL}.{name}"})
+
+
+class Runner(Protocol):
+    """Runs one function as one transaction on its database."""
+
+    async def read(self, work: Callable[[Tx], T]) -> T:
+        """Run *work* on one consistent picture."""
+
+    async def write(self, work: Callable[[Tx], T]) -> T:
+        """Run *work* and commit, or roll everything back."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Database:
+    """Runs transactions, translates what goes wrong, and announces what was committed."""
+
+    runner: Runner
+    url: sa.URL
+    board: WakeBoard
+    origin: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+
+    async def read(self, work: Callable[[Tx], T]) -> T:
+        """Run *work* on one consistent picture of the database.
+
+        Raises:
+            UnavailableError: The database does not answer.
+        """
+        try:
+            return await self.runner.read(work)
+        except sa.exc.SQLAlchemyError as exc:
+            raise translate(exc, self.url) from exc
+
+    async def write(self, work: Callable[[Tx], T]) -> T:
+        """Run *work*, commit, and announce what it touched. It may run more than once, so it changes nothing else.
+
+        Raises:
+            ConflictError: Someone else wrote the same row at the same moment.
+            UnavailableError: The database does not answer.
+        """
+        topics: set[Topic] = set()
+
+        def work_and_notify(tx: Tx) -> T:
+            value = work(tx)
+            topics.clear()
+            topics.update(tx.topics)
+            if topics and tx.conn.dialect.name == "postgresql":
+                payload = f"{self.origin}:{','.join(sorted(topic.value for topic in topics))}"
+                tx.conn.execute(_NOTIFY, {"channel": CHANNEL, "payload": payload})
+            return value
+
+        try:
+            value = await self.runner.write(work_and_notify)
+        except sa.exc.SQLAlchemyError as exc:
+            raise translate(exc, self.url) from exc
+        self.board.announce(*topics)
+        return value
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.runner.close()
+
+
+_NOTIFY: Final = sa.text("SELECT pg_notify(:channel, :payload)")
+
+
+def translate(exc: sa.exc.SQLAlchemyError, url: sa.URL) -> ControlPlaneError:
+    """Say in one line what went wrong with the database at *url*; never its password."""
+    words = str(exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc).strip()
+    first = words.splitlines()[0].strip() if words else type(exc).__name__
+    if isinstance(exc, sa.exc.IntegrityError):
+        return ConflictError(f"someone else changed the same rows at the same moment ({first}); look again and repeat")
+    if isinstance(exc, sa.exc.DataError):
+        return InvalidInputError("value", f"the database cannot hold it ({first})", "use plain text of ordinary length")
+    fix = next((fix for part, fix in FIXES if part in first), "check that it runs and that the URL is right")
+    return UnavailableError(f"{VARIABLE}: the database {shown(url)} cannot be used ({first}); {fix}")
+
+
+# -- SQLite ------------------------------------------------------------------------------------------------------------
+
+
+def sqlite_engine(url: sa.URL, *, foreign_keys: bool = True) -> sa.Engine:
+    """Make an engine whose transactions begin when we say so and whose connections are set up for a server."""
+    engine = sa.create_engine(
+        url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, pool_size=SQLITE_READERS + 1, max_overflow=0
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def set_up(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # or the driver would begin transactions on its own, too late
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+class SqliteRunner:
+    """One thread writes, a few read."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self._engine = sqlite_engine(url)
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
+        self._readers = concurrent.futures.ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
+
+    async def read(self, work: Callable[[Tx], T]) -> T:
+        """Run *work* on one consistent picture."""
+        engine = self._engine.execution_options(reads=True)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, _run, engine, work)
+
+    async def write(self, work: Callable[[Tx], T]) -> T:
+        """Run *work* alone and commit."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, _run, self._engine, work)
+
+    async def close(self) -> None:
+        """Wait for what runs, then close all connections."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._readers.shutdown()
+        self._writer.shutdown()
+        self._engine.dispose()
+
+
+def _run(engine: sa.Engine, work: Callable[[Tx], T]) -> T:
+    with engine.begin() as connection:
+        return work(Tx(connection))
+
+
+# -- PostgreSQL --------------------------------------------------------------------------------------------------------
+
+
+def postgres_connect_args(url: sa.URL) -> dict[str, Any]:
+    """Return libpq's settings: short time-outs, so that a dead server is noticed. Those in the URL win."""
+    args: dict[str, Any] = {name: value for name, value in POSTGRES_CONNECT_ARGS.items() if name not in url.query}
+    if "options" not in url.query:
+        args["options"] = POSTGRES_LIMITS
+    return args
+
+
+class PostgresRunner:
+    """A pool of async connections; reads see one snapshot."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self._engine = sa_async.create_async_engine(
+            url,
+            connect_args=postgres_connect_args(url),
+            pool_size=POSTGRES_CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=10,
+        )
+        self._reads = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    async def read(self, work: Callable[[Tx], T]) -> T:
+        """Run *work* on one consistent picture."""
+        return await self._repeat(self._reads, work)
+
+    async def write(self, work: Callable[[Tx], T]) -> T:
+        """Run *work* and commit."""
+        return await self._repeat(self._engine, work)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._engine.dispose()
+
+    async def _repeat(self, engine: sa_async.AsyncEngine, work: Callable[[Tx], T]) -> T:
+        attempt = 1
+        while True:
+            committing = False
+            try:
+                async with engine.connect() as connection, connection.begin() as transaction:
+                    value = await connection.run_sync(lambda sync: work(Tx(sync)))
+                    committing = True
+                    await transaction.commit()
+                    return value
+            except sa.exc.DBAPIError as exc:
+                # A commit that was cut off may have happened, so it is not repeated.
+                if committing or attempt == ATTEMPTS or not _is_passing(exc):
+                    raise
+            attempt += 1
+
+
+def _is_passing(exc: sa.exc.DBAPIError) -> bool:
+    """Whether a second try may succeed: the server was restarted since it was last asked, or two writers crossed."""
+    return exc.connection_invalidated or getattr(exc.orig, "sqlstate", None) in {"40001", "40P01"}
+
+
+def make_runner(url: sa.URL) -> Runner:
+    """Return what runs transactions on *url*."""
+    return SqliteRunner(url) if is_sqlite(url) else PostgresRunner(url)

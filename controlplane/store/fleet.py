@@ -1,0 +1,155 @@
+"""Which Envoys are connected and what they run; which snapshots were published."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from controlplane.ports import NodeStatus, SnapshotRecord, SnapshotStatus
+from controlplane.store import tables
+from controlplane.store.codec import types_from_json, types_to_json
+from controlplane.store.engine import Tx
+from controlplane.store.queries import Part, insert_into
+from controlplane.wake import Topic
+
+
+class SqlFleet(Part):
+    """The port `FleetStore` on SQL."""
+
+    __slots__ = ()
+
+    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
+        if nodes:
+            await self.database.write(lambda tx: _record_nodes(tx, nodes))
+
+    async def load_nodes(self) -> tuple[NodeStatus, ...]:
+        query = sa.select(tables.node_status).order_by(tables.node_status.c.node)
+        return await self.database.read(lambda tx: tuple(_node_of(row) for row in tx.conn.execute(query)))
+
+    async def forget_replica(self, replica: str, *, now: dt.datetime) -> None:
+        def work(tx: Tx) -> None:
+            table = tables.node_status
+            mine = sa.and_(table.c.replica == replica, table.c.disconnected_at.is_(None))
+            if tx.conn.execute(table.update().where(mine).values(disconnected_at=now)).rowcount:
+                tx.announce(Topic.FLEET)
+
+        await self.database.write(work)
+
+    async def propose_snapshot(self, snapshot: SnapshotRecord) -> None:
+        await self.database.write(lambda tx: _propose_snapshot(tx, snapshot))
+
+    async def mark_snapshot(self, version: str, status: SnapshotStatus, words: str) -> None:
+        def work(tx: Tx) -> None:
+            table = tables.snapshot
+            changed = tx.conn.execute(
+                table.update()
+                .where(table.c.version == version, table.c.status != SnapshotStatus.GOOD.value)
+                .where(sa.or_(table.c.status != status.value, table.c.words != words))
+                .values(status=status.value, words=words)
+            )
+            if changed.rowcount:
+                tx.announce(Topic.FLEET)
+
+        await self.database.write(work)
+
+    async def load_newest_snapshot(self) -> SnapshotRecord | None:
+        return await self._newest(tables.snapshot.c.status != SnapshotStatus.REJECTED.value)
+
+    async def load_last_good_snapshot(self) -> SnapshotRecord | None:
+        return await self._newest(tables.snapshot.c.status == SnapshotStatus.GOOD.value)
+
+    async def find_snapshot(self, version: str) -> SnapshotRecord | None:
+        return await self._newest(tables.snapshot.c.version == version)
+
+    async def prune_snapshots(self, *, keep: int) -> None:
+        def work(tx: Tx) -> None:
+            table = tables.snapshot
+            newest = sa.select(table.c.serial).order_by(table.c.serial.desc()).limit(keep)
+            kept = set(tx.conn.scalars(newest))
+            kept.add(tx.conn.scalar(sa.select(sa.func.max(table.c.serial)).where(table.c.status == "good")))
+            tx.conn.execute(table.delete().where(table.c.serial.not_in(kept - {None})))
+
+        await self.database.write(work)
+
+    async def _newest(self, condition: sa.ColumnElement[bool]) -> SnapshotRecord | None:
+        query = sa.select(tables.snapshot).where(condition).order_by(tables.snapshot.c.serial.desc()).limit(1)
+
+        def work(tx: Tx) -> SnapshotRecord | None:
+            row = tx.conn.execute(query).first()
+            return None if row is None else _snapshot_of(row)
+
+        return await self.database.read(work)
+
+
+def _record_nodes(tx: Tx, nodes: Sequence[NodeStatus]) -> None:
+    table = tables.node_status
+    statement = insert_into(tx.conn, table)
+    new = statement.excluded
+    statement = statement.on_conflict_do_update(
+        index_elements=[table.c.node],
+        set_={column.name: new[column.name] for column in table.c if not column.primary_key},
+        # An Envoy that moved to another replica is connected there; the one it left may say so late.
+        where=sa.or_(new.disconnected_at.is_(None), new.replica == table.c.replica),
+    )
+    tx.conn.execute(
+        statement,
+        [
+            {
+                "node": node.node,
+                "cluster": node.cluster,
+                "replica": node.replica,
+                "variant": node.variant,
+                "connected_at": node.connected_at,
+                "disconnected_at": node.disconnected_at,
+                "types": types_to_json(node.types),
+            }
+            for node in nodes
+        ],
+    )
+    tx.announce(Topic.FLEET)
+
+
+def _node_of(row: sa.Row[Any]) -> NodeStatus:
+    return NodeStatus(
+        node=row.node,
+        cluster=row.cluster,
+        replica=row.replica,
+        variant=row.variant,
+        connected_at=row.connected_at,
+        disconnected_at=row.disconnected_at,
+        types=types_from_json(row.types),
+    )
+
+
+def _propose_snapshot(tx: Tx, snapshot: SnapshotRecord) -> None:
+    tx.lock("snapshot")  # or two replicas would take the same serial
+    table = tables.snapshot
+    serial = (tx.conn.scalar(sa.select(sa.func.max(table.c.serial))) or 0) + 1
+    known = tx.conn.execute(table.update().where(table.c.version == snapshot.version).values(serial=serial))
+    if known.rowcount == 0:
+        tx.conn.execute(
+            table.insert(),
+            {
+                "version": snapshot.version,
+                "serial": serial,
+                "versions": dict(snapshot.versions),
+                "revisions": dict(snapshot.revisions),
+                "content": snapshot.content,
+                "status": snapshot.status.value,
+                "words": snapshot.words,
+                "at": snapshot.at,
+            },
+        )
+
+
+def _snapshot_of(row: sa.Row[Any]) -> SnapshotRecord:
+    return SnapshotRecord(
+        version=row.version,
+        versions=row.versions,
+        revisions=row.revisions,
+        content=row.content,
+        status=SnapshotStatus(row.status),
+        words=row.words,
+        at=row.at,
+    )

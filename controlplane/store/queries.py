@@ -1,0 +1,182 @@
+"""Small reads and writes that several parts of the store share."""
+
+import dataclasses
+import datetime as dt
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from controlplane.errors import NotFoundError
+from controlplane.ports import HistoryEntry, Rollout, RolloutId
+from controlplane.store import tables
+from controlplane.store.codec import plan_from_json, slo_from_json, state_from_json
+from controlplane.store.engine import Database, Tx
+from controlplane.store.specs import SpecCache
+from controlplane.traffic.model import Share, Split
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Part:
+    """One port's share of the store; all shares use one database."""
+
+    database: Database
+    specs: SpecCache
+
+
+# -- services ----------------------------------------------------------------------------------------------------------
+
+
+def lock_service(tx: Tx, name: str) -> None:
+    """Let no one else change the service's split or start a rollout of it until the transaction ends.
+
+    Raises:
+        NotFoundError: There is no such service.
+    """
+    query = sa.select(tables.service.c.name).where(tables.service.c.name == name)
+    if tx.conn.scalar(query.with_for_update(key_share=True)) is None:
+        raise no_service(tx.conn, name)
+
+
+def no_service(conn: sa.Connection, name: str) -> NotFoundError:
+    """Make the error that names the services there are."""
+    known = conn.scalars(sa.select(tables.service.c.name).order_by(tables.service.c.name))
+    return NotFoundError("service", name, tuple(known))
+
+
+def newest_revisions(conn: sa.Connection, service: str | None = None) -> dict[str, sa.Row[Any]]:
+    """Return the rows of the services' newest revisions."""
+    return _last_revisions(conn, service, sa.true())
+
+
+def unrejected_revisions(conn: sa.Connection, service: str | None = None) -> dict[str, sa.Row[Any]]:
+    """Return the rows of the newest revisions that were not rejected; a service without one is absent."""
+    return _last_revisions(conn, service, tables.service_revision.c.status != "rejected")
+
+
+def _last_revisions(
+    conn: sa.Connection, service: str | None, condition: sa.ColumnElement[bool]
+) -> dict[str, sa.Row[Any]]:
+    table = tables.service_revision
+    last = sa.select(table.c.service, sa.func.max(table.c.number).label("number")).where(condition)
+    if service is not None:
+        last = last.where(table.c.service == service)
+    found = last.group_by(table.c.service).subquery()
+    query = sa.select(table).join(found, sa.and_(table.c.service == found.c.service, table.c.number == found.c.number))
+    return {row.service: row for row in conn.execute(query)}
+
+
+def load_splits(conn: sa.Connection, service: str | None = None) -> dict[str, Split]:
+    """Return the live splits."""
+    table = tables.split_share
+    query = sa.select(table).order_by(table.c.service, table.c.position)
+    if service is not None:
+        query = query.where(table.c.service == service)
+    shares: dict[str, list[Share]] = {}
+    for row in conn.execute(query):
+        shares.setdefault(row.service, []).append(Share(version=row.version, weight_bp=row.weight_bp))
+    return {name: tuple(listed) for name, listed in shares.items()}
+
+
+def replace_split(conn: sa.Connection, service: str, split: Split) -> None:
+    """Make *split* the live one."""
+    conn.execute(tables.split_share.delete().where(tables.split_share.c.service == service))
+    conn.execute(
+        tables.split_share.insert(),
+        [
+            {"service": service, "position": place, "version": share.version, "weight_bp": share.weight_bp}
+            for place, share in enumerate(split)
+        ],
+    )
+
+
+# -- rollouts ----------------------------------------------------------------------------------------------------------
+
+
+def rollout_of(row: sa.Row[Any]) -> Rollout:
+    """Return the rollout that a row of ``rollout`` holds."""
+    return Rollout(
+        id=RolloutId(row.id),
+        service=row.service,
+        baseline=row.baseline,
+        candidate=row.candidate,
+        plan=plan_from_json(row.plan),
+        slos=tuple(slo_from_json(slo) for slo in row.slos),
+        state=state_from_json(row.state_kind, row.state),
+        version=row.version,
+        started_at=row.started_at,
+        deadline_at=row.deadline_at,
+        by=row.by,
+        why=row.why,
+        judge=row.judge,
+        evidence=row.evidence,
+        judged_tick=row.judged_tick,
+    )
+
+
+def active_rollouts(conn: sa.Connection, service: str | None = None) -> dict[str, sa.Row[Any]]:
+    """Return the row of each service's rollout that has not ended."""
+    query = sa.select(tables.rollout).where(tables.rollout.c.ended_at.is_(None)).order_by(tables.rollout.c.service)
+    if service is not None:
+        query = query.where(tables.rollout.c.service == service)
+    return {row.service: row for row in conn.execute(query)}
+
+
+# -- history -----------------------------------------------------------------------------------------------------------
+
+
+def append_history(conn: sa.Connection, entries: Iterable[HistoryEntry]) -> None:
+    """Append to the history; the database numbers the entries anew."""
+    rows = [
+        {
+            "at": entry.at,
+            "kind": entry.kind,
+            "service": entry.service,
+            "rollout": entry.rollout,
+            "what": entry.what,
+            "by": entry.by,
+            "words": entry.words,
+            "before": entry.before,
+            "after": entry.after,
+        }
+        for entry in entries
+    ]
+    if rows:
+        conn.execute(tables.history.insert(), rows)
+
+
+def audit(
+    service: str, what: str, *, by: str, words: str, at: dt.datetime, rollout: RolloutId | None = None
+) -> HistoryEntry:
+    """Make the entry for something that a person did."""
+    return HistoryEntry(number=0, at=at, kind="audit", service=service, rollout=rollout, what=what, by=by, words=words)
+
+
+def with_why(words: str, why: str) -> str:
+    """Add the reason, where one was given."""
+    return f"{words}: {why}" if why else words
+
+
+# -- upserts -----------------------------------------------------------------------------------------------------------
+
+Upsert = sqlite.Insert | postgresql.Insert
+
+
+def insert_into(conn: sa.Connection, table: sa.Table) -> Upsert:
+    """Return an INSERT that can say ON CONFLICT; both databases spell it the same."""
+    return postgresql.insert(table) if conn.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+@functools.cache
+def _upsert(dialect: str, table: sa.Table) -> Upsert:
+    statement = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    changed = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
+
+
+def upsert(conn: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    """Insert *rows*, or replace those with the same primary key."""
+    if rows:
+        conn.execute(_upsert(conn.dialect.name, table), rows)

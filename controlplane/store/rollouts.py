@@ -1,0 +1,328 @@
+"""Rollouts, the commands that wait for them, and what happened."""
+
+import dataclasses
+import datetime as dt
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from controlplane.errors import ConflictError, NotFoundError, StaleWriteError
+from controlplane.ports import HistoryEntry, NewRollout, Occurrence, PendingCommand, Rollout, RolloutId
+from controlplane.rollout.model import Command, Preparing
+from controlplane.store import tables
+from controlplane.store.codec import (
+    command_from_row,
+    command_to_row,
+    ended_at,
+    plan_to_json,
+    slo_to_json,
+    state_kind,
+    state_to_json,
+)
+from controlplane.store.engine import Tx
+from controlplane.store.queries import (
+    Part,
+    active_rollouts,
+    append_history,
+    audit,
+    load_splits,
+    lock_service,
+    newest_revisions,
+    replace_split,
+    rollout_of,
+    unrejected_revisions,
+    with_why,
+)
+from controlplane.store.specs import SpecCache
+from controlplane.traffic.model import Split, check_split
+from controlplane.wake import Topic
+
+
+class SqlRollouts(Part):
+    """The port `RolloutStore` on SQL."""
+
+    __slots__ = ()
+
+    async def start(self, new: NewRollout, *, key: str | None, now: dt.datetime) -> Rollout:
+        return await self.database.write(lambda tx: _start(tx, self.specs, new, key=key, now=now))
+
+    async def load(self, rollout: RolloutId) -> Rollout:
+        return await self.database.read(lambda tx: _load(tx.conn, rollout))
+
+    async def load_latest(self, service: str) -> Rollout | None:
+        def work(tx: Tx) -> Rollout | None:
+            query = sa.select(tables.rollout).where(tables.rollout.c.service == service)
+            row = tx.conn.execute(query.order_by(tables.rollout.c.number.desc()).limit(1)).first()
+            return None if row is None else rollout_of(row)
+
+        return await self.database.read(work)
+
+    async def load_active(self) -> tuple[Rollout, ...]:
+        return await self.database.read(lambda tx: tuple(rollout_of(row) for row in active_rollouts(tx.conn).values()))
+
+    async def list_rollouts(self, service: str | None = None, *, limit: int = 50) -> tuple[Rollout, ...]:
+        table = tables.rollout
+        query = sa.select(table).order_by(table.c.started_at.desc(), table.c.service, table.c.number.desc())
+        if service is not None:
+            query = query.where(table.c.service == service)
+        return await self.database.read(
+            lambda tx: tuple(rollout_of(row) for row in tx.conn.execute(query.limit(limit)))
+        )
+
+    async def add_command(self, service: str, command: Command, *, key: str | None, now: dt.datetime) -> PendingCommand:
+        return await self.database.write(lambda tx: _add_command(tx, service, command, key=key, now=now))
+
+    async def load_pending(self, rollout: RolloutId) -> tuple[PendingCommand, ...]:
+        table = tables.command
+        query = sa.select(table).where(table.c.rollout == rollout, table.c.handled_at.is_(None))
+        return await self.database.read(
+            lambda tx: tuple(
+                PendingCommand(number=row["number"], command=command_from_row(row))
+                for row in tx.conn.execute(query.order_by(table.c.number)).mappings()
+            )
+        )
+
+    async def save(
+        self,
+        rollout: Rollout,
+        *,
+        occurred: Sequence[Occurrence] = (),
+        handled: Sequence[int] = (),
+        split: Split | None = None,
+        now: dt.datetime,
+    ) -> Rollout:
+        if split is not None:
+            check_split(split)
+        return await self.database.write(
+            lambda tx: _save(tx, rollout, occurred=occurred, handled=handled, split=split, now=now)
+        )
+
+    async def history(self, service: str, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
+        table = tables.history
+        query = sa.select(table).where(table.c.service == service).order_by(table.c.number.desc()).limit(limit)
+
+        def work(tx: Tx) -> tuple[HistoryEntry, ...]:
+            rows = tx.conn.execute(query).mappings().all()
+            return tuple(HistoryEntry(**row) for row in reversed(rows))
+
+        return await self.database.read(work)
+
+
+def _load(conn: sa.Connection, rollout: RolloutId) -> Rollout:
+    row = conn.execute(sa.select(tables.rollout).where(tables.rollout.c.id == rollout)).first()
+    if row is None:
+        newest = sa.select(tables.rollout.c.id).order_by(tables.rollout.c.started_at.desc()).limit(10)
+        raise NotFoundError("rollout", rollout, tuple(conn.scalars(newest)))
+    return rollout_of(row)
+
+
+# -- start -------------------------------------------------------------------------------------------------------------
+
+
+def _start(tx: Tx, specs: SpecCache, new: NewRollout, *, key: str | None, now: dt.datetime) -> Rollout:
+    lock_service(tx, new.service)
+    request = f"start {new.service} {new.candidate}"
+    used = _find_key(tx.conn, key, request)
+    if used is not None:
+        return _load(tx.conn, RolloutId(used.rollout))
+    rows = unrejected_revisions(tx.conn, new.service) or newest_revisions(tx.conn, new.service)
+    specs.load(tx.conn, rows[new.service]).version(new.candidate)
+    active = active_rollouts(tx.conn, new.service)
+    if active:
+        raise ConflictError(
+            f"rollout {active[new.service].id} of {new.service!r} is active; wait until it has ended or abort it"
+        )
+    baseline = _baseline(new, load_splits(tx.conn, new.service)[new.service])
+    table = tables.rollout
+    last = tx.conn.scalar(sa.select(sa.func.max(table.c.number)).where(table.c.service == new.service))
+    number = (last or 0) + 1
+    rollout = Rollout(
+        id=RolloutId(f"{new.service}-{number}"),
+        service=new.service,
+        baseline=baseline,
+        candidate=new.candidate,
+        plan=new.plan,
+        slos=new.slos,
+        state=Preparing(since=now),
+        version=1,
+        started_at=now,
+        deadline_at=now + new.plan.deadline,
+        by=new.by,
+        why=new.why,
+    )
+    tx.conn.execute(
+        table.insert(),
+        {
+            "id": rollout.id,
+            "service": rollout.service,
+            "number": number,
+            "baseline": baseline,
+            "candidate": rollout.candidate,
+            "plan": plan_to_json(rollout.plan),
+            "slos": [slo_to_json(slo) for slo in rollout.slos],
+            "state_kind": state_kind(rollout.state),
+            "state": state_to_json(rollout.state),
+            "version": rollout.version,
+            "started_at": now,
+            "deadline_at": rollout.deadline_at,
+            "by": rollout.by,
+            "why": rollout.why,
+        },
+    )
+    asked = audit(
+        rollout.service,
+        "start",
+        by=new.by,
+        words=with_why(f"rollout {rollout.id} from {baseline} to {rollout.candidate} started", new.why),
+        at=now,
+        rollout=rollout.id,
+    )
+    began = dataclasses.replace(
+        asked,
+        kind="transition",
+        words=f"waiting for healthy workers of {rollout.candidate}",
+        after=type(rollout.state).__name__,
+    )
+    append_history(tx.conn, [asked, began])
+    _keep_key(tx.conn, key, request, rollout=rollout.id, now=now)
+    tx.announce(Topic.DESIRED, Topic.COMMANDS)
+    return rollout
+
+
+def _baseline(new: NewRollout, split: Split) -> str:
+    others = [share.version for share in split if share.version != new.candidate and share.weight_bp]
+    if not others:
+        raise ConflictError(f"{new.candidate!r} already has all traffic of {new.service!r}; name another version")
+    if len(others) > 1:
+        raise ConflictError(
+            f"the split of {new.service!r} gives traffic to {' and '.join(others)} besides {new.candidate!r};"
+            " a rollout moves one version to another, so set the split to one of them first"
+        )
+    return others[0]
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def _add_command(tx: Tx, service: str, command: Command, *, key: str | None, now: dt.datetime) -> PendingCommand:
+    lock_service(tx, service)
+    row = command_to_row(command)
+    name = f"{row['kind']} --full" if row["full"] else row["kind"]
+    request = f"{name} {service}"
+    used = _find_key(tx.conn, key, request)
+    table = tables.command
+    if used is not None:
+        first = tx.conn.execute(sa.select(table).where(table.c.number == used.command)).mappings().one()
+        return PendingCommand(number=first["number"], command=command_from_row(first))
+    active = active_rollouts(tx.conn, service).get(service)
+    if active is None:
+        raise ConflictError(f"no rollout of {service!r} is active; start one first")
+    number: int = tx.conn.execute(
+        table.insert().returning(table.c.number), {**row, "rollout": active.id, "at": now}
+    ).scalar_one()
+    append_history(
+        tx.conn,
+        [
+            audit(
+                service,
+                row["kind"],
+                by=command.by,
+                words=with_why(f"{name} asked for", command.why),
+                at=now,
+                rollout=RolloutId(active.id),
+            )
+        ],
+    )
+    _keep_key(tx.conn, key, request, rollout=active.id, command=number, now=now)
+    tx.announce(Topic.COMMANDS)
+    return PendingCommand(number=number, command=command)
+
+
+# -- idempotency keys --------------------------------------------------------------------------------------------------
+
+
+def _find_key(conn: sa.Connection, key: str | None, request: str) -> sa.Row[tuple[str, str, int | None]] | None:
+    if key is None:
+        return None
+    table = tables.idempotency_key
+    query = sa.select(table.c.request, table.c.rollout, table.c.command).where(table.c.key == key)
+    used = conn.execute(query).first()
+    if used is not None and used.request != request:
+        raise ConflictError(f"idempotency key {key!r} was used for {used.request!r}; send a new one with each request")
+    return used
+
+
+def _keep_key(
+    conn: sa.Connection, key: str | None, request: str, *, rollout: str, command: int | None = None, now: dt.datetime
+) -> None:
+    if key is not None:
+        conn.execute(
+            tables.idempotency_key.insert(),
+            {"key": key, "request": request, "rollout": rollout, "command": command, "at": now},
+        )
+
+
+# -- save --------------------------------------------------------------------------------------------------------------
+
+
+def _save(
+    tx: Tx,
+    rollout: Rollout,
+    *,
+    occurred: Sequence[Occurrence],
+    handled: Sequence[int],
+    split: Split | None,
+    now: dt.datetime,
+) -> Rollout:
+    if split is not None:
+        lock_service(tx, rollout.service)  # before the rollout's row, in the order of all other writers
+    table = tables.rollout
+    query = sa.select(table.c.version, table.c.state_kind, table.c.state).where(table.c.id == rollout.id)
+    before = tx.conn.execute(query.with_for_update()).first()
+    if before is None or before.version != rollout.version:
+        raise StaleWriteError(f"rollout {rollout.id} was changed by someone else; load it again")
+    state = {"state_kind": state_kind(rollout.state), "state": state_to_json(rollout.state)}
+    tx.conn.execute(
+        table.update()
+        .where(table.c.id == rollout.id)
+        .values(
+            **state,
+            version=rollout.version + 1,
+            deadline_at=rollout.deadline_at,
+            ended_at=ended_at(rollout.state),
+            judge=rollout.judge,
+            evidence=rollout.evidence,
+            judged_tick=rollout.judged_tick,
+        )
+    )
+    append_history(
+        tx.conn,
+        [
+            HistoryEntry(
+                number=0,
+                at=now,
+                kind=entry.kind,
+                service=rollout.service,
+                rollout=rollout.id,
+                what=entry.what,
+                by=entry.by,
+                words=entry.words,
+                before=entry.before,
+                after=entry.after,
+            )
+            for entry in occurred
+        ],
+    )
+    if handled:
+        commands = tables.command
+        tx.conn.execute(
+            commands.update()
+            .where(commands.c.rollout == rollout.id, commands.c.number.in_(handled), commands.c.handled_at.is_(None))
+            .values(handled_at=now)
+        )
+    if split is not None:
+        replace_split(tx.conn, rollout.service, split)
+    # A save of the judge's state alone, once a second, is no reason to project anew.
+    if split is not None or (before.state_kind, before.state) != (state["state_kind"], state["state"]):
+        tx.announce(Topic.DESIRED)
+    return dataclasses.replace(rollout, version=rollout.version + 1)

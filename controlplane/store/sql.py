@@ -1,0 +1,73 @@
+"""The whole store, and how it is opened: refused in one line where the database is not fit to be used."""
+
+import contextlib
+import dataclasses
+import tempfile
+from types import TracebackType
+from typing import Self
+
+from controlplane.clock import Clock
+from controlplane.store import schema
+from controlplane.store.catalogue import SqlCatalogue
+from controlplane.store.desired import SqlDesired
+from controlplane.store.engine import Database, make_runner
+from controlplane.store.fleet import SqlFleet
+from controlplane.store.keys import SqlKeys
+from controlplane.store.lease import SqlLease
+from controlplane.store.listener import Listener
+from controlplane.store.rollouts import SqlRollouts
+from controlplane.store.specs import SpecCache
+from controlplane.store.telemetry import SqlTelemetry
+from controlplane.store.urls import is_memory, is_sqlite, parse_url
+from controlplane.wake import WakeBoard
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class SqlStore(SqlCatalogue, SqlRollouts, SqlFleet, SqlDesired, SqlTelemetry, SqlKeys, SqlLease):
+    """The port `Store` on one SQL database. Close it, or use it as a context manager."""
+
+    clock: Clock
+    scratch: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def run_listener(self) -> None:
+        """Announce what other processes commit, until cancelled; at once done on SQLite, which has no such news."""
+        if not is_sqlite(self.database.url):
+            await Listener(database=self.database, clock=self.clock).run()
+
+    async def close(self) -> None:
+        """Close all connections; what was committed stays."""
+        await self.database.close()
+        self.scratch.close()
+
+
+async def open_store(url: str, *, board: WakeBoard, clock: Clock) -> SqlStore:
+    """Connect to the database at *url* and make sure that it is reachable, writable and up to date.
+
+    ``sqlite://`` without a path is a store for tests and trials: it is made here and gone when closed.
+
+    Raises:
+        InvalidInputError: *url* is not a database URL.
+        UnavailableError: The database cannot be used; the text says why and what to do.
+    """
+    parsed = parse_url(url)
+    async with contextlib.AsyncExitStack() as undo:
+        scratch = undo.enter_context(contextlib.ExitStack())
+        if is_memory(parsed):
+            folder = scratch.enter_context(tempfile.TemporaryDirectory(prefix="hueshift-"))
+            parsed = parsed.set(database=f"{folder}/store.sqlite3")
+            await schema.upgrade_parsed(parsed)
+        schema.refuse_missing_file(parsed)
+        database = Database(runner=make_runner(parsed), url=parsed, board=board)
+        undo.push_async_callback(database.close)
+        # A writing transaction, so that a read-only file is found out now.
+        schema.refuse_behind(await database.write(lambda tx: schema.state_of(tx.conn)), parsed)
+        undo.pop_all()
+        return SqlStore(database=database, specs=SpecCache(), clock=clock, scratch=scratch)

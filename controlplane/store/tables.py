@@ -1,0 +1,419 @@
+"""The tables. The catalogue is relational and scoped to a revision that never changes; rollouts freeze their plan.
+
+Plans and objectives inside a rollout are JSON: nothing joins on them, and they must read as they did on the day. Spans
+are whole microseconds, moments are UTC. `migrations/` creates all this; a test compares the two.
+"""
+
+import datetime as dt
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+
+class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
+    """An aware moment in UTC; SQLite, which knows no zones, keeps it without one."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise TypeError(f"{value!r} has no time zone; moments are aware")
+        utc = value.astimezone(dt.UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if dialect.name == "sqlite" else value.astimezone(dt.UTC)
+
+
+class Span(sa.types.TypeDecorator[dt.timedelta]):
+    """A span in whole microseconds, so that what is read equals what was written."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.timedelta | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002 - SQLAlchemy's signature
+        return None if value is None else value // dt.timedelta(microseconds=1)
+
+    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> dt.timedelta | None:  # noqa: ARG002 - SQLAlchemy's signature
+        return None if value is None else dt.timedelta(microseconds=value)
+
+
+Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # only INTEGER numbers itself in SQLite
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+SHARE_RANGE = "weight_bp BETWEEN 0 AND 10000"
+PORT_RANGE = "port BETWEEN 1 AND 65535"
+REVIEWED = "status IN ('proposed', 'good', 'rejected')"
+
+
+def _of_revision(name: str, *parts: sa.schema.SchemaItem) -> sa.Table:
+    """Declare a table of things that belong to one revision, in the order of *position*."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("service", sa.Text, primary_key=True),
+        sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+        *parts,
+        sa.ForeignKeyConstraint(["service", "revision"], ["service_revision.service", "service_revision.number"]),
+    )
+
+
+# -- catalogue ---------------------------------------------------------------------------------------------------------
+
+service = sa.Table(
+    "service",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+split_share = sa.Table(
+    "split_share",
+    metadata,
+    sa.Column("service", sa.Text, sa.ForeignKey("service.name"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("weight_bp", sa.Integer, nullable=False),
+    sa.CheckConstraint(SHARE_RANGE, name="weight"),
+    sa.UniqueConstraint("service", "version"),
+)
+"""The live split: the only weights that change, by `set_split` and by a rollout's end."""
+
+service_revision = sa.Table(
+    "service_revision",
+    metadata,
+    sa.Column("service", sa.Text, sa.ForeignKey("service.name"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("listener_name", sa.Text, nullable=False),
+    sa.Column("listener_address", sa.Text, nullable=False),
+    sa.Column("listener_port", sa.Integer, nullable=False),
+    sa.Column("listener_stat_prefix", sa.Text, nullable=False),
+    sa.Column("virtual_host", sa.Text, nullable=False),
+    sa.Column("route_config", sa.Text, nullable=False),
+    sa.Column("domains", Json, nullable=False),
+    sa.Column("plan_deadline_us", Span, nullable=False),
+    sa.Column("plan_prepare_timeout_us", Span, nullable=False),
+    sa.CheckConstraint("number > 0", name="number"),
+    sa.CheckConstraint(REVIEWED, name="status"),
+    sa.CheckConstraint("listener_port BETWEEN 1 AND 65535", name="port"),
+)
+
+version = _of_revision(
+    "version",
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("cluster", sa.Text, nullable=False),
+    sa.Column("connect_timeout_us", Span, nullable=False),
+    sa.Column("check_path", sa.Text, nullable=False),
+    sa.Column("check_interval_us", Span, nullable=False),
+    sa.Column("check_timeout_us", Span, nullable=False),
+    sa.Column("check_healthy_threshold", sa.Integer, nullable=False),
+    sa.Column("check_unhealthy_threshold", sa.Integer, nullable=False),
+    sa.UniqueConstraint("service", "revision", "name"),
+    sa.UniqueConstraint("service", "revision", "cluster"),
+)
+
+_VERSION_KEY = ["version.service", "version.revision", "version.name"]
+
+endpoint = _of_revision(
+    "endpoint",
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("port", sa.Integer, nullable=False),
+    sa.ForeignKeyConstraint(["service", "revision", "version"], _VERSION_KEY),
+    sa.UniqueConstraint("service", "revision", "version", "host", "port"),
+    sa.CheckConstraint(PORT_RANGE, name="port"),
+)
+
+route = _of_revision(
+    "route",
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("prefix", sa.Text, nullable=False),
+    sa.Column("version", sa.Text),
+    sa.Column("timeout_us", Span, nullable=False),
+    sa.ForeignKeyConstraint(["service", "revision", "version"], _VERSION_KEY),
+    sa.UniqueConstraint("service", "revision", "name"),
+)
+
+route_header = _of_revision(
+    "route_header",
+    sa.Column("route", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("rule", sa.Text, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["service", "revision", "route"], ["route.service", "route.revision", "route.name"]),
+    sa.CheckConstraint("rule IN ('exact', 'regex', 'present')", name="rule"),
+)
+
+slo = _of_revision(
+    "slo",
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("max_ratio", sa.Double),
+    sa.Column("threshold_ms", sa.Double),
+    sa.Column("quantile", sa.Double),
+    sa.UniqueConstraint("service", "revision", "name"),
+    sa.CheckConstraint(
+        "(kind = 'error_rate' AND max_ratio IS NOT NULL AND threshold_ms IS NULL AND quantile IS NULL)"
+        " OR (kind = 'latency' AND max_ratio IS NULL AND threshold_ms IS NOT NULL AND quantile IS NOT NULL)",
+        name="kind",
+    ),
+)
+
+plan_step = _of_revision(
+    "plan_step",
+    sa.Column("weight_bp", sa.Integer, nullable=False),
+    sa.Column("hold_us", Span, nullable=False),
+    sa.Column("pause", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("service", "revision", "weight_bp"),
+    sa.CheckConstraint("weight_bp BETWEEN 1 AND 10000", name="weight"),
+)
+
+initial_share = _of_revision(
+    "initial_share",
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("weight_bp", sa.Integer, nullable=False),
+    sa.ForeignKeyConstraint(["service", "revision", "version"], _VERSION_KEY),
+    sa.UniqueConstraint("service", "revision", "version"),
+    sa.CheckConstraint(SHARE_RANGE, name="weight"),
+)
+
+REVISION_PARTS = (version, endpoint, route, route_header, slo, plan_step, initial_share)
+"""In the order in which rows must be inserted. Triggers refuse to change or delete any of them."""
+
+resolved_address = sa.Table(
+    "resolved_address",
+    metadata,
+    sa.Column("host", sa.Text, primary_key=True),
+    sa.Column("addresses", Json, nullable=False),
+    sa.Column("resolved_at", UtcDateTime, nullable=False),
+)
+
+# -- rollouts ----------------------------------------------------------------------------------------------------------
+
+rollout = sa.Table(
+    "rollout",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("service", sa.Text, sa.ForeignKey("service.name"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("baseline", sa.Text, nullable=False),
+    sa.Column("candidate", sa.Text, nullable=False),
+    sa.Column("plan", Json, nullable=False),
+    sa.Column("slos", Json, nullable=False),
+    sa.Column("state_kind", sa.Text, nullable=False),
+    sa.Column("state", Json, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("deadline_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("judge", sa.Text),
+    sa.Column("evidence", sa.Text),
+    sa.Column("judged_tick", sa.BigInteger),
+    sa.UniqueConstraint("service", "number"),
+    sa.CheckConstraint("baseline <> candidate", name="versions"),
+    sa.CheckConstraint(
+        "state_kind IN ('preparing', 'shifting', 'baking', 'paused', 'rolling_back', 'promoted', 'rolled_back')",
+        name="state_kind",
+    ),
+    sa.CheckConstraint("(ended_at IS NOT NULL) = (state_kind IN ('promoted', 'rolled_back'))", name="ended"),
+)
+"""*version* is the optimistic lock: it counts saves."""
+
+sa.Index(
+    "uq_rollout_active",
+    rollout.c.service,
+    unique=True,
+    sqlite_where=sa.text("ended_at IS NULL"),
+    postgresql_where=sa.text("ended_at IS NULL"),
+)
+sa.Index("ix_rollout_started_at", rollout.c.started_at)
+
+command = sa.Table(
+    "command",
+    metadata,
+    sa.Column("number", Serial, primary_key=True),
+    sa.Column("rollout", sa.Text, sa.ForeignKey("rollout.id"), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("full", sa.Boolean, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("handled_at", UtcDateTime),
+    sa.CheckConstraint("kind IN ('pause', 'resume', 'promote', 'abort')", name="kind"),
+    sqlite_autoincrement=True,
+)
+sa.Index(
+    "ix_command_pending",
+    command.c.rollout,
+    command.c.number,
+    sqlite_where=sa.text("handled_at IS NULL"),
+    postgresql_where=sa.text("handled_at IS NULL"),
+)
+
+history = sa.Table(
+    "history",
+    metadata,
+    sa.Column("number", Serial, primary_key=True),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("service", sa.Text, sa.ForeignKey("service.name"), nullable=False),
+    sa.Column("rollout", sa.Text, sa.ForeignKey("rollout.id")),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("before", sa.Text, nullable=False),
+    sa.Column("after", sa.Text, nullable=False),
+    sa.CheckConstraint("kind IN ('transition', 'refused', 'audit')", name="kind"),
+    sa.Index("ix_history_service_number", "service", "number"),
+    sqlite_autoincrement=True,
+)
+"""Append-only: triggers refuse every UPDATE and DELETE."""
+
+idempotency_key = sa.Table(
+    "idempotency_key",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("rollout", sa.Text, sa.ForeignKey("rollout.id"), nullable=False),
+    sa.Column("command", Serial, sa.ForeignKey("command.number")),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+"""What an idempotency key was used for; *request* tells a repetition from a mistake."""
+
+# -- fleet -------------------------------------------------------------------------------------------------------------
+
+node_status = sa.Table(
+    "node_status",
+    metadata,
+    sa.Column("node", sa.Text, primary_key=True),
+    sa.Column("cluster", sa.Text, nullable=False),
+    sa.Column("replica", sa.Text, nullable=False),
+    sa.Column("variant", sa.Text, nullable=False),
+    sa.Column("connected_at", UtcDateTime, nullable=False),
+    sa.Column("disconnected_at", UtcDateTime),
+    sa.Column("types", Json, nullable=False),
+)
+"""*types* is one JSON object, so that an ACK is one row and one statement: it lies on the way of every weight."""
+
+snapshot = sa.Table(
+    "snapshot",
+    metadata,
+    sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("serial", sa.BigInteger, nullable=False, unique=True),
+    sa.Column("versions", Json, nullable=False),
+    sa.Column("revisions", Json, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.CheckConstraint(REVIEWED, name="status"),
+)
+"""*serial* orders by when a snapshot was last proposed: one that is served again becomes the newest again."""
+
+# -- telemetry ---------------------------------------------------------------------------------------------------------
+
+telemetry_tick = sa.Table(
+    "telemetry_tick",
+    metadata,
+    # The tick comes first: writers append to one place, readers and the pruner take a range.
+    sa.Column("tick", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("cluster", sa.Text, primary_key=True),
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("completed", sa.BigInteger, nullable=False),
+    sa.Column("errors", sa.BigInteger, nullable=False),
+    sa.Column("started", sa.BigInteger, nullable=False),
+    sa.Column("active", sa.BigInteger, nullable=False),
+    sa.Column("latency", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+telemetry_beat = sa.Table(
+    "telemetry_beat",
+    metadata,
+    sa.Column("tick", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("reporting", sa.Integer, nullable=False),
+    sa.Column("silent", sa.Integer, nullable=False),
+    sa.Column("closed", sa.Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+counter_base = sa.Table(
+    "counter_base",
+    metadata,
+    sa.Column("node", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("counters", Json, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+
+cluster_health = sa.Table(
+    "cluster_health",
+    metadata,
+    sa.Column("node", sa.Text, primary_key=True),
+    sa.Column("cluster", sa.Text, primary_key=True),
+    sa.Column("healthy", sa.Integer, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+histogram_gap = sa.Table(
+    "histogram_gap",
+    metadata,
+    sa.Column("node", sa.Text, primary_key=True),
+    sa.Column("since", UtcDateTime, primary_key=True),
+    sa.Column("until", UtcDateTime, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# -- who may ask, who may move -----------------------------------------------------------------------------------------
+
+api_key = sa.Table(
+    "api_key",
+    metadata,
+    sa.Column("number", Serial, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("prefix", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False, unique=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("revoked_at", UtcDateTime),
+)
+sa.Index(
+    "uq_api_key_live",
+    api_key.c.name,
+    unique=True,
+    sqlite_where=sa.text("revoked_at IS NULL"),
+    postgresql_where=sa.text("revoked_at IS NULL"),
+)
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+)

@@ -1,0 +1,197 @@
+"""Counts and histograms per version and tick; what Envoys say of their members."""
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from controlplane.ports import (
+    ClusterHealth,
+    ClusterTick,
+    CounterBase,
+    HistogramGap,
+    TelemetryBatch,
+    TickRead,
+)
+from controlplane.rollout.windows import VersionTick
+from controlplane.store import tables
+from controlplane.store.codec import histogram_from_bytes, histogram_to_bytes
+from controlplane.store.engine import Tx
+from controlplane.store.queries import Part, upsert
+from controlplane.wake import Topic
+
+DEAD_AFTER_TICKS: Final = 10
+"""A source that has not beaten for so long while others have holds no tick open: its process is gone."""
+
+
+class SqlTelemetry(Part):
+    """The port `TelemetryStore` on SQL."""
+
+    __slots__ = ()
+
+    async def record(self, batch: TelemetryBatch) -> None:
+        await self.database.write(lambda tx: _record(tx, batch))
+
+    async def load_bases(self) -> tuple[CounterBase, ...]:
+        query = sa.select(tables.counter_base).order_by(tables.counter_base.c.node)
+        return await self.database.read(
+            lambda tx: tuple(
+                CounterBase(node=row.node, epoch=row.epoch, counters=row.counters, at=row.at)
+                for row in tx.conn.execute(query)
+            )
+        )
+
+    async def load_ticks(self, clusters: Sequence[str], *, after: int, limit: int = 600) -> tuple[TickRead, ...]:
+        return await self.database.read(lambda tx: _load_ticks(tx.conn, clusters, after=after, limit=limit))
+
+    async def load_health(self) -> tuple[ClusterHealth, ...]:
+        table = tables.cluster_health
+        query = sa.select(table).order_by(table.c.node, table.c.cluster)
+        return await self.database.read(
+            lambda tx: tuple(ClusterHealth(**row) for row in tx.conn.execute(query).mappings())
+        )
+
+    async def forget_health(self, nodes: Sequence[str]) -> None:
+        def work(tx: Tx) -> None:
+            table = tables.cluster_health
+            if tx.conn.execute(table.delete().where(table.c.node.in_(nodes))).rowcount:
+                tx.announce(Topic.FLEET)
+
+        if nodes:
+            await self.database.write(work)
+
+    async def load_gaps(self, *, since: dt.datetime) -> tuple[HistogramGap, ...]:
+        table = tables.histogram_gap
+        query = sa.select(table).where(table.c.until > since).order_by(table.c.since, table.c.node)
+        return await self.database.read(
+            lambda tx: tuple(HistogramGap(**row) for row in tx.conn.execute(query).mappings())
+        )
+
+    async def prune_telemetry(self, *, before_tick: int) -> None:
+        def work(tx: Tx) -> None:
+            before = dt.datetime.fromtimestamp(before_tick, dt.UTC)
+            tx.conn.execute(tables.telemetry_tick.delete().where(tables.telemetry_tick.c.tick < before_tick))
+            tx.conn.execute(tables.telemetry_beat.delete().where(tables.telemetry_beat.c.tick < before_tick))
+            tx.conn.execute(tables.counter_base.delete().where(tables.counter_base.c.at < before))
+            tx.conn.execute(tables.histogram_gap.delete().where(tables.histogram_gap.c.until < before))
+
+        await self.database.write(work)
+
+
+def _record(tx: Tx, batch: TelemetryBatch) -> None:
+    conn = tx.conn
+    upsert(conn, tables.telemetry_tick, [_tick_to_row(batch.source, tick) for tick in batch.ticks])
+    upsert(
+        conn,
+        tables.telemetry_beat,
+        [
+            {
+                "tick": beat.tick,
+                "source": batch.source,
+                "reporting": beat.reporting,
+                "silent": beat.silent,
+                "closed": beat.closed,
+            }
+            for beat in batch.beats
+        ],
+    )
+    upsert(
+        conn,
+        tables.counter_base,
+        [
+            {"node": base.node, "epoch": base.epoch, "counters": dict(base.counters), "at": base.at}
+            for base in batch.bases
+        ],
+    )
+    upsert(
+        conn,
+        tables.cluster_health,
+        [
+            {"node": health.node, "cluster": health.cluster, "healthy": health.healthy, "total": health.total}
+            for health in batch.health
+        ],
+    )
+    upsert(
+        conn,
+        tables.histogram_gap,
+        [{"node": gap.node, "since": gap.since, "until": gap.until} for gap in batch.gaps],
+    )
+    tx.announce(Topic.TELEMETRY)
+
+
+def _tick_to_row(source: str, tick: ClusterTick) -> dict[str, Any]:
+    counts = tick.counts
+    return {
+        "tick": tick.tick,
+        "cluster": tick.cluster,
+        "source": source,
+        "completed": counts.completed,
+        "errors": counts.errors,
+        "started": counts.started,
+        "active": counts.active,
+        "latency": histogram_to_bytes(counts.latency),
+    }
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def _load_ticks(conn: sa.Connection, clusters: Sequence[str], *, after: int, limit: int) -> tuple[TickRead, ...]:
+    beats = tables.telemetry_beat
+    first = sa.select(beats.c.tick).distinct().where(beats.c.tick > after).order_by(beats.c.tick).limit(limit)
+    last: int | None = conn.scalar(sa.select(sa.func.max(first.subquery().c.tick)))
+    if last is None:
+        return ()
+    open_spans = _open_spans(conn, after)
+    reporting: dict[int, int] = {}
+    silent: dict[int, int] = {}
+    for row in conn.execute(sa.select(beats).where(beats.c.tick > after, beats.c.tick <= last).order_by(beats.c.tick)):
+        reporting[row.tick] = reporting.get(row.tick, 0) + row.reporting
+        silent[row.tick] = silent.get(row.tick, 0) + row.silent
+    counts = _sum_counts(conn, clusters, after=after, last=last)
+    return tuple(
+        TickRead(
+            tick=tick,
+            counts=counts.get(tick, {}),
+            reporting=reporting[tick],
+            silent=silent[tick],
+            closed=not any(tick in span for span in open_spans),
+        )
+        for tick in reporting
+    )
+
+
+def _open_spans(conn: sa.Connection, after: int) -> list[range]:
+    """Return, per living source, the ticks that it has been heard in or before and has not closed.
+
+    Closing a tick closes those before it: a source that came late, or came back from the dead, holds up none of them.
+    """
+    beats = tables.telemetry_beat
+    closed = sa.func.max(sa.case((beats.c.closed, beats.c.tick), else_=after))
+    query = sa.select(sa.func.max(beats.c.tick).label("newest"), closed.label("closed"))
+    sources = conn.execute(query.where(beats.c.tick > after).group_by(beats.c.source)).all()
+    newest = max(source.newest for source in sources)
+    return [
+        range(source.closed + 1, source.newest + 1) for source in sources if newest - source.newest < DEAD_AFTER_TICKS
+    ]
+
+
+def _sum_counts(
+    conn: sa.Connection, clusters: Iterable[str], *, after: int, last: int
+) -> dict[int, dict[str, VersionTick]]:
+    table = tables.telemetry_tick
+    query = sa.select(table).where(table.c.tick > after, table.c.tick <= last, table.c.cluster.in_(clusters))
+    sums: dict[int, dict[str, VersionTick]] = {}
+    for row in conn.execute(query):
+        counts = VersionTick(
+            completed=row.completed,
+            errors=row.errors,
+            started=row.started,
+            active=row.active,
+            latency=histogram_from_bytes(row.latency),
+        )
+        of_tick = sums.setdefault(row.tick, {})
+        known = of_tick.get(row.cluster)
+        of_tick[row.cluster] = counts if known is None else known + counts
+    return sums
