@@ -47,11 +47,16 @@ class Projector:
             await self.wake.wait(self.interval)
 
     async def restore(self) -> None:
-        """Serve what was served before this process started, so that no Envoy ever meets an empty answer."""
-        newest = await self.store.load_newest_snapshot()
-        if newest is not None and not self.publisher.served_version:
-            self.publisher.publish(newest)
-            log.info("snapshot.restored", version=newest.version, status=newest.status.value)
+        """Serve what was served before this process started, so that no Envoy ever meets an empty answer.
+
+        The last good snapshot goes first: Envoys that were between it and the newest one keep its clusters meanwhile.
+        """
+        if self.publisher.served_version:
+            return
+        for snapshot in (await self.store.load_last_good_snapshot(), await self.store.load_newest_snapshot()):
+            if snapshot is not None and snapshot.version != self.publisher.served_version:
+                self.publisher.publish(snapshot)
+                log.info("snapshot.restored", version=snapshot.version, status=snapshot.status.value)
 
     async def project(self) -> None:
         """Publish the snapshot of the committed rows, unless the fleet refused exactly that one before."""
