@@ -1,0 +1,180 @@
+"""One flush of one Envoy, read off the wire: the only place that knows how Envoy names its statistics.
+
+Envoy sends each statistic as a family of its own, with its tags as labels (``cluster.upstream_rq_xx`` with
+``envoy.cluster_name``) or, where the bootstrap does not ask for labels, inside the name
+(``cluster.v2.upstream_rq_5xx``). Only the plain statistics of a cluster are read: they hold all of its requests, while
+``external.``, ``internal.`` and ``retry.`` repeat parts of them.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from controlplane.pb import envoy_metrics_pb2 as pb
+from controlplane.rollout.windows import LATENCY_EDGES_MS
+
+OWN_CLUSTERS: Final = "hueshift_"
+"""How the bootstrap's own clusters begin: they carry configuration and telemetry, never requests."""
+
+UPTIME: Final = "server.uptime"
+STARTED: Final = "upstream_rq_total"
+ACTIVE: Final = "upstream_rq_active"
+HEALTHY: Final = "membership_healthy"
+TOTAL: Final = "membership_total"
+LATENCY: Final = "upstream_rq_time"
+
+COMPLETED: Final[Mapping[str, str]] = {digit: f"upstream_rq_{digit}xx" for digit in "2345"}
+"""Final answers by class. A 1xx is none: the answer still follows, or the connection became a tunnel."""
+FAILED: Final = COMPLETED["5"]
+
+_COUNTERS: Final = frozenset({STARTED, *COMPLETED.values()})
+_CLASSES: Final = "cluster.upstream_rq_xx"
+_LABELLED: Final[Mapping[str, str]] = {
+    f"cluster.{name}": name for name in (STARTED, ACTIVE, HEALTHY, TOTAL, LATENCY)
+} | {_CLASSES: _CLASSES}
+_EDGES: Final = list(LATENCY_EDGES_MS)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Report:
+    """What one Envoy counted when it flushed.
+
+    *flushed_ms* is Envoy's own clock, *uptime_s* seconds since that Envoy started, or None if the report does not say.
+    *counters* grow from Envoy's start and are keyed ``cluster/statistic``; *latency* holds, per cluster, the requests
+    since the flush before, per bucket of `LATENCY_EDGES_MS`. *foreign_edges* says that some histogram had other
+    buckets and was left out.
+    """
+
+    flushed_ms: int
+    uptime_s: int | None
+    counters: Mapping[str, int]
+    active: Mapping[str, int]
+    members: Mapping[str, tuple[int, int]]
+    latency: Mapping[str, tuple[int, ...]]
+    foreign_edges: bool = False
+
+    def followed_by(self, later: "Report") -> "Report":
+        """Return the one report that says what this and then *later* said."""
+        return Report(
+            flushed_ms=later.flushed_ms,
+            uptime_s=self.uptime_s if later.uptime_s is None else later.uptime_s,
+            counters={**self.counters, **later.counters},
+            active={**self.active, **later.active},
+            members={**self.members, **later.members},
+            latency={
+                **self.latency,
+                **{name: _sum(self.latency.get(name), more) for name, more in later.latency.items()},
+            },
+            foreign_edges=self.foreign_edges or later.foreign_edges,
+        )
+
+
+class _Draft:
+    """A report in the making."""
+
+    def __init__(self) -> None:
+        self.flushed_ms = 0
+        self.uptime_s: int | None = None
+        self.counters: dict[str, int] = {}
+        self.active: dict[str, int] = {}
+        self.healthy: dict[str, int] = {}
+        self.total: dict[str, int] = {}
+        self.latency: dict[str, tuple[int, ...]] = {}
+        self.foreign_edges = False
+
+    def add(self, cluster: str, statistic: str, metric: Any) -> None:
+        if cluster.startswith(OWN_CLUSTERS):
+            return
+        match statistic:
+            case "upstream_rq_active":
+                self.active[cluster] = max(0, int(metric.gauge.value))
+            case "membership_healthy":
+                self.healthy[cluster] = int(metric.gauge.value)
+            case "membership_total":
+                self.total[cluster] = int(metric.gauge.value)
+            case "upstream_rq_time":
+                self._add_latency(cluster, metric.histogram)
+            case _:
+                self.counters[f"{cluster}/{statistic}"] = int(metric.counter.value)
+
+    def _add_latency(self, cluster: str, histogram: Any) -> None:
+        if not histogram.sample_count:
+            return
+        if [bucket.upper_bound for bucket in histogram.bucket] != _EDGES:
+            self.foreign_edges = True
+            return
+        below = 0
+        counts = []
+        for bucket in histogram.bucket:
+            up_to = bucket.cumulative_count
+            counts.append(max(0, up_to - below))
+            below = up_to
+        counts.append(max(0, histogram.sample_count - below))
+        self.latency[cluster] = _sum(self.latency.get(cluster), tuple(counts))
+
+    def finish(self) -> Report:
+        clusters = self.healthy.keys() | self.total.keys()
+        return Report(
+            flushed_ms=self.flushed_ms,
+            uptime_s=self.uptime_s,
+            counters=self.counters,
+            active=self.active,
+            members={name: (self.healthy.get(name, 0), self.total.get(name, 0)) for name in clusters},
+            latency=self.latency,
+            foreign_edges=self.foreign_edges,
+        )
+
+
+def parse(message: pb.StreamMetricsMessage) -> Report:
+    """Read one message of the metrics stream; statistics that nobody here needs are passed over."""
+    draft = _Draft()
+    for family in message.envoy_metrics:
+        name = family.name
+        statistic = _LABELLED.get(name)
+        if statistic is not None:
+            for metric in family.metric:
+                if metric.label:
+                    _add_labelled(draft, statistic, metric)
+                else:
+                    _add_named(draft, name, metric)
+        elif name == UPTIME:
+            for metric in family.metric:
+                draft.flushed_ms = metric.timestamp_ms
+                draft.uptime_s = int(metric.gauge.value) if draft.flushed_ms else None
+        elif name.startswith("cluster."):
+            for metric in family.metric:
+                if not metric.label:
+                    _add_named(draft, name, metric)
+    if not draft.flushed_ms:
+        draft.flushed_ms = _first_timestamp(message.envoy_metrics)
+    return draft.finish()
+
+
+def _add_labelled(draft: _Draft, statistic: str, metric: Any) -> None:
+    cluster = digit = ""
+    for label in metric.label:
+        if label.name == "envoy.cluster_name":
+            cluster = label.value
+        elif label.name == "envoy.response_code_class":
+            digit = label.value
+    if not cluster:
+        return
+    if statistic == _CLASSES:
+        if digit not in COMPLETED:
+            return
+        statistic = COMPLETED[digit]
+    draft.add(cluster, statistic, metric)
+
+
+def _add_named(draft: _Draft, name: str, metric: Any) -> None:
+    parts = name.split(".")
+    if len(parts) == 3 and (parts[2] in _COUNTERS or f"cluster.{parts[2]}" in _LABELLED):
+        draft.add(parts[1], parts[2], metric)
+
+
+def _first_timestamp(families: Iterable[Any]) -> int:
+    return next((metric.timestamp_ms for family in families for metric in family.metric), 0)
+
+
+def _sum(mine: tuple[int, ...] | None, theirs: tuple[int, ...]) -> tuple[int, ...]:
+    return theirs if mine is None else tuple(a + b for a, b in zip(mine, theirs, strict=True))
