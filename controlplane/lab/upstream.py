@@ -187,6 +187,7 @@ class UpstreamProcess:
         if seed is not None:
             argv += ["--seed", str(seed)]
         self._child = JsonChild(argv, log_file=log_file)
+        self._asking = asyncio.Lock()
         self.ports: dict[str, int] = {}
 
     @property
@@ -211,8 +212,9 @@ class UpstreamProcess:
 
     async def change(self, name: str, behaviour: Behaviour) -> float:
         """Have server *name* behave so from now on; return the steady moment from which requests meet it."""
-        await self._child.tell({"name": name, "behaviour": dataclasses.asdict(behaviour)})
-        answer = await self._child.wait_line(at_most=dt.timedelta(seconds=10))
+        async with self._asking:  # one question at a time: answers carry no number
+            await self._child.tell({"name": name, "behaviour": dataclasses.asdict(behaviour)})
+            answer = await self._child.wait_line(at_most=dt.timedelta(seconds=10))
         return float(answer["at"])
 
 
