@@ -8,7 +8,17 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from controlplane.rollout import evidence
-from controlplane.rollout.policy import ERROR, FLOOR, LATENCY, NOT_INFERIOR, SHIFT, WORSE_ERRORS, BatchPolicy, Policy
+from controlplane.rollout.policy import (
+    ERROR,
+    FLOOR,
+    LATENCY,
+    NOT_INFERIOR,
+    SHIFT,
+    SLACK,
+    WORSE_ERRORS,
+    BatchPolicy,
+    Policy,
+)
 from controlplane.rollout.state import BatchState
 from controlplane.rollout.verdict import BatchJudgement, Cause, Exposure, Judgement, ObjectiveEvidence, Verdict
 from controlplane.rollout.windows import BASELINE, CANDIDATE, LATENCY_EDGES_MS, TickWindow, snap_threshold
@@ -239,7 +249,7 @@ class _Case:
         return f"{what} {_counted(*counts[CANDIDATE])} > SLO {percent(bound)}{other}"
 
     def _moved(self, place: int) -> float:
-        wanted = LATENCY_EDGES_MS[self.edges[place]] * self.policy.latency_tolerance * (1 - 1e-9)
+        wanted = LATENCY_EDGES_MS[self.edges[place]] * self.policy.latency_tolerance * (1 - SLACK)
         return next((edge for edge in LATENCY_EDGES_MS if edge >= wanted), LATENCY_EDGES_MS[_LAST_EDGE])
 
     def _shift(self, place: int, moved: float | None) -> str:
@@ -247,7 +257,7 @@ class _Case:
             return "too few requests to compare latencies"
         edge = LATENCY_EDGES_MS[self.edges[place]]
         if moved is None:
-            wanted = edge * self.policy.latency_tolerance**2 * (1 + 1e-9)
+            wanted = edge * self.policy.latency_tolerance**2 * (1 + SLACK)
             moved = max(each for each in LATENCY_EDGES_MS if each <= wanted)
         candidate, baseline = (_share(self.shifts[place][version]) or 0 for version in (CANDIDATE, BASELINE))
         return f"{percent(candidate)} take more than {moved:g} ms, {percent(baseline)} of v1's more than {edge:g} ms"

@@ -1,0 +1,297 @@
+"""Builds every object and owns the one top-level TaskGroup: the only module that knows the concrete classes.
+
+If one part ends, all end, and the process with them; Envoys keep serving what they have and come back to the next one.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from controlplane.api.app import create_app
+from controlplane.auth.keys import KeyRing
+from controlplane.clock import SystemClock
+from controlplane.controller.janitor import Janitor
+from controlplane.controller.loop import Controller
+from controlplane.controller.projector import Projector
+from controlplane.discovery.dns import Resolver
+from controlplane.errors import ControlPlaneError, UnavailableError
+from controlplane.ports import Store
+from controlplane.settings import Role, Settings
+from controlplane.store import SqlStore, open_store
+from controlplane.store.schema import upgrade
+from controlplane.telemetry.ingest import TelemetryIngest
+from controlplane.telemetry.metrics import TelemetryMetrics
+from controlplane.telemetry.server import TelemetryServer
+from controlplane.wake import Topic, Wake, WakeBoard
+from controlplane.xds.cache import SnapshotCache
+from controlplane.xds.fleet import AckHook, Fleet
+from controlplane.xds.metrics import XdsMetrics
+from controlplane.xds.server import XdsServer
+from controlplane.xds.snapshot import SnapshotCompiler
+
+log = structlog.get_logger()
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Parts:
+    """Every object of one process; a role leaves some of them idle."""
+
+    role: Role
+    store: SqlStore
+    controller: Controller
+    projector: Projector
+    resolver: Resolver
+    janitor: Janitor
+    fleet: Fleet
+    xds_server: XdsServer
+    ingest: TelemetryIngest
+    telemetry_server: TelemetryServer
+    api: FastAPI
+    replica: str
+
+    @property
+    def serves_xds(self) -> bool:
+        """Whether Envoys connect to this process."""
+        return self.role in {Role.ALL, Role.XDS}
+
+    @property
+    def serves_api(self) -> bool:
+        """Whether people and programs connect to this process."""
+        return self.role in {Role.ALL, Role.API}
+
+    @property
+    def moves_rollouts(self) -> bool:
+        """Whether this process asks for the controller's lease."""
+        return self.role in {Role.ALL, Role.CONTROLLER}
+
+
+@contextlib.asynccontextmanager
+async def build(settings: Settings, *, on_ack: AckHook | None = None) -> Any:
+    """Open the database and build a process's `Parts`; close the database at the end.
+
+    Raises:
+        ControlPlaneError: The database cannot be used, or the key file cannot be written.
+    """
+    clock, board = SystemClock(), WakeBoard()
+    if not settings.database_url:
+        # The embedded database is ours alone: nobody else would bring its schema up to date.
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        await upgrade(settings.sql_url)
+    store = await open_store(settings.sql_url, board=board, clock=clock)
+    try:
+        keys = KeyRing(store=store, clock=clock)
+        if await keys.ensure_admin_key(settings.admin_key_file):
+            log.info("key.created", file=str(settings.admin_key_file))
+        yield _assemble(settings, store, keys, clock, board, on_ack)
+    finally:
+        await store.close()
+
+
+def _assemble(
+    settings: Settings, store: SqlStore, keys: KeyRing, clock: SystemClock, board: WakeBoard, on_ack: AckHook | None
+) -> Parts:
+    registry = CollectorRegistry()
+    xds_metrics = XdsMetrics(registry)
+    cache = SnapshotCache(clock=clock, identifier=settings.replica)
+    fleet = Fleet(store=store, clock=clock, replica=settings.replica, metrics=xds_metrics, on_ack=on_ack)
+    compiler = SnapshotCompiler()
+    ingest = TelemetryIngest(
+        store=store, clock=clock, board=board, connected=fleet.connected_ids, metrics=TelemetryMetrics(registry)
+    )
+    return Parts(
+        role=settings.role,
+        store=store,
+        replica=settings.replica,
+        controller=Controller(
+            store=store,
+            compiler=compiler,
+            clock=clock,
+            wake=_listening(board, Topic.DESIRED, Topic.COMMANDS, Topic.FLEET, Topic.TELEMETRY),
+            interval=settings.interval,
+            holder=settings.replica,
+        ),
+        projector=Projector(
+            store=store,
+            compiler=compiler,
+            publisher=cache,
+            clock=clock,
+            wake=_listening(board, Topic.DESIRED),
+            interval=settings.interval,
+        ),
+        resolver=Resolver(
+            store=store, clock=clock, wake=_listening(board, Topic.DESIRED), interval=settings.resolve_interval
+        ),
+        janitor=Janitor(store=store, clock=clock, retention=settings.telemetry_retention),
+        fleet=fleet,
+        xds_server=XdsServer(
+            cache=cache,
+            fleet=fleet,
+            clock=clock,
+            metrics=xds_metrics,
+            host=settings.bind,
+            port=settings.xds_port,
+            setting="HUESHIFT_XDS_PORT",
+        ),
+        ingest=ingest,
+        telemetry_server=TelemetryServer(ingest=ingest, address=settings.bind, port=settings.telemetry_port),
+        api=create_app(
+            store=store,
+            clock=clock,
+            registry=registry,
+            authenticate=keys.authenticate,
+            missing=lambda: _missing(store, cache, settings),
+            public_reads=settings.public_reads,
+        ),
+    )
+
+
+async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float = 5.0) -> None:
+    """Run all loops until cancelled; if one part fails, all stop.
+
+    What was served before is served again before the first Envoy is let in.
+
+    Raises:
+        UnavailableError: A port is taken.
+    """
+    if parts.serves_xds:
+        await parts.store.forget_replica(parts.replica, now=parts.controller.clock.now())
+        await parts.projector.restore()
+        await parts.xds_server.start()
+        await parts.telemetry_server.start()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(parts.store.run_listener(), name="listener")
+        if parts.serves_xds:
+            tasks.create_task(parts.projector.run(), name="projector")
+            tasks.create_task(parts.fleet.run(), name="fleet")
+            tasks.create_task(parts.xds_server.run(), name="xds")
+            tasks.create_task(parts.ingest.run(), name="ingest")
+            tasks.create_task(parts.telemetry_server.run(), name="telemetry")
+        if parts.moves_rollouts:
+            tasks.create_task(parts.controller.run(), name="controller")
+            tasks.create_task(parts.resolver.run(), name="resolver")
+            tasks.create_task(parts.janitor.run(), name="janitor")
+        if parts.serves_api and api_socket is not None:
+            tasks.create_task(_serve_api(parts.api, api_socket, drain_s), name="api")
+
+
+async def serve(settings: Settings) -> None:
+    """Run the control plane until SIGTERM or SIGINT.
+
+    Raises:
+        ControlPlaneError: It cannot start; the text names the setting.
+    """
+    configure_logging(settings)
+    async with contextlib.AsyncExitStack() as running:
+        api_socket = None
+        if settings.role in {Role.ALL, Role.API}:
+            api_socket = running.enter_context(bind_port(settings.bind, settings.api_port, "HUESHIFT_API_PORT"))
+        parts = await running.enter_async_context(build(settings))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                serving = tasks.create_task(
+                    run(parts, api_socket=api_socket, drain_s=settings.drain.total_seconds()), name="serve"
+                )
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+        except BaseExceptionGroup as failures:
+            refused = failures.subgroup(ControlPlaneError)
+            if refused is None:
+                raise
+            raise _first(refused) from failures
+        log.info("process.stopped")
+
+
+def bind_port(host: str, port: int, setting: str) -> socket.socket:
+    """Return a listening TCP socket.
+
+    Raises:
+        UnavailableError: The address cannot be bound; the text names *setting*.
+    """
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as exc:
+        listening.close()
+        raise UnavailableError(
+            f"{setting}: cannot listen on {host}:{port} ({exc.strerror}); stop what listens there, or set {setting}"
+        ) from exc
+    return listening
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send every log line, ours and libraries', to standard error in one form."""
+    shared: Sequence[structlog.typing.Processor] = (
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    )
+    render: Sequence[structlog.typing.Processor] = (
+        (structlog.processors.format_exc_info, structlog.processors.JSONRenderer())
+        if settings.log_json
+        else (structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),)
+    )
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    structlog.configure(
+        processors=[*shared, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(
+        level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
+    )
+
+
+def _first(failures: BaseExceptionGroup[ControlPlaneError]) -> ControlPlaneError:
+    inner = failures.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+class _ApiServer(uvicorn.Server):
+    """Uvicorn without its own signal handlers: signals are `serve`'s."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve_api(app: FastAPI, api_socket: socket.socket, drain_s: float) -> None:
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=max(1, int(drain_s))
+    )
+    server = _ApiServer(config)
+    host, port = api_socket.getsockname()[:2]
+    log.info("api.started", host=host, port=port)
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(server.serve(sockets=[api_socket]), name="uvicorn")
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            server.should_exit = True
+            await serving  # requests in flight end; whoever listens for longer than the drain is cut
+            raise
+
+
+async def _missing(store: Store, cache: SnapshotCache, settings: Settings) -> Sequence[str]:
+    """Say what /readyz still waits for: a replica that has services to serve and serves none is not ready."""
+    if settings.role is Role.API or cache.served_version:
+        return ()
+    return ("no snapshot is served yet",) if await store.list_services() else ()
+
+
+def _listening(board: WakeBoard, *topics: Topic) -> Wake:
+    wake = Wake()
+    board.listen(wake, *topics)
+    return wake
