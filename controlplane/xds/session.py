@@ -8,7 +8,7 @@ acknowledged; `sotw` and `delta` add how each words its requests and responses.
 
 import abc
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
 
 from controlplane.xds.kinds import Kind, ProtocolError, find_kind
@@ -169,9 +169,9 @@ class Session(abc.ABC, Generic[Request]):
         """Whether the client has acknowledged the target's listeners and routes, so that nothing older is needed."""
         return self._settled
 
-    def levels(self) -> Mapping[Kind, Level]:
+    def levels(self) -> Iterator[tuple[Kind, Level]]:
         """Return how far the client is with each kind that it asked for."""
-        return {kind: channel.level for kind, channel in self._channels.items() if channel.subscription is not None}
+        return ((kind, channel.level) for kind, channel in self._channels.items() if channel.subscription is not None)
 
     def oldest_unanswered(self, kinds: Iterable[Kind]) -> float | None:
         """Return when the oldest response of *kinds* was sent that has no answer yet, in steady seconds."""

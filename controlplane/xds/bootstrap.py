@@ -1,0 +1,150 @@
+"""What an Envoy is started with: where its control plane is, and everything that only a bootstrap can say.
+
+Statistics (which, how often, into which buckets) cannot be changed over xDS; a change here means new Envoy processes.
+"""
+
+import datetime as dt
+import ipaddress
+from typing import Any, Final, Literal, TypeAlias
+
+from controlplane.rollout.windows import LATENCY_EDGES_MS
+
+Variant: TypeAlias = Literal["sotw", "delta"]
+
+XDS_CLUSTER: Final = "xds"
+TELEMETRY_CLUSTER: Final = "hueshift_telemetry"
+
+HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+# Patterns name no cluster: those of later versions must be counted by the Envoys that run today.
+CLUSTER_STATISTICS: Final = (
+    r"cluster\.[^.]+\."
+    r"(((internal|external|canary|retry)\.)?upstream_rq_(\d+|\dxx|completed|time|total|timeout|active|cancelled"
+    r"|per_try_timeout|pending_active|pending_overflow|pending_failure_eject|maintenance_mode|rx_reset|tx_reset|retry|retry_success)"
+    r"|membership_(change|degraded|excluded|healthy|total)"
+    r"|upstream_cx_(active|total|connect_fail|connect_timeout|overflow|destroy_remote_with_active_rq|idle_timeout)"
+    r"|health_check\.(attempt|success|failure|passive_failure|network_failure|healthy)"
+    r"|outlier_detection\.\w+|circuit_breakers\.default\.\w+|warming_state|update_(attempt|success|failure|rejected))"
+)
+
+OTHER_STATISTICS: Final = ("cluster_manager.", "listener_manager.", "http.", "server.", "control_plane.")
+
+
+def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and they are independent
+    *,
+    node_id: str,
+    cluster: str = "hueshift",
+    xds_address: str = "127.0.0.1",
+    xds_port: int = 18000,
+    telemetry_address: str | None = None,
+    telemetry_port: int = 18001,
+    admin_address: str = "127.0.0.1",
+    admin_port: int = 9901,
+    variant: Variant = "delta",
+    flush: dt.timedelta = dt.timedelta(milliseconds=250),
+) -> dict[str, Any]:
+    """Return a bootstrap, ready to be printed as JSON or YAML.
+
+    Args:
+        node_id: Tells this Envoy from all others; two of the same name would be one row.
+        cluster: The group it belongs to.
+        xds_address: Host name or IP address of the control plane.
+        xds_port: Its aggregated discovery service.
+        telemetry_address: Where its metrics service is, if not at *xds_address*.
+        telemetry_port: The port of that.
+        admin_address: Where the admin interface binds. It can stop Envoy, so keep it on loopback.
+        admin_port: Its port; 0 lets the kernel choose.
+        variant: How Envoy asks for configuration: incrementally, or state of the world.
+        flush: How often it reports its statistics.
+    """
+    return {
+        "node": {"id": node_id, "cluster": cluster},
+        "admin": {"address": _socket(admin_address, admin_port)},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC" if variant == "delta" else "GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [_grpc_service(XDS_CLUSTER)],
+            },
+            "cds_config": _ads(),
+            "lds_config": _ads(),
+        },
+        "static_resources": {
+            "clusters": [
+                _control_plane(XDS_CLUSTER, xds_address, xds_port),
+                _control_plane(TELEMETRY_CLUSTER, telemetry_address or xds_address, telemetry_port),
+            ]
+        },
+        "stats_flush_interval": _seconds(flush),
+        "stats_sinks": [
+            {
+                "name": "envoy.stat_sinks.metrics_service",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.config.metrics.v3.MetricsServiceConfig",
+                    "grpc_service": _grpc_service(TELEMETRY_CLUSTER),
+                    "transport_api_version": "V3",
+                    # Cumulative: differences that are reported while nobody listens would be lost.
+                    "report_counters_as_deltas": False,
+                    "emit_tags_as_labels": True,
+                    "histogram_emit_mode": "HISTOGRAM",
+                },
+            }
+        ],
+        "stats_config": {
+            "stats_matcher": {
+                "inclusion_list": {
+                    "patterns": [
+                        {"safe_regex": {"regex": CLUSTER_STATISTICS}},
+                        *({"prefix": prefix} for prefix in OTHER_STATISTICS),
+                    ]
+                }
+            },
+            "histogram_bucket_settings": [{"match": {"suffix": "upstream_rq_time"}, "buckets": list(LATENCY_EDGES_MS)}],
+        },
+    }
+
+
+def _ads() -> dict[str, Any]:
+    return {"ads": {}, "resource_api_version": "V3"}
+
+
+def _grpc_service(cluster: str) -> dict[str, Any]:
+    # Envoy's own back-off grows to 30 s: an Envoy would run without a control plane for half a minute after a restart.
+    back_off = {"base_interval": "0.1s", "max_interval": "1s"}
+    return {"envoy_grpc": {"cluster_name": cluster, "retry_policy": {"retry_back_off": back_off}}}
+
+
+def _control_plane(name: str, address: str, port: int) -> dict[str, Any]:
+    keepalive = {"interval": "5s", "timeout": "3s"}
+    return {
+        "name": name,
+        "type": "STATIC" if _is_ip(address) else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            HTTP_OPTIONS: {
+                "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
+                "explicit_http_config": {"http2_protocol_options": {"connection_keepalive": keepalive}},
+            }
+        },
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(address, port)}}]}],
+        },
+    }
+
+
+def _socket(address: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": address, "port_value": port}}
+
+
+def _seconds(span: dt.timedelta) -> str:
+    return f"{span.total_seconds():g}s"
+
+
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,180 @@
+"""What each Envoy runs, as rows: the newest state of each node, written in batches by one loop.
+
+A stream only marks its node as changed; a hundred changes of a node before the next write are one row. So the work
+waiting is bounded by the number of nodes, and a database that is away delays rows, never a stream.
+"""
+
+import datetime as dt
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Final, TypeAlias
+
+import structlog
+
+from controlplane.clock import Clock
+from controlplane.errors import ControlPlaneError
+from controlplane.ports import FleetStore, NodeStatus, TypeStatus
+from controlplane.wake import Wake
+from controlplane.xds.kinds import Kind
+from controlplane.xds.metrics import XdsMetrics
+from controlplane.xds.session import Acked, Ignored, Level, Nacked, Node, Reaction, Stale, Subscribed
+
+log = structlog.get_logger()
+
+BATCH: Final = 500
+"""Nodes per write: one transaction should not keep other writers waiting for long."""
+
+RETRY: Final = dt.timedelta(milliseconds=500)
+"""Pause after a write that failed."""
+
+IDLE: Final = dt.timedelta(seconds=30)
+"""The loop looks for work at least this often, should a wake-up be lost."""
+
+AckHook: TypeAlias = Callable[[str, str, str, float], None]
+"""Called with node id, short type name, version and steady seconds at every acknowledgement."""
+
+
+class Link:
+    """One stream as the fleet sees it.
+
+    Args:
+        node: Who is at the other end.
+        variant: ``sotw`` or ``delta``.
+        connected_at: When its first request came.
+    """
+
+    def __init__(self, node: Node, *, variant: str, connected_at: dt.datetime) -> None:
+        self.node = node
+        self.variant = variant
+        self.connected_at = connected_at
+        self.types: dict[str, TypeStatus] = {}
+
+
+class Fleet:
+    """Collects what sessions report and writes it to the store.
+
+    Args:
+        store: Where the rows go.
+        clock: Stamps connections and acknowledgements.
+        replica: The name of this process in the rows.
+        metrics: Acknowledgement times, refusals.
+        on_ack: For benches that time acknowledgements without a database.
+    """
+
+    def __init__(
+        self, *, store: FleetStore, clock: Clock, replica: str, metrics: XdsMetrics, on_ack: AckHook | None = None
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._replica = replica
+        self._metrics = metrics
+        self._on_ack = on_ack
+        self._wake = Wake()
+        self._links: dict[str, list[Link]] = {}
+        self._dirty: dict[str, None] = {}
+        self._gone: dict[str, NodeStatus] = {}
+
+    # -- what streams report; nothing here blocks ----------------------------------------------------------------------
+
+    def connected(self, node: Node, *, variant: str) -> Link:
+        """Note that *node* opened a stream; of several, the newest one counts."""
+        link = Link(node, variant=variant, connected_at=self._clock.now())
+        links = self._links.setdefault(node.id, [])
+        if links:
+            self._metrics.superseded.inc()
+            log.warning("stream.superseded", node=node.id, streams=len(links) + 1)
+        links.append(link)
+        self._mark(node.id)
+        return link
+
+    def disconnected(self, link: Link) -> None:
+        """Note that a stream ended; an older one of the same node counts again."""
+        links = self._links[link.node.id]
+        links.remove(link)
+        if not links:
+            del self._links[link.node.id]
+            self._gone[link.node.id] = self._status(link, self._clock.now())
+        self._mark(link.node.id)
+
+    def reacted(self, link: Link, reaction: Reaction) -> None:
+        """Note what a client said of a response."""
+        match reaction:
+            case Acked(kind=kind, version=version, waited_s=waited_s):
+                self._metrics.push_to_ack.labels(kind.value).observe(waited_s)
+                if self._on_ack is not None:
+                    self._on_ack(link.node.id, kind.value, version, self._clock.steady())
+            case Nacked(kind=kind, version=version, words=words):
+                self._metrics.nacks.labels(kind.value).inc()
+                log.warning("config.refused", node=link.node.id, type=kind.value, version=version, words=words)
+            case Subscribed() | Stale() | Ignored():
+                pass
+
+    def moved(self, link: Link, kind: Kind, level: Level) -> None:
+        """Note how far the client is with *kind* now."""
+        before = link.types.get(kind.value)
+        acked_at = before.acked_at if before is not None and before.acked == level.acked else None
+        if level.acked and acked_at is None:
+            acked_at = self._clock.now()
+        after = TypeStatus(
+            sent=level.sent, acked=level.acked, acked_at=acked_at, nacked=level.nacked, words=level.words
+        )
+        if after != before:
+            link.types[kind.value] = after
+            self._mark(link.node.id)
+
+    # -- the loop that writes ------------------------------------------------------------------------------------------
+
+    def connected_ids(self) -> frozenset[str]:
+        """Return the ids of the Envoys that have a stream open here."""
+        return frozenset(self._links)
+
+    async def run(self) -> None:
+        """Write what changed, soon after it changed, for ever."""
+        while True:
+            await self._wake.wait(IDLE)
+            while self._dirty:
+                try:
+                    await self.write()
+                except ControlPlaneError:
+                    log.warning("fleet.write_failed", nodes=len(self._dirty), exc_info=True)
+                    await self._clock.sleep(RETRY)
+
+    async def write(self) -> None:
+        """Write one batch of changed nodes; they stay marked if that fails.
+
+        Raises:
+            UnavailableError: The store does not answer.
+        """
+        batch = dict(self._take_batch())
+        try:
+            await self._store.record_nodes(tuple(batch.values()))
+        except BaseException:
+            for node, status in batch.items():
+                self._dirty[node] = None
+                if status.disconnected_at is not None:
+                    self._gone.setdefault(node, status)
+            raise
+
+    def _take_batch(self) -> Iterator[tuple[str, NodeStatus]]:
+        for node in tuple(itertools.islice(self._dirty, BATCH)):
+            del self._dirty[node]
+            gone = self._gone.pop(node, None)
+            if links := self._links.get(node):
+                yield node, self._status(links[-1], None)
+            elif gone is not None:
+                yield node, gone
+
+    def _status(self, link: Link, disconnected_at: dt.datetime | None) -> NodeStatus:
+        return NodeStatus(
+            node=link.node.id,
+            cluster=link.node.cluster,
+            replica=self._replica,
+            variant=link.variant,
+            connected_at=link.connected_at,
+            disconnected_at=disconnected_at,
+            types=dict(link.types),
+        )
+
+    def _mark(self, node: str) -> None:
+        self._dirty[node] = None
+        self._wake.set()
