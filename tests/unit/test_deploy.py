@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 from packaging.utils import canonicalize_name
 
 from deploy import write_bootstrap
@@ -194,3 +195,11 @@ def test_a_real_envoy_accepts_the_bootstrap() -> None:
 def test_compose_starts_envoy_with_files_that_exist(compose: dict[str, Any]) -> None:
     for config in compose["configs"].values():
         assert pathlib.Path(config["file"]).is_file(), config["file"]
+
+
+def test_the_service_file_names_the_workers_of_compose(compose: dict[str, Any]) -> None:
+    service = yaml.safe_load((DEPLOY / "colorize.yaml").read_text())
+    endpoints = {endpoint for version in service["versions"] for endpoint in version["endpoints"]}
+    assert endpoints == {f"ddcolor-{worker}-service:{port}" for worker, port in WORKERS.items()}
+    published = [port["target"] for port in compose["services"]["envoy"]["ports"]]
+    assert published == [service["listener"]["port"]]
