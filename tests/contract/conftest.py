@@ -1,0 +1,79 @@
+"""Every adapter of a port sits the same exam: here the store, once on SQLite and once on PostgreSQL."""
+
+import asyncio
+import datetime as dt
+import pathlib
+import shutil
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from controlplane.clock import SystemClock
+from controlplane.store import SqlStore, open_store
+from controlplane.store.schema import upgrade
+from controlplane.wake import Topic, Wake, WakeBoard
+from tests.pg import Postgres, running_postgres
+
+TEMPLATE = "hueshift_template"
+
+
+class Ears:
+    """Hears what is announced on a board."""
+
+    def __init__(self) -> None:
+        self.board = WakeBoard()
+        self._wakes = {topic: Wake() for topic in Topic}
+        for topic, wake in self._wakes.items():
+            self.board.listen(wake, topic)
+
+    async def heard(self, *, at_most: dt.timedelta = dt.timedelta(0)) -> set[Topic]:
+        """Return the topics announced since the last call; wait *at_most* for each."""
+        return {topic for topic, wake in self._wakes.items() if await wake.wait(at_most)}
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Run one server for the session, with an upgraded database to copy."""
+    with running_postgres() as server:
+        server.execute(f"CREATE DATABASE {TEMPLATE}")
+        asyncio.run(upgrade(server.url(TEMPLATE)))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Make one upgraded file to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.sqlite3"
+    asyncio.run(upgrade(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
+def database_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[str]:
+    """Give an upgraded, empty database."""
+    if request.param == "sqlite":
+        path = tmp_path / "store.sqlite3"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    with request.getfixturevalue("postgres").database(template=TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+def ears() -> Ears:
+    return Ears()
+
+
+@pytest.fixture
+async def store(database_url: str, ears: Ears) -> AsyncIterator[SqlStore]:
+    """Give an open store on an empty database."""
+    async with await open_store(database_url, board=ears.board, clock=SystemClock()) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def other(database_url: str, store: SqlStore) -> AsyncIterator[SqlStore]:  # noqa: ARG001 - opened after it
+    """Give a second process's store on the same database."""
+    async with await open_store(database_url, board=WakeBoard(), clock=SystemClock()) as opened:
+        yield opened
