@@ -6,6 +6,8 @@ database is unreachable the same batch is offered again and everything newer wai
 was never written is told anew by the Envoys' own counters, after a restart too.
 """
 
+import asyncio
+import contextlib
 import datetime as dt
 import uuid
 from collections.abc import Callable, Collection
@@ -27,6 +29,9 @@ from controlplane.wake import Topic, Wake, WakeBoard
 log = structlog.get_logger()
 
 WRITE_INTERVAL: Final = dt.timedelta(milliseconds=250)
+
+LAST_WRITE_S: Final = 3.0
+"""How long the end of the process waits for the database."""
 
 MAX_NODE_ID_CHARS: Final = 256
 
@@ -51,7 +56,7 @@ class TelemetryIngest:
         Args:
             store: Where counts go, and where the counters booked by the process before come from.
             clock: For ticks and spans.
-            board: Is told `Topic.TELEMETRY` after each commit.
+            board: Is told `Topic.FLEET` when what Envoys find healthy has changed; of counts, the store tells itself.
             source: The name of our rows, which no other process may ever have used; a fresh one by default.
             settle: Zero when this is the only process that receives telemetry for the database. Several replicas give
                 a second or so: the time in which another replica writes the last that it heard of an Envoy.
@@ -90,14 +95,25 @@ class TelemetryIngest:
         self._wake.set()
 
     async def run(self) -> None:
-        """Write until cancelled."""
-        while True:
-            await self._wake.wait(dt.timedelta(seconds=self._until_next_second()))
-            written = self._clock.steady()
+        """Write until cancelled; then close the tick, so that nobody waits for what we will not add to it."""
+        try:
+            while True:
+                await self._wake.wait(dt.timedelta(seconds=self._until_next_second()))
+                written = self._clock.steady()
+                await self.write()
+                pause = min(written + self._interval_s - self._clock.steady(), self._until_next_second())
+                if pause > 0:
+                    await self._clock.sleep(dt.timedelta(seconds=pause))
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WRITE_S):
+                    await self.finish()
+
+    async def finish(self) -> None:
+        """Write what is left and close the current tick. What arrives later is not written; the Envoys tell it again."""
+        if await self.write() or await self.write():
+            self._ledger.finish(at=self._moment())
             await self.write()
-            pause = min(written + self._interval_s - self._clock.steady(), self._until_next_second())
-            if pause > 0:
-                await self._clock.sleep(dt.timedelta(seconds=pause))
 
     async def write(self) -> bool:
         """Bring SQL up to date; return whether it is. An unreachable database leaves the rest for the next time."""
@@ -134,7 +150,8 @@ class TelemetryIngest:
             await self._store.record(batch)
         self._ledger.confirm()
         self._metrics.gaps.inc(len(batch.gaps))
-        self._board.announce(Topic.TELEMETRY)
+        if batch.health:
+            self._board.announce(Topic.FLEET)
         return not retried
 
     def _say(self) -> None:

@@ -77,6 +77,7 @@ class Ledger:
         self._tally = Tally(at.tick)
         self._fleet = Fleet(connected=connected, alone=settle_s == 0)
         self._known = False
+        self._finished = False
         self._stored: dict[EnvoyKey, CounterBase] = {}
         self._last_heard: dt.datetime | None = None
         self._rewritten = at.steady
@@ -95,6 +96,8 @@ class Ledger:
 
     def take(self, line: Line, report: Report, *, at: Moment) -> None:
         """Book a report, or hold it until it can be booked."""
+        if self._finished:
+            return
         self.roll(at)
         line.reports += 1
         line.whole = line.whole and report.uptime_s is not None
@@ -161,6 +164,12 @@ class Ledger:
             self._unconfirmed = self._bind(ticks, beats, at=at)
         return self._unconfirmed
 
+    def finish(self, *, at: Moment) -> None:
+        """Close the current tick before its time and book nothing any more: what is still to come is told again."""
+        self.roll(at)
+        self._tally.finish(self.heard(at=at))
+        self._finished = True
+
     @property
     def is_unconfirmed(self) -> bool:
         """Whether the last batch is not known to be written."""
@@ -180,7 +189,7 @@ class Ledger:
 
     def roll(self, at: Moment) -> None:
         """Close the ticks that are over, and look after what only time changes."""
-        if at.tick <= self._tally.tick:
+        if at.tick <= self._tally.tick or self._finished:
             return
         self._fleet.look_around(at.steady)
         now_s = at.now.timestamp()

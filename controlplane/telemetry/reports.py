@@ -13,8 +13,8 @@ from typing import Any, Final
 from controlplane.pb import envoy_metrics_pb2 as pb
 from controlplane.rollout.windows import LATENCY_EDGES_MS
 
-OWN_CLUSTERS: Final = "hueshift_"
-"""How the bootstrap's own clusters begin: they carry configuration and telemetry, never requests."""
+OWN_CLUSTERS: Final = frozenset({"xds", "hueshift_telemetry"})
+"""The bootstrap's own clusters: they carry configuration and telemetry, never requests."""
 
 UPTIME: Final = "server.uptime"
 STARTED: Final = "upstream_rq_total"
@@ -83,7 +83,7 @@ class _Draft:
         self.foreign_edges = False
 
     def add(self, cluster: str, statistic: str, metric: Any) -> None:
-        if cluster.startswith(OWN_CLUSTERS):
+        if cluster in OWN_CLUSTERS:
             return
         match statistic:
             case "upstream_rq_active":

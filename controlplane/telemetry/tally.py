@@ -84,6 +84,7 @@ class Tally:
         self._beats: dict[int, Beat] = {}
         self._written_beat: Beat | None = None
         self._attempted = tick
+        self._finished = False
         self._in_flight: dict[Hashable, Mapping[str, int]] = {}
         self._active: dict[str, int] = {}
 
@@ -117,8 +118,13 @@ class Tally:
         while self.tick < tick:
             self._close(heard(self.tick))
             self._begin(self.tick + 1)
-        if len(self._rows) > MAX_PENDING:
+        while len(self._rows) > MAX_PENDING:
             self._thin_out()
+
+    def finish(self, heard: Heard) -> None:
+        """Close the current tick for good, although its second is not over."""
+        self._close(heard)
+        self._finished = True
 
     def take_changes(self, heard: Heard) -> tuple[tuple[ClusterTick, ...], tuple[Beat, ...]]:
         """Return the rows and beats that SQL does not have yet, the current tick's included, and take them for written.
@@ -127,7 +133,7 @@ class Tally:
         """
         self._show_active()
         beat = Beat(tick=self.tick, reporting=heard.reporting, silent=heard.silent, closed=False)
-        if beat != self._written_beat:
+        if beat != self._written_beat and not self._finished:
             self._beats[self.tick] = self._written_beat = beat
         beats = tuple(self._beats.values())
         ticks = []
