@@ -1,7 +1,6 @@
 """What stands between a request and the store: the size limit, the API key, who asks and why."""
 
 import dataclasses
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, TypeAlias
 
@@ -44,11 +43,10 @@ class Caller:
     why: str
     key: str | None
 
-    def scoped_key(self, *scope: str) -> str | None:
-        """Return the idempotency key, unmistakable for that of another caller or another kind of request."""
-        if self.key is None:
-            return None
-        return hashlib.sha256("\0".join((self.name, *scope, self.key)).encode()).hexdigest()
+    @property
+    def scoped_key(self) -> str | None:
+        """Return the idempotency key, unmistakable for that of another caller."""
+        return None if self.key is None else f"{self.name}/{self.key}"
 
 
 def parts_of(request: Request) -> Parts:

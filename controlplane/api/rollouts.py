@@ -36,11 +36,7 @@ async def start_rollout(name: Name, body: StartRequest, parts: UseParts, caller:
         # Otherwise the store answers: with the conflict, or with the rollout that this very request has started.
         refuse_dead_version(version, await store.load_nodes(), await store.load_health())
     new = NewRollout(name, body.to, plan, record.served.spec.slos, caller.name, body.why or caller.why)
-    rollout = await store.start(new, key=caller.scoped_key("start", name), now=parts.clock.now())
-    if rollout.candidate != body.to:
-        raise ConflictError(
-            f"the Idempotency-Key was used for {rollout.id}, which goes to {rollout.candidate}; use a new one"
-        )
+    rollout = await store.start(new, key=caller.scoped_key, now=parts.clock.now())
     log.info("rollout.started", rollout_id=rollout.id, candidate=rollout.candidate, by=caller.name)
     return rollout_view(rollout)
 
@@ -113,8 +109,7 @@ async def _command(name: str, command: Command, parts: Parts, caller: Caller) ->
     verb = type(command).__name__.lower()
     if caller.key is None:
         await _refuse_senseless(name, command, parts)
-    key = caller.scoped_key(verb, name)
-    pending = await parts.store.add_command(name, command, key=key, now=parts.clock.now())
+    pending = await parts.store.add_command(name, command, key=caller.scoped_key, now=parts.clock.now())
     log.info("rollout.commanded", service=name, command=verb, by=caller.name)
     return CommandView(number=pending.number, service=name, command=verb, words=f"{verb} of {name} was taken down")
 

@@ -11,7 +11,7 @@ from controlplane.api.access import Reader, UseParts, Writer
 from controlplane.api.answers import AppliedView, EventsView, EventView, ServiceView, SummaryView
 from controlplane.api.documents import spec_from, split_from
 from controlplane.api.guards import refuse_dead_version
-from controlplane.api.schemas import ServiceDocument, SplitRequest
+from controlplane.api.schemas import ServiceDocument, SplitRequest, one_line
 from controlplane.api.views import event_view, service_view, split_now, summary_view
 from controlplane.errors import InvalidInputError, UnavailableError
 
@@ -51,12 +51,19 @@ async def show_service(name: Name, parts: UseParts, _: Reader) -> ServiceView:
 
 
 @router.put("/{name}")
-async def apply_service(name: Name, document: ServiceDocument, parts: UseParts, caller: Writer) -> AppliedView:
+async def apply_service(
+    name: Name,
+    document: ServiceDocument,
+    parts: UseParts,
+    caller: Writer,
+    why: Annotated[str, Query(description="The reason, for the audit.")] = "",
+) -> AppliedView:
     """Make the document the service's newest revision; the same one again changes nothing."""
     spec = spec_from(document)
     if spec.name != name:
         raise InvalidInputError("service", f"{spec.name!r} is not the {name!r} of the path", f"write service: {name}")
-    revision, changed = await parts.store.apply(spec, by=caller.name, why=caller.why, now=parts.clock.now())
+    reason = one_line("why", why) or caller.why
+    revision, changed = await parts.store.apply(spec, by=caller.name, why=reason, now=parts.clock.now())
     if changed:
         log.info("service.applied", service=name, revision=revision.number, by=caller.name)
     words = f"{name} is now at revision {revision.number}" if changed else f"{name} is unchanged"

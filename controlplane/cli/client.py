@@ -1,0 +1,212 @@
+"""Speaks REST like any other client, and turns what goes wrong into one line and an exit code.
+
+The key is taken from HUESHIFT_API_KEY, or from the file that HUESHIFT_API_KEY_FILE names; towards a control plane on
+this machine also from the file that its first start wrote. It is sent nowhere else, and never printed.
+"""
+
+import enum
+import ipaddress
+import pathlib
+import urllib.parse
+import uuid
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from controlplane.api.answers import ErrorView
+from controlplane.errors import (
+    ConflictError,
+    ControlPlaneError,
+    InvalidInputError,
+    NotFoundError,
+    StaleWriteError,
+    UnauthorizedError,
+    UnavailableError,
+)
+
+T = TypeVar("T")
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+TIMEOUT_S: Final = 30.0
+
+
+class ExitCode(enum.IntEnum):
+    """What a command's end means to a script."""
+
+    OK = 0
+    NEGATIVE = 1
+    """The answer is no: rolled back, not valid, a bench that failed."""
+    INPUT = 2
+    """The command or its input is wrong; for `status` also: not decided in time, or a person must look."""
+    UNREACHABLE = 3
+    """The control plane or its database does not answer."""
+    REFUSED = 4
+    """The control plane said no: there is no such thing, it conflicts with what runs, or the key is not accepted."""
+
+
+class RefusalError(ControlPlaneError):
+    """The control plane's own no, with everything that it found wrong."""
+
+    def __init__(self, status: int, lines: tuple[str, ...]) -> None:
+        super().__init__(lines[0])
+        self.status = status
+        self.lines = lines
+
+
+def exit_code(exc: ControlPlaneError) -> ExitCode:
+    """Return the exit code of an error."""
+    match exc:
+        case RefusalError(status=status):
+            if status in {400, 413, 415, 422}:
+                return ExitCode.INPUT
+            return ExitCode.UNREACHABLE if status >= 500 else ExitCode.REFUSED
+        case NotFoundError() | ConflictError() | StaleWriteError() | UnauthorizedError():
+            return ExitCode.REFUSED
+        case InvalidInputError():
+            return ExitCode.INPUT
+        case UnavailableError():
+            return ExitCode.UNREACHABLE
+        case _:
+            return ExitCode.NEGATIVE
+
+
+def is_local(url: str) -> bool:
+    """Whether *url* leads to this machine."""
+    host = urllib.parse.urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def find_key(environment: Mapping[str, str], url: str) -> str | None:
+    """Return the API key to use towards *url*, if there is one.
+
+    Raises:
+        InvalidInputError: HUESHIFT_API_KEY_FILE names a file that cannot be read.
+    """
+    if key := environment.get("HUESHIFT_API_KEY", "").strip():
+        return key
+    if named := environment.get("HUESHIFT_API_KEY_FILE", ""):
+        try:
+            return pathlib.Path(named).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeError) as exc:
+            raise InvalidInputError(
+                "HUESHIFT_API_KEY_FILE", f"{named} cannot be read ({exc})", "name the file that holds your API key"
+            ) from exc
+    if is_local(url):
+        try:
+            return (pathlib.Path(environment.get("HUESHIFT_DATA_DIR", "var")) / "admin.key").read_text("utf-8").strip()
+        except (OSError, UnicodeError):
+            return None
+    return None
+
+
+def check_url(url: str) -> str:
+    """Return the API's address without a slash at its end.
+
+    Raises:
+        InvalidInputError: It is not an HTTP address.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise InvalidInputError("HUESHIFT_URL", f"{url!r} is not an HTTP address", f"write it like {DEFAULT_URL}")
+    return url.rstrip("/")
+
+
+class Client:
+    """One caller of the API.
+
+    Args:
+        url: Where it is.
+        key: The API key, None to go without.
+        transport: Another way to get there than a socket.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        *,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = url
+        self._has_key = bool(key)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # Proxies of the environment are for the way out, not for this machine.
+        self._http = httpx.Client(
+            base_url=url, headers=headers, timeout=TIMEOUT_S, transport=transport, trust_env=not is_local(url)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, answer: type[T], *path: str, **query: str | int) -> T:
+        """Read something.
+
+        Raises:
+            RefusalError: The API said no.
+            UnavailableError: It cannot be reached, or answers something else.
+        """
+        return self._ask(answer, "GET", path, query=query)
+
+    def put(self, answer: type[T], *path: str, body: Mapping[str, Any], **query: str) -> T:
+        """Replace something; raises as `get` does."""
+        return self._ask(answer, "PUT", path, body=body, query=query)
+
+    def post(self, answer: type[T], *path: str, body: Mapping[str, Any]) -> T:
+        """Ask for something to be done, once, even if the connection breaks in between; raises as `get` does."""
+        return self._ask(answer, "POST", path, body=body)
+
+    def _ask(
+        self,
+        answer: type[T],
+        method: str,
+        path: Iterable[str],
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str | int] | None = None,
+    ) -> T:
+        address = "/v1/" + "/".join(urllib.parse.quote(part, safe="") for part in path)
+        headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
+        try:
+            try:
+                response = self._http.request(method, address, json=body, params=query, headers=headers)
+            except (httpx.ReadError, httpx.RemoteProtocolError):
+                # The connection broke on the way: every request of ours may be repeated, so once more.
+                response = self._http.request(method, address, json=body, params=query, headers=headers)
+        except httpx.TimeoutException as exc:
+            raise UnavailableError(f"{self.url} did not answer within {TIMEOUT_S:g} s; try again") from exc
+        except httpx.HTTPError as exc:
+            why = " ".join(str(exc).split()) or type(exc).__name__
+            raise UnavailableError(
+                f"cannot reach {self.url} ({why}); start it with `hueshift serve`, or set HUESHIFT_URL"
+            ) from exc
+        if response.is_error:
+            raise self._refusal(response)
+        try:
+            return TypeAdapter(answer).validate_json(response.content)
+        except ValidationError as exc:
+            raise UnavailableError(
+                f"{self.url} does not answer like this version of hueshift; check HUESHIFT_URL, or update one of them"
+            ) from exc
+
+    def _refusal(self, response: httpx.Response) -> RefusalError:
+        try:
+            view = ErrorView.model_validate_json(response.content)
+        except ValidationError:
+            status = f"{response.status_code} {response.reason_phrase}".strip()
+            return RefusalError(response.status_code, (f"{self.url} answered {status}; check HUESHIFT_URL",))
+        if response.status_code == httpx.codes.UNAUTHORIZED and not self._has_key:
+            words = "no API key: set HUESHIFT_API_KEY, or HUESHIFT_API_KEY_FILE to the file that holds it"
+            return RefusalError(response.status_code, (words,))
+        lines = tuple(problem.error for problem in view.problems) or (view.error,)
+        return RefusalError(response.status_code, lines)

@@ -1,0 +1,99 @@
+"""The `hueshift` command: reads the command line, and turns every error into one line on stderr and an exit code.
+
+Commands import what they need when they run: `hueshift --help` must not wait for a gRPC server to load.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from controlplane.cli import local, measure, release
+from controlplane.cli.surroundings import Surroundings
+from controlplane.errors import ControlPlaneError
+
+HELP = " ".join(
+    (
+        "Move live traffic from one model version to the next behind Envoy, on evidence.\n\n",
+        "The API's address is taken from HUESHIFT_URL (default http://127.0.0.1:8000), the key from HUESHIFT_API_KEY or",
+        "the file that HUESHIFT_API_KEY_FILE names; where `hueshift serve` runs, its own key file is found by itself.",
+        "\n\nExit codes: 0 done; 1 the answer is no (rolled back, a failed check); 2 wrong input or usage (`status`:",
+        "undecided in time, or a person must look); 3 the control plane or its database does not answer; 4 refused (not",
+        "found, conflict, API key).",
+    )
+)
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="hueshift", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def hueshift(
+    context: typer.Context,
+    url: Annotated[str | None, typer.Option("--url", help="Where the API is.", show_default=False)] = None,
+    no_color: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--no-color", help="Print without colours.")
+    ] = False,
+) -> None:
+    """Keep what holds for every command."""
+    surroundings: Surroundings = context.obj
+    surroundings.url = url or surroundings.url
+    surroundings.color = not no_color
+
+
+release.register(app)
+local.register(app)
+measure.register(app)
+
+
+def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
+    """Run one command and return its exit code."""
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(args=list(arguments), prog_name="hueshift", standalone_mode=False, obj=surroundings)
+    except ControlPlaneError as exc:
+        return _report(exc)
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0
+    except Exception as exc:
+        # Typer's errors about usage have no class that it exports.
+        words = getattr(exc, "format_message", None)
+        if words is None:
+            raise
+        return _report_usage(str(words()), getattr(exc, "ctx", None))
+    return result if isinstance(result, int) else 0
+
+
+def _report(exc: ControlPlaneError) -> int:
+    from controlplane.cli.client import RefusalError, exit_code  # noqa: PLC0415 - see above
+
+    problems = getattr(exc, "problems", None)
+    if isinstance(exc, RefusalError):
+        lines = exc.lines
+    else:
+        lines = tuple(str(problem) for problem in problems) if problems else (str(exc),)
+    for line in lines:
+        print(f"hueshift: {' '.join(line.split())}", file=sys.stderr)
+    return exit_code(exc)
+
+
+def _report_usage(words: str, context: typer.Context | None) -> int:
+    if words.strip():
+        where = context.command_path if context else "hueshift"
+        print(f"hueshift: {' '.join(words.split()).rstrip('.')}; see {where} --help", file=sys.stderr)
+    return 2
+
+
+def main() -> None:
+    """Enter here from the shell."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure:
+            reconfigure(errors="replace")  # a mark that the terminal cannot show is no reason to fail
+    sys.exit(run(sys.argv[1:], Surroundings()))

@@ -1,0 +1,50 @@
+"""Options and arguments that commands share."""
+
+import enum
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from controlplane.cli.surroundings import Surroundings
+from controlplane.errors import InvalidInputError
+
+
+class Format(enum.StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Format, typer.Option("--output", "-o", help="For people, or for programs.")]
+Service = Annotated[str, typer.Argument(help="The service's name.", show_default=False)]
+Why = Annotated[str, typer.Option("--why", help="The reason, for the audit.", show_default=False)]
+
+
+def is_json(output: Format) -> bool:
+    """Whether programs read the output."""
+    return output is Format.JSON
+
+
+def surroundings_of(context: typer.Context) -> Surroundings:
+    """Return what the command was given around it."""
+    found = context.find_object(Surroundings)
+    return found if found is not None else Surroundings()
+
+
+def percentages(field: str, texts: Sequence[str]) -> list[str]:
+    """Return weights as the API wants them; on the command line the percent sign may be left out.
+
+    Raises:
+        InvalidInputError: One is not a percentage.
+    """
+    from controlplane.api import units  # noqa: PLC0415 - see main
+
+    found = []
+    for text in texts:
+        try:
+            found.append(units.format_weight(units.parse_weight_bp(f"{text.strip().removesuffix('%')}%")))
+        except units.UnitError as exc:
+            raise InvalidInputError(field, exc.problem, exc.fix) from exc
+    return found

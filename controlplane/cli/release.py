@@ -1,0 +1,270 @@
+"""The commands of a release engineer: declare services, start rollouts, steer them, look at everything."""
+
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from controlplane.cli.options import Format, OutputOption, Service, Why, is_json, percentages, surroundings_of
+from controlplane.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from controlplane.traffic.model import ServiceSpec
+
+FileOption = Annotated[
+    pathlib.Path, typer.Option("--file", "-f", help="The service's declaration, YAML or JSON; - is standard input.")
+]
+
+
+def lint(file: FileOption, output: OutputOption = Format.TABLE) -> None:
+    """Check a declaration without a server; say everything that is wrong with it. Exit code 2 if anything is."""
+    spec = _read(file)
+    summary = {
+        "service": spec.name,
+        "versions": [version.name for version in spec.versions],
+        "routes": [route.name for route in spec.routes],
+        "steps": len(spec.plan.steps),
+        "valid": True,
+    }
+    if is_json(output):
+        from controlplane.cli import output as printing  # noqa: PLC0415 - see main
+
+        printing.print_json(summary)
+        return
+    print(
+        f"{file}: service {spec.name} is valid: {len(spec.versions)} versions, {len(spec.routes)} routes, "
+        f"{len(spec.slos)} objectives, {len(spec.plan.steps)} steps"
+    )
+
+
+def apply(context: typer.Context, file: FileOption, why: Why = "", output: OutputOption = Format.TABLE) -> None:
+    """Declare a service: the file becomes its newest revision. The same file again changes nothing."""
+    from controlplane.api.answers import AppliedView  # noqa: PLC0415
+    from controlplane.api.documents import document_of  # noqa: PLC0415
+    from controlplane.cli import output as printing  # noqa: PLC0415
+
+    spec = _read(file)
+    body = document_of(spec).model_dump(mode="json", exclude_none=True)
+    with surroundings_of(context).client() as client:
+        applied = client.put(AppliedView, "services", spec.name, body=body, why=why)
+    if is_json(output):
+        printing.print_json(applied)
+    else:
+        print(applied.words)
+
+
+def list_services(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
+    """List all services with their split and their latest rollout."""
+    from controlplane.api.answers import SummaryView  # noqa: PLC0415
+    from controlplane.cli import output as printing  # noqa: PLC0415
+
+    surroundings = surroundings_of(context)
+    with surroundings.client() as client:
+        services = client.get(list[SummaryView], "services")
+    if is_json(output):
+        printing.print_json(services)
+    elif services:
+        printing.console(color=surroundings.color).print(printing.services_table(services))
+    else:
+        print("there is no service yet; declare one with: hueshift apply -f FILE")
+
+
+def start(
+    context: typer.Context,
+    name: Service,
+    to: Annotated[str, typer.Option("--to", help="The version that is to get the traffic.")],
+    steps: Annotated[
+        str | None,
+        typer.Option("--steps", help="Weights in percent instead of the plan's, as 25,50,100.", show_default=False),
+    ] = None,
+    hold: Annotated[
+        str | None,
+        typer.Option("--hold", help="With --steps: how long each is held at least, as 30s.", show_default=False),
+    ] = None,
+    why: Why = "",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Start a rollout to a version. It moves by the service's plan, as far as the evidence carries it."""
+    from controlplane.api.answers import RolloutView  # noqa: PLC0415
+    from controlplane.cli import output as printing  # noqa: PLC0415
+
+    body: dict[str, Any] = {"to": to, "why": why}
+    if steps is not None:
+        weights = percentages("--steps", steps.split(","))
+        body["steps"] = [{"weight": weight, **({"hold": hold} if hold else {})} for weight in weights]
+    elif hold is not None:
+        raise InvalidInputError("--hold", "is given without --steps", "add --steps, as 25,50,100")
+    surroundings = surroundings_of(context)
+    with surroundings.client() as client:
+        rollout = client.post(RolloutView, "services", name, "rollouts", body=body)
+    if is_json(output):
+        printing.print_json(rollout)
+        return
+    printing.console(color=surroundings.color).print(printing.rollout_line(rollout))
+    print(f"follow it with: hueshift get {name} -w")
+
+
+def get(
+    context: typer.Context,
+    name: Service,
+    watch: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--watch", "-w", help="Draw again until the rollout has ended, or Ctrl-C.")
+    ] = False,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Show everything about a service: split, rollout, evidence, which Envoys acknowledged, what happened last."""
+    from controlplane.cli import watching  # noqa: PLC0415
+
+    if watch:
+        watching.watch(surroundings_of(context), name, as_json=is_json(output))
+    else:
+        watching.show(surroundings_of(context), name, as_json=is_json(output))
+
+
+def status(
+    context: typer.Context,
+    name: Service,
+    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait for an end; 0 only asks.")] = "5m",
+    rollout: Annotated[
+        str | None, typer.Option("--rollout", help="This one instead of the latest.", show_default=False)
+    ] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Wait for a rollout's end, for scripts.
+
+    Exit code 0: promoted. 1: rolled back. 2: not decided in time, or it is paused and a person must look (the evidence
+    stays inconclusive, Envoy refused the configuration, telemetry is lost). 3: unreachable. 4: there is no rollout.
+    """
+    from controlplane.cli import watching  # noqa: PLC0415
+
+    code = watching.wait(surroundings_of(context), name, rollout, timeout, as_json=is_json(output))
+    raise typer.Exit(code)
+
+
+def pause(context: typer.Context, name: Service, why: Why = "", output: OutputOption = Format.TABLE) -> None:
+    """Stop the active rollout where it is. The judge watches on: a breach still rolls back."""
+    _command(context, name, "pause", {"why": why}, output)
+
+
+def resume(context: typer.Context, name: Service, why: Why = "", output: OutputOption = Format.TABLE) -> None:
+    """Let a paused rollout go on."""
+    _command(context, name, "resume", {"why": why}, output)
+
+
+def promote(
+    context: typer.Context,
+    name: Service,
+    full: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--full", help="Take the last step at once, not the next one.")
+    ] = False,
+    why: Why = "",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Take the next step without waiting for the judge. A breach still rolls back."""
+    _command(context, name, "promote", {"why": why, "full": full}, output)
+
+
+def abort(context: typer.Context, name: Service, why: Why = "", output: OutputOption = Format.TABLE) -> None:
+    """Give all traffic back to the old version."""
+    _command(context, name, "abort", {"why": why}, output)
+
+
+def set_weight(
+    context: typer.Context,
+    name: Service,
+    weights: Annotated[list[str], typer.Argument(help="VERSION=PERCENT, as v1=90% v2=10%.", show_default=False)],
+    why: Why = "",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Set the live split by hand. Refused while a rollout is active; versions that are not named get nothing."""
+    from controlplane.api.answers import ServiceView  # noqa: PLC0415
+    from controlplane.cli import output as printing  # noqa: PLC0415
+
+    pairs = [text.partition("=") for text in weights]
+    for text, (version, equals, _) in zip(weights, pairs, strict=True):
+        if not version or not equals:
+            raise InvalidInputError("weights", f"{text!r} is not VERSION=PERCENT", "write them like v1=90% v2=10%")
+    names = [version for version, _, _ in pairs]
+    if len(set(names)) != len(names):
+        raise InvalidInputError("weights", "a version is named twice", "name each version once")
+    shares = percentages("weights", [value for _, _, value in pairs])
+    body = {"weights": dict(zip(names, shares, strict=True)), "why": why}
+    with surroundings_of(context).client() as client:
+        service = client.put(ServiceView, "services", name, "split", body=body)
+    if is_json(output):
+        printing.print_json(service)
+    else:
+        print(f"{name}: the split is now {printing.split_text(service.split)}")
+
+
+def history(
+    context: typer.Context,
+    name: Service,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many entries, the newest ones.")] = 50,
+    rollout: Annotated[
+        str | None, typer.Option("--rollout", help="Only what belongs to this one.", show_default=False)
+    ] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Show what happened to a service and its rollouts: when, who, what, why; oldest first."""
+    from controlplane.api.answers import EventView  # noqa: PLC0415
+    from controlplane.cli import output as printing  # noqa: PLC0415
+
+    query: dict[str, str | int] = {"limit": limit, **({"rollout": rollout} if rollout else {})}
+    surroundings = surroundings_of(context)
+    with surroundings.client() as client:
+        events = client.get(list[EventView], "services", name, "history", **query)
+    if is_json(output):
+        printing.print_json(events)
+    elif events:
+        printing.console(color=surroundings.color).print(printing.events_table(events))
+    else:
+        print(f"nothing has happened to {name} yet")
+
+
+def proxies(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
+    """Show every Envoy and, per resource type, whether it runs the newest configuration, with the age of its ACK.
+
+    SYNCED: it runs what it should. STALE: it has not acknowledged the newest yet. NACKED: it refused it, in its own
+    words. NEVER SENT: it has not been given this type. An Envoy that is not listed never connected.
+    """
+    from controlplane.api.answers import ProxyView  # noqa: PLC0415
+    from controlplane.cli import output as printing  # noqa: PLC0415
+
+    surroundings = surroundings_of(context)
+    with surroundings.client() as client:
+        found = client.get(list[ProxyView], "proxies")
+    if is_json(output):
+        printing.print_json(found)
+    elif found:
+        printing.console(color=surroundings.color).print(printing.proxies_table(found, now=surroundings.now()))
+    else:
+        print("no Envoy has connected yet; start one with: hueshift envoy --node-id NAME")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to *app*."""
+    for name, command in (("list", list_services), ("set-weight", set_weight)):
+        app.command(name, rich_help_panel="Services")(command)
+    for command in (apply, lint, get, history, proxies):
+        app.command(rich_help_panel="Services")(command)
+    for command in (start, status, pause, resume, promote, abort):
+        app.command(rich_help_panel="Rollouts")(command)
+
+
+def _command(context: typer.Context, name: str, verb: str, body: dict[str, Any], output: Format) -> None:
+    from controlplane.cli import watching  # noqa: PLC0415
+
+    watching.command(surroundings_of(context), name, verb, body, as_json=is_json(output))
+
+
+def _read(file: pathlib.Path) -> "ServiceSpec":
+    from controlplane.api.documents import parse_service  # noqa: PLC0415
+
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else "it is not UTF-8 text"
+        raise InvalidInputError("--file", f"{file} cannot be read ({why})", "name a YAML or JSON file") from exc
+    return parse_service(text, source=str(file))

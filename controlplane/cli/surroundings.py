@@ -1,0 +1,41 @@
+"""What a command finds around it, in one value, so that tests can put something else there."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from controlplane.clock import SystemClock
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    import httpx
+
+    from controlplane.cli.client import Client
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """The environment, the way to the API, and time. *url*, *color* come from the command line."""
+
+    environment: Mapping[str, str] = dataclasses.field(default_factory=lambda: os.environ)
+    transport: "httpx.BaseTransport | None" = None
+    sleep: Callable[[float], None] = time.sleep
+    steady: Callable[[], float] = dataclasses.field(default_factory=lambda: SystemClock().steady)
+    now: "Callable[[], dt.datetime]" = dataclasses.field(default_factory=lambda: SystemClock().now)
+    url: str | None = None
+    color: bool = True
+
+    def client(self) -> "Client":
+        """Open a client of the API.
+
+        Raises:
+            InvalidInputError: The address or the key file is wrong.
+        """
+        # Here, not above: httpx and pydantic cost more to import than `hueshift --help` may take.
+        from controlplane.cli.client import DEFAULT_URL, Client, check_url, find_key  # noqa: PLC0415
+
+        url = check_url(self.url or self.environment.get("HUESHIFT_URL") or DEFAULT_URL)
+        return Client(url, find_key(self.environment, url), transport=self.transport)
