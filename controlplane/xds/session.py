@@ -123,7 +123,7 @@ class Channel:
     subscription: Subscription | None = None
     fresh: bool = True
     greeted: bool = False
-    held: Held = NOTHING
+    held: Held = dataclasses.field(default_factory=lambda: NOTHING)
     accepted: Collection[str] = ()
     owed: frozenset[str] = frozenset()
     unanswered: Unanswered | None = None
