@@ -28,6 +28,18 @@ def program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
+async def is_listening(port: int) -> bool:
+    """Whether something accepts connections on a loopback *port*."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Where everything listens, on loopback."""
@@ -66,6 +78,7 @@ class EnvoyServer:
 
     async def start(self) -> None:
         """Write the bootstrap and start the process."""
+        self._bootstrap_file.parent.mkdir(parents=True, exist_ok=True)
         self._bootstrap_file.write_text(json.dumps(self._bootstrap))
         await self.server.start()
 
@@ -150,14 +163,7 @@ class Stack:
         async def ask() -> bool | None:
             for envoy in self.envoys:
                 envoy.server.check_alive()
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                return None
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-            return True
+            return await is_listening(port) or None
 
         await wait_for_answer(ask, what=f"a listener on {port}", clock=self._clock, at_most=START_WITHIN, every=POLL)
 
