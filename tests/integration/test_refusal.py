@@ -1,0 +1,113 @@
+"""A configuration that Envoy refuses: the rollout stops with Envoy's words, traffic stays, newcomers get the last good."""
+
+import asyncio
+import datetime as dt
+import pathlib
+from typing import Any
+
+import httpx
+import pytest
+
+from controlplane.api.views import RolloutView
+from controlplane.clock import SystemClock
+from controlplane.lab.api_client import service_document, wait_for_answer
+from controlplane.lab.load import LoadPlan, LoadProcess
+from controlplane.lab.server import free_ports
+from controlplane.lab.stack import EnvoyServer, Stack, program
+from controlplane.lab.upstream import ServerSpec, UpstreamProcess
+
+pytestmark = pytest.mark.integration
+
+SOON = dt.timedelta(seconds=30)
+PLAN = {"steps": [{"weight": "50%", "hold": "10m"}, {"weight": "100%", "hold": "10m"}]}
+# A look-ahead: Python's re takes it, and so do we; Envoy's RE2 does not.
+REFUSED_ROUTE = {"name": "odd", "match": {"headers": [{"name": "x-odd", "regex": "(?=a)b"}]}, "version": "v1"}
+
+
+async def run_cli(stack: Stack, directory: pathlib.Path, *arguments: str) -> str:
+    key = (directory / "admin.key").read_text().strip()
+    process = await asyncio.create_subprocess_exec(
+        program("hueshift"),
+        *arguments,
+        env={"HUESHIFT_URL": f"http://127.0.0.1:{stack.ports.api}", "HUESHIFT_API_KEY": key, "COLUMNS": "200"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    return output.decode()
+
+
+async def served_routes(admin_port: int) -> dict[str, Any]:
+    """Return the one route configuration that an Envoy runs; empty before it has one."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        try:
+            dump = (
+                await client.get(f"http://127.0.0.1:{admin_port}/config_dump?resource=dynamic_route_configs")
+            ).json()
+        except httpx.TransportError:
+            return {}
+    return dump["configs"][0]["route_config"] if dump.get("configs") else {}
+
+
+async def wait_routes(admin_port: int) -> dict[str, Any]:
+    async def ask() -> dict[str, Any] | None:
+        return await served_routes(admin_port) or None
+
+    return await wait_for_answer(ask, what="routes", clock=SystemClock(), at_most=SOON)
+
+
+def weights(route_config: dict[str, Any]) -> dict[str, int]:
+    (split,) = [
+        route["route"]["weighted_clusters"]["clusters"]
+        for host in route_config["virtual_hosts"]
+        for route in host["routes"]
+        if "weighted_clusters" in route["route"]
+    ]
+    return {entry["name"]: entry["weight"] for entry in split}
+
+
+@pytest.mark.parametrize("variant", ["sotw", "delta"])
+async def test_a_nack_stops_the_rollout_and_never_reaches_a_newcomer(variant: str, tmp_path: pathlib.Path) -> None:
+    listener, v1, v2, admin = free_ports(4)
+    upstreams = [ServerSpec("v1", "v1", port=v1), ServerSpec("v2", "v2", port=v2)]
+    document = service_document("shop", port=listener, endpoints={"v1": v1, "v2": v2}, plan=PLAN)
+    clock = SystemClock()
+    async with UpstreamProcess(upstreams), Stack(directory=tmp_path, clock=clock, variant=variant) as stack:
+        await stack.api.apply(document)
+        await stack.wait_listener(listener)
+        rollout = await stack.api.start("shop", to="v2")
+        await stack.api.wait_rollout(rollout, lambda view: view.phase == "baking", at_most=SOON)
+        async with LoadProcess([LoadPlan(port=listener, rate=200)], directory=tmp_path / "load") as load:
+            before = await served_routes(stack.ports.admins[0])
+            await stack.api.apply({**document, "routes": [REFUSED_ROUTE, *document["routes"]]})
+            stopped = await stack.api.wait_rollout(rollout, is_refused, at_most=SOON)
+            assert "invalid perl operator: (?=" in stopped.words
+            assert "envoy-1 refused RDS" in stopped.words
+            assert "invalid perl operator: (?=" in await run_cli(stack, tmp_path, "get", "shop")
+
+            assert (
+                weights(await served_routes(stack.ports.admins[0]))
+                == weights(before)
+                == {
+                    "shop-v1": 5_000,
+                    "shop-v2": 5_000,
+                }
+            )
+            newcomer = EnvoyServer("envoy-9", stack.ports, admin, variant=variant, directory=tmp_path)
+            await newcomer.start()
+            try:
+                assert await wait_routes(admin) == before
+            finally:
+                await newcomer.server.stop()
+
+            await stack.api.command("shop", "resume", why="the bad revision is out")
+            await stack.api.wait_rollout(rollout, lambda view: view.phase == "baking", at_most=SOON)
+            load.stop()
+            records = (await load.wait_records(at_most=SOON))["load"]
+        assert records.failures() == {}
+        status = await stack.api.status("shop")
+        assert status.rejected is not None
+        assert "invalid perl operator" in status.rejected.words
+
+
+def is_refused(view: RolloutView) -> bool:
+    return view.phase == "paused (nack)"
