@@ -20,6 +20,7 @@ from controlplane.rollout.policy import (
     FLOOR,
     LATENCY,
     NOT_INFERIOR,
+    OBJECTIVES,
     PRIOR,
     PROCESSES,
     RELATIVE,
@@ -45,6 +46,10 @@ ENOUGH_BASELINE: Final = 20
 """Baseline requests without which its silence proves nothing."""
 MEMORY_S: Final = 300.0
 """Seconds after which the baseline's burstiness fades out."""
+PAIR_REQUESTS: Final = 1.5
+PAIR_MAX_S: Final = 20.0
+"""Requests that the version with fewer should have before the two are compared, and how long to wait for them."""
+SPAN_S: Final = 10
 RATE_S: Final = 30.0
 HORIZON_S: Final = 30.0
 """Seconds in which the next step's own evidence is expected."""
@@ -62,17 +67,15 @@ _NOT_IN_HISTORY: Final = np.array([not 2 <= process < 4 for process in range(PRO
 def observe_batch(state: BatchState, ticks: BatchTicks, policy: BatchPolicy) -> BatchState:
     """Watch the baseline alone, before the rollout starts: how fast, how bursty, how much traffic."""
     seen = tally(state, ticks, policy)
-    x, pi, usable = _observations(seen.counts, _compare_latency(state, seen, policy), policy)
+    x, pi, usable = _observations(seen.counts, state.pair, policy)
     usable[:, _NOT_IN_HISTORY] = False
     stakes, observed = _wager(state, x, pi, usable, policy)
-    settled, pending = _burstiness(state, seen, stakes.sum(axis=-1), policy)
     new = dataclasses.replace(
         state,
         tick=ticks.tick,
         stakes=stakes,
         observed=observed,
-        settled=settled,
-        pending=pending,
+        baseline_bursts=_burstiness(state, seen, stakes.sum(axis=-1), ticks, policy),
         rate=_rate(state, ticks),
         histogram=state.histogram + ticks.latency[:, BASELINE],
         counted=seen.counted,
@@ -87,14 +90,15 @@ def judge_batch(
 ) -> tuple[BatchState, BatchJudgement]:
     """Take in one tick of many rollouts and judge each of them; a tick that was taken in before changes nothing."""
     old = state
-    state = _at_new_weight(_begin(state, policy), exposure)
+    state = _at_new_weight(_begin(state, policy), ticks.tick, exposure)
     seen = tally(state, ticks, policy)
     counts = seen.counts
     latency = _compare_latency(state, seen, policy)
-    x, pi, usable = _observations(counts, latency, policy)
+    pair, pair_s, closed = _pair(state, np.concatenate((counts, latency), axis=1), exposure)
+    x, pi, usable = _observations(counts, pair, policy)
+    usable[:, RELATIVE.start :] &= closed[:, None]
     stakes, observed = _wager(state, x, pi, usable, policy)
     odds = stakes.sum(axis=-1)
-    settled, pending = _burstiness(state, seen, odds, policy)
     hard, hard_observed, hard_baseline, dead = _hard_stop(state, counts, policy)
 
     breach = odds[:, ABSOLUTE] >= policy.threshold[:, None]
@@ -105,7 +109,6 @@ def judge_batch(
     restart = breach.any(axis=-1)
     seconds = np.where(gap, 0.0, 1.0)
     candidate = counts[:, :, CANDIDATE]
-    peak = np.where(exposure.probing, np.maximum(state.probe_peak, odds[:, ABSOLUTE].max(axis=-1)), 0.0)
     showing = odds[:, ABSOLUTE] >= 1
     kept = np.where(restart, 0.0, 1.0)[:, None, None]
     # The proof that the candidate is no slower starts again with every incident, as all promotion evidence does.
@@ -121,10 +124,11 @@ def judge_batch(
         hard_baseline=hard_baseline,
         seen=(state.seen + counts) * kept[..., None],
         beside=np.where(showing[..., None, None], state.beside + counts, 0.0),
+        pair=np.where(closed[:, None, None, None], 0.0, pair),
+        pair_s=np.where(closed, 0, pair_s),
         shifts=(state.shifts + latency) * kept[..., None],
         step_requests=state.step_requests + candidate[:, :, 0].max(axis=-1),
-        settled=settled,
-        pending=pending,
+        baseline_bursts=_burstiness(state, seen, odds, ticks, policy),
         bursts=(state.bursts + evidence.moments(candidate[..., 1], candidate[..., 0])) * kept,
         rate=_rate(state, ticks),
         quiet_s=np.where(restart, 0.0, state.quiet_s + seconds),
@@ -133,7 +137,6 @@ def judge_batch(
         breach_since=np.where(breach & was_over, tick, state.breach_since),
         baseline_hot=hot,
         last_floor=np.where(odds[:, FLOOR] >= policy.threshold, ticks.tick, state.last_floor),
-        probe_peak=peak,
         histogram=np.where(state.frozen[:, None], 0, state.histogram + ticks.latency[:, BASELINE]),
         counted=seen.counted,
         starts=seen.starts,
@@ -184,7 +187,7 @@ def _begin(state: BatchState, policy: BatchPolicy) -> BatchState:
     )
 
 
-def _at_new_weight(state: BatchState, exposure: BatchExposure) -> BatchState:
+def _at_new_weight(state: BatchState, tick: Ints, exposure: BatchExposure) -> BatchState:
     """Pay for a fresh start at a weight change, and begin what is counted per step or per probe."""
     probe_starts = exposure.probing & ~state.probing
     probe_ends = state.probing & ~exposure.probing
@@ -194,26 +197,31 @@ def _at_new_weight(state: BatchState, exposure: BatchExposure) -> BatchState:
     paid = changed & (state.changes < evidence.MAX_CHANGES) & (state.observed.any(axis=-1))
     fresh = np.where(paid, evidence.CHANGE_WEIGHT, 0.0)
     stakes = state.stakes + fresh[:, None, None] * PRIOR
+    stakes[probe_starts, RELATIVE] += evidence.START_WEIGHT * PRIOR[RELATIVE]
     stakes[changed, NOT_INFERIOR] = 0.0
     observed = state.observed.copy()
     observed[changed, NOT_INFERIOR] = 0
     # What was seen without a baseline beside it must not decide the probe.
-    stakes[probe_starts, ABSOLUTE] = 0.0
-    observed[probe_starts, ABSOLUTE] = 0
-    row, cell = probe_starts[:, None], probe_starts[:, None, None, None]
+    row = probe_starts[:, None]
+    cell = row[..., None, None]
+    shared = (state.baseline_hot >= state.probe_since[:, None]).any(axis=-1)
     return dataclasses.replace(
         state,
         stakes=stakes,
         observed=observed,
         changes=state.changes + paid,
         hard=state.hard + fresh[:, None],
+        seen=np.where(cell, 0.0, state.seen),
+        bursts=np.where(row[..., None], 0.0, state.bursts),
         beside=np.where(cell, 0.0, state.beside),
+        pair=np.where(changed[:, None, None, None], 0.0, state.pair),
+        pair_s=np.where(changed, 0, state.pair_s),
         step_requests=np.where(changed, 0.0, state.step_requests),
         quiet_s=np.where(changed, 0.0, state.quiet_s),
         held_s=np.where(changed, 0.0, state.held_s),
-        last_breach=np.where(row, NEVER, state.last_breach),
-        breach_since=np.where(row, NEVER, state.breach_since),
-        vanished=state.vanished + (probe_ends & (state.probe_peak < HOT)),
+        breach_since=np.where(row, tick[:, None], state.breach_since),
+        probe_since=np.where(probe_starts, tick, state.probe_since),
+        vanished=state.vanished + (probe_ends & ~shared),
         probing=exposure.probing.copy(),
     )
 
@@ -224,15 +232,27 @@ def _rate(state: BatchState, ticks: BatchTicks) -> Floats:
     return np.where(ticks.gap[:, None], state.rate, state.rate * np.exp(-seconds / RATE_S)[:, None] + news)
 
 
-def _burstiness(state: BatchState, seen: Tally, odds: Floats, policy: BatchPolicy) -> tuple[Floats, Floats]:
-    """Follow how bursty the baseline is; ticks of an incident are not burstiness and are dropped."""
+def _burstiness(state: BatchState, seen: Tally, odds: Floats, ticks: BatchTicks, policy: BatchPolicy) -> Floats:
+    """Follow how bursty the baseline is: settled, older and recent ticks.
+
+    Only settled ticks count. A tick settles when two spans have passed without trouble; those that turn out to be
+    the start of an incident are dropped, or it would look like a burst for minutes.
+    """
     baseline = seen.counts[:, :, BASELINE]
-    pending = state.pending + evidence.moments(baseline[..., 1], baseline[..., 0])
+    settled, older = state.baseline_bursts[:, :, 0], state.baseline_bursts[:, :, 1]
+    recent = state.baseline_bursts[:, :, 2] + evidence.moments(baseline[..., 1], baseline[..., 0])
+    settled = settled * np.exp(-1 / MEMORY_S)
     own = odds[:, BASELINE_ABSOLUTE, None]
-    calm = own < 1
+    turn = (own < HOT) & (ticks.tick // SPAN_S != state.tick // SPAN_S)[:, None, None]
     incident = own >= policy.threshold[:, None, None]
-    faded = state.settled * np.exp(-1 / MEMORY_S)
-    return np.where(calm, faded + pending, state.settled), np.where(calm | incident, 0.0, pending)
+    return np.stack(
+        (
+            np.where(turn, settled + older, settled),
+            np.where(incident, 0.0, np.where(turn, recent, older)),
+            np.where(incident | turn, 0.0, recent),
+        ),
+        axis=2,
+    )
 
 
 def _compare_latency(state: BatchState, seen: Tally, policy: BatchPolicy) -> Floats:
@@ -251,7 +271,19 @@ def _compare_latency(state: BatchState, seen: Tally, policy: BatchPolicy) -> Flo
 # -- evidence ---------------------------------------------------------------------------------------------------------
 
 
-def _observations(counts: Floats, latency: Floats, policy: BatchPolicy) -> tuple[Floats, Floats, Bools]:
+def _pair(state: BatchState, counts: Floats, exposure: BatchExposure) -> tuple[Floats, Ints, Bools]:
+    """Gather the tick with those before it until both versions should have requests to compare.
+
+    How many ticks make a pair follows from weight and rate alone, never from how the requests ended, and the
+    weight is the same in all of them: so neither version can owe a difference to the time its requests came.
+    """
+    smaller = np.minimum(exposure.weight, 1 - exposure.weight) * evidence.ratio(state.rate[:, 0], state.rate[:, 1])
+    wanted = np.ceil(np.minimum(PAIR_REQUESTS / np.maximum(smaller, 1e-9), PAIR_MAX_S))
+    pair_s = state.pair_s + 1
+    return state.pair + counts, pair_s, pair_s >= wanted
+
+
+def _observations(counts: Floats, pair: Floats, policy: BatchPolicy) -> tuple[Floats, Floats, Bools]:
     """Give for each process what this tick shows, what its null expects, and whether there is anything to see."""
     rollouts = counts.shape[0]
     total, bad = counts[..., 0], counts[..., 1]
@@ -263,6 +295,8 @@ def _observations(counts: Floats, latency: Floats, policy: BatchPolicy) -> tuple
     usable[:, ABSOLUTE], usable[:, BASELINE_ABSOLUTE] = total[..., CANDIDATE] > 0, total[..., BASELINE] > 0
     x[:, FLOOR], usable[:, FLOOR] = x[:, 0], usable[:, 0]
 
+    total, bad = pair[:, :OBJECTIVES, :, 0], pair[:, :OBJECTIVES, :, 1]
+    latency = pair[:, OBJECTIVES:]
     all_bad = bad.sum(axis=-1)
     x[:, RELATIVE] = evidence.ratio(bad[..., CANDIDATE], all_bad)
     pi[:, RELATIVE] = evidence.ratio(total[..., CANDIDATE], total.sum(axis=-1))
@@ -299,7 +333,7 @@ def _hard_stop(state: BatchState, counts: Floats, policy: BatchPolicy) -> tuple[
     requests, failed = total[..., CANDIDATE], bad[..., CANDIDATE]
     works = (total[..., BASELINE] > 0) & (2 * bad[..., BASELINE] <= total[..., BASELINE])
     usable = works & (requests > 0)
-    log_gain = evidence.log_hard(failed, requests, evidence.dispersion(state.settled))
+    log_gain = evidence.log_hard(failed, requests, evidence.dispersion(state.baseline_bursts[:, :, 0]))
     grown = (state.hard + evidence.start_weight(state.hard_observed)) * np.exp(np.clip(log_gain, -50, 50))
     limit = policy.hard_threshold[:, None]
     hard = np.where(usable, np.minimum(grown, 2 * limit), state.hard)
@@ -321,11 +355,16 @@ def _attributed(new: BatchState, odds: Floats, breach: Bools, exposure: BatchExp
     requests, bad = new.beside[..., 0], new.beside[..., 1]
     shares = evidence.ratio(bad, requests)
     level = np.clip(np.maximum(policy.bound, shares[..., CANDIDATE] / 2), 1e-9, 1 - 1e-9)
-    alone = evidence.log_below(bad[..., BASELINE], requests[..., BASELINE], level, evidence.dispersion(new.settled))
+    alone = evidence.log_below(
+        bad[..., BASELINE], requests[..., BASELINE], level, evidence.dispersion(new.baseline_bursts[:, :, 0])
+    )
     lasting = breach & (tick - new.breach_since >= policy.attribution_s[:, None])
     lasting &= requests[..., BASELINE] >= ENOUGH_BASELINE
     beside = (exposure.weight[:, None] < 1) & (tick - new.baseline_hot > STICKY_S)
-    attributed: Bools = worse | (beside & ((alone >= LOG_ACQUITTED) | lasting))
+    acquitted = (alone >= LOG_ACQUITTED) & (shares[..., CANDIDATE] > policy.bound)
+    # The breach itself is beyond doubt before a probe begins: the comparison only has to say whose it is.
+    probed = exposure.probing[:, None] & (odds[:, RELATIVE] >= policy.probe_threshold[:, None])
+    attributed: Bools = worse | probed | (beside & (acquitted | lasting))
     return attributed
 
 
@@ -344,7 +383,7 @@ def _decide(
     loose = exposure.next_weight[:, None] * evidence.ratio(new.rate[:, :1], new.rate[:, 1:]) * HORIZON_S
     extra = np.divide(policy.budget[:, None], loose, out=np.full_like(loose, np.inf), where=loose > 0)
     limit = policy.bound + np.where(exposure.last[:, None], 0.0, extra)
-    own = evidence.dispersion(new.settled)
+    own = evidence.dispersion(new.baseline_bursts[:, :, 0])
     widest = evidence.widest_dispersion(new.bursts)
     dispersion = np.maximum(np.minimum(own, widest), evidence.dispersion(new.bursts))
     requests, bad = new.seen[:, :, CANDIDATE, 0], new.seen[:, :, CANDIDATE, 1]
@@ -361,8 +400,10 @@ def _decide(
         | ~policy.active[:, LATENCY]
         | (np.log(np.maximum(odds[:, NOT_INFERIOR], 1e-300)) >= policy.log_advance)
     )
-    vanished = new.vanished + (new.probe_peak < HOT) >= MAX_VANISHED
+    alone = (new.baseline_hot < new.probe_since[:, None]).all(axis=-1)
+    vanished = new.vanished + alone >= MAX_VANISHED
     shared = breach & (tick[:, None] - new.baseline_hot <= STICKY_S)
+    over = quiet & shown.all(axis=-1)
     served = new.step_requests > 0
     probing = exposure.probing
     rules: tuple[tuple[Bools, Verdict, Cause, Ints | int], ...] = (
@@ -376,8 +417,8 @@ def _decide(
         (breaching, Verdict.HOLD, Cause.UNDECIDED_BREACH, _first(breach)),
         (gap, Verdict.HOLD, Cause.NO_TELEMETRY, ERROR),
         (~served, Verdict.HOLD, Cause.NO_TRAFFIC, ERROR),
-        (probing & quiet & vanished, Verdict.ROLLBACK, Cause.TOO_WEAK, ERROR),
-        (probing & quiet, Verdict.ADVANCE, Cause.BREACH_OVER, ERROR),
+        (probing & over & vanished, Verdict.ROLLBACK, Cause.TOO_WEAK, ERROR),
+        (probing & over, Verdict.ADVANCE, Cause.BREACH_OVER, ERROR),
         (~quiet, Verdict.HOLD, Cause.QUIET_TIME, ERROR),
         (~held, Verdict.HOLD, Cause.MIN_HOLD, ERROR),
         (_any(~shown), Verdict.HOLD, Cause.TOO_LITTLE_EVIDENCE, _first(~shown)),

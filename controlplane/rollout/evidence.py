@@ -39,7 +39,7 @@ LOWER: Final = np.array((0.02, 0.1, 0.3, 0.6, 0.85))
 """Where the true share may lie below a bound, as fractions of it."""
 
 MAX_DISPERSION: Final = 50.0
-MIN_BURST_ERRORS: Final = 5.0
+MIN_BURST_ERRORS: Final = 10.0
 """Bad requests from which on their dispersion is measured; before that they count as independent."""
 
 HARD_NULL: Final = 0.5

@@ -123,6 +123,9 @@ UNCAPPED: Final = 1e9
 BETS: Final = np.stack([evidence.RHO_BETS] * 8 + [evidence.LAM_BETS] * 3)
 PRIOR: Final = np.stack([evidence.RHO_PRIOR] * 8 + [evidence.LAM_PRIOR] * 3)
 
+SLACK: Final = 0.005
+"""A tolerance may miss a histogram edge by this share and still mean that edge."""
+
 _EDGES: Final = np.array(LATENCY_EDGES_MS)
 
 
@@ -143,6 +146,8 @@ class BatchPolicy:
     odds_ratio: Floats
     threshold: Floats
     """Evidence that raises an alarm: 1/alpha_i."""
+    probe_threshold: Floats
+    """Evidence during a probe that says whose the breach is."""
     hard_threshold: Floats
     log_advance: Floats
     """Log of the evidence that a bound is kept."""
@@ -195,10 +200,11 @@ def _lay_out(policies: tuple[Policy, ...]) -> BatchPolicy:
         active=active,
         bound=bound,
         slow_edge=np.array([edge_index(policy.latency_threshold_ms or 1) for policy in policies]),
-        shifted_edge=np.searchsorted(_EDGES, _EDGES * tolerance * (1 - 1e-9)),
-        inferior_edge=np.searchsorted(_EDGES, _EDGES * tolerance**2 * (1 + 1e-9), side="right") - 1,
+        shifted_edge=np.searchsorted(_EDGES, _EDGES * tolerance * (1 - SLACK)),
+        inferior_edge=np.searchsorted(_EDGES, _EDGES * tolerance**2 * (1 + SLACK), side="right") - 1,
         odds_ratio=column("error_odds_ratio"),
         threshold=threshold,
+        probe_threshold=1 / column("alpha"),
         hard_threshold=1 / column("hard_stop_alpha"),
         log_advance=-np.log(column("alpha_advance")),
         budget=column("error_budget"),

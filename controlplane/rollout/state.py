@@ -45,16 +45,18 @@ class BatchState:
     """Rollouts x objectives x versions x (requests, bad) since the promotion evidence last restarted."""
     beside: Floats
     """The same since the candidate's breach began to show."""
+    pair: Floats
+    """Rollouts x (objectives, places of comparison) x versions x (requests, bad or slower) not compared yet."""
+    pair_s: Ints
+    """Ticks in that pair."""
     shifts: Floats
     """Rollouts x places of comparison x versions x (requests, slower than the edge) over the same ticks."""
     step_requests: Floats
     """The candidate's completed requests at this step."""
-    settled: Floats
-    """Rollouts x objectives x moments: how bursty the baseline is, old ticks fading out."""
-    pending: Floats
-    """The same for ticks that may yet turn out to be an incident."""
+    baseline_bursts: Floats
+    """Rollouts x objectives x (settled, older, recent ticks) x moments: how bursty the baseline is."""
     bursts: Floats
-    """The same for the candidate since the promotion evidence last restarted."""
+    """Rollouts x objectives x moments: the candidate since the promotion evidence last restarted."""
     rate: Floats
     """Rollouts x (requests, seconds), fading out."""
 
@@ -71,10 +73,10 @@ class BatchState:
     last_floor: Ints
     """Last tick in which errors were surely above a quarter of the bound."""
     probing: Bools
-    probe_peak: Floats
-    """Highest evidence of a breach during this probe."""
+    probe_since: Ints
+    """First tick of the probe that is on or was last."""
     vanished: Ints
-    """Probes in which the breach vanished the moment half of the traffic left."""
+    """Probes in which the breach vanished without the baseline having been in trouble."""
 
     edges: Ints
     """Rollouts x (median, 95th percentile, median for non-inferiority) of the baseline, as edges; -1 unknown."""
@@ -115,10 +117,11 @@ class BatchState:
             hard_baseline=zeros(OBJECTIVES, 2),
             seen=zeros(OBJECTIVES, 2, 2),
             beside=zeros(OBJECTIVES, 2, 2),
+            pair=zeros(OBJECTIVES + 3, 2, 2),
+            pair_s=whole(),
             shifts=zeros(3, 2, 2),
             step_requests=zeros(),
-            settled=zeros(OBJECTIVES, MOMENTS),
-            pending=zeros(OBJECTIVES, MOMENTS),
+            baseline_bursts=zeros(OBJECTIVES, 3, MOMENTS),
             bursts=zeros(OBJECTIVES, MOMENTS),
             rate=zeros(2),
             quiet_s=zeros(),
@@ -128,7 +131,7 @@ class BatchState:
             baseline_hot=whole(OBJECTIVES, value=NEVER),
             last_floor=whole(value=NEVER),
             probing=no(),
-            probe_peak=zeros(),
+            probe_since=whole(value=NEVER),
             vanished=whole(),
             edges=whole(3, value=UNKNOWN),
             frozen=no(),
