@@ -26,6 +26,7 @@ from rich.table import Table
 from controlplane.clock import Clock, SystemClock
 from controlplane.lab.api_client import service_document
 from controlplane.lab.load import Arrivals, LoadPlan, LoadProcess, Outcome, Records
+from controlplane.lab.printing import console
 from controlplane.lab.server import free_ports
 from controlplane.lab.stack import Stack
 from controlplane.lab.upstream import Behaviour, ServerSpec, UpstreamProcess
@@ -166,7 +167,7 @@ class Bench:
 
     def _run(self, lane: Lane, scenario: Scenario, since: float, outcome: str, words: str) -> Run:
         run = Run(scenario.name, lane.service, since, self.clock.steady(), outcome, words)
-        self.console.print(f"  {scenario.name:18} {lane.service}: {outcome}: {words}", highlight=False)
+        self.console.print(f"  {scenario.name:18} {lane.service}: {outcome}: {words}", soft_wrap=True)
         return run
 
 
@@ -327,7 +328,7 @@ async def run_bench(
             upstream=upstream,
             clock=clock,
             rng=random.Random(seed),
-            console=Console(stderr=True),
+            console=console(stderr=True),
             directory=directory,
         )
         for lane in (*lanes, *lone):
@@ -359,10 +360,9 @@ def main(
     report = asyncio.run(
         run_bench(runs=runs, scenarios=chosen, history_s=history_s, directory=directory, seed=seed, clock=SystemClock())
     )
-    console = Console()
-    console.print(report.table())
-    console.print(f"{report.requests} requests; failed although no version was told to: {dict(report.failures) or 0}")
-    console.print(f"logs and records: {directory}")
+    console().print(report.table())
+    print(f"{report.requests} requests; failed although no version was told to: {dict(report.failures) or 0}")
+    print(f"{'holds' if report.holds else 'FAILS'}; logs and records: {directory}")
     if json_file is not None:
         json_file.write_text(json.dumps(report.to_json(), indent=2) + "\n")
     return 0 if report.holds else 1
