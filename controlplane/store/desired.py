@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -66,6 +67,8 @@ class SqlDesired(Part):
         await self.database.write(work)
 
 
+_ADDRESSES: Final = sa.select(tables.resolved_address).order_by(tables.resolved_address.c.host)
+
+
 def _addresses(conn: sa.Connection) -> dict[str, tuple[str, ...]]:
-    query = sa.select(tables.resolved_address.c.host, tables.resolved_address.c.addresses)
-    return {row.host: tuple(row.addresses) for row in conn.execute(query.order_by(tables.resolved_address.c.host))}
+    return {row.host: tuple(row.addresses) for row in conn.execute(_ADDRESSES)}

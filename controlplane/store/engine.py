@@ -14,6 +14,7 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import sqlite3
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
@@ -34,6 +35,8 @@ SQLITE_BUSY_SECONDS: Final = 5
 """How long a write waits for another process (a backup, a CLI command) before it is refused."""
 SQLITE_READERS: Final = 4
 POSTGRES_CONNECTIONS: Final = 10
+ERRORS: Final = (sa.exc.SQLAlchemyError, sqlite3.Error)
+"""What a library may raise; BEGIN goes to SQLite's driver directly."""
 ATTEMPTS: Final = 3
 """How often a transaction runs before a deadlock or a dropped connection is reported."""
 
@@ -110,7 +113,7 @@ class Database:
         """
         try:
             return await self.runner.read(work)
-        except sa.exc.SQLAlchemyError as exc:
+        except ERRORS as exc:
             raise translate(exc, self.url) from exc
 
     async def write(self, work: Callable[[Tx], T]) -> T:
@@ -133,7 +136,7 @@ class Database:
 
         try:
             value = await self.runner.write(work_and_notify)
-        except sa.exc.SQLAlchemyError as exc:
+        except ERRORS as exc:
             raise translate(exc, self.url) from exc
         self.board.announce(*topics)
         return value
@@ -146,7 +149,7 @@ class Database:
 _NOTIFY: Final = sa.text("SELECT pg_notify(:channel, :payload)")
 
 
-def translate(exc: sa.exc.SQLAlchemyError, url: sa.URL) -> ControlPlaneError:
+def translate(exc: Exception, url: sa.URL) -> ControlPlaneError:
     """Say in one line what went wrong with the database at *url*; never its password."""
     words = str(exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc).strip()
     first = words.splitlines()[0].strip() if words else type(exc).__name__
@@ -176,41 +179,48 @@ def sqlite_engine(url: sa.URL, *, foreign_keys: bool = True) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE")
+        statement = "BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE"
+        connection.connection.cursor().execute(statement)
 
     return engine
 
 
 class SqliteRunner:
-    """One thread writes, a few read."""
+    """One thread writes, a few read; each keeps its connection."""
 
     def __init__(self, url: sa.URL) -> None:
         self._engine = sqlite_engine(url)
         self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
         self._readers = concurrent.futures.ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
+        self._mine = threading.local()
+        self._opened: list[sa.Connection] = []
 
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run *work* on one consistent picture."""
-        engine = self._engine.execution_options(reads=True)
-        return await asyncio.get_running_loop().run_in_executor(self._readers, _run, engine, work)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._run, work, True)
 
     async def write(self, work: Callable[[Tx], T]) -> T:
         """Run *work* alone and commit."""
-        return await asyncio.get_running_loop().run_in_executor(self._writer, _run, self._engine, work)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._run, work, False)
 
     async def close(self) -> None:
         """Wait for what runs, then close all connections."""
         await asyncio.to_thread(self._close)
 
+    def _run(self, work: Callable[[Tx], T], reads: bool) -> T:  # noqa: FBT001 - run_in_executor passes by position
+        connection: sa.Connection | None = getattr(self._mine, "connection", None)
+        if connection is None or connection.closed:
+            connection = self._mine.connection = self._engine.connect().execution_options(reads=reads)
+            self._opened.append(connection)
+        with connection.begin():
+            return work(Tx(connection))
+
     def _close(self) -> None:
         self._readers.shutdown()
         self._writer.shutdown()
+        for connection in self._opened:
+            connection.close()
         self._engine.dispose()
-
-
-def _run(engine: sa.Engine, work: Callable[[Tx], T]) -> T:
-    with engine.begin() as connection:
-        return work(Tx(connection))
 
 
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Which Envoys are connected and what they run; which snapshots were published."""
 
 import datetime as dt
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -24,8 +25,7 @@ class SqlFleet(Part):
             await self.database.write(lambda tx: _record_nodes(tx, nodes))
 
     async def load_nodes(self) -> tuple[NodeStatus, ...]:
-        query = sa.select(tables.node_status).order_by(tables.node_status.c.node)
-        return await self.database.read(lambda tx: tuple(_node_of(row) for row in tx.conn.execute(query)))
+        return await self.database.read(lambda tx: tuple(_node_of(row) for row in tx.conn.execute(_NODES)))
 
     async def forget_replica(self, replica: str, *, now: dt.datetime) -> None:
         def work(tx: Tx) -> None:
@@ -54,13 +54,13 @@ class SqlFleet(Part):
         await self.database.write(work)
 
     async def load_newest_snapshot(self) -> SnapshotRecord | None:
-        return await self._newest(tables.snapshot.c.status != SnapshotStatus.REJECTED.value)
+        return await self._snapshot(_NEWEST)
 
     async def load_last_good_snapshot(self) -> SnapshotRecord | None:
-        return await self._newest(tables.snapshot.c.status == SnapshotStatus.GOOD.value)
+        return await self._snapshot(_LAST_GOOD)
 
     async def find_snapshot(self, version: str) -> SnapshotRecord | None:
-        return await self._newest(tables.snapshot.c.version == version)
+        return await self._snapshot(_BY_VERSION, version=version)
 
     async def prune_snapshots(self, *, keep: int) -> None:
         def work(tx: Tx) -> None:
@@ -72,28 +72,37 @@ class SqlFleet(Part):
 
         await self.database.write(work)
 
-    async def _newest(self, condition: sa.ColumnElement[bool]) -> SnapshotRecord | None:
-        query = sa.select(tables.snapshot).where(condition).order_by(tables.snapshot.c.serial.desc()).limit(1)
-
+    async def _snapshot(self, query: sa.Select[Any], **values: str) -> SnapshotRecord | None:
         def work(tx: Tx) -> SnapshotRecord | None:
-            row = tx.conn.execute(query).first()
+            row = tx.conn.execute(query, values).first()
             return None if row is None else _snapshot_of(row)
 
         return await self.database.read(work)
 
 
-def _record_nodes(tx: Tx, nodes: Sequence[NodeStatus]) -> None:
+_NODES: Final = sa.select(tables.node_status).order_by(tables.node_status.c.node)
+_BY_SERIAL: Final = sa.select(tables.snapshot).order_by(tables.snapshot.c.serial.desc()).limit(1)
+_NEWEST: Final = _BY_SERIAL.where(tables.snapshot.c.status != SnapshotStatus.REJECTED.value)
+_LAST_GOOD: Final = _BY_SERIAL.where(tables.snapshot.c.status == SnapshotStatus.GOOD.value)
+_BY_VERSION: Final = sa.select(tables.snapshot).where(tables.snapshot.c.version == sa.bindparam("version"))
+
+
+@functools.cache
+def _replace_node(dialect: str) -> sa.Executable:
     table = tables.node_status
-    statement = insert_into(tx.conn, table)
+    statement = insert_into(dialect, table)
     new = statement.excluded
-    statement = statement.on_conflict_do_update(
+    return statement.on_conflict_do_update(
         index_elements=[table.c.node],
         set_={column.name: new[column.name] for column in table.c if not column.primary_key},
         # An Envoy that moved to another replica is connected there; the one it left may say so late.
         where=sa.or_(new.disconnected_at.is_(None), new.replica == table.c.replica),
     )
+
+
+def _record_nodes(tx: Tx, nodes: Sequence[NodeStatus]) -> None:
     tx.conn.execute(
-        statement,
+        _replace_node(tx.conn.dialect.name),
         [
             {
                 "node": node.node,

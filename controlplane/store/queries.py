@@ -4,7 +4,7 @@ import dataclasses
 import datetime as dt
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -46,36 +46,43 @@ def no_service(conn: sa.Connection, name: str) -> NotFoundError:
     return NotFoundError("service", name, tuple(known))
 
 
+def _last_revisions(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    table = tables.service_revision
+    last = sa.select(table.c.service, sa.func.max(table.c.number).label("number")).where(condition)
+    found = last.group_by(table.c.service).subquery()
+    return sa.select(table).join(found, sa.and_(table.c.service == found.c.service, table.c.number == found.c.number))
+
+
+_OF_SERVICE: Final = sa.bindparam("service", type_=sa.Text)
+_UNREJECTED: Final = tables.service_revision.c.status != "rejected"
+_IS_MINE: Final = tables.service_revision.c.service == _OF_SERVICE
+_NEWEST: Final = _last_revisions(sa.true()), _last_revisions(_IS_MINE)
+_NEWEST_UNREJECTED: Final = _last_revisions(_UNREJECTED), _last_revisions(sa.and_(_UNREJECTED, _IS_MINE))
+_SHARES: Final = sa.select(tables.split_share).order_by(tables.split_share.c.service, tables.split_share.c.position)
+_SPLITS: Final = _SHARES, _SHARES.where(tables.split_share.c.service == _OF_SERVICE)
+
+
+def _select(
+    conn: sa.Connection, queries: tuple[sa.Select[Any], sa.Select[Any]], service: str | None
+) -> sa.CursorResult[Any]:
+    """Run the query for all services, or the one for a single service."""
+    return conn.execute(queries[0]) if service is None else conn.execute(queries[1], {"service": service})
+
+
 def newest_revisions(conn: sa.Connection, service: str | None = None) -> dict[str, sa.Row[Any]]:
     """Return the rows of the services' newest revisions."""
-    return _last_revisions(conn, service, sa.true())
+    return {row.service: row for row in _select(conn, _NEWEST, service)}
 
 
 def unrejected_revisions(conn: sa.Connection, service: str | None = None) -> dict[str, sa.Row[Any]]:
     """Return the rows of the newest revisions that were not rejected; a service without one is absent."""
-    return _last_revisions(conn, service, tables.service_revision.c.status != "rejected")
-
-
-def _last_revisions(
-    conn: sa.Connection, service: str | None, condition: sa.ColumnElement[bool]
-) -> dict[str, sa.Row[Any]]:
-    table = tables.service_revision
-    last = sa.select(table.c.service, sa.func.max(table.c.number).label("number")).where(condition)
-    if service is not None:
-        last = last.where(table.c.service == service)
-    found = last.group_by(table.c.service).subquery()
-    query = sa.select(table).join(found, sa.and_(table.c.service == found.c.service, table.c.number == found.c.number))
-    return {row.service: row for row in conn.execute(query)}
+    return {row.service: row for row in _select(conn, _NEWEST_UNREJECTED, service)}
 
 
 def load_splits(conn: sa.Connection, service: str | None = None) -> dict[str, Split]:
     """Return the live splits."""
-    table = tables.split_share
-    query = sa.select(table).order_by(table.c.service, table.c.position)
-    if service is not None:
-        query = query.where(table.c.service == service)
     shares: dict[str, list[Share]] = {}
-    for row in conn.execute(query):
+    for row in _select(conn, _SPLITS, service):
         shares.setdefault(row.service, []).append(Share(version=row.version, weight_bp=row.weight_bp))
     return {name: tuple(listed) for name, listed in shares.items()}
 
@@ -116,15 +123,21 @@ def rollout_of(row: sa.Row[Any]) -> Rollout:
     )
 
 
+_RUNNING: Final = (
+    sa.select(tables.rollout).where(tables.rollout.c.ended_at.is_(None)).order_by(tables.rollout.c.service)
+)
+_ACTIVE: Final = _RUNNING, _RUNNING.where(tables.rollout.c.service == _OF_SERVICE)
+
+
 def active_rollouts(conn: sa.Connection, service: str | None = None) -> dict[str, sa.Row[Any]]:
     """Return the row of each service's rollout that has not ended."""
-    query = sa.select(tables.rollout).where(tables.rollout.c.ended_at.is_(None)).order_by(tables.rollout.c.service)
-    if service is not None:
-        query = query.where(tables.rollout.c.service == service)
-    return {row.service: row for row in conn.execute(query)}
+    return {row.service: row for row in _select(conn, _ACTIVE, service)}
 
 
 # -- history -----------------------------------------------------------------------------------------------------------
+
+
+_APPEND: Final = tables.history.insert()
 
 
 def append_history(conn: sa.Connection, entries: Iterable[HistoryEntry]) -> None:
@@ -144,7 +157,7 @@ def append_history(conn: sa.Connection, entries: Iterable[HistoryEntry]) -> None
         for entry in entries
     ]
     if rows:
-        conn.execute(tables.history.insert(), rows)
+        conn.execute(_APPEND, rows)
 
 
 def audit(
@@ -164,14 +177,14 @@ def with_why(words: str, why: str) -> str:
 Upsert = sqlite.Insert | postgresql.Insert
 
 
-def insert_into(conn: sa.Connection, table: sa.Table) -> Upsert:
+def insert_into(dialect: str, table: sa.Table) -> Upsert:
     """Return an INSERT that can say ON CONFLICT; both databases spell it the same."""
-    return postgresql.insert(table) if conn.dialect.name == "postgresql" else sqlite.insert(table)
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 @functools.cache
 def _upsert(dialect: str, table: sa.Table) -> Upsert:
-    statement = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    statement = insert_into(dialect, table)
     changed = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
     return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
 

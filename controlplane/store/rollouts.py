@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 from collections.abc import Sequence
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -73,12 +74,10 @@ class SqlRollouts(Part):
         return await self.database.write(lambda tx: _add_command(tx, service, command, key=key, now=now))
 
     async def load_pending(self, rollout: RolloutId) -> tuple[PendingCommand, ...]:
-        table = tables.command
-        query = sa.select(table).where(table.c.rollout == rollout, table.c.handled_at.is_(None))
         return await self.database.read(
             lambda tx: tuple(
                 PendingCommand(number=row["number"], command=command_from_row(row))
-                for row in tx.conn.execute(query.order_by(table.c.number)).mappings()
+                for row in tx.conn.execute(_PENDING, {"of": rollout}).mappings()
             )
         )
 
@@ -106,6 +105,13 @@ class SqlRollouts(Part):
             return tuple(HistoryEntry(**row) for row in reversed(rows))
 
         return await self.database.read(work)
+
+
+_PENDING: Final = (
+    sa.select(tables.command)
+    .where(tables.command.c.rollout == sa.bindparam("of"), tables.command.c.handled_at.is_(None))
+    .order_by(tables.command.c.number)
+)
 
 
 def _load(conn: sa.Connection, rollout: RolloutId) -> Rollout:
@@ -265,6 +271,41 @@ def _keep_key(
 # -- save --------------------------------------------------------------------------------------------------------------
 
 
+_BEFORE: Final = (
+    sa.select(tables.rollout.c.version, tables.rollout.c.state_kind, tables.rollout.c.state)
+    .where(tables.rollout.c.id == sa.bindparam("of"))
+    .with_for_update()
+)
+_UPDATE: Final = (
+    tables.rollout.update()
+    .where(tables.rollout.c.id == sa.bindparam("of"))
+    .values(
+        {
+            name: sa.bindparam(name)
+            for name in (
+                "state_kind",
+                "state",
+                "version",
+                "deadline_at",
+                "ended_at",
+                "judge",
+                "evidence",
+                "judged_tick",
+            )
+        }
+    )
+)
+_HANDLE: Final = (
+    tables.command.update()
+    .where(
+        tables.command.c.rollout == sa.bindparam("of"),
+        tables.command.c.number.in_(sa.bindparam("numbers", expanding=True)),
+        tables.command.c.handled_at.is_(None),
+    )
+    .values(handled_at=sa.bindparam("now"))
+)
+
+
 def _save(
     tx: Tx,
     rollout: Rollout,
@@ -276,24 +317,23 @@ def _save(
 ) -> Rollout:
     if split is not None:
         lock_service(tx, rollout.service)  # before the rollout's row, in the order of all other writers
-    table = tables.rollout
-    query = sa.select(table.c.version, table.c.state_kind, table.c.state).where(table.c.id == rollout.id)
-    before = tx.conn.execute(query.with_for_update()).first()
+    before = tx.conn.execute(_BEFORE, {"of": rollout.id}).first()
     if before is None or before.version != rollout.version:
         raise StaleWriteError(f"rollout {rollout.id} was changed by someone else; load it again")
-    state = {"state_kind": state_kind(rollout.state), "state": state_to_json(rollout.state)}
+    kind, state = state_kind(rollout.state), state_to_json(rollout.state)
     tx.conn.execute(
-        table.update()
-        .where(table.c.id == rollout.id)
-        .values(
-            **state,
-            version=rollout.version + 1,
-            deadline_at=rollout.deadline_at,
-            ended_at=ended_at(rollout.state),
-            judge=rollout.judge,
-            evidence=rollout.evidence,
-            judged_tick=rollout.judged_tick,
-        )
+        _UPDATE,
+        {
+            "of": rollout.id,
+            "state_kind": kind,
+            "state": state,
+            "version": rollout.version + 1,
+            "deadline_at": rollout.deadline_at,
+            "ended_at": ended_at(rollout.state),
+            "judge": rollout.judge,
+            "evidence": rollout.evidence,
+            "judged_tick": rollout.judged_tick,
+        },
     )
     append_history(
         tx.conn,
@@ -314,15 +354,10 @@ def _save(
         ],
     )
     if handled:
-        commands = tables.command
-        tx.conn.execute(
-            commands.update()
-            .where(commands.c.rollout == rollout.id, commands.c.number.in_(handled), commands.c.handled_at.is_(None))
-            .values(handled_at=now)
-        )
+        tx.conn.execute(_HANDLE, {"of": rollout.id, "numbers": list(handled), "now": now})
     if split is not None:
         replace_split(tx.conn, rollout.service, split)
     # A save of the judge's state alone, once a second, is no reason to project anew.
-    if split is not None or (before.state_kind, before.state) != (state["state_kind"], state["state"]):
+    if split is not None or (before.state_kind, before.state) != (kind, state):
         tx.announce(Topic.DESIRED)
     return dataclasses.replace(rollout, version=rollout.version + 1)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 import controlplane
 from controlplane.errors import UnavailableError
-from controlplane.store.engine import POSTGRES_CONNECT_ARGS, sqlite_engine, translate
+from controlplane.store.engine import ERRORS, POSTGRES_CONNECT_ARGS, sqlite_engine, translate
 from controlplane.store.urls import VARIABLE, is_sqlite, parse_url, shown, sqlite_path
 
 UPGRADE: Final = "run `hueshift db upgrade`"
@@ -133,7 +133,7 @@ def _upgrade(url: sa.URL) -> None:
                 alembic.command.upgrade(config, "head")
         finally:
             engine.dispose()
-    except sa.exc.SQLAlchemyError as exc:
+    except ERRORS as exc:
         raise translate(exc, url) from exc
 
 
@@ -145,5 +145,5 @@ def _current(url: sa.URL) -> SchemaState:
                 return state_of(connection)
         finally:
             engine.dispose()
-    except sa.exc.SQLAlchemyError as exc:
+    except ERRORS as exc:
         raise translate(exc, url) from exc

@@ -1,7 +1,7 @@
 """Counts and histograms per version and tick; what Envoys say of their members."""
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -46,10 +46,8 @@ class SqlTelemetry(Part):
         return await self.database.read(lambda tx: _load_ticks(tx.conn, clusters, after=after, limit=limit))
 
     async def load_health(self) -> tuple[ClusterHealth, ...]:
-        table = tables.cluster_health
-        query = sa.select(table).order_by(table.c.node, table.c.cluster)
         return await self.database.read(
-            lambda tx: tuple(ClusterHealth(**row) for row in tx.conn.execute(query).mappings())
+            lambda tx: tuple(ClusterHealth(**row) for row in tx.conn.execute(_HEALTH).mappings())
         )
 
     async def forget_health(self, nodes: Sequence[str]) -> None:
@@ -77,6 +75,11 @@ class SqlTelemetry(Part):
             tx.conn.execute(tables.histogram_gap.delete().where(tables.histogram_gap.c.until < before))
 
         await self.database.write(work)
+
+
+_HEALTH: Final = sa.select(tables.cluster_health).order_by(
+    tables.cluster_health.c.node, tables.cluster_health.c.cluster
+)
 
 
 def _record(tx: Tx, batch: TelemetryBatch) -> None:
@@ -137,16 +140,43 @@ def _tick_to_row(source: str, tick: ClusterTick) -> dict[str, Any]:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
+_BEATS: Final = tables.telemetry_beat
+_AFTER: Final = sa.bindparam("after", type_=sa.BigInteger)
+_LAST: Final = sa.bindparam("last", type_=sa.BigInteger)
+
+_FIRST_TICKS: Final = (
+    sa.select(_BEATS.c.tick)
+    .distinct()
+    .where(_BEATS.c.tick > _AFTER)
+    .order_by(_BEATS.c.tick)
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+    .subquery()
+)
+_LAST_TICK: Final = sa.select(sa.func.max(_FIRST_TICKS.c.tick))
+_BEATS_BETWEEN: Final = sa.select(_BEATS).where(_BEATS.c.tick > _AFTER, _BEATS.c.tick <= _LAST).order_by(_BEATS.c.tick)
+_SOURCES: Final = (
+    sa.select(
+        sa.func.max(_BEATS.c.tick).label("newest"),
+        sa.func.max(sa.case((_BEATS.c.closed, _BEATS.c.tick), else_=_AFTER)).label("closed"),
+    )
+    .where(_BEATS.c.tick > _AFTER)
+    .group_by(_BEATS.c.source)
+)
+_COUNTS: Final = sa.select(tables.telemetry_tick).where(
+    tables.telemetry_tick.c.tick > _AFTER,
+    tables.telemetry_tick.c.tick <= _LAST,
+    tables.telemetry_tick.c.cluster.in_(sa.bindparam("clusters", expanding=True)),
+)
+
+
 def _load_ticks(conn: sa.Connection, clusters: Sequence[str], *, after: int, limit: int) -> tuple[TickRead, ...]:
-    beats = tables.telemetry_beat
-    first = sa.select(beats.c.tick).distinct().where(beats.c.tick > after).order_by(beats.c.tick).limit(limit)
-    last: int | None = conn.scalar(sa.select(sa.func.max(first.subquery().c.tick)))
+    last: int | None = conn.scalar(_LAST_TICK, {"after": after, "limit": limit})
     if last is None:
         return ()
     open_spans = _open_spans(conn, after)
     reporting: dict[int, int] = {}
     silent: dict[int, int] = {}
-    for row in conn.execute(sa.select(beats).where(beats.c.tick > after, beats.c.tick <= last).order_by(beats.c.tick)):
+    for row in conn.execute(_BEATS_BETWEEN, {"after": after, "last": last}):
         reporting[row.tick] = reporting.get(row.tick, 0) + row.reporting
         silent[row.tick] = silent.get(row.tick, 0) + row.silent
     counts = _sum_counts(conn, clusters, after=after, last=last)
@@ -167,10 +197,7 @@ def _open_spans(conn: sa.Connection, after: int) -> list[range]:
 
     Closing a tick closes those before it: a source that came late, or came back from the dead, holds up none of them.
     """
-    beats = tables.telemetry_beat
-    closed = sa.func.max(sa.case((beats.c.closed, beats.c.tick), else_=after))
-    query = sa.select(sa.func.max(beats.c.tick).label("newest"), closed.label("closed"))
-    sources = conn.execute(query.where(beats.c.tick > after).group_by(beats.c.source)).all()
+    sources = conn.execute(_SOURCES, {"after": after}).all()
     newest = max(source.newest for source in sources)
     return [
         range(source.closed + 1, source.newest + 1) for source in sources if newest - source.newest < DEAD_AFTER_TICKS
@@ -178,12 +205,10 @@ def _open_spans(conn: sa.Connection, after: int) -> list[range]:
 
 
 def _sum_counts(
-    conn: sa.Connection, clusters: Iterable[str], *, after: int, last: int
+    conn: sa.Connection, clusters: Sequence[str], *, after: int, last: int
 ) -> dict[int, dict[str, VersionTick]]:
-    table = tables.telemetry_tick
-    query = sa.select(table).where(table.c.tick > after, table.c.tick <= last, table.c.cluster.in_(clusters))
     sums: dict[int, dict[str, VersionTick]] = {}
-    for row in conn.execute(query):
+    for row in conn.execute(_COUNTS, {"after": after, "last": last, "clusters": list(clusters)}):
         counts = VersionTick(
             completed=row.completed,
             errors=row.errors,
