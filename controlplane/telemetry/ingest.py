@@ -110,7 +110,7 @@ class TelemetryIngest:
                     await self.finish()
 
     async def finish(self) -> None:
-        """Write what is left and close the current tick. What arrives later is not written; the Envoys tell it again."""
+        """Write what is left and close the current tick. Envoys tell again whatever arrives later."""
         if await self.write() or await self.write():
             self._ledger.finish(at=self._moment())
             await self.write()

@@ -145,8 +145,6 @@ class Ledger:
         for base in bases:
             if self._last_heard is None or base.at > self._last_heard:
                 self._last_heard = base.at
-            if self._unconfirmed is not None:
-                continue  # what SQL holds of us is older than what we know
             node = self._fleet.nodes.get(base.node)
             envoy = node.find(base.epoch) if node else None
             if envoy is None:
