@@ -84,6 +84,7 @@ class Service:
         """
         self.settings = settings
         self.phase = Phase.LOADING
+        self.ready = asyncio.Event()
         self.stopping = asyncio.Event()
         self._load = load
         self._metrics = metrics
@@ -174,11 +175,12 @@ class Service:
             return
         if self.phase is Phase.LOADING:
             self.phase = Phase.READY
+            self.ready.set()
             log.info("model.became_ready")
 
     async def _warm(self) -> None:
         """Make one picture the whole way, so that the first visitor does not pay for lazy set-up."""
-        ramp = np.linspace(0, 255, self.settings.input_px, dtype=np.uint8)
-        photo = np.repeat(np.tile(ramp, (self.settings.input_px, 1))[..., None], 3, axis=2)
+        side = self.settings.limits.min_side_px
+        photo = np.full((side, side, 3), 128, np.uint8)
         upload = Upload(encode(photo, Encoding.PNG), "image/png")
         await self._colour(upload, Encoding.PNG, is_forced=False)

@@ -1,0 +1,146 @@
+"""A colorizer that needs no weights, photos without files, and a worker that runs without a socket."""
+
+import contextlib
+import dataclasses
+import datetime as dt
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import TypeAlias
+
+import httpx
+import numpy as np
+import pytest
+
+from inference_worker.app import create_app
+from inference_worker.backends import Colorizer
+from inference_worker.errors import ModelError
+from inference_worker.faults import FaultPlan
+from inference_worker.imaging import Encoding, Floats, Pixels, encode
+from inference_worker.metrics import Metrics
+from inference_worker.service import Phase, Service, ServiceSettings
+
+
+class FakeColorizer:
+    """Paints everything the same warm tone; `hold` makes it wait until `release`."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.free.set()
+        self.entered = threading.Event()
+        self.is_broken = False
+
+    def hold(self) -> None:
+        self.free.clear()
+        self.entered.clear()
+
+    def release(self) -> None:
+        self.free.set()
+
+    def predict(self, lightness: Floats) -> Floats:
+        self.entered.set()
+        self.free.wait(10)
+        if self.is_broken:
+            raise ModelError("model: broken by the test")
+        count, _, height, width = lightness.shape
+        ab = np.zeros((count, 2, height // 4, width // 4), np.float32)
+        ab[:, 0], ab[:, 1] = 12.0, 25.0
+        return ab
+
+
+class ManualClock:
+    """Never waits; every reading is 0.05 s after the one before."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.slept: list[dt.timedelta] = []
+
+    def read_s(self) -> float:
+        self.now_s += 0.05
+        return self.now_s
+
+    async def sleep(self, delay: dt.timedelta) -> None:
+        self.slept.append(delay)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Running:
+    """A worker and a client that talks to it."""
+
+    client: httpx.AsyncClient
+    service: Service
+    clock: ManualClock
+    colorizer: FakeColorizer
+
+
+def draw_grey(width: int = 96, height: int = 80) -> Pixels:
+    """A soft grey scene."""
+    y, x = np.mgrid[0:height, 0:width]
+    level = 128 + 90 * np.sin(x / 9) * np.cos(y / 13)
+    return np.repeat(np.clip(level, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def draw_colour(width: int = 96, height: int = 80) -> Pixels:
+    """The same scene in colours that no single tint explains."""
+    grey = draw_grey(width, height).astype(np.int16)
+    grey[:, : width // 2, 2] += 70
+    grey[:, width // 2 :, 0] += 70
+    grey[: height // 2, :, 1] -= 50
+    return np.clip(grey, 0, 255).astype(np.uint8)
+
+
+Start: TypeAlias = Callable[..., contextlib.AbstractAsyncContextManager[Running]]
+
+
+@pytest.fixture
+def grey_png() -> bytes:
+    return encode(draw_grey(), Encoding.PNG)
+
+
+@pytest.fixture
+def colour_png() -> bytes:
+    return encode(draw_colour(), Encoding.PNG)
+
+
+@pytest.fixture
+def start() -> Start:
+    """Start a worker: `async with start(faults=..., max_bytes=...) as running`."""
+
+    @contextlib.asynccontextmanager
+    async def start_worker(
+        *,
+        faults: FaultPlan | None = None,
+        load: Callable[[], Colorizer] | None = None,
+        is_awaited: bool = True,
+        on_fatal: Callable[[], None] = lambda: None,
+        **bounds: object,
+    ) -> AsyncIterator[Running]:
+        plan = faults or FaultPlan()
+        clock, colorizer = ManualClock(), FakeColorizer()
+        metrics = Metrics(model="fake", version="v9", sha256="0" * 64)
+        service = Service(
+            settings=dataclasses.replace(ServiceSettings(input_px=64), **bounds),  # type: ignore[arg-type] # by name
+            load=load or (lambda: colorizer),
+            metrics=metrics,
+            wrong_picture=plan.picture,
+            on_fatal=on_fatal,
+        )
+        app = create_app(service=service, metrics=metrics, clock=clock, version="v9", faults=plan)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://worker") as client,
+        ):
+            if is_awaited:
+                await wait_ready(service)
+            try:
+                yield Running(client, service, clock, colorizer)
+            finally:
+                colorizer.release()
+
+    return start_worker
+
+
+async def wait_ready(service: Service) -> None:
+    """Until the model is loaded and warm."""
+    await service.ready.wait()
+    assert service.phase is Phase.READY

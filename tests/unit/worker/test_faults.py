@@ -1,0 +1,60 @@
+import datetime as dt
+
+import numpy as np
+import pytest
+
+from inference_worker.errors import SettingError
+from inference_worker.faults import FaultDice, FaultPlan, Outcome, WrongPicture, spoil
+
+
+def test_no_fault_by_default() -> None:
+    plan = FaultPlan()
+    dice = FaultDice(plan)
+    assert not plan.is_active
+    assert {dice.draw() for _ in range(1000)} == {Outcome.NORMAL}
+    assert dice.compute_delay(dt.timedelta(seconds=3)) == dt.timedelta(0)
+
+
+def test_shares_are_kept() -> None:
+    dice = FaultDice(FaultPlan(error_share=0.2, hang_share=0.1, seed=5))
+    drawn = [dice.draw() for _ in range(10_000)]
+    assert drawn.count(Outcome.ERROR) == pytest.approx(2000, abs=150)
+    assert drawn.count(Outcome.HANG) == pytest.approx(1000, abs=120)
+
+
+def test_a_seed_repeats_the_order() -> None:
+    first, second = (FaultDice(FaultPlan(error_share=0.5, seed=3)) for _ in range(2))
+    assert [first.draw() for _ in range(50)] == [second.draw() for _ in range(50)]
+
+
+def test_delay_is_a_multiple_of_the_work_plus_a_constant() -> None:
+    dice = FaultDice(FaultPlan(delay_factor=3, delay=dt.timedelta(milliseconds=10)))
+    assert dice.compute_delay(dt.timedelta(milliseconds=40)) == dt.timedelta(milliseconds=90)
+
+
+@pytest.mark.parametrize(
+    ("values", "flag"),
+    [
+        ({"error_share": 1.5}, "--fault-errors"),
+        ({"hang_share": -0.1}, "--fault-hang"),
+        ({"error_share": 0.7, "hang_share": 0.7}, "--fault-errors, --fault-hang"),
+        ({"delay_factor": 0.5}, "--fault-delay-factor"),
+        ({"delay_factor": float("nan")}, "--fault-delay-factor"),
+        ({"error_share": float("nan")}, "--fault-errors"),
+        ({"delay": dt.timedelta(seconds=-1)}, "--fault-delay-ms"),
+    ],
+)
+def test_impossible_plans_are_refused(values: dict[str, object], flag: str) -> None:
+    with pytest.raises(SettingError, match=flag):
+        FaultPlan(**values)  # type: ignore[arg-type] # the values are wrong on purpose
+
+
+def test_a_plan_names_its_faults() -> None:
+    plan = FaultPlan(error_share=0.2, delay_factor=3, picture=WrongPicture.GREY)
+    assert plan.describe() == ("errors=0.2", "delay_factor=3", "picture=gray")
+
+
+def test_wrong_pictures() -> None:
+    ab = np.full((2, 4, 4), 7.0, np.float32)
+    assert not spoil(ab, WrongPicture.GREY).any()
+    assert (spoil(ab, WrongPicture.INVERTED) == -7).all()

@@ -1,0 +1,87 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from inference_worker import __main__ as command
+from inference_worker.catalogue import SHIPPED
+from inference_worker.errors import SettingError
+from inference_worker.faults import FaultPlan, WrongPicture
+
+SERVE = ["serve", "--model", "v1", "--port", "8083"]
+
+
+def test_list_names_the_routes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["models", "list"]) == 0
+    text = capsys.readouterr().out
+    assert "person     person     alias of v1" in text
+    assert "v2" in text
+
+
+def test_show_tells_the_licence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["models", "show", "v2"]) == 0
+    assert "licence    Apache-2.0" in capsys.readouterr().out
+
+
+def test_verify_passes_on_what_is_shipped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["models", "verify"]) == 0
+    assert capsys.readouterr().out.count(" ok\n") == 4
+
+
+def test_verify_fails_on_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = (SHIPPED / "models.json").read_text(encoding="utf-8")
+    (tmp_path / "models.json").write_text(manifest, encoding="utf-8")
+    (tmp_path / "colorizer-v1.onnx").write_bytes(b"damaged")
+    assert command.main(["models", "verify", "v1", "--models-dir", str(tmp_path)]) == 1
+    assert "SHA-256" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["serve", "--model", "nope", "--port", "8083"], "--model"),
+        (["serve", "--model", "v1", "--port", "99999"], "--port"),
+        ([*SERVE, "--threads", "0"], "--threads"),
+        ([*SERVE, "--input-px", "100"], "--input-px"),
+        ([*SERVE, "--queue", "0"], "--queue"),
+        ([*SERVE, "--fault-errors", "2"], "--fault-errors"),
+        ([*SERVE, "--fault-delay-factor", "0.5"], "--fault-delay-factor"),
+        ([*SERVE, "--fault-delay-ms", "-5"], "--fault-delay-ms"),
+        ([*SERVE, "--models-dir", "/nowhere"], "--models-dir"),
+        (["models", "show", "nope"], "--model"),
+    ],
+)
+def test_impossible_flags_are_one_line(arguments: list[str], field: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(arguments) == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"error: {field}")
+    assert text.count("\n") == 1
+
+
+def test_a_taken_port_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*_: object, **__: object) -> socket.socket:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    assert command.main(SERVE) == 2
+    assert "Address already in use" in capsys.readouterr().err
+
+
+def test_flags_become_a_fault_plan() -> None:
+    given = "--fault-errors 0.2 --fault-hang 0.1 --fault-delay-factor 3 --fault-delay-ms 5 --fault-picture inverted"
+    args = command.build_parser().parse_args([*SERVE, *given.split(), "--fault-seed", "4"])
+    plan = command.read_faults(args)
+    assert plan.is_active
+    assert (plan.error_share, plan.hang_share, plan.delay_factor, plan.seed) == (0.2, 0.1, 3.0, 4)
+    assert plan.picture is WrongPicture.INVERTED
+
+
+def test_no_flag_means_no_fault() -> None:
+    args = command.build_parser().parse_args(SERVE)
+    assert command.read_faults(args) == FaultPlan()
+
+
+def test_limits_are_checked_before_anything_is_loaded() -> None:
+    args = command.build_parser().parse_args([*SERVE, "--max-bytes", "1"])
+    with pytest.raises(SettingError, match="--max-bytes"):
+        command.check_serve_flags(args)
