@@ -16,7 +16,8 @@ from controlplane.errors import ControlPlaneError, UnavailableError
 T = TypeVar("T")
 
 POLL = dt.timedelta(milliseconds=200)
-PATIENCE = dt.timedelta(seconds=30)
+PATIENCE = dt.timedelta(seconds=120)
+"""How long a control plane may be away: on a machine that others share, a start alone can take many seconds."""
 
 
 class ApiRefusalError(ControlPlaneError):

@@ -147,10 +147,7 @@ def _all_to(version: str) -> Split:
 
 @contextlib.asynccontextmanager
 async def _control_plane(directory: Path, ports: Ports, acks: RouteAcks) -> AsyncIterator[wiring.Parts]:
-    settings = read_settings(
-        data_dir=directory, xds_port=ports.xds, telemetry_port=ports.telemetry, log_level="warning", database_url=""
-    )
-    wiring.configure_logging(settings)
+    settings = read_settings(data_dir=directory, xds_port=ports.xds, telemetry_port=ports.telemetry, database_url="")
     async with wiring.build(settings, on_ack=acks.on_ack) as parts, asyncio.TaskGroup() as tasks:
         running = tasks.create_task(wiring.run(parts, api_socket=None))
         try:
@@ -240,6 +237,7 @@ def main(
     json_file: Path | None = None,
 ) -> int:
     """Run the bench, print its table, and return 0 if everything holds. *requests* is the sum over the variants."""
+    wiring.configure_logging(read_settings(log_level="warning"))
     directory = Path(tempfile.mkdtemp(prefix="hueshift-bench-flips-"))
     each = -(-requests // len(variants))
     results = [

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-START_WITHIN = dt.timedelta(seconds=30)
+START_WITHIN = dt.timedelta(seconds=60)
 END_WITHIN = dt.timedelta(seconds=10)
 
 

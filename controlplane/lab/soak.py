@@ -39,6 +39,9 @@ FIRST_KILL_S = (0.0, 8.0)
 NEXT_KILL_S = (3.0, 10.0)
 DOWN_S = (0.1, 3.0)
 DEFECT_AFTER_S = (0.0, 6.0)
+KILLS_PER_ROLLOUT = 2
+"""So that the kills meet rollouts of both kinds."""
+
 ROLLOUT_WITHIN = dt.timedelta(minutes=4)
 
 
@@ -209,7 +212,8 @@ async def run_drill(*, kills: int, rate: float, directory: Path, seed: int, cloc
             while report.kills < kills:
                 fails = len(report.rides) % 2 == 1
                 candidate = "v2" if stable == "v1" else "v1"
-                ride = await drill.ride(candidate=candidate, fails=fails, most_kills=kills - report.kills)
+                most = min(KILLS_PER_ROLLOUT, kills - report.kills)
+                ride = await drill.ride(candidate=candidate, fails=fails, most_kills=most)
                 report.rides.append(ride)
                 if not ride.is_right:
                     break  # whatever comes after would stand on a split that nobody expects

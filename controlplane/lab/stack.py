@@ -19,7 +19,7 @@ from controlplane.lab.api_client import ApiClient, wait_for_answer
 from controlplane.lab.server import ServerProcess, free_ports
 from controlplane.xds.bootstrap import Variant, render_bootstrap
 
-START_WITHIN = dt.timedelta(seconds=60)
+START_WITHIN = dt.timedelta(seconds=120)
 POLL = dt.timedelta(milliseconds=50)
 
 
