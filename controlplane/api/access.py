@@ -1,4 +1,4 @@
-"""What stands between a request and the store: the size limit, the API key, who asks and why."""
+"""What stands between a request and the store: the API key, who asks and why."""
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +14,6 @@ from controlplane.clock import Clock
 from controlplane.errors import InvalidInputError, UnauthorizedError
 from controlplane.ports import Store
 
-MAX_BODY_BYTES = 1024 * 1024
 MAX_IDEMPOTENCY_KEY_CHARS = 128
 
 Authenticate: TypeAlias = Callable[[str], Awaitable[str]]
@@ -98,23 +97,21 @@ Writer: TypeAlias = Annotated[Caller, Depends(_caller)]
 
 
 class BodyLimit:
-    """Refuses bodies over `MAX_BODY_BYTES`, whether they announce their length or not."""
+    """Refuses bodies over a size, whether they announce their length or not; FastAPI's own says it in plain text."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
+        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, counting what it brings."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         seen = 0
 
         async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > MAX_BODY_BYTES:
+            if seen > self._max_bytes:
                 raise HTTPException(413)  # FastAPI lets this one through while it reads a body
             return message
 

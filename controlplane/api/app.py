@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from controlplane.api import fleet, operations, rollouts, services
-from controlplane.api.access import MAX_BODY_BYTES, Authenticate, BodyLimit, Missing, Parts
+from controlplane.api.access import Authenticate, BodyLimit, Missing, Parts
 from controlplane.api.answers import ErrorView, Problem
 from controlplane.api.documents import known_fields
 from controlplane.api.metrics import RequestMetrics
@@ -46,8 +46,10 @@ STATUS: Mapping[type[ControlPlaneError], http.HTTPStatus] = {
 """The one place where an error gets its status."""
 
 RETRY_AFTER_S = 2
+MAX_BODY_BYTES = 1024 * 1024
 
 _WORDS: Mapping[int, str] = {
+    400: "body: cannot be read; send valid JSON in UTF-8",
     404: "there is nothing at this path; GET /openapi.json lists what there is",
     405: "this path does not take that method; GET /openapi.json lists what it takes",
     413: f"the body is larger than {MAX_BODY_BYTES // 1024} KiB; send less",
@@ -101,7 +103,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _not_served)
     app.add_exception_handler(Exception, _crashed)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestMetrics, registry=registry, clock=clock)
     return app
 

@@ -16,7 +16,7 @@ _UNIT_MS = {
     "h": Decimal(3_600_000),
     "d": Decimal(86_400_000),
 }
-_PART = re.compile(r"(\d{1,15}(?:\.\d{1,30})?)(ms|s|m|h|d)")
+_PART = re.compile(r"(\d{1,15}(?:\.\d{1,30})?) ?(ms|s|m|h|d)")
 _SPAN = re.compile(rf"(?:{_PART.pattern})+")
 _MAX_SPAN_MS = Decimal(86_400_000 * 3650)
 _LONG_SECONDS = 600

@@ -1,0 +1,111 @@
+"""Services of every shape, for properties that must hold for all of them."""
+
+import datetime as dt
+
+from hypothesis import strategies as st
+
+from controlplane.rollout.model import ErrorRateSlo, LatencySlo, Plan, Step
+from controlplane.traffic.model import (
+    Endpoint,
+    HeaderMatch,
+    HeaderRule,
+    HealthCheck,
+    Listener,
+    Route,
+    RouteMatch,
+    ServiceSpec,
+    Share,
+    Split,
+    Version,
+)
+
+NAMES = st.builds("{}{}".format, st.sampled_from(["a", "7", "v-1", "v_2", "x--"]), st.integers(0, 999))
+PORTS = st.integers(1, 65535)
+PATHS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=20).map(lambda rest: f"/{rest}")
+VALUES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+HOSTS = st.one_of(NAMES.map(lambda name: f"{name}.example"), st.sampled_from(["10.0.0.1", "::1", "fe80::1:2"]))
+
+
+def spans(least: dt.timedelta, most: dt.timedelta) -> st.SearchStrategy[dt.timedelta]:
+    return st.timedeltas(least, most)
+
+
+SECOND = dt.timedelta(seconds=1)
+MILLISECOND = dt.timedelta(milliseconds=1)
+
+CHECKS = st.builds(
+    HealthCheck,
+    path=PATHS,
+    interval=spans(100 * MILLISECOND, 300 * SECOND),
+    timeout=spans(100 * MILLISECOND, 300 * SECOND),
+    healthy_threshold=st.integers(1, 100),
+    unhealthy_threshold=st.integers(1, 100),
+)
+HEADERS = st.one_of(
+    st.builds(HeaderMatch, NAMES),
+    st.builds(HeaderMatch, NAMES, st.sampled_from([HeaderRule.EXACT, HeaderRule.REGEX]), VALUES),
+)
+MATCHES = st.builds(RouteMatch, PATHS, st.lists(HEADERS, max_size=2).map(tuple))
+SLOS = st.lists(
+    st.one_of(
+        st.builds(ErrorRateSlo, NAMES, st.floats(0.000001, 0.49)),
+        st.builds(LatencySlo, NAMES, st.floats(1, 300_000), st.floats(0.5, 0.9999)),
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda slo: slo.name,
+).map(tuple)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Draw a plan whose weights grow to 100 %."""
+    weights = [*sorted(draw(st.sets(st.integers(1, 9_999), max_size=5))), 10_000]
+    steps = tuple(Step(weight, draw(spans(0 * SECOND, 60 * SECOND)), draw(st.booleans())) for weight in weights)
+    return Plan(steps, draw(spans(SECOND, 86_400 * SECOND)), draw(spans(SECOND, 86_400 * SECOND)))
+
+
+@st.composite
+def splits(draw: st.DrawFn, names: list[str]) -> Split:
+    """Draw a split over some of *names*."""
+    chosen = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
+    borders = sorted(draw(st.lists(st.integers(0, 10_000), min_size=len(chosen) - 1, max_size=len(chosen) - 1)))
+    edges = [0, *borders, 10_000]
+    return tuple(Share(name, high - low) for name, low, high in zip(chosen, edges[:-1], edges[1:], strict=True))
+
+
+@st.composite
+def services(draw: st.DrawFn) -> ServiceSpec:
+    """Draw a service."""
+    names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
+    clusters = draw(st.lists(NAMES, min_size=len(names), max_size=len(names), unique=True))
+    versions = tuple(
+        Version(
+            name,
+            cluster,
+            tuple(draw(st.lists(st.builds(Endpoint, HOSTS, PORTS), max_size=2, unique=True))),
+            draw(CHECKS),
+            draw(spans(MILLISECOND, 300 * SECOND)),
+        )
+        for name, cluster in zip(names, clusters, strict=True)
+    )
+    timeouts = spans(MILLISECOND, 3600 * SECOND)
+    pinned = draw(
+        st.lists(
+            st.builds(Route, NAMES.map(lambda name: f"p{name}"), MATCHES, st.sampled_from(names), timeouts),
+            max_size=2,
+            unique_by=lambda route: route.name,
+        )
+    )
+    return ServiceSpec(
+        name=draw(NAMES),
+        listener=Listener(draw(NAMES), draw(st.sampled_from(["0.0.0.0", "127.0.0.1", "::"])), draw(PORTS), draw(NAMES)),
+        virtual_host=draw(NAMES),
+        route_config=draw(NAMES),
+        versions=versions,
+        routes=(*pinned, Route("rest", draw(MATCHES), None, draw(timeouts))),
+        initial_split=draw(splits(names)),
+        slos=draw(SLOS),
+        plan=draw(plans()),
+        domains=tuple(draw(st.lists(st.sampled_from(["*", "a.example", "b.example"]), min_size=1, unique=True))),
+    )

@@ -1,0 +1,224 @@
+"""Who may ask: keys on everything that changes something, limits on what is sent, and no secrets in any answer."""
+
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+
+from controlplane.api.app import STATUS
+from controlplane.auth.keys import KeyRing
+from controlplane.errors import UnavailableError
+from tests.unit.api.test_services import document
+from tests.unit.api.world import World
+
+MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
+    ("PUT", "/v1/services/colorize", document()),
+    ("PUT", "/v1/services/colorize/split", {"weights": {"v1": "100%"}}),
+    ("POST", "/v1/services/colorize/rollouts", {"to": "v2"}),
+    *(("POST", f"/v1/services/colorize/rollout/{verb}", {}) for verb in ("pause", "resume", "promote", "abort")),
+]
+READS = [
+    "/v1/services",
+    "/v1/services/colorize",
+    "/v1/services/colorize/status",
+    "/v1/services/colorize/history",
+    "/v1/services/colorize/events",
+    "/v1/services/colorize/rollouts",
+    "/v1/proxies",
+]
+OPEN = ["/healthz", "/readyz", "/metrics"]
+
+
+@pytest.mark.parametrize(
+    "header", [None, "Bearer", "Bearer hs_" + "0" * 64, "Bearer x", "Basic YWRhOmFkYQ==", "hs_" + "0" * 64]
+)
+async def test_nothing_is_changed_without_a_valid_key(world: World, header: str | None) -> None:
+    make_public(world)
+    await world.declare()
+    before = await world.store.history("colorize")
+    async with world.http(None) as http:
+        for method, path, body in MUTATIONS:
+            answer = await http.request(method, path, json=body, headers={"Authorization": header} if header else {})
+            assert answer.status_code == 401
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            assert "API key" in answer.json()["error"]
+    assert await world.store.history("colorize") == before
+
+
+async def test_reading_needs_a_key_unless_it_is_made_public(world: World) -> None:
+    await world.declare()
+    async with world.http() as known, world.http(None) as unknown, world.http("hs_wrong") as wrong:
+        for path in READS:
+            assert (await unknown.get(path)).status_code == 401
+            assert (await known.get(path)).status_code == 200
+        make_public(world)
+        for path in READS:
+            assert (await unknown.get(path)).status_code == 200
+            assert (await wrong.get(path)).status_code == 401
+
+
+def make_public(world: World) -> None:
+    """Do what the setting does."""
+    world.app.state.parts = dataclasses.replace(world.app.state.parts, public_reads=True)
+
+
+@pytest.mark.parametrize("path", OPEN)
+async def test_probes_and_metrics_need_no_key(world: World, path: str) -> None:
+    async with world.http(None) as http:
+        assert (await http.get(path)).status_code == 200
+
+
+async def test_a_revoked_key_opens_nothing(world: World, http: httpx.AsyncClient) -> None:
+    assert (await http.get("/v1/services")).status_code == 200
+    await KeyRing(store=world.store, clock=world.clock).revoke("ada")
+    assert (await http.get("/v1/services")).status_code == 401
+
+
+async def test_keys_appear_in_no_answer_no_log_and_no_metric(world: World) -> None:
+    await world.declare()
+    seen = ""
+    with structlog.testing.capture_logs() as logs:
+        for key in (world.key, "hs_" + "f" * 64):
+            async with world.http(key) as http:
+                for method, path, body in MUTATIONS:
+                    answer = await http.request(method, path, json=body)
+                    seen += answer.text + json.dumps(dict(answer.headers))
+                seen += (await http.get("/v1/services/colorize/status")).text
+                seen += (await http.get("/metrics")).text
+    seen += json.dumps(logs, default=str)
+    assert logs
+    assert "hs_" not in seen.replace("Bearer hs_...", "")
+
+
+async def test_only_digests_are_stored(world: World) -> None:
+    (key,) = await world.store.list_keys()
+    assert world.key not in repr(key)
+    assert world.key.startswith(key.prefix)
+    assert len(key.prefix) < 12
+
+
+async def test_a_large_body_is_refused_whether_it_says_so_or_not(http: httpx.AsyncClient) -> None:
+    large = b'{"service": "' + b"x" * (1024 * 1024) + b'"}'
+    announced = await http.put("/v1/services/colorize", content=large, headers={"Content-Type": "application/json"})
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(large), 65536):
+            yield large[start : start + 65536]
+
+    streamed = await http.put("/v1/services/colorize", content=chunks(), headers={"Content-Type": "application/json"})
+    for answer in (announced, streamed):
+        assert answer.status_code == 413
+        assert answer.json()["error"] == "the body is larger than 1024 KiB; send less"
+
+
+async def test_an_unknown_path_or_method_is_answered_in_the_same_form(http: httpx.AsyncClient) -> None:
+    missing = await http.get("/v2/services")
+    wrong = await http.delete("/v1/services")
+    assert (missing.status_code, wrong.status_code) == (404, 405)
+    for answer in (missing, wrong):
+        assert "/openapi.json" in answer.json()["error"]
+
+
+async def test_a_database_that_does_not_answer_is_503_with_a_time_to_come_back(
+    world: World, http: httpx.AsyncClient
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise UnavailableError("the database does not answer; check that it runs")
+
+    world.app.state.parts = _with_store(world, list_services=fail, list_keys=fail, find_key=world.store.find_key)
+    answer = await http.get("/v1/services")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+    assert answer.json()["error"] == "the database does not answer; check that it runs"
+    ready = await http.get("/readyz")
+    assert (ready.status_code, ready.json()["missing"]) == (503, ["the database does not answer; check that it runs"])
+    assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_a_bug_is_500_with_one_line_and_goes_to_the_log(world: World, http: httpx.AsyncClient) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    world.app.state.parts = _with_store(world, list_services=fail)
+    with structlog.testing.capture_logs() as logs:
+        answer = await http.get("/v1/services")
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "internal"
+    assert "secret detail" not in answer.text
+    assert [entry["event"] for entry in logs] == ["api.request_crashed"]
+
+
+async def test_readiness_says_what_is_missing(world: World, http: httpx.AsyncClient) -> None:
+    world.missing.append("no snapshot is served yet")
+    answer = await http.get("/readyz")
+    assert (answer.status_code, answer.json()) == (
+        503,
+        {"status": "not ready", "missing": ["no snapshot is served yet"]},
+    )
+    world.missing.clear()
+    assert (await http.get("/readyz")).json() == {"status": "ready"}
+
+
+async def test_requests_are_counted_by_route_not_by_path(world: World, http: httpx.AsyncClient) -> None:
+    def counted(status: str) -> float:
+        labels = {"method": "GET", "route": "/v1/services/{name}", "status": status}
+        return world.registry.get_sample_value("hueshift_api_requests_total", labels) or 0
+
+    await world.declare()
+    before = counted("200"), counted("404")
+    for name in ("colorize", "a", "b"):
+        await http.get(f"/v1/services/{name}")
+    await http.get("/nowhere/at/all")
+    assert (counted("200"), counted("404")) == (before[0] + 1, before[1] + 2)
+    text = (await http.get("/metrics")).text
+    assert 'route="unknown"' in text
+    assert "nowhere" not in text
+
+
+def test_every_kind_of_refusal_has_one_status() -> None:
+    assert {kind.__name__: status.value for kind, status in STATUS.items()} == {
+        "InvalidInputError": 422,
+        "NotFoundError": 404,
+        "ConflictError": 409,
+        "StaleWriteError": 409,
+        "UnavailableError": 503,
+        "UnauthorizedError": 401,
+    }
+
+
+async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World) -> None:
+    schema = world.app.openapi()
+    assert {path for path in schema["paths"] if path.startswith("/v1")} == {
+        "/v1/services",
+        "/v1/services/{name}",
+        "/v1/services/{name}/split",
+        "/v1/services/{name}/history",
+        "/v1/services/{name}/events",
+        "/v1/services/{name}/rollouts",
+        "/v1/services/{name}/status",
+        *(f"/v1/services/{{name}}/rollout/{verb}" for verb in ("pause", "resume", "promote", "abort")),
+        "/v1/rollouts/{rollout}",
+        "/v1/proxies",
+    }
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            assert operation.get("summary"), (path, method)
+            if path.startswith("/v1"):
+                assert operation["security"] == [{"HTTPBearer": []}]
+                assert "401" in operation["responses"]
+    body = schema["paths"]["/v1/services/{name}"]["put"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["$ref"].startswith("#/components/schemas/ServiceDocument")
+    json.dumps(schema)
+
+
+def _with_store(world: World, **replaced: Any) -> Any:
+    """Return the app's parts with a store some of whose methods are replaced."""
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            return replaced.get(name) or getattr(world.store, name)
+
+    return dataclasses.replace(world.app.state.parts, store=Broken())

@@ -1,0 +1,153 @@
+"""A control plane without sockets: the real API on the real store in a file of its own, and a clock that tests move."""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import functools
+import pathlib
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Sequence
+
+import httpx
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from controlplane.api.access import Parts
+from controlplane.api.app import create_app
+from controlplane.auth.keys import KeyRing
+from controlplane.ports import ClusterHealth, Occurrence, Rollout, TelemetryBatch
+from controlplane.rollout.model import State
+from controlplane.store import SqlStore, open_store, schema
+from controlplane.wake import WakeBoard
+from tests import builders
+
+
+class ManualClock:
+    """A clock that stands still unless someone sleeps on it or moves it."""
+
+    def __init__(self) -> None:
+        self._passed = dt.timedelta(0)
+
+    def now(self) -> dt.datetime:
+        return builders.NOW + self._passed
+
+    def steady(self) -> float:
+        return self._passed.total_seconds()
+
+    async def sleep(self, delay: dt.timedelta) -> None:
+        self._passed += delay
+        await asyncio.sleep(0)  # noqa: TID251 - lets others run; takes no time
+
+    def move(self, delay: dt.timedelta) -> None:
+        self._passed += delay
+
+
+@dataclasses.dataclass
+class World:
+    """What a test of the API has at hand."""
+
+    app: FastAPI
+    store: SqlStore
+    clock: ManualClock
+    registry: CollectorRegistry
+    key: str
+    missing: list[str]
+
+    def http(self, key: str | None = "") -> httpx.AsyncClient:
+        """Return a client: with ada's key, another one, or (None) without."""
+        used = self.key if key == "" else key
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app, raise_app_exceptions=False),
+            base_url="http://hueshift.test",
+            headers={"Authorization": f"Bearer {used}"} if used else {},
+        )
+
+    async def declare(self, **options: object) -> None:
+        """Apply the builders' service."""
+        spec = builders.make_spec(**options)  # type: ignore[arg-type] # passed through
+        await self.store.apply(spec, by="ada", why="", now=self.clock.now())
+
+    async def roll(self, **options: object) -> Rollout:
+        """Start the builders' rollout."""
+        new = builders.make_new_rollout(**options)  # type: ignore[arg-type] # passed through
+        return await self.store.start(new, key=None, now=self.clock.now())
+
+    async def move(
+        self, rollout: Rollout, state: State, *, words: str = "moved", evidence: str | None = None
+    ) -> Rollout:
+        """Do what the controller does: save the next state with its history."""
+        done = Occurrence(
+            kind="transition",
+            what="test",
+            by="hueshift",
+            words=words,
+            before=type(rollout.state).__name__,
+            after=type(state).__name__,
+        )
+        moved = dataclasses.replace(rollout, state=state, evidence=evidence)
+        pending = [command.number for command in await self.store.load_pending(rollout.id)]
+        return await self.store.save(moved, occurred=[done], handled=pending, now=self.clock.now())
+
+    async def report_health(self, *rows: ClusterHealth) -> None:
+        """Do what the telemetry does: record how many workers an Envoy finds healthy."""
+        await self.store.record(TelemetryBatch("test", health=rows))
+
+    async def connect(self, *names: str, acked: str = "a1") -> None:
+        """Do what the fleet does: record connected Envoys."""
+        await self.store.record_nodes([builders.make_node(name, acked=acked) for name in names])
+
+    async def audit(self, service: str = "colorize") -> Sequence[tuple[str, str, str]]:
+        """Return who did what with which words, oldest first."""
+        history = await self.store.history(service)
+        return [(entry.by, entry.what, entry.words) for entry in history if entry.kind == "audit"]
+
+
+def make_template(folder: pathlib.Path) -> pathlib.Path:
+    """Return an empty database with the present schema: copying it is faster than making it for each test."""
+    path = folder / "template.sqlite3"
+    asyncio.run(schema.upgrade(f"sqlite:///{path}"))
+    return path
+
+
+@functools.cache
+def _shared_app() -> tuple[FastAPI, CollectorRegistry]:
+    """Build the API once: FastAPI takes its time, and all that differs between tests is in the parts."""
+    registry = CollectorRegistry()
+    return _build(None, ManualClock(), registry), registry  # type: ignore[arg-type] # its parts are replaced
+
+
+def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> FastAPI:
+    return create_app(
+        store=store,
+        clock=clock,
+        registry=registry,
+        authenticate=KeyRing(store=store, clock=clock).authenticate,
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_world(
+    template: pathlib.Path, folder: pathlib.Path, *, public_reads: bool = False
+) -> AsyncIterator[World]:
+    """Open a world on a copy of *template*."""
+    path = folder / f"store-{secrets.token_hex(4)}.sqlite3"
+    shutil.copy(template, path)
+    clock = ManualClock()
+    missing: list[str] = []
+
+    async def say_missing() -> Sequence[str]:
+        return missing
+
+    async with await open_store(f"sqlite:///{path}", board=WakeBoard(), clock=clock) as store:
+        ring = KeyRing(store=store, clock=clock)
+        app, registry = _shared_app()
+        app.state.parts = Parts(
+            store=store,
+            clock=clock,
+            authenticate=ring.authenticate,
+            missing=say_missing,
+            public_reads=public_reads,
+        )
+        yield World(app, store, clock, registry, await ring.create("ada"), missing)
