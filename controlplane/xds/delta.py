@@ -55,7 +55,7 @@ class DeltaSession(Session[Any]):
         """Return what the client must not be told to drop yet."""
         if channel.kind.is_full_state and not view.snapshot.resources[channel.kind]:
             return removed  # a server without anything to serve has lost something; its clients have not
-        if channel.kind in (Kind.CDS, Kind.EDS) and self._keeps_removed():
+        if channel.kind in (Kind.CDS, Kind.EDS) and self._needs_past():
             return removed
         return frozenset()
 

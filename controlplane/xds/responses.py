@@ -62,11 +62,16 @@ class Change:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Response:
-    """A serialised response, for any number of streams: *data* is *body* with *nonce* added."""
+    """A serialised response, for any number of streams: *data* is *body* with the nonce of *number* added."""
 
     body: bytes
-    nonce: str
+    number: int
     data: bytes
+
+    @property
+    def nonce(self) -> str:
+        """What the client answers with."""
+        return f"{self.number:x}"
 
 
 class Responses:
@@ -138,7 +143,7 @@ class Responses:
         return self._response(kind, names, removed)
 
     def renewed(self, response: Response) -> Response:
-        """Return *response* under a new nonce: successive ones on one stream must differ."""
+        """Return *response* under a new nonce, for a stream that has seen its number or a later one."""
         return self._stamped(response.body)
 
     def _response(self, kind: Kind, names: frozenset[str], removed: frozenset[str] | None) -> Response:
@@ -177,8 +182,9 @@ class Responses:
         return bytes(message.SerializeToString())
 
     def _stamped(self, body: bytes) -> Response:
-        nonce = f"{next(self._nonces):x}"
-        return Response(body, nonce, body + _NONCE_TAG + bytes((len(nonce),)) + nonce.encode())
+        number = next(self._nonces)
+        nonce = f"{number:x}".encode()
+        return Response(body, number, body + _NONCE_TAG + bytes((len(nonce),)) + nonce)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

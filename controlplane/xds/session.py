@@ -91,12 +91,13 @@ class Level:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unanswered:
-    """A response on its way. *view* and *target* are versions of its kind; *touched* are the resources in it."""
+    """A response on its way. *touched* are the resources in it; *complete* says that nothing of *view* was left out."""
 
     nonce: str
-    view: str
-    target: str
+    view: Responses
+    target: Responses
     touched: frozenset[str]
+    complete: bool
     due_at: float
     sent_at: float
 
@@ -127,7 +128,7 @@ class Channel:
     accepted: Collection[str] = ()
     owed: frozenset[str] = frozenset()
     unanswered: Unanswered | None = None
-    last_nonce: str = ""
+    last_number: int = 0
     refused_view: str = ""
     doubtful: frozenset[str] = frozenset()
     idle_in: Responses | None = None
@@ -166,8 +167,8 @@ class Session(abc.ABC, Generic[Request]):
 
     @property
     def settled(self) -> bool:
-        """Whether the client has acknowledged the target's listeners and routes, so that nothing older is needed."""
-        return self._settled
+        """Whether the client needs nothing older than the target: its listeners and routes are the target's."""
+        return not self._needs_past()
 
     def levels(self) -> Iterator[tuple[Kind, Level]]:
         """Return how far the client is with each kind that it asked for."""
@@ -245,23 +246,32 @@ class Session(abc.ABC, Generic[Request]):
         if sent is None or nonce != sent.nonce:
             return Stale(channel.kind)
         channel.unanswered = None
+        kind = channel.kind
+        version = sent.target.version(kind)
         if error is not None:
             words = error[:MAX_WORDS] or "(no words)"
             # Which of its resources were taken is unknown: all go out again once something has changed, not before.
-            channel.refused_view = sent.view
+            channel.refused_view = sent.view.version(kind)
             channel.doubtful |= sent.touched
-            channel.level = dataclasses.replace(channel.level, nacked=sent.target, words=words)
-            return Nacked(channel.kind, sent.target, words)
+            channel.level = dataclasses.replace(channel.level, nacked=version, words=words)
+            return Nacked(kind, version, words)
         channel.accepted = channel.held.keys()
         channel.refused_view = ""
         channel.level = dataclasses.replace(channel.level, nacked="", words="")
-        return Acked(channel.kind, sent.target, now - sent.due_at)
+        if sent.complete:
+            self._mark_acked(channel, sent.view, sent.target)
+        return Acked(kind, version, now - sent.due_at)
+
+    def _mark_acked(self, channel: Channel, view: Responses, target: Responses) -> None:
+        version = target.version(channel.kind)
+        if view.version(channel.kind) == version and self._has_all_routes(channel, target):
+            channel.level = Level(sent=channel.level.sent or version, acked=version)
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
     def _view(self, served: Served, kind: Kind) -> Responses:
         """Clusters, endpoints and routes of the past stay until the client has left them behind."""
-        return served.target if self._settled or kind is Kind.LDS else served.transition
+        return served.transition if kind is not Kind.LDS and self._needs_past() else served.target
 
     def _due(self, channel: Channel, served: Served, *, now: float) -> Outgoing | None:
         view = self._view(served, channel.kind)
@@ -278,25 +288,25 @@ class Session(abc.ABC, Generic[Request]):
             self._mark_level(channel, channel.subscription, view, served.target)
             return None
         response = parcel.response
-        if response.nonce == channel.last_nonce:
+        if response.number <= channel.last_number:
             response = view.renewed(response)
         if channel.kind is Kind.CDS:
             self._repush_endpoints(channel, view, parcel)
             if any(name not in parcel.held_after for name in channel.accepted):
                 channel.accepted = frozenset(name for name in channel.accepted if name in parcel.held_after)
-        target = served.target.version(channel.kind)
         channel.unanswered = Unanswered(
             nonce=response.nonce,
-            view=view.version(channel.kind),
-            target=target,
+            view=view,
+            target=served.target,
             touched=parcel.touched,
+            complete=not view.change(channel.kind, channel.subscription, parcel.held_after),
             due_at=now if asked else max(served.published_at, self._opened_at),
             sent_at=now,
         )
-        channel.last_nonce = response.nonce
+        channel.last_number = response.number
         channel.held = parcel.held_after
         channel.greeted = True
-        channel.level = dataclasses.replace(channel.level, sent=target)
+        channel.level = dataclasses.replace(channel.level, sent=served.target.version(channel.kind))
         return Outgoing(channel.kind, response.data)
 
     def _mark_level(self, channel: Channel, subscription: Subscription, view: Responses, target: Responses) -> None:
@@ -308,9 +318,8 @@ class Session(abc.ABC, Generic[Request]):
             return
         channel.held = view.selection(channel.kind, subscription)  # equal, but shared with other streams
         channel.accepted = channel.held.keys()
-        version = target.version(channel.kind)
-        if view.version(channel.kind) == version and self._has_all_routes(channel, target):
-            channel.level = Level(sent=version, acked=version)
+        channel.level = dataclasses.replace(channel.level, sent=target.version(channel.kind))
+        self._mark_acked(channel, view, target)
 
     def _repush_endpoints(self, channel: Channel, view: Responses, parcel: Parcel) -> None:
         """A changed cluster warms until endpoints come again; an incremental Envoy does not even ask for them."""
@@ -337,10 +346,12 @@ class Session(abc.ABC, Generic[Request]):
             if any(covered(cluster) and cluster not in accepted for cluster in _clusters(channel.kind, view, name))
         )
 
-    def _keeps_removed(self) -> bool:
-        """Whether clusters that nobody serves any more must stay until the client's routes are known to be new."""
-        listeners = self._channels[Kind.LDS].subscription is not None
-        return not self._settled and (listeners or (self._node is not None and self._node.is_envoy))
+    def _needs_past(self) -> bool:
+        """Whether the client may have routes to clusters that nobody else serves any more."""
+        if self._settled:
+            return False
+        # An Envoy asks for clusters first; its listeners it names a moment later.
+        return self._node is None or self._node.is_envoy or self._channels[Kind.LDS].subscription is not None
 
     def _has_settled(self, target: Responses) -> bool:
         listeners = self._channels[Kind.LDS]

@@ -30,7 +30,7 @@ class SotwSession(Session[Any]):
         if wanted == channel.subscription:
             # The same names under an old nonce are no answer but a question: Envoy asks for endpoints again when it
             # warms a changed cluster, and waits.
-            repeated = request.response_nonce == channel.last_nonce or not request.response_nonce
+            repeated = request.response_nonce in ("", f"{channel.last_number:x}")
             if repeated and not answered and channel.unanswered is None and not channel.kind.is_full_state:
                 channel.owed |= wanted.names
             return
