@@ -123,11 +123,11 @@ def _write_or_read(path: pathlib.Path) -> tuple[str, bool]:
             file.write(f"{key}\n")
         try:
             os.link(draft, path)  # appears whole, and never over another
+        except FileExistsError:
+            return _read(path), False
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink()
-    except FileExistsError:
-        return _read(path), False
     except OSError as exc:
         raise InvalidInputError(str(path), f"cannot be written ({exc.strerror})", "set HUESHIFT_API_KEY_FILE") from exc
     return key, True
