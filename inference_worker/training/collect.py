@@ -262,7 +262,8 @@ def read_wheels() -> Iterator[Picture]:
         for name in names:
             for file in Path(spec.origin).parent.rglob(name):
                 licence, author = licences[name]
-                yield Picture(package, f"skimage/data/{name}", licence, author, file.read_bytes())
+                inside = f"{module.replace('.', '/')}/{file.parent.name}/{name}"
+                yield Picture(package, inside, licence, author, file.read_bytes())
 
 
 def decode(picture: Picture) -> Image.Image | None:
