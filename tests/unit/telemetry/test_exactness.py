@@ -7,7 +7,7 @@ batch, refuses it, or takes it and fails to say so.
 from collections import Counter
 
 import hypothesis.strategies as st
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.telemetry.fleet import Line
@@ -175,4 +175,6 @@ class Exactness(RuleBasedStateMachine):
 
 
 TestExactness = Exactness.TestCase
-TestExactness.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestExactness.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
