@@ -13,6 +13,7 @@ import enum
 import io
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,10 @@ CLIENT_TIMEOUT_S = 8.0
 CALIBRATION_S = 6.0
 CHAPTER_TIMEOUT = dt.timedelta(minutes=6)
 POLL = dt.timedelta(milliseconds=500)
-MAX_RATE, MIN_RATE = 16.0, 6.0
+CALIBRATIONS = 3
+QUEUEING = 2.5
+"""A photo that takes this many times longer under load than alone has waited for others."""
+MAX_RATE, MIN_RATE = 16.0, 3.0
 BUSY_SHARE = 0.45
 """Share of one core that the photos may cost: the demo must not mistake a full machine for a bad version."""
 ERROR_MAX = 0.02
@@ -215,7 +219,11 @@ class Demo:
         await self._stack.api.wait_fleet()
         alone = await self._measure(photos, "alone", rate=None, connections=1, seconds=2.0)
         rate = float(np.clip(BUSY_SHARE * 1000 / np.median(alone.duration_ms), MIN_RATE, MAX_RATE))
-        loaded = await self._measure(photos, "loaded", rate=rate, connections=64, seconds=CALIBRATION_S)
+        for attempt in range(1, CALIBRATIONS + 1):
+            loaded = await self._measure(photos, f"loaded-{attempt}", rate=rate, connections=64, seconds=CALIBRATION_S)
+            if not loaded.shed and np.median(loaded.duration_ms) < QUEUEING * np.median(alone.duration_ms):
+                break
+            rate = max(rate / 2, MIN_RATE)  # photos wait for each other: this machine has no room for so many
         p95 = float(np.percentile(loaded.duration_ms[loaded.ok], 95))
         pace = Pace(rate=round(rate, 1), threshold_ms=round(max(SLOW_FACTOR * p95, 50.0)))
         self._screen.say(
@@ -411,6 +419,14 @@ def prepare_photos(directory: Path) -> list[Path]:
     return written
 
 
+async def _run_until_told(demo: Demo, *, stay: bool) -> tuple[list[Row], dict[str, Any]]:
+    """Run the demo; on SIGTERM end it as Ctrl-C does, with everything that it started."""
+    async with asyncio.TaskGroup() as tasks:
+        telling = tasks.create_task(demo.run(stay=stay), name="demo")
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, telling.cancel)
+    return telling.result()
+
+
 def main(*, json_file: Path | None = None, directory: Path = Path("var/demo")) -> int:
     """Run the demo; return 0 only if every rollout ended as it must and no configuration change cost a request."""
     console = Console()
@@ -418,7 +434,10 @@ def main(*, json_file: Path | None = None, directory: Path = Path("var/demo")) -
     shutil.rmtree(directory, ignore_errors=True)  # each run tells the story from its beginning
     demo = Demo(directory=directory.absolute(), screen=Screen(console), clock=SystemClock())
     try:
-        rows, report = asyncio.run(demo.run(stay=stay))
+        rows, report = asyncio.run(_run_until_told(demo, stay=stay))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("demo: ended early; everything is stopped")
+        return 130
     except ControlPlaneError as exc:
         console.print(f"[red]demo: {exc}[/] (logs: {directory})", highlight=False)
         return 1

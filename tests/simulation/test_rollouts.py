@@ -13,7 +13,6 @@ from controlplane.rollout.model import (
     Pause,
     PauseCause,
     Paused,
-    Preparing,
     Promote,
     Promoted,
     Resume,
@@ -180,18 +179,6 @@ async def killed(world: World, chance: random.Random) -> World:
     await fresh.projector.restore()
     assert fresh.cache.served_version, "a restarted process serves what was served"
     return fresh
-
-
-async def test_preparing_waits_for_every_envoy() -> None:
-    async with open_world() as world:
-        world.nodes = ("edge-1", "edge-2")
-        world.acking = False
-        started = await world.start()
-        await world.pass_second()
-        assert isinstance((await world.store.load(started)).state, Preparing)
-        world.acking = True
-        rollout = await world.live(started, until=lambda found: not isinstance(found.state, Preparing))
-        assert isinstance(rollout.state, Shifting | Baking)
 
 
 async def test_a_rollback_stays_one_while_an_envoy_is_away() -> None:
