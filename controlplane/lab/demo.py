@@ -27,7 +27,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from controlplane.api.views import StatusView
+from controlplane.api.answers import StatusView
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import ControlPlaneError
 from controlplane.lab.api_client import wait_for_answer
@@ -54,7 +54,6 @@ CLIENT_TIMEOUT_S = 8.0
 CALIBRATION_S = 6.0
 CHAPTER_TIMEOUT = dt.timedelta(minutes=6)
 POLL = dt.timedelta(milliseconds=500)
-CALIBRATIONS = 3
 QUEUEING = 2.5
 """A photo that takes this many times longer under load than alone has waited for others."""
 MAX_RATE, MIN_RATE = 16.0, 3.0
@@ -219,11 +218,11 @@ class Demo:
         await self._stack.api.wait_fleet()
         alone = await self._measure(photos, "alone", rate=None, connections=1, seconds=2.0)
         rate = float(np.clip(BUSY_SHARE * 1000 / np.median(alone.duration_ms), MIN_RATE, MAX_RATE))
-        for attempt in range(1, CALIBRATIONS + 1):
-            loaded = await self._measure(photos, f"loaded-{attempt}", rate=rate, connections=64, seconds=CALIBRATION_S)
-            if not loaded.shed and np.median(loaded.duration_ms) < QUEUEING * np.median(alone.duration_ms):
-                break
-            rate = max(rate / 2, MIN_RATE)  # photos wait for each other: this machine has no room for so many
+        loaded = await self._measure(photos, "loaded", rate=rate, connections=64, seconds=CALIBRATION_S)
+        while rate > MIN_RATE and np.median(loaded.duration_ms) > QUEUEING * np.median(alone.duration_ms):
+            # Photos wait for each other: this machine has no room for so many.
+            rate = max(rate / 2, MIN_RATE)
+            loaded = await self._measure(photos, "loaded", rate=rate, connections=64, seconds=CALIBRATION_S)
         p95 = float(np.percentile(loaded.duration_ms[loaded.ok], 95))
         pace = Pace(rate=round(rate, 1), threshold_ms=round(max(SLOW_FACTOR * p95, 50.0)))
         self._screen.say(

@@ -163,10 +163,9 @@ async def test_a_killed_control_plane_goes_on_from_its_rows(seed: int, failing: 
             await world.pass_second()
             if chance.random() < 0.1:
                 world = await killed(world, chance)
-            rollout = await world.store.load(started)
-            if is_final(rollout.state):
+            if is_final((await world.store.load(started)).state):
                 break
-        assert isinstance(rollout.state, RolledBack if failing else Promoted)
+        assert isinstance((await world.store.load(started)).state, RolledBack if failing else Promoted)
 
 
 async def killed(world: World, chance: random.Random) -> World:

@@ -69,6 +69,7 @@ class World:
 
     async def live(self, rollout: RolloutId, *, until: Callable[[Rollout], bool], seconds: int = 900) -> Rollout:
         """Let seconds pass until *until* holds; fail after *seconds*."""
+        found = await self.store.load(rollout)
         for _ in range(seconds):
             await self.pass_second()
             found = await self.store.load(rollout)
