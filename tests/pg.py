@@ -62,6 +62,11 @@ class Postgres:
         finally:
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
+    def disconnect_all(self, url: str) -> None:
+        """Cut every connection to the database at *url*, as a restart of the server would."""
+        name = url.rpartition("/")[2]
+        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608 - our own name
+
     def control(self, *words: str) -> None:
         """Run pg_ctl: ``control("stop")``, ``control("start")``."""
         _run(self.bin / "pg_ctl", "-D", self.data, "-w", "-t", "30", "-s", *words, cwd=self.data)

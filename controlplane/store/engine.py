@@ -57,6 +57,8 @@ FIXES: Final = (
     ("timeout expired", "start the server, or correct host and port in the URL"),
     ("does not exist", "create it, or correct the URL"),
     ("readonly", "make the file and its folder writable for this user, or name another path"),
+    ("during recovery", "point the URL at the primary server, which may be written"),
+    ("read-only transaction", "point the URL at a server that may be written"),
     ("unable to open", "make the file and its folder writable for this user, or name another path"),
     ("not a database", "name another path, or restore the file from a backup"),
     ("malformed", "restore the file from a backup"),

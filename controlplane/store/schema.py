@@ -6,6 +6,7 @@ replaced one by one.
 
 import asyncio
 import dataclasses
+import functools
 import pathlib
 from typing import Final
 
@@ -67,10 +68,16 @@ async def current(url: str) -> SchemaState:
 
 def state_of(conn: sa.Connection) -> SchemaState:
     """Return where the database behind *conn* stands."""
-    scripts = alembic.script.ScriptDirectory.from_config(_config())
     revision = alembic.runtime.migration.MigrationContext.configure(conn).get_current_revision()
-    known = {script.revision for script in scripts.walk_revisions()}
-    return SchemaState(revision=revision, head=scripts.get_current_head() or "", known=revision in known)
+    head, known = _revisions()
+    return SchemaState(revision=revision, head=head, known=revision in known)
+
+
+@functools.cache
+def _revisions() -> tuple[str, frozenset[str]]:
+    """Return this release's newest revision, and all of them."""
+    scripts = alembic.script.ScriptDirectory.from_config(_config())
+    return scripts.get_current_head() or "", frozenset(script.revision for script in scripts.walk_revisions())
 
 
 def refuse_behind(state: SchemaState, url: sa.URL) -> None:

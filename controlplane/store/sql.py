@@ -6,11 +6,13 @@ import tempfile
 from types import TracebackType
 from typing import Self
 
+import sqlalchemy as sa
+
 from controlplane.clock import Clock
-from controlplane.store import schema
+from controlplane.store import schema, tables
 from controlplane.store.catalogue import SqlCatalogue
 from controlplane.store.desired import SqlDesired
-from controlplane.store.engine import Database, make_runner
+from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
@@ -67,7 +69,12 @@ async def open_store(url: str, *, board: WakeBoard, clock: Clock) -> SqlStore:
         schema.refuse_missing_file(parsed)
         database = Database(runner=make_runner(parsed), url=parsed, board=board)
         undo.push_async_callback(database.close)
-        # A writing transaction, so that a read-only file is found out now.
-        schema.refuse_behind(await database.write(lambda tx: schema.state_of(tx.conn)), parsed)
+        schema.refuse_behind(await database.read(lambda tx: schema.state_of(tx.conn)), parsed)
+        await database.write(_try_to_write)
         undo.pop_all()
         return SqlStore(database=database, specs=SpecCache(), clock=clock, scratch=scratch)
+
+
+def _try_to_write(tx: Tx) -> None:
+    """Change no row, which a read-only file or server refuses all the same."""
+    tx.conn.execute(tables.lease.update().where(sa.false()).values(epoch=0))

@@ -142,7 +142,7 @@ def create_tables() -> None:
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("words", sa.Text(), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
-        sa.CheckConstraint("status IN ('proposed', 'good', 'rejected')", name="ck_snapshot_status"),
+        sa.CheckConstraint("status IN ('proposed', 'good', 'rejected')", name=op.f("ck_snapshot_status")),
         sa.PrimaryKeyConstraint("version", name="pk_snapshot"),
         sa.UniqueConstraint("serial", name="uq_snapshot_serial"),
     )
@@ -190,13 +190,13 @@ def create_tables() -> None:
         sa.Column("evidence", sa.Text(), nullable=True),
         sa.Column("judged_tick", sa.BigInteger(), nullable=True),
         sa.CheckConstraint(
-            "(ended_at IS NOT NULL) = (state_kind IN ('promoted', 'rolled_back'))", name="ck_rollout_ended"
+            "(ended_at IS NOT NULL) = (state_kind IN ('promoted', 'rolled_back'))", name=op.f("ck_rollout_ended")
         ),
         sa.CheckConstraint(
             "state_kind IN ('preparing', 'shifting', 'baking', 'paused', 'rolling_back', 'promoted', 'rolled_back')",
-            name="ck_rollout_state_kind",
+            name=op.f("ck_rollout_state_kind"),
         ),
-        sa.CheckConstraint("baseline <> candidate", name="ck_rollout_versions"),
+        sa.CheckConstraint("baseline <> candidate", name=op.f("ck_rollout_versions")),
         sa.ForeignKeyConstraint(["service"], ["service.name"], name="fk_rollout_service"),
         sa.PrimaryKeyConstraint("id", name="pk_rollout"),
         sa.UniqueConstraint("service", "number", name="uq_rollout_service_number"),
@@ -228,9 +228,9 @@ def create_tables() -> None:
         sa.Column("domains", JSON, nullable=False),
         sa.Column("plan_deadline_us", sa.BigInteger(), nullable=False),
         sa.Column("plan_prepare_timeout_us", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("status IN ('proposed', 'good', 'rejected')", name="ck_service_revision_status"),
-        sa.CheckConstraint("listener_port BETWEEN 1 AND 65535", name="ck_service_revision_port"),
-        sa.CheckConstraint("number > 0", name="ck_service_revision_number"),
+        sa.CheckConstraint("status IN ('proposed', 'good', 'rejected')", name=op.f("ck_service_revision_status")),
+        sa.CheckConstraint("listener_port BETWEEN 1 AND 65535", name=op.f("ck_service_revision_port")),
+        sa.CheckConstraint("number > 0", name=op.f("ck_service_revision_number")),
         sa.ForeignKeyConstraint(["service"], ["service.name"], name="fk_service_revision_service"),
         sa.PrimaryKeyConstraint("service", "number", name="pk_service_revision"),
     )
@@ -240,7 +240,7 @@ def create_tables() -> None:
         sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("version", sa.Text(), nullable=False),
         sa.Column("weight_bp", sa.Integer(), nullable=False),
-        sa.CheckConstraint("weight_bp BETWEEN 0 AND 10000", name="ck_split_share_weight"),
+        sa.CheckConstraint("weight_bp BETWEEN 0 AND 10000", name=op.f("ck_split_share_weight")),
         sa.ForeignKeyConstraint(["service"], ["service.name"], name="fk_split_share_service"),
         sa.PrimaryKeyConstraint("service", "position", name="pk_split_share"),
         sa.UniqueConstraint("service", "version", name="uq_split_share_service_version"),
@@ -255,7 +255,7 @@ def create_tables() -> None:
         sa.Column("full", sa.Boolean(), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("handled_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("kind IN ('pause', 'resume', 'promote', 'abort')", name="ck_command_kind"),
+        sa.CheckConstraint("kind IN ('pause', 'resume', 'promote', 'abort')", name=op.f("ck_command_kind")),
         sa.ForeignKeyConstraint(["rollout"], ["rollout.id"], name="fk_command_rollout"),
         sa.PrimaryKeyConstraint("number", name="pk_command"),
         sqlite_autoincrement=True,
@@ -280,7 +280,7 @@ def create_tables() -> None:
         sa.Column("words", sa.Text(), nullable=False),
         sa.Column("before", sa.Text(), nullable=False),
         sa.Column("after", sa.Text(), nullable=False),
-        sa.CheckConstraint("kind IN ('transition', 'refused', 'audit')", name="ck_history_kind"),
+        sa.CheckConstraint("kind IN ('transition', 'refused', 'audit')", name=op.f("ck_history_kind")),
         sa.ForeignKeyConstraint(["rollout"], ["rollout.id"], name="fk_history_rollout"),
         sa.ForeignKeyConstraint(["service"], ["service.name"], name="fk_history_service"),
         sa.PrimaryKeyConstraint("number", name="pk_history"),
@@ -295,7 +295,7 @@ def create_tables() -> None:
         sa.Column("weight_bp", sa.Integer(), nullable=False),
         sa.Column("hold_us", sa.BigInteger(), nullable=False),
         sa.Column("pause", sa.Boolean(), nullable=False),
-        sa.CheckConstraint("weight_bp BETWEEN 1 AND 10000", name="ck_plan_step_weight"),
+        sa.CheckConstraint("weight_bp BETWEEN 1 AND 10000", name=op.f("ck_plan_step_weight")),
         sa.ForeignKeyConstraint(
             ["service", "revision"],
             ["service_revision.service", "service_revision.number"],
@@ -317,7 +317,7 @@ def create_tables() -> None:
         sa.CheckConstraint(
             "(kind = 'error_rate' AND max_ratio IS NOT NULL AND threshold_ms IS NULL AND quantile IS NULL)"
             " OR (kind = 'latency' AND max_ratio IS NULL AND threshold_ms IS NOT NULL AND quantile IS NOT NULL)",
-            name="ck_slo_kind",
+            name=op.f("ck_slo_kind"),
         ),
         sa.ForeignKeyConstraint(
             ["service", "revision"],
@@ -357,7 +357,7 @@ def create_tables() -> None:
         sa.Column("version", sa.Text(), nullable=False),
         sa.Column("host", sa.Text(), nullable=False),
         sa.Column("port", sa.Integer(), nullable=False),
-        sa.CheckConstraint("port BETWEEN 1 AND 65535", name="ck_endpoint_port"),
+        sa.CheckConstraint("port BETWEEN 1 AND 65535", name=op.f("ck_endpoint_port")),
         sa.ForeignKeyConstraint(
             ["service", "revision", "version"],
             ["version.service", "version.revision", "version.name"],
@@ -391,7 +391,7 @@ def create_tables() -> None:
         sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("version", sa.Text(), nullable=False),
         sa.Column("weight_bp", sa.Integer(), nullable=False),
-        sa.CheckConstraint("weight_bp BETWEEN 0 AND 10000", name="ck_initial_share_weight"),
+        sa.CheckConstraint("weight_bp BETWEEN 0 AND 10000", name=op.f("ck_initial_share_weight")),
         sa.ForeignKeyConstraint(
             ["service", "revision", "version"],
             ["version.service", "version.revision", "version.name"],
@@ -436,7 +436,7 @@ def create_tables() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("rule", sa.Text(), nullable=False),
         sa.Column("value", sa.Text(), nullable=False),
-        sa.CheckConstraint("rule IN ('exact', 'regex', 'present')", name="ck_route_header_rule"),
+        sa.CheckConstraint("rule IN ('exact', 'regex', 'present')", name=op.f("ck_route_header_rule")),
         sa.ForeignKeyConstraint(
             ["service", "revision", "route"],
             ["route.service", "route.revision", "route.name"],

@@ -28,7 +28,11 @@ class Ears:
 
     async def heard(self, *, at_most: dt.timedelta = dt.timedelta(0)) -> set[Topic]:
         """Return the topics announced since the last call; wait *at_most* for each."""
-        return {topic for topic, wake in self._wakes.items() if await wake.wait(at_most)}
+        return {topic for topic in Topic if await self.hears(topic, at_most=at_most)}
+
+    async def hears(self, topic: Topic, *, at_most: dt.timedelta) -> bool:
+        """Whether *topic* was announced since the last call, or is within *at_most*."""
+        return await self._wakes[topic].wait(at_most)
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +73,27 @@ def ears() -> Ears:
 async def store(database_url: str, ears: Ears) -> AsyncIterator[SqlStore]:
     """Give an open store on an empty database."""
     async with await open_store(database_url, board=ears.board, clock=SystemClock()) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sqlite_store(sqlite_template: pathlib.Path, tmp_path: pathlib.Path) -> AsyncIterator[SqlStore]:
+    """Give a store on SQLite, for what only that can do."""
+    path = shutil.copy(sqlite_template, tmp_path / "only.sqlite3")
+    async with await open_store(f"sqlite:///{path}", board=WakeBoard(), clock=SystemClock()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """Give an upgraded, empty database, for what only PostgreSQL can do."""
+    with postgres.database(template=TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+async def postgres_store(postgres_url: str) -> AsyncIterator[SqlStore]:
+    async with await open_store(postgres_url, board=WakeBoard(), clock=SystemClock()) as opened:
         yield opened
 
 
