@@ -27,7 +27,7 @@ from controlplane.clock import Clock, SystemClock
 from controlplane.errors import UnavailableError
 from controlplane.lab.api_client import service_document, wait_for_answer
 from controlplane.lab.load import LoadPlan, LoadProcess, Records
-from controlplane.lab.printing import console
+from controlplane.lab.program import EndedEarlyError, console, run_program
 from controlplane.lab.server import free_ports
 from controlplane.lab.stack import EnvoyServer, Ports, is_listening
 from controlplane.lab.upstream import ServerSpec, UpstreamProcess
@@ -240,14 +240,18 @@ def main(
     wiring.configure_logging(read_settings(log_level="warning"))
     directory = Path(tempfile.mkdtemp(prefix="hueshift-bench-flips-"))
     each = -(-requests // len(variants))
-    results = [
-        asyncio.run(
-            run_variant(
-                variant, flips=flips, rate=rate, requests=each, directory=directory / variant, clock=SystemClock()
+    try:
+        results = [
+            run_program(
+                run_variant(
+                    variant, flips=flips, rate=rate, requests=each, directory=directory / variant, clock=SystemClock()
+                )
             )
-        )
-        for variant in variants
-    ]
+            for variant in variants
+        ]
+    except EndedEarlyError as exc:
+        print(f"bench flips: {exc} (logs: {directory})")
+        return exc.code
     rows = [result.to_json() for result in results]
     table = Table("", *(row["variant"] for row in rows), "bound")
     for words, key, bound in (

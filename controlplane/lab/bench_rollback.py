@@ -26,7 +26,7 @@ from rich.table import Table
 from controlplane.clock import Clock, SystemClock
 from controlplane.lab.api_client import service_document
 from controlplane.lab.load import Arrivals, LoadPlan, LoadProcess, Outcome, Records
-from controlplane.lab.printing import console
+from controlplane.lab.program import EndedEarlyError, console, run_program
 from controlplane.lab.server import free_ports
 from controlplane.lab.stack import Stack
 from controlplane.lab.upstream import Behaviour, ServerSpec, UpstreamProcess
@@ -357,9 +357,15 @@ def main(
         print(f"--scenario: {scenario!r} is none of {', '.join(one.name for one in SCENARIOS)}")
         return 2
     directory = Path(tempfile.mkdtemp(prefix="hueshift-bench-rollback-"))
-    report = asyncio.run(
-        run_bench(runs=runs, scenarios=chosen, history_s=history_s, directory=directory, seed=seed, clock=SystemClock())
-    )
+    try:
+        report = run_program(
+            run_bench(
+                runs=runs, scenarios=chosen, history_s=history_s, directory=directory, seed=seed, clock=SystemClock()
+            )
+        )
+    except EndedEarlyError as exc:
+        print(f"bench rollback: {exc} (logs: {directory})")
+        return exc.code
     console().print(report.table())
     print(f"{report.requests} requests; failed although no version was told to: {dict(report.failures) or 0}")
     print(f"{'holds' if report.holds else 'FAILS'}; logs and records: {directory}")

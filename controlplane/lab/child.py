@@ -15,11 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from controlplane.errors import ControlPlaneError
+
 START_WITHIN = dt.timedelta(seconds=60)
 END_WITHIN = dt.timedelta(seconds=10)
 
 
-class ChildError(Exception):
+class ChildError(ControlPlaneError):
     """A helper program said something else than expected, or ended."""
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from controlplane.clock import Clock, SystemClock
 from controlplane.lab.api_client import service_document
 from controlplane.lab.load import Arrivals, LoadPlan, LoadProcess, Records
-from controlplane.lab.printing import console
+from controlplane.lab.program import EndedEarlyError, console, run_program
 from controlplane.lab.server import free_ports
 from controlplane.lab.stack import Stack
 from controlplane.lab.upstream import Behaviour, ServerSpec, UpstreamProcess
@@ -228,7 +228,11 @@ def main(*, kills: int = 20, rate: float = 300.0, json_file: Path | None = None,
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     directory = Path(tempfile.mkdtemp(prefix="hueshift-soak-"))
     print(f"seed {seed}")
-    report = asyncio.run(run_drill(kills=kills, rate=rate, directory=directory, seed=seed, clock=SystemClock()))
+    try:
+        report = run_program(run_drill(kills=kills, rate=rate, directory=directory, seed=seed, clock=SystemClock()))
+    except EndedEarlyError as exc:
+        print(f"soak: {exc} (logs: {directory})")
+        return exc.code
     console().print(report.table())
     print(
         f"{report.kills} kills, {report.requests} requests, {report.injected} told to fail; others that failed: ",
