@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
-from controlplane.errors import InvalidInputError
+from controlplane.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
     from controlplane.auth.keys import KeyRing
@@ -83,7 +83,7 @@ def current(database_url: DatabaseOption = None, output: OutputOption = Format.T
 
     from controlplane.store import schema  # noqa: PLC0415
 
-    state = asyncio.run(schema.current(_settings(database_url=database_url).sql_url))
+    state = asyncio.run(schema.current(_existing(database_url)))
     if is_json(output):
         from controlplane.cli import output as printing  # noqa: PLC0415
 
@@ -176,7 +176,7 @@ async def _key_ring(database_url: str | None) -> "AsyncIterator[KeyRing]":
     from controlplane.wake import WakeBoard  # noqa: PLC0415
 
     clock = SystemClock()
-    store = await open_store(_settings(database_url=database_url).sql_url, board=WakeBoard(), clock=clock)
+    store = await open_store(_existing(database_url), board=WakeBoard(), clock=clock)
     async with store:
         yield KeyRing(store=store, clock=clock)
 
@@ -273,6 +273,17 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.add_typer(database, name="db")
     app.add_typer(keys, name="keys")
+
+
+def _existing(database_url: str | None) -> str:
+    """Return the database's URL; for the embedded one, say what makes it if there is none."""
+    settings = _settings(database_url=database_url)
+    if not settings.database_url and not settings.data_dir.is_dir():
+        raise UnavailableError(
+            f"there is no database in {settings.data_dir} yet; make it with `hueshift serve` or `hueshift db upgrade`, "
+            "or name another one with --database-url"
+        )
+    return settings.sql_url
 
 
 def _settings(**overrides: Any) -> "Settings":

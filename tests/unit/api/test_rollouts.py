@@ -33,7 +33,7 @@ START = "/v1/services/colorize/rollouts"
 STATUS = "/v1/services/colorize/status"
 NOW = builders.NOW
 
-EVIDENCE = {
+EVIDENCE: dict[str, Any] = {
     "verdict": "hold",
     "reason": "error rate 0.1 % (1/1000), not yet shown to be below 1 %: needs about 387 more requests",
     "objectives": [{"name": "error_abs", "candidate": 0.001, "baseline": None, "bound": 0.01, "odds": 1.0}],

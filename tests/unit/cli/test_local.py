@@ -1,0 +1,174 @@
+"""Commands on this machine: the database, keys, Envoy's bootstrap, and the programs that are started by name."""
+
+import json
+import pathlib
+import re
+import sys
+import types
+from typing import Any
+
+import pytest
+
+from controlplane.settings import Settings
+from tests.unit.cli.conftest import Cli
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Return the folder in which the embedded database is."""
+    path = tmp_path / "data"
+    monkeypatch.setenv("HUESHIFT_DATA_DIR", str(path))
+    monkeypatch.delenv("HUESHIFT_DATABASE_URL", raising=False)
+    return path
+
+
+def test_the_database_is_made_and_brought_up_to_date(cli: Cli, folder: pathlib.Path) -> None:
+    absent = cli("db", "current")
+    assert (absent.code, len(absent.lines)) == (3, 1)
+    assert "hueshift db upgrade" in absent.err
+    assert cli("db", "upgrade").code == 0
+    assert (folder / "hueshift.sqlite3").exists()
+    current = cli("db", "current")
+    assert current.code == 0
+    assert "as this release needs it" in current.out
+    state = json.loads(cli("db", "current", "-o", "json").out)
+    assert (state["is_behind"], state["revision"]) == (False, state["head"])
+    assert cli("db", "upgrade").code == 0
+
+
+@pytest.mark.parametrize("command", [("db", "upgrade"), ("db", "current"), ("keys", "list"), ("keys", "create", "x")])
+@pytest.mark.parametrize(
+    ("url", "code"), [("oracle://x", 2), ("sqlite:////nowhere/at/all.sqlite3", 3), ("not a url", 2)]
+)
+def test_a_database_that_cannot_be_used_is_one_line(
+    cli: Cli, folder: pathlib.Path, command: tuple[str, ...], url: str, code: int
+) -> None:
+    ended = cli(*command, "--database-url", url)
+    assert (ended.code, len(ended.lines)) == (code, 1)
+    assert not folder.exists()
+
+
+def test_keys_are_made_listed_and_revoked_without_a_server(cli: Cli, folder: pathlib.Path) -> None:
+    assert "db upgrade" in cli("keys", "create", "ci").err
+    cli("db", "upgrade")
+    assert "there is no key yet" in cli("keys", "list").out
+    made = cli("keys", "create", "ci")
+    key = made.out.strip()
+    assert (made.code, bool(re.fullmatch(r"hs_[0-9a-f]{64}", key))) == (0, True)
+    assert "cannot be shown again" in made.err
+    assert json.loads(cli("keys", "create", "ada", "-o", "json").out)["key"].startswith("hs_")
+    listed = cli("keys", "list")
+    assert listed.out.splitlines()[0].split() == ["NAME", "PREFIX", "CREATED", "REVOKED"]
+    assert key not in listed.out
+    assert f"{key[:9]}..." in listed.out
+    assert cli("keys", "revoke", "ci").code == 0
+    rows = json.loads(cli("keys", "list", "-o", "json").out)["keys"]
+    assert [(row["name"], bool(row["revoked"])) for row in rows] == [("ada", False), ("ci", True)]
+    assert key not in (folder / "hueshift.sqlite3").read_bytes().decode("latin-1")
+
+
+def test_keys_refuse_what_makes_no_sense(cli: Cli, folder: pathlib.Path) -> None:
+    assert folder.name == "data"
+    cli("db", "upgrade")
+    cli("keys", "create", "ci")
+    for arguments, code in ((("create", "ci"), 4), (("create", "a b"), 2), (("revoke", "bob"), 4)):
+        ended = cli("keys", *arguments)
+        assert (ended.code, len(ended.lines)) == (code, 1)
+
+
+# -- Envoy -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_bootstrap_is_printed_as_json(cli: Cli) -> None:
+    ended = cli(
+        *("bootstrap", "--node-id", "edge-7", "--cluster", "blue", "--xds-host", "hueshift.internal"),
+        *("--xds-port", "18010", "--telemetry-port", "18011", "--admin-port", "0", "--variant", "sotw"),
+    )
+    assert ended.code == 0
+    config = json.loads(ended.out)
+    assert config["node"] == {"id": "edge-7", "cluster": "blue"}
+    assert config["dynamic_resources"]["ads_config"]["api_type"] == "GRPC"
+    for text in ("hueshift.internal", "18010", "18011"):
+        assert text in ended.out
+    assert cli("bootstrap").code == 2
+    assert cli("bootstrap", "--node-id", " ").code == 2
+    assert cli("bootstrap", "--node-id", "a", "--xds-port", "70000").code == 2
+
+
+def test_envoy_is_run_with_that_bootstrap(cli: Cli, tmp_path: pathlib.Path) -> None:
+    binary = tmp_path / "envoy"
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    cli.environment["HUESHIFT_ENVOY"] = str(binary)
+    assert cli("envoy", "--node-id", "edge-7").code == 0
+    (arguments,) = cli.executed
+    assert arguments[0] == str(binary)
+    config = json.loads(arguments[arguments.index("--config-yaml") + 1])
+    assert config["node"]["id"] == "edge-7"
+    assert "--disable-hot-restart" in arguments
+    cli.environment["HUESHIFT_ENVOY"] = str(tmp_path / "none")
+    ended = cli("envoy")
+    assert (ended.code, len(ended.lines)) == (2, 1)
+
+
+# -- serve, and programs by name ---------------------------------------------------------------------------------------
+
+
+def test_serve_gets_the_settings_of_the_command_line(
+    cli: Cli, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Settings] = []
+
+    async def serve(settings: Settings) -> None:
+        served.append(settings)
+
+    monkeypatch.setitem(sys.modules, "controlplane.wiring", types.SimpleNamespace(serve=serve))
+    monkeypatch.setattr("controlplane.wiring", sys.modules["controlplane.wiring"], raising=False)
+    assert cli("serve", "--role", "xds", "--api-port", "0", "--xds-port", "1801").code == 0
+    (settings,) = served
+    assert (settings.role.value, settings.api_port, settings.xds_port, settings.data_dir) == ("xds", 0, 1801, folder)
+    for arguments in (("--role", "king"), ("--api-port", "70000"), ("--api-port", "many")):
+        ended = cli("serve", *arguments)
+        assert (ended.code, len(ended.lines)) == (2, 1), ended
+    assert len(served) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "expected"),
+    [
+        (("demo", "--json", "out.json"), "demo", {"json_file": pathlib.Path("out.json")}),
+        (("demo",), "demo", {}),
+        (("bench", "rollback", "--runs", "3"), "bench_rollback", {"runs": 3}),
+        (("bench", "flips"), "bench_flips", {}),
+        (("soak",), "soak", {}),
+        (
+            ("simulate", "--scenarios", "s.json", "--seed", "7"),
+            "simulate",
+            {"scenarios": pathlib.Path("s.json"), "seed": 7},
+        ),
+    ],
+)
+@pytest.mark.parametrize("code", [0, 1])
+def test_programs_are_started_by_name_and_their_code_is_ours(
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    module: str,
+    expected: dict[str, Any],
+    code: int,
+) -> None:
+    called: list[dict[str, Any]] = []
+
+    def main(**given: Any) -> int:
+        called.append(given)
+        return code
+
+    monkeypatch.setitem(sys.modules, f"controlplane.lab.{module}", types.SimpleNamespace(main=main))
+    assert cli(*arguments).code == code
+    assert called == [expected]
+
+
+def test_a_program_that_is_not_here_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "controlplane.lab.soak", None)
+    ended = cli("soak")
+    assert (ended.code, len(ended.lines)) == (2, 1)
