@@ -1,4 +1,4 @@
-"""What is written to a column is read back, whatever the value; and what a newer release wrote is read as far as known."""
+"""What is written to a column is read back, whatever it is; what a newer release wrote is read as far as known."""
 
 import dataclasses
 import datetime as dt
