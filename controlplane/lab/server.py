@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import signal
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,21 @@ def free_ports(count: int) -> tuple[int, ...]:
         for held_socket in sockets:
             held_socket.bind(("127.0.0.1", 0))
         return tuple(int(held_socket.getsockname()[1]) for held_socket in sockets)
+
+
+# A program that is killed, or whose terminal goes, must not leave servers behind: the kernel ends them with it
+# (PR_SET_PDEATHSIG). Set by a first program that then becomes the server, since Python's preexec_fn is not safe.
+_TETHER = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); "
+    "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execvp(sys.argv[2], sys.argv[2:])"
+)
+
+
+def tethered(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return a command line that runs *argv* and ends with the process that starts it, where the kernel can do that."""
+    if sys.platform != "linux":
+        return tuple(argv)
+    return (sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()), *argv)
 
 
 class ServerProcess:
@@ -48,7 +64,7 @@ class ServerProcess:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self._argv,
+                *tethered(self._argv),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
