@@ -14,6 +14,8 @@ from controlplane.lab.load import Outcome, Records
 
 Bools = npt.NDArray[np.bool_]
 
+GAP_PX, TITLE_PX = 6, 22
+
 VERSION_HEADER = "x-model-version"
 FAULT_HEADER = "x-injected-fault"
 
@@ -113,19 +115,23 @@ def closing_table(rows: Sequence[Row]) -> Table:
 
 def contact_sheet(columns: Mapping[str, Sequence[bytes]], *, tile_px: int = 224) -> Image.Image:
     """Lay encoded pictures out side by side: a column per title, a row per photo."""
-    titles = list(columns)
-    rows = min(len(pictures) for pictures in columns.values())
-    band = 22
-    sheet = Image.new("RGB", (len(titles) * tile_px, band + rows * tile_px), "white")
+    tiles = {title: [_tile(encoded, tile_px) for encoded in pictures] for title, pictures in columns.items()}
+    heights = [max(tile.height for tile in row) + GAP_PX for row in zip(*tiles.values(), strict=True)]
+    sheet = Image.new("RGB", (len(tiles) * (tile_px + GAP_PX), TITLE_PX + sum(heights)), "white")
     pen = ImageDraw.Draw(sheet)
-    for at, title in enumerate(titles):
-        pen.text((at * tile_px + 8, 5), title, fill="black")
-        for row, encoded in enumerate(columns[title][:rows]):
-            with Image.open(io.BytesIO(encoded)) as picture:
-                tile = picture.convert("RGB")
-            tile.thumbnail((tile_px - 6, tile_px - 6))
-            sheet.paste(tile, (at * tile_px + 3, band + row * tile_px + 3))
+    for at, (title, pictures) in enumerate(tiles.items()):
+        left = at * (tile_px + GAP_PX)
+        pen.text((left + GAP_PX, GAP_PX), title, fill="black")
+        for row, tile in enumerate(pictures):
+            sheet.paste(tile, (left + GAP_PX // 2, TITLE_PX + sum(heights[:row])))
     return sheet
+
+
+def _tile(encoded: bytes, tile_px: int) -> Image.Image:
+    with Image.open(io.BytesIO(encoded)) as picture:
+        tile = picture.convert("RGB")
+    tile.thumbnail((tile_px, tile_px))
+    return tile
 
 
 def mean_chroma(encoded: bytes) -> float:

@@ -1,4 +1,4 @@
-"""A configuration that Envoy refuses: the rollout stops with Envoy's words, traffic stays, newcomers get the last good."""
+"""A configuration that Envoy refuses stops the rollout with Envoy's words; traffic stays, newcomers get the last good."""
 
 import asyncio
 import datetime as dt
