@@ -1,4 +1,4 @@
-"""A configuration that Envoy refuses stops the rollout with Envoy's words; traffic stays, newcomers get the last good."""
+"""A refused configuration stops the rollout with Envoy's words; traffic stays, and newcomers get the last good one."""
 
 import asyncio
 import datetime as dt
@@ -8,13 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
-from controlplane.api.views import RolloutView
+from controlplane.api.answers import RolloutView
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import service_document, wait_for_answer
 from controlplane.lab.load import LoadPlan, LoadProcess
 from controlplane.lab.server import free_ports
 from controlplane.lab.stack import EnvoyServer, Stack, program
 from controlplane.lab.upstream import ServerSpec, UpstreamProcess
+from controlplane.xds.bootstrap import Variant
 
 pytestmark = pytest.mark.integration
 
@@ -66,7 +67,7 @@ def weights(route_config: dict[str, Any]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("variant", ["sotw", "delta"])
-async def test_a_nack_stops_the_rollout_and_never_reaches_a_newcomer(variant: str, tmp_path: pathlib.Path) -> None:
+async def test_a_nack_stops_the_rollout_and_never_reaches_a_newcomer(variant: Variant, tmp_path: pathlib.Path) -> None:
     listener, v1, v2, admin = free_ports(4)
     upstreams = [ServerSpec("v1", "v1", port=v1), ServerSpec("v2", "v2", port=v2)]
     document = service_document("shop", port=listener, endpoints={"v1": v1, "v2": v2}, plan=PLAN)
