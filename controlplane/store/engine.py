@@ -56,6 +56,7 @@ FIXES: Final = (
     ("resolve", "correct the host in the URL"),
     ("timeout expired", "start the server, or correct host and port in the URL"),
     ("does not exist", "create it, or correct the URL"),
+    ("permission denied", "grant the user of the URL its rights on the schema, or name another user"),
     ("readonly", "make the file and its folder writable for this user, or name another path"),
     ("during recovery", "point the URL at the primary server, which may be written"),
     ("read-only transaction", "point the URL at a server that may be written"),

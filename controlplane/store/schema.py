@@ -43,7 +43,7 @@ async def upgrade(url: str) -> None:
 
     Raises:
         InvalidInputError: *url* is not a database URL.
-        UnavailableError: The database does not answer or may not be written.
+        UnavailableError: The database does not answer, may not be written, or belongs to a newer release.
     """
     await upgrade_parsed(parse_url(url))
 
@@ -135,6 +135,12 @@ def _upgrade(url: sa.URL) -> None:
             with engine.begin() as connection:
                 if connection.dialect.name == "postgresql":
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('hueshift.schema'))"))
+                state = state_of(connection)
+                if state.revision is not None and not state.known:
+                    raise UnavailableError(
+                        f"{VARIABLE}: the database {shown(url)} is at revision {state.revision}, which this release"
+                        " does not know; upgrade with the newer release that made it"
+                    )
                 config = _config()
                 config.attributes["connection"] = connection
                 alembic.command.upgrade(config, "head")

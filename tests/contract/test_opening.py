@@ -1,6 +1,8 @@
 """A database that is not fit to be used is refused in one line that names the variable and the fix."""
 
+import contextlib
 import pathlib
+import shutil
 import sqlite3
 
 import psycopg
@@ -11,6 +13,7 @@ from controlplane.errors import ControlPlaneError, InvalidInputError, Unavailabl
 from controlplane.store import SqlStore, open_store
 from controlplane.store.schema import current, upgrade
 from controlplane.wake import WakeBoard
+from tests.builders import make_batch
 from tests.pg import Postgres
 
 WRONG = "s3cret"
@@ -85,18 +88,20 @@ async def test_an_empty_file_lacks_its_tables(tmp_path: pathlib.Path) -> None:
 
 
 async def test_another_writer_is_waited_for_and_then_named(
-    sqlite_store: SqlStore, monkeypatch: pytest.MonkeyPatch
+    sqlite_template: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = sqlite_store.database.url.database
-    assert path is not None
-    monkeypatch.setattr("controlplane.store.engine.SQLITE_BUSY_SECONDS", 0.05)
-    with sqlite3.connect(path, isolation_level=None) as intruder:
-        intruder.execute("BEGIN IMMEDIATE")
-        words = await refusal(f"sqlite:///{path}")
-        intruder.execute("ROLLBACK")
-    intruder.close()
-    assert "database is locked" in words
-    assert words.endswith("another process holds the file; wait until it has finished")
+    monkeypatch.setattr("controlplane.store.engine.SQLITE_BUSY_SECONDS", 0.02)
+    path = shutil.copy(sqlite_template, tmp_path / "shared.sqlite3")
+    async with await open_plainly(f"sqlite:///{path}") as store:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as intruder:
+            intruder.execute("BEGIN IMMEDIATE")
+            words = await refusal(f"sqlite:///{path}")
+            with pytest.raises(UnavailableError, match="database is locked"):
+                await store.record(make_batch("one"))
+            assert await store.list_services() == ()  # readers wait for nobody
+        assert words.endswith("another process holds the file; wait until it has finished")
+        await store.record(make_batch("one"))
+        assert len(await store.load_ticks((), after=0)) == 1
 
 
 async def test_memory_is_a_store_of_its_own() -> None:
@@ -176,6 +181,8 @@ async def test_a_schema_ahead_of_this_release_is_served(database_url: str) -> No
     assert not (await current(database_url)).is_behind
     async with await open_plainly(database_url) as store:
         assert await store.list_services() == ()
+    with pytest.raises(UnavailableError, match="9999, which this release does not know"):
+        await upgrade(database_url)
 
 
 async def test_a_schema_behind_this_release_is_refused(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
