@@ -17,7 +17,7 @@ import numpy.typing as npt
 from controlplane.rollout import engine
 from controlplane.rollout.policy import BatchPolicy, Policy
 from controlplane.rollout.state import BatchState
-from controlplane.rollout.verdict import BatchExposure, Verdict
+from controlplane.rollout.verdict import BatchExposure, Cause, Verdict
 from controlplane.rollout.windows import BUCKETS, LATENCY_EDGES_MS, BatchTicks
 
 Floats = npt.NDArray[np.float64]
@@ -152,7 +152,7 @@ class _Record:
             rollback_s=_middle_and_late(ended_s[back] - scenario.defect_starts),
             promotion_s=_middle_and_late(ended_s[promoted]),
             harmed=float(np.median(self.harmed[rows])),
-            causes={engine.Cause(cause).name: int(count) for cause, count in zip(causes, counts, strict=True)},
+            causes={Cause(cause).name: int(count) for cause, count in zip(causes, counts, strict=True)},
         )
 
 

@@ -42,8 +42,8 @@ STICKY_S: Final = 120
 """Seconds for which a breach, or the baseline's trouble, is remembered after it was last seen."""
 LOG_ACQUITTED: Final = float(np.log(20))
 """Evidence that the baseline is not where the candidate is."""
-ENOUGH_BASELINE: Final = 20
-"""Baseline requests without which its silence proves nothing."""
+LOG_LIKELY: Final = float(np.log(3))
+"""The same for a breach that lasts."""
 MEMORY_S: Final = 300.0
 """Seconds after which the baseline's burstiness fades out."""
 PAIR_REQUESTS: Final = 1.5
@@ -129,6 +129,7 @@ def judge_batch(
         shifts=(state.shifts + latency) * kept[..., None],
         step_requests=state.step_requests + candidate[:, :, 0].max(axis=-1),
         baseline_bursts=_burstiness(state, seen, odds, ticks, policy),
+        deflated=(state.deflated + evidence.deflate(candidate)) * kept[..., None],
         bursts=(state.bursts + evidence.moments(candidate[..., 1], candidate[..., 0])) * kept,
         rate=_rate(state, ticks),
         quiet_s=np.where(restart, 0.0, state.quiet_s + seconds),
@@ -212,6 +213,7 @@ def _at_new_weight(state: BatchState, tick: Ints, exposure: BatchExposure) -> Ba
         changes=state.changes + paid,
         hard=state.hard + fresh[:, None],
         seen=np.where(cell, 0.0, state.seen),
+        deflated=np.where(cell, 0.0, state.deflated),
         bursts=np.where(row[..., None], 0.0, state.bursts),
         beside=np.where(cell, 0.0, state.beside),
         pair=np.where(changed[:, None, None, None], 0.0, state.pair),
@@ -353,15 +355,15 @@ def _attributed(new: BatchState, odds: Floats, breach: Bools, exposure: BatchExp
     tick = new.tick[:, None]
     worse = odds[:, RELATIVE] >= policy.threshold[:, None]
     requests, bad = new.beside[..., 0], new.beside[..., 1]
-    shares = evidence.ratio(bad, requests)
-    level = np.clip(np.maximum(policy.bound, shares[..., CANDIDATE] / 2), 1e-9, 1 - 1e-9)
-    alone = evidence.log_below(
-        bad[..., BASELINE], requests[..., BASELINE], level, evidence.dispersion(new.baseline_bursts[:, :, 0])
-    )
+    # One request more than there were: two bad ones of two do not yet say that every one is.
+    share = bad[..., CANDIDATE] / (requests[..., CANDIDATE] + 1)
+    level = np.maximum(policy.bound, share / 2)
+    worth = new.beside[:, :, BASELINE] / evidence.dispersion(new.baseline_bursts[:, :, 0])[..., None]
+    alone = evidence.log_below(worth[..., 1], worth[..., 0], level)
     lasting = breach & (tick - new.breach_since >= policy.attribution_s[:, None])
-    lasting &= requests[..., BASELINE] >= ENOUGH_BASELINE
+    lasting &= alone >= LOG_LIKELY
     beside = (exposure.weight[:, None] < 1) & (tick - new.baseline_hot > STICKY_S)
-    acquitted = (alone >= LOG_ACQUITTED) & (shares[..., CANDIDATE] > policy.bound)
+    acquitted = (alone >= LOG_ACQUITTED) & (share > policy.bound)
     # The breach itself is beyond doubt before a probe begins: the comparison only has to say whose it is.
     probed = exposure.probing[:, None] & (odds[:, RELATIVE] >= policy.probe_threshold[:, None])
     attributed: Bools = worse | probed | (beside & (acquitted | lasting))
@@ -383,12 +385,10 @@ def _decide(
     loose = exposure.next_weight[:, None] * evidence.ratio(new.rate[:, :1], new.rate[:, 1:]) * HORIZON_S
     extra = np.divide(policy.budget[:, None], loose, out=np.full_like(loose, np.inf), where=loose > 0)
     limit = policy.bound + np.where(exposure.last[:, None], 0.0, extra)
-    own = evidence.dispersion(new.baseline_bursts[:, :, 0])
-    widest = evidence.widest_dispersion(new.bursts)
-    dispersion = np.maximum(np.minimum(own, widest), evidence.dispersion(new.bursts))
-    requests, bad = new.seen[:, :, CANDIDATE, 0], new.seen[:, :, CANDIDATE, 1]
-    proof = evidence.log_below(bad, requests, np.minimum(limit, 1 - 1e-9), dispersion)
-    shown = (requests > 0) & ((limit >= 1) | (proof >= policy.log_advance[:, None])) | ~policy.active
+    dispersion = np.maximum(evidence.dispersion(new.baseline_bursts[:, :, 0]), evidence.dispersion(new.bursts))
+    worth = evidence.at_dispersion(new.deflated, dispersion)
+    proof = evidence.log_below(worth[..., 1], worth[..., 0], np.minimum(limit, 1 - 1e-9))
+    shown = (worth[..., 0] > 0) & ((limit >= 1) | (proof >= policy.log_advance[:, None])) | ~policy.active
 
     full = exposure.weight >= 1
     breaching = _any(breach)
@@ -406,32 +406,35 @@ def _decide(
     over = quiet & shown.all(axis=-1)
     served = new.step_requests > 0
     probing = exposure.probing
-    rules: tuple[tuple[Bools, Verdict, Cause, Ints | int], ...] = (
+    nothing = np.zeros(tick.size, dtype=np.int64)
+    rules: tuple[tuple[Bools, Verdict, Cause, Ints], ...] = (
         (_any(dead), Verdict.ROLLBACK, Cause.DEAD, _first(dead)),
         (_any(breached), Verdict.ROLLBACK, Cause.BREACH, _first(breached)),
-        (worse, Verdict.ROLLBACK, Cause.WORSE_ERRORS, ERROR),
-        (slower, Verdict.ROLLBACK, Cause.SLOWER, LATENCY),
+        (worse, Verdict.ROLLBACK, Cause.WORSE_ERRORS, nothing),
+        (slower, Verdict.ROLLBACK, Cause.SLOWER, nothing + LATENCY),
         (_any(retreat), Verdict.ROLLBACK, Cause.BREACH, _first(retreat)),
         (breaching & full & ~probing, Verdict.PROBE, Cause.LONE_BREACH, _first(breach)),
         (_any(shared), Verdict.HOLD, Cause.SHARED_INCIDENT, _first(shared)),
         (breaching, Verdict.HOLD, Cause.UNDECIDED_BREACH, _first(breach)),
-        (gap, Verdict.HOLD, Cause.NO_TELEMETRY, ERROR),
-        (~served, Verdict.HOLD, Cause.NO_TRAFFIC, ERROR),
-        (probing & over & vanished, Verdict.ROLLBACK, Cause.TOO_WEAK, ERROR),
-        (probing & over, Verdict.ADVANCE, Cause.BREACH_OVER, ERROR),
-        (~quiet, Verdict.HOLD, Cause.QUIET_TIME, ERROR),
-        (~held, Verdict.HOLD, Cause.MIN_HOLD, ERROR),
+        (gap, Verdict.HOLD, Cause.NO_TELEMETRY, nothing),
+        (~served, Verdict.HOLD, Cause.NO_TRAFFIC, nothing),
+        (probing & over & vanished, Verdict.ROLLBACK, Cause.TOO_WEAK, nothing),
+        (probing & over, Verdict.ADVANCE, Cause.BREACH_OVER, nothing),
+        (~quiet, Verdict.HOLD, Cause.QUIET_TIME, nothing),
+        (~held, Verdict.HOLD, Cause.MIN_HOLD, nothing),
         (_any(~shown), Verdict.HOLD, Cause.TOO_LITTLE_EVIDENCE, _first(~shown)),
-        (~compared, Verdict.HOLD, Cause.NOT_COMPARED, LATENCY),
+        (~compared, Verdict.HOLD, Cause.NOT_COMPARED, nothing + LATENCY),
+        (np.ones_like(full), Verdict.ADVANCE, Cause.ALL_KEPT, nothing),
     )
-    conditions = [rule[0] for rule in rules]
+    first = np.argmax([rule[0] for rule in rules], axis=0)
     return BatchJudgement(
-        verdict=np.select(conditions, [rule[1] for rule in rules], Verdict.ADVANCE),
-        cause=np.select(conditions, [rule[2] for rule in rules], Cause.ALL_KEPT),
-        objective=np.select(conditions, [rule[3] for rule in rules], ERROR),
+        verdict=np.array([rule[1] for rule in rules])[first],
+        cause=np.array([rule[2] for rule in rules])[first],
+        objective=np.array([rule[3] for rule in rules])[first, np.arange(first.size)],
         odds=odds,
         hard_odds=new.hard,
-        dispersion=dispersion,
+        worth=worth,
+        shown=shown,
         limit=limit,
     )
 

@@ -38,9 +38,11 @@ MAX_CHANGES: Final = 5
 LOWER: Final = np.array((0.02, 0.1, 0.3, 0.6, 0.85))
 """Where the true share may lie below a bound, as fractions of it."""
 
+_LOG_LOWER: Final = np.log(LOWER)
+
 MAX_DISPERSION: Final = 50.0
-MIN_BURST_ERRORS: Final = 10.0
-"""Bad requests from which on their dispersion is measured; before that they count as independent."""
+BURST_ERRORS: Final = 10.0
+"""Bad requests that say as much about their dispersion as the expectation that they are independent."""
 
 HARD_NULL: Final = 0.5
 HARD_ALTERNATIVE: Final = 0.98
@@ -61,7 +63,8 @@ def factor(x: Floats, pi: Floats, bets: Floats) -> Floats:
 
 def ratio(part: Floats, whole: Floats) -> Floats:
     """Divide, with 0 where the whole is 0."""
-    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
+    positive = whole > 0
+    return np.where(positive, part / np.where(positive, whole, 1.0), 0.0)
 
 
 def relative_share(baseline: Floats, candidate: Floats, odds_ratio: Floats) -> Floats:
@@ -74,14 +77,17 @@ def log_hard(bad: Floats, total: Floats, dispersion: Floats) -> Floats:
     return (bad * _LOG_HARD_BAD + (total - bad) * _LOG_HARD_GOOD) / dispersion
 
 
-def log_below(bad: Floats, total: Floats, bound: Floats, dispersion: Floats) -> Floats:
-    """Give the log evidence that the share of bad requests is below *bound* (0 < bound < 1)."""
-    return _log_mean_exp(_log_likelihoods(bad, total, bound) / dispersion[..., None])
+def log_below(bad: Floats, total: Floats, bound: Floats) -> Floats:
+    """Give the log evidence that the share of bad requests is below *bound* (0 < bound < 1).
+
+    Of requests that are not independent, give what they are worth (see `deflate`).
+    """
+    return _log_mean_exp(_log_likelihoods(bad, total, bound))
 
 
 def _log_likelihoods(bad: Floats, total: Floats, bound: Floats) -> Floats:
     c = bound[..., None]
-    gain: Floats = bad[..., None] * np.log(LOWER) + (total - bad)[..., None] * np.log((1 - c * LOWER) / (1 - c))
+    gain: Floats = bad[..., None] * _LOG_LOWER + (total - bad)[..., None] * np.log((1 - c * LOWER) / (1 - c))
     return gain
 
 
@@ -91,18 +97,17 @@ def _log_mean_exp(values: Floats) -> Floats:
     return result
 
 
-def upper_bound(bad: Floats, total: Floats, log_needed: Floats, dispersion: Floats) -> Floats:
+def upper_bound(bad: Floats, total: Floats, log_needed: Floats) -> Floats:
     """Give the highest share of bad requests that is not yet ruled out; 1 without requests."""
     low, high = ratio(bad, total), np.ones_like(total)
     for _ in range(50):
         middle = (low + high) / 2
-        inside = np.clip(middle, 1e-12, 1 - 1e-12)
-        ruled_out = log_below(bad, total, inside, dispersion) >= log_needed
+        ruled_out = log_below(bad, total, np.clip(middle, 1e-12, 1 - 1e-12)) >= log_needed
         low, high = np.where(ruled_out, low, middle), np.where(ruled_out, middle, high)
     return high
 
 
-def still_needed(bad: Floats, total: Floats, bound: Floats, log_needed: Floats, dispersion: Floats) -> Floats:
+def still_needed(bad: Floats, total: Floats, bound: Floats, log_needed: Floats) -> Floats:
     """Estimate how many more requests of the kind seen so far show that the bound is kept.
 
     Infinite where the share seen so far is not below the bound.
@@ -110,11 +115,18 @@ def still_needed(bad: Floats, total: Floats, bound: Floats, log_needed: Floats, 
     now = _log_likelihoods(bad, total, bound)
     share = ratio(bad, total)
     each = _log_likelihoods(share, np.ones_like(share), bound)
-    wanted = (log_needed + np.log(LOWER.size)) * dispersion
-    # One value of the grid alone carries the proof in the end: a little too careful, and closed.
     with np.errstate(divide="ignore", invalid="ignore"):
-        more = np.where(each > 0, (wanted[..., None] - now) / each, np.inf)
-    result: Floats = np.ceil(np.clip(more.min(axis=-1), 0.0, None))
+        # Where one value of the grid alone would carry the proof; Newton's steps come down from there.
+        more = np.where(each > 0, (log_needed[..., None] + np.log(LOWER.size) - now) / each, np.inf).min(axis=-1)
+    more = np.maximum(more, 0.0)
+    for _ in range(3):
+        tried = np.where(np.isfinite(more), more, 0.0)
+        values = now + tried[..., None] * each
+        weights = np.exp(values - values.max(axis=-1, keepdims=True))
+        slope = (weights * each).sum(axis=-1) / weights.sum(axis=-1)
+        step = np.divide(_log_mean_exp(values) - log_needed, slope, out=np.zeros_like(slope), where=slope > 0)
+        more = np.maximum(more - step, 0.0)
+    result: Floats = np.ceil(more - 1e-6)
     return result
 
 
@@ -130,13 +142,34 @@ def moments(bad: Floats, total: Floats) -> Floats:
 
 def dispersion(sums: Floats) -> Floats:
     """Give the index of dispersion of bad requests per tick: 1 for independent ones, 20 for bursts of 20."""
-    total, bad, bad_bad, bad_total, total_total = np.moveaxis(sums, -1, 0)
+    total, bad, bad_bad, bad_total, total_total = (sums[..., moment] for moment in range(MOMENTS))
     share = ratio(bad, total)
     spread = bad_bad - 2 * share * bad_total + share * share * total_total
     index = ratio(spread, bad * (1 - share))
-    return np.where(bad >= MIN_BURST_ERRORS, np.clip(index, 1.0, MAX_DISPERSION), 1.0)
+    believed = 1.0 + (index - 1.0) * bad / (bad + BURST_ERRORS)
+    return np.minimum(np.maximum(believed, 1.0), MAX_DISPERSION)
 
 
-def widest_dispersion(sums: Floats) -> Floats:
-    """Give the index of dispersion if each tick's requests were all good or all bad: no burst can exceed it."""
-    return np.maximum(ratio(sums[..., 4], sums[..., 0]), 1.0)
+DISPERSIONS: Final = np.array((1.0, 2.0, 4.0, 8.0, 16.0, MAX_DISPERSION))
+
+
+def deflate(counts: Floats) -> Floats:
+    """Give what one tick's (requests, bad) are worth as independent requests, for each of `DISPERSIONS`.
+
+    However bursty, the requests of one tick are worth at least one: a burst has no more bad ones than there are.
+    """
+    together = np.clip(counts[..., :1], 1.0, DISPERSIONS)
+    result: Floats = counts[..., None, :] / together[..., None]
+    return result
+
+
+def at_dispersion(deflated: Floats, dispersion: Floats) -> Floats:
+    """Read sums of `deflate` at a dispersion between those of the grid."""
+    above = np.clip(np.searchsorted(DISPERSIONS, dispersion), 1, DISPERSIONS.size - 1)
+    low, high = 1 / DISPERSIONS[above - 1], 1 / DISPERSIONS[above]
+    part = ((1 / dispersion - high) / (low - high))[..., None]
+    place = above[..., None, None]
+    at_low = np.take_along_axis(deflated, place - 1, axis=-2)[..., 0, :]
+    at_high = np.take_along_axis(deflated, place, axis=-2)[..., 0, :]
+    result: Floats = part * at_low + (1 - part) * at_high
+    return result

@@ -17,6 +17,7 @@ from controlplane.rollout.policy import (
     SLACK,
     WORSE_ERRORS,
     BatchPolicy,
+    Floats,
     Policy,
 )
 from controlplane.rollout.state import BatchState
@@ -53,12 +54,7 @@ def explain(
     batch_policy: BatchPolicy,
 ) -> list[Judgement]:
     """Turn the verdicts on many rollouts into judgements with their sentences."""
-    candidate = state.seen[:, :, CANDIDATE]
-    limit = np.minimum(judged.limit, 1 - 1e-9)
-    needed = evidence.still_needed(
-        candidate[..., 1], candidate[..., 0], limit, batch_policy.log_advance[:, None], judged.dispersion
-    )
-    needed = np.where(judged.limit >= 1, candidate[..., 0] == 0, needed)
+    needed = _needed(state, judged, batch_policy)
     return [
         _Case(
             cause=Cause(judged.cause[row]),
@@ -80,6 +76,19 @@ def explain(
         ).judgement()
         for row in range(len(windows))
     ]
+
+
+def _needed(state: BatchState, judged: BatchJudgement, policy: BatchPolicy) -> Floats:
+    """Estimate per objective how many requests are still wanted before the next step."""
+    needed = np.zeros_like(judged.limit)
+    if judged.shown.all():
+        return needed
+    worth, requests = judged.worth, state.seen[:, :, CANDIDATE, 0]
+    more = evidence.still_needed(
+        worth[..., 1], worth[..., 0], np.minimum(judged.limit, 1 - 1e-9), policy.log_advance[:, None]
+    )
+    more = np.ceil(more * np.maximum(evidence.ratio(requests, worth[..., 0]), 1))
+    return np.where(judged.shown, 0.0, np.where(judged.limit >= 1, 1.0, more))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from controlplane.rollout import engine
 from controlplane.rollout.explain import explain, odds_text, percent
 from controlplane.rollout.policy import BatchPolicy, Policy
-from controlplane.rollout.state import BatchState, JudgeState
+from controlplane.rollout.state import JudgeState, together
 from controlplane.rollout.verdict import (
     BatchExposure,
     Exposure,
@@ -34,7 +34,7 @@ __all__ = [
 
 def observe_history(state: JudgeState, tick: TickWindow, policy: Policy) -> JudgeState:
     """Watch the baseline in a tick before the rollout starts: how fast, how bursty, how much traffic."""
-    return JudgeState(engine.observe_batch(state.batch, BatchTicks.of([tick]), BatchPolicy.of([policy])))
+    return JudgeState(engine.observe_batch(together([state]), BatchTicks.of([tick]), BatchPolicy.of([policy])))
 
 
 def judge(state: JudgeState, window: TickWindow, exposure: Exposure, policy: Policy) -> tuple[JudgeState, Judgement]:
@@ -58,13 +58,13 @@ def judge_all(
         return []
     batch_policy = BatchPolicy.of(policies)
     new, judged = engine.judge_batch(
-        BatchState.stack([state.batch for state in states]),
+        together(states),
         BatchTicks.of(windows),
         BatchExposure.of(exposures),
         batch_policy,
     )
     judgements = explain(new, judged, windows, exposures, policies, batch_policy)
-    return [(JudgeState(new.take(slice(row, row + 1))), judgement) for row, judgement in enumerate(judgements)]
+    return [(JudgeState(new, row), judgement) for row, judgement in enumerate(judgements)]
 
 
 def peek_hard_stop(state: JudgeState, partial: TickWindow, policy: Policy) -> Judgement | None:
@@ -76,7 +76,7 @@ def peek_hard_stop(state: JudgeState, partial: TickWindow, policy: Policy) -> Ju
         policy: As for `judge`.
     """
     ticks = BatchTicks.of([partial])
-    if not engine.dead_batch(state.batch, ticks, BatchPolicy.of([policy]))[0]:
+    if not engine.dead_batch(together([state]), ticks, BatchPolicy.of([policy]))[0]:
         return None
     candidate, baseline = partial.candidate, partial.baseline
     failing = f"{percent(candidate.errors / candidate.completed)} ({candidate.errors}/{candidate.completed})"

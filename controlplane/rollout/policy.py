@@ -204,7 +204,7 @@ def _lay_out(policies: tuple[Policy, ...]) -> BatchPolicy:
         inferior_edge=np.searchsorted(_EDGES, _EDGES * tolerance**2 * (1 + SLACK), side="right") - 1,
         odds_ratio=column("error_odds_ratio"),
         threshold=threshold,
-        probe_threshold=1 / column("alpha"),
+        probe_threshold=threshold / 2,
         hard_threshold=1 / column("hard_stop_alpha"),
         log_advance=-np.log(column("alpha_advance")),
         budget=column("error_budget"),

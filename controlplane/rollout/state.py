@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from controlplane.rollout.evidence import GRID, MOMENTS
+from controlplane.rollout.evidence import DISPERSIONS, GRID, MOMENTS
 from controlplane.rollout.policy import OBJECTIVES, PROCESSES, Bools, Floats, Ints, Policy, start_cells
 from controlplane.rollout.windows import BUCKETS
 
@@ -55,6 +55,8 @@ class BatchState:
     """The candidate's completed requests at this step."""
     baseline_bursts: Floats
     """Rollouts x objectives x (settled, older, recent ticks) x moments: how bursty the baseline is."""
+    deflated: Floats
+    """Rollouts x objectives x dispersions x (requests, bad): what `seen` of the candidate is worth."""
     bursts: Floats
     """Rollouts x objectives x moments: the candidate since the promotion evidence last restarted."""
     rate: Floats
@@ -122,6 +124,7 @@ class BatchState:
             shifts=zeros(3, 2, 2),
             step_requests=zeros(),
             baseline_bursts=zeros(OBJECTIVES, 3, MOMENTS),
+            deflated=zeros(OBJECTIVES, DISPERSIONS.size, 2),
             bursts=zeros(OBJECTIVES, MOMENTS),
             rate=zeros(2),
             quiet_s=zeros(),
@@ -150,7 +153,7 @@ class BatchState:
         """Put *states* one below the other; those with fewer cells for starts get empty ones."""
         cells = max(state.starts.shape[-1] for state in states)
         columns = {name: [getattr(state, name) for state in states] for name in _FIELDS}
-        columns["starts"] = [_widen(starts, cells) for starts in columns["starts"]]
+        columns["starts"] = [widen(starts, cells) for starts in columns["starts"]]
         return cls(**{name: np.concatenate(column) for name, column in columns.items()})
 
     def where(self, keep: Bools, other: Self) -> Self:
@@ -165,16 +168,17 @@ class BatchState:
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(BatchState))
 
 
-def _widen(starts: Ints, cells: int) -> Ints:
-    return np.pad(starts, ((0, 0), (0, 0), (0, cells - starts.shape[-1])))
+def widen(starts: Ints, cells: int) -> Ints:
+    missing = cells - starts.shape[-1]
+    return np.pad(starts, ((0, 0), (0, 0), (0, missing))) if missing > 0 else starts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JudgeState:
-    """The memory of one rollout."""
+    """The memory of one rollout: a row of a batch."""
 
     batch: BatchState
-    """One row; opaque to all but the judge."""
+    row: int = 0
 
     @classmethod
     def initial(cls, policy: Policy) -> Self:
@@ -184,16 +188,16 @@ class JudgeState:
     @property
     def last_tick(self) -> int | None:
         """The last tick taken in, None before the first."""
-        tick = int(self.batch.tick[0])
+        tick = int(self.batch.tick[self.row])
         return None if tick == NEVER else tick
 
     def to_json(self) -> dict[str, object]:
         """Give plain lists and numbers that `from_json` turns back into exactly this state."""
         values: dict[str, object] = {"format": FORMAT}
         for name in _FIELDS:
-            row = getattr(self.batch, name)[0]
+            row = getattr(self.batch, name)[self.row]
             values[name] = _shorten(row.ravel().tolist()) if row.ndim else row.item()
-        values["starts"] = [_shorten(version) for version in self.batch.starts[0].tolist()]
+        values["starts"] = [_shorten(version) for version in self.batch.starts[self.row].tolist()]
         return values
 
     @classmethod
@@ -208,6 +212,16 @@ class JudgeState:
         template = BatchState.initial([Policy()])
         arrays = {name: _read(name, values.get(name), getattr(template, name)) for name in _FIELDS}
         return cls(BatchState(**arrays))
+
+
+def together(states: Sequence[JudgeState]) -> BatchState:
+    """Put *states* one below the other; free of charge if they came out of one batch in this order."""
+    batch = states[0].batch
+    if batch.tick.size == len(states) and all(
+        state.batch is batch and state.row == row for row, state in enumerate(states)
+    ):
+        return batch
+    return BatchState.stack([state.batch.take(slice(state.row, state.row + 1)) for state in states])
 
 
 def _shorten(row: list[Any]) -> list[Any]:

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from controlplane.rollout.policy import LATENCY, OBJECTIVES, BatchPolicy, Bools, Floats, Ints
-from controlplane.rollout.state import NEVER, UNKNOWN, BatchState
+from controlplane.rollout.state import NEVER, UNKNOWN, BatchState, widen
 from controlplane.rollout.windows import LATENCY_EDGES_MS, BatchTicks
 
 MEDIAN_SAMPLES: Final = 30
@@ -66,8 +66,8 @@ def tally(state: BatchState, ticks: BatchTicks, policy: BatchPolicy) -> Tally:
 
 def _remember_starts(state: BatchState, ticks: BatchTicks, policy: BatchPolicy) -> tuple[Ints, Ints]:
     cells = policy.cells[:, None]
-    width = max(state.starts.shape[-1], int(policy.cells.max(initial=1)))
-    starts = np.pad(state.starts, ((0, 0), (0, 0), (0, width - state.starts.shape[-1])))
+    starts = widen(state.starts, int(policy.cells.max(initial=1)))
+    width = starts.shape[-1]
     now = ticks.tick // policy.cell_s
     places = np.arange(width)
     age = (now[:, None] - places) % cells

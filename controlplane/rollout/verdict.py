@@ -106,10 +106,12 @@ class BatchJudgement:
     """Rollouts x processes: evidence against the candidate, as 1 : odds."""
     hard_odds: Floats
     """Rollouts x objectives."""
-    dispersion: Floats
-    """Rollouts x objectives: what the promotion evidence is deflated by."""
+    worth: Floats
+    """Rollouts x objectives x (requests, bad): the candidate's, as independent requests."""
     limit: Floats
     """Rollouts x objectives: below this the share of bad requests must be shown to be before the next step."""
+    shown: Bools
+    """Rollouts x objectives: it is shown."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
