@@ -72,7 +72,7 @@ SCENARIOS = (
         rate=600.0,
         side_by_side=False,
     ),
-    Scenario("healthy", "healthy, 3 min", HEALTHY, None),
+    Scenario("healthy", "none, for 3 min", HEALTHY, None, weight="5% and up"),
 )
 
 
