@@ -53,6 +53,8 @@ SHEET_PHOTOS = 5
 CLIENT_TIMEOUT_S = 8.0
 CALIBRATION_S = 6.0
 CHAPTER_TIMEOUT = dt.timedelta(minutes=6)
+LOG_COLUMNS = 116
+"""Width of the output where it goes into a file, so that the table's sentences stay readable."""
 POLL = dt.timedelta(milliseconds=500)
 QUEUEING = 2.5
 """A photo that takes this many times longer under load than alone has waited for others."""
@@ -426,9 +428,17 @@ async def _run_until_told(demo: Demo, *, stay: bool) -> tuple[list[Row], dict[st
     return telling.result()
 
 
-def main(*, json_file: Path | None = None, directory: Path = Path("var/demo")) -> int:
-    """Run the demo; return 0 only if every rollout ended as it must and no configuration change cost a request."""
-    console = Console()
+def main(*, json_file: Path | None = None, svg_file: Path | None = None, directory: Path = Path("var/demo")) -> int:
+    """Run the demo; return 0 only if every rollout ended as it must and no configuration change cost a request.
+
+    Args:
+        json_file: Where the closing table goes, for programs.
+        svg_file: Where a picture of the output goes, as the README shows it.
+        directory: Where the run works; emptied first.
+    """
+    console = Console(record=svg_file is not None)
+    if not console.is_terminal:
+        console.width = LOG_COLUMNS
     stay = console.is_terminal and sys.stdin.isatty()
     shutil.rmtree(directory, ignore_errors=True)  # each run tells the story from its beginning
     demo = Demo(directory=directory.absolute(), screen=Screen(console), clock=SystemClock())
@@ -440,6 +450,8 @@ def main(*, json_file: Path | None = None, directory: Path = Path("var/demo")) -
     except ControlPlaneError as exc:
         console.print(f"[red]demo: {exc}[/] (logs: {directory})", highlight=False)
         return 1
+    if svg_file is not None:
+        console.save_svg(str(svg_file), title="make demo")
     if json_file is not None:
         json_file.write_text(json.dumps(report, indent=2) + "\n")
     return 0 if all(row.is_right for row in rows) and report["config_failures"] == 0 else 1
