@@ -1,7 +1,6 @@
 """Which Envoys are connected and what they run; which snapshots were published."""
 
 import datetime as dt
-import functools
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ from controlplane.ports import NodeStatus, SnapshotRecord, SnapshotStatus
 from controlplane.store import tables
 from controlplane.store.codec import types_from_json, types_to_json
 from controlplane.store.engine import Tx
-from controlplane.store.queries import Part, insert_into
+from controlplane.store.queries import Part, insert_or
 from controlplane.wake import Topic
 
 
@@ -87,22 +86,19 @@ _LAST_GOOD: Final = _BY_SERIAL.where(tables.snapshot.c.status == SnapshotStatus.
 _BY_VERSION: Final = sa.select(tables.snapshot).where(tables.snapshot.c.version == sa.bindparam("version"))
 
 
-@functools.cache
-def _replace_node(dialect: str) -> sa.Executable:
-    table = tables.node_status
-    statement = insert_into(dialect, table)
-    new = statement.excluded
-    return statement.on_conflict_do_update(
-        index_elements=[table.c.node],
-        set_={column.name: new[column.name] for column in table.c if not column.primary_key},
-        # An Envoy that moved to another replica is connected there; the one it left may say so late.
-        where=sa.or_(new.disconnected_at.is_(None), new.replica == table.c.replica),
-    )
+# An Envoy that moved to another replica is connected there; the one it left may say so late.
+_REPLACE_NODE: Final = insert_or(
+    tables.node_status,
+    """(node) DO UPDATE SET
+        cluster = excluded.cluster, replica = excluded.replica, variant = excluded.variant,
+        connected_at = excluded.connected_at, disconnected_at = excluded.disconnected_at, types = excluded.types
+    WHERE excluded.disconnected_at IS NULL OR excluded.replica = node_status.replica""",
+)
 
 
 def _record_nodes(tx: Tx, nodes: Sequence[NodeStatus]) -> None:
     tx.conn.execute(
-        _replace_node(tx.conn.dialect.name),
+        _REPLACE_NODE,
         [
             {
                 "node": node.node,

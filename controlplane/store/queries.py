@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from controlplane.errors import NotFoundError
 from controlplane.ports import HistoryEntry, Rollout, RolloutId
@@ -174,22 +173,26 @@ def with_why(words: str, why: str) -> str:
 
 # -- upserts -----------------------------------------------------------------------------------------------------------
 
-Upsert = sqlite.Insert | postgresql.Insert
 
+def insert_or(table: sa.Table, on_conflict: str) -> sa.TextClause:
+    """Return an INSERT of all columns with an ON CONFLICT clause, which both databases spell the same.
 
-def insert_into(dialect: str, table: sa.Table) -> Upsert:
-    """Return an INSERT that can say ON CONFLICT; both databases spell it the same."""
-    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    It is text because SQLAlchemy caches no compiled ON CONFLICT, and compiling one costs more than running it.
+    """
+    names = [column.name for column in table.c]
+    text = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES (:{', :'.join(names)}) ON CONFLICT {on_conflict}"  # noqa: S608 - our own names
+    return sa.text(text).bindparams(*(sa.bindparam(column.name, type_=column.type) for column in table.c))
 
 
 @functools.cache
-def _upsert(dialect: str, table: sa.Table) -> Upsert:
-    statement = insert_into(dialect, table)
-    changed = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
-    return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
+def insert_or_replace(table: sa.Table) -> sa.TextClause:
+    """Return an INSERT that replaces the row with the same primary key."""
+    key = ", ".join(column.name for column in table.primary_key)
+    changed = ", ".join(f"{column.name} = excluded.{column.name}" for column in table.c if not column.primary_key)
+    return insert_or(table, f"({key}) DO UPDATE SET {changed}")
 
 
 def upsert(conn: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     """Insert *rows*, or replace those with the same primary key."""
     if rows:
-        conn.execute(_upsert(conn.dialect.name, table), rows)
+        conn.execute(insert_or_replace(table), rows)
