@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from controlplane.clock import SystemClock
+from controlplane.ports import Store
 from controlplane.store import SqlStore, open_store
 from controlplane.store.schema import upgrade
 from controlplane.wake import Topic, Wake, WakeBoard
 from tests.pg import Postgres, running_postgres
 
 TEMPLATE = "hueshift_template"
+
+IS_A_STORE: type[Store] = SqlStore  # mypy sits this exam
 
 
 class Ears:
