@@ -17,7 +17,7 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from controlplane.api import units
 from controlplane.api.problems import custom_error, unit_error
@@ -98,6 +98,12 @@ def _read_endpoint(value: object) -> object:
     return f"[{host}]:{int(port)}" if ":" in host else f"{host}:{int(port)}"
 
 
+def _read_visible(value: str) -> str:
+    if not value.isprintable():
+        raise custom_error(f"{value[:40]!r} holds characters that cannot be seen", "use visible ones")
+    return value
+
+
 def _is_written(kind: str, *examples: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "description": kind, "examples": list(examples)})
 
@@ -126,6 +132,7 @@ Weight = Annotated[
     PlainSerializer(units.format_weight, return_type=str),
     _is_written("A percentage in hundredths of a percent.", "5%", "0.01%"),
 ]
+Visible = Annotated[str, AfterValidator(_read_visible)]
 Address = Annotated[str, BeforeValidator(_read_endpoint), _is_written("host:port", "worker:8083", "[::1]:8083")]
 
 
@@ -150,7 +157,7 @@ class ListenerDocument(Document):
 class HealthCheckDocument(Document):
     """How Envoy asks a worker whether it can take requests."""
 
-    path: str = "/healthz"
+    path: Visible = "/healthz"
     interval: Span = dt.timedelta(seconds=1)
     timeout: Span = dt.timedelta(seconds=1)
     healthy_threshold: int = 1
@@ -171,15 +178,15 @@ class HeaderDocument(Document):
     """A condition on a request header: give one of *exact*, *regex* (RE2, the whole value) and *present*."""
 
     name: str
-    exact: str | None = None
-    regex: str | None = None
+    exact: Visible | None = None
+    regex: Visible | None = None
     present: Literal[True] | None = None
 
 
 class MatchDocument(Document):
     """Which requests a route takes."""
 
-    prefix: str = "/"
+    prefix: Visible = "/"
     headers: list[HeaderDocument] = []
 
 
@@ -236,7 +243,7 @@ class ServiceDocument(Document):
     listener: ListenerDocument = ListenerDocument()
     virtual_host: str | None = None
     route_config: str | None = None
-    domains: list[str] = ["*"]
+    domains: list[Visible] = ["*"]
     versions: list[VersionDocument]
     routes: list[RouteDocument]
     split: dict[str, Weight] | None = None

@@ -21,8 +21,9 @@ from controlplane.traffic.model import (
 
 NAMES = st.builds("{}{}".format, st.sampled_from(["a", "7", "v-1", "v_2", "x--"]), st.integers(0, 999))
 PORTS = st.integers(1, 65535)
-PATHS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=20).map(lambda rest: f"/{rest}")
-VALUES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+LETTERS = st.characters(codec="utf-8").filter(str.isprintable)
+PATHS = st.text(LETTERS, max_size=20).map(lambda rest: f"/{rest}")
+VALUES = st.text(LETTERS, min_size=1, max_size=20)
 HOSTS = st.one_of(NAMES.map(lambda name: f"{name}.example"), st.sampled_from(["10.0.0.1", "::1", "fe80::1:2"]))
 
 

@@ -171,6 +171,14 @@ def test_a_service_without_objectives_is_refused_since_they_have_no_default() ->
             {"routes": [{"name": "x", "split": True, "match": {"headers": [{"name": "X-A", "exact": "b"}]}}]},
             "routes.x.match.headers: 'X-A' is not a header name; use a lower-case token",
         ),
+        (
+            {"routes": [{"name": "x", "split": True, "match": {"prefix": "/a\nb"}}]},
+            "routes.x.match.prefix: '/a\\nb' holds characters that cannot be seen; use visible ones",
+        ),
+        (
+            {"routes": [{"name": "x", "split": True, "match": {"headers": [{"name": "a", "exact": "\x00"}]}}]},
+            "routes.x.match.headers.a.exact: '\\x00' holds characters that cannot be seen; use visible ones",
+        ),
         ({"routes": [{"name": "x", "split": True, "timeout": 300}]}, "routes.x.timeout: 300 has no unit; "),
         ({"routes": [{"name": "x", "split": True, "timeout": "2h"}]}, "routes.x.timeout: 2:00:00 is out of range; "),
         ({"split": {"v1": "90%"}}, "split: the weights sum to 90 %; make them sum to 100 %"),
