@@ -1,5 +1,7 @@
 """The house keeps its own rules: locks, what may not stand in a committed file, and the README's layout table."""
 
+import functools
+import os
 import pathlib
 import re
 import shutil
@@ -21,13 +23,19 @@ MACHINE_PATHS = re.compile(r"(?<![\w.$}/-])/(?:work/\w|root/|home/\w|Users/\w|op
 PRIVATE_HOSTS = re.compile(r"\b[\w-]+\.(?:corp|intra|lan|internal" + r"\.net)\b", re.IGNORECASE)
 
 
+@functools.cache
 def tracked() -> list[str]:
     """Name the files of the project as git does; without git, as .gitignore would have it."""
     if shutil.which("git") and (ROOT / ".git").exists():
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
         return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
     ignored = pathspec.GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text().splitlines())
-    return sorted(name for name in ignored.match_tree_files(ROOT, negate=True) if not name.startswith(".git/"))
+    names = []
+    for folder, folders, files in os.walk(ROOT):
+        place = pathlib.Path(folder).relative_to(ROOT)
+        folders[:] = [name for name in folders if name != ".git" and not ignored.match_file(f"{place / name}/")]
+        names += [str(place / name) for name in files if not ignored.match_file(str(place / name))]
+    return sorted(names)
 
 
 def text_of(name: str) -> str:
