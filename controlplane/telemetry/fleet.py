@@ -88,6 +88,7 @@ class Line:
     opened: float
     envoy: Envoy | None = None
     held: Report | None = None
+    heard: float = 0.0
     first_flushed_ms: int = 0
     reports: int = 0
     whole: bool = True

@@ -99,6 +99,7 @@ class Ledger:
         if self._finished:
             return
         self.roll(at)
+        line.heard = at.steady
         line.reports += 1
         line.whole = line.whole and report.uptime_s is not None
         line.first_flushed_ms = line.first_flushed_ms or report.flushed_ms
@@ -317,7 +318,7 @@ class Ledger:
         for cluster, counts in report.latency.items():
             self._tally.add_latency(cluster, counts)
         self._tally.set_in_flight(envoy.key, report.active)
-        envoy.heard, envoy.heard_at = at.steady, at.now
+        envoy.heard, envoy.heard_at = line.heard, at.now
         node = self._fleet.node(envoy.node)
         _note_health(node, report.members, whole=line.whole and line.reports > 1)
         if len(node.envoys) > 1:
