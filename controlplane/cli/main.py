@@ -3,9 +3,10 @@
 Commands import what they need when they run: `hueshift --help` must not wait for a gRPC server to load.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,9 +56,8 @@ measure.register(app)
 
 def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
     """Run one command and return its exit code."""
-    command = typer.main.get_command(app)
     try:
-        result = command.main(args=list(arguments), prog_name="hueshift", standalone_mode=False, obj=surroundings)
+        result = _command().main(args=list(arguments), prog_name="hueshift", standalone_mode=False, obj=surroundings)
     except ControlPlaneError as exc:
         return _report(exc)
     except (typer.Abort, KeyboardInterrupt):
@@ -71,6 +71,11 @@ def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
             raise
         return _report_usage(str(words()), getattr(exc, "ctx", None))
     return result if isinstance(result, int) else 0
+
+
+@functools.cache
+def _command() -> Any:  # a class that Typer does not export
+    return typer.main.get_command(app)
 
 
 def _report(exc: ControlPlaneError) -> int:
