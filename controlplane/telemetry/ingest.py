@@ -17,7 +17,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from controlplane.clock import Clock
-from controlplane.errors import UnavailableError
+from controlplane.errors import ControlPlaneError
 from controlplane.pb import envoy_metrics_pb2 as pb
 from controlplane.ports import TelemetryStore
 from controlplane.telemetry.fleet import Line, Moment
@@ -123,7 +123,7 @@ class TelemetryIngest:
             complete = await self._write_batch()
             if gone := self._ledger.take_gone():
                 await self._store.forget_health(gone)
-        except UnavailableError as exc:
+        except ControlPlaneError as exc:
             self._metrics.write_failures.inc()
             if not self._failing:
                 log.warning("telemetry.write_failed", problem=str(exc))

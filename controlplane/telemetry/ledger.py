@@ -332,7 +332,7 @@ class Ledger:
             self._rewritten = at.steady
         bases: list[CounterBase] = []
         health: list[ClusterHealth] = []
-        for node in self._fleet.nodes.values():
+        for _, node in sorted(self._fleet.nodes.items()):  # in one order: replicas that write at once must not deadlock
             bases += _take_base(node, rewrite=rewrite)
             health += _take_health(node, rewrite=rewrite)
         gaps = tuple(self._gaps)

@@ -128,12 +128,14 @@ class _Draft:
 def parse(message: pb.StreamMetricsMessage) -> Report:
     """Read one message of the metrics stream; statistics that nobody here needs are passed over."""
     draft = _Draft()
+    labelled = False  # a sink labels all or none: the many families that nobody needs are then passed over faster
     for family in message.envoy_metrics:
         name = family.name
         statistic = _LABELLED.get(name)
         if statistic is not None:
             for metric in family.metric:
                 if metric.label:
+                    labelled = True
                     _add_labelled(draft, statistic, metric)
                 else:
                     _add_named(draft, name, metric)
@@ -141,7 +143,7 @@ def parse(message: pb.StreamMetricsMessage) -> Report:
             for metric in family.metric:
                 draft.flushed_ms = metric.timestamp_ms
                 draft.uptime_s = int(metric.gauge.value) if draft.flushed_ms else None
-        elif name.startswith("cluster."):
+        elif not labelled and name.startswith("cluster."):
             for metric in family.metric:
                 if not metric.label:
                     _add_named(draft, name, metric)

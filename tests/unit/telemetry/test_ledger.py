@@ -464,6 +464,18 @@ def test_an_envoy_that_reconnects_beside_its_half_open_stream_loses_nothing(plan
     assert plane.heard == Heard(reporting=1, silent=0)
 
 
+def test_streams_that_died_unnoticed_do_not_keep_an_envoy_waiting(plane: Plane, envoy: FakeEnvoy) -> None:
+    for _ in range(3):
+        plane.hear(plane.open(envoy), envoy)
+    line = plane.open(envoy)
+    envoy.serve("v1")
+    for _ in range(16):
+        plane.clock.advance(0.25)
+        plane.hear(line, envoy)
+    plane.write()
+    assert plane.rows.total("v1").completed == 1
+
+
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
@@ -498,6 +510,28 @@ def test_a_long_outage_of_the_database_keeps_the_sum_in_bounded_memory(plane: Pl
     plane.write()
     assert plane.rows.total("v1").completed == MAX_PENDING + 501
     assert sum(plane.rows.total("v1").latency) == MAX_PENDING + 501
+
+
+def test_an_envoy_that_leaves_while_sql_is_away_is_remembered_until_it_is_written(
+    plane: Plane, envoy: FakeEnvoy
+) -> None:
+    line = plane.open(envoy)
+    plane.hear(line, envoy)
+    stuck = plane.ledger.batch(at=plane.clock.moment())
+    envoy.serve("v1", 5)
+    plane.hear(line, envoy)
+    plane.close(line)
+    for _ in range(60):
+        plane.clock.advance(1)
+        plane.ledger.roll(plane.clock.moment())
+    assert plane.ledger.batch(at=plane.clock.moment()) is stuck
+    plane.rows.apply(stuck)
+    plane.ledger.confirm()
+    plane.write()
+    plane.restart()
+    plane.hear(plane.open(envoy), envoy)
+    plane.write()
+    assert plane.rows.total("v1").completed == 5
 
 
 def test_nothing_new_is_nothing_to_write(plane: Plane, envoy: FakeEnvoy) -> None:
