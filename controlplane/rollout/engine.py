@@ -18,7 +18,6 @@ from controlplane.rollout.policy import (
     BETS,
     ERROR,
     FLOOR,
-    LATENCY,
     NOT_INFERIOR,
     OBJECTIVES,
     PRIOR,
@@ -31,6 +30,7 @@ from controlplane.rollout.policy import (
     Floats,
     Ints,
 )
+from controlplane.rollout.rules import STICKY_S, decide
 from controlplane.rollout.state import NEVER, UNKNOWN, BatchState
 from controlplane.rollout.tally import ENOUGH_SAMPLES, TAIL_SAMPLES, Tally, place_edges, tally
 from controlplane.rollout.verdict import BatchExposure, BatchJudgement, Cause, Verdict
@@ -38,12 +38,6 @@ from controlplane.rollout.windows import BASELINE, CANDIDATE, BatchTicks
 
 HOT: Final = 3.0
 """The baseline's own evidence of a breach from which on the trouble counts as shared."""
-STICKY_S: Final = 120
-"""Seconds for which a breach, or the baseline's trouble, is remembered after it was last seen."""
-LOG_ACQUITTED: Final = float(np.log(20))
-"""Evidence that the baseline is not where the candidate is."""
-LOG_LIKELY: Final = float(np.log(3))
-"""The same for a breach that lasts."""
 MEMORY_S: Final = 300.0
 """Seconds after which the baseline's burstiness fades out."""
 PAIR_REQUESTS: Final = 1.5
@@ -51,15 +45,13 @@ PAIR_MAX_S: Final = 20.0
 """Requests that the version with fewer should have before the two are compared, and how long to wait for them."""
 SPAN_S: Final = 10
 RATE_S: Final = 30.0
-HORIZON_S: Final = 30.0
-"""Seconds in which the next step's own evidence is expected."""
 DEAD_SHARE: Final = 0.8
 SOME_GOOD: Final = 5
 """Good baseline requests without which the hard stop does not believe that the baseline works."""
+RECOVERY_S: Final = 10
+"""Seconds after the baseline's own trouble in which a hard stop is not trusted: one version may recover first."""
 FRESH_WEIGHT: Final = 0.9
 FRESH_TICKS: Final = 60
-MAX_VANISHED: Final = 2
-"""Times a breach may vanish with half of the traffic before the candidate is held to be too weak for all of it."""
 
 _NOT_IN_HISTORY: Final = np.array([not 2 <= process < 4 for process in range(PROCESSES)])
 
@@ -90,7 +82,7 @@ def judge_batch(
 ) -> tuple[BatchState, BatchJudgement]:
     """Take in one tick of many rollouts and judge each of them; a tick that was taken in before changes nothing."""
     old = state
-    state = _at_new_weight(_begin(state, policy), ticks.tick, exposure)
+    state = _at_new_weight(_begin(_stop_clocks(state, ticks), policy), ticks.tick, exposure)
     seen = tally(state, ticks, policy)
     counts = seen.counts
     latency = _compare_latency(state, seen, policy)
@@ -99,7 +91,7 @@ def judge_batch(
     usable[:, RELATIVE.start :] &= closed[:, None]
     stakes, observed = _wager(state, x, pi, usable, policy)
     odds = stakes.sum(axis=-1)
-    hard, hard_observed, hard_baseline, dead = _hard_stop(state, counts, policy)
+    hard, hard_observed, hard_baseline, dead = _hard_stop(state, counts, ticks, policy)
 
     breach = odds[:, ABSOLUTE] >= policy.threshold[:, None]
     tick = ticks.tick[:, None]
@@ -143,7 +135,7 @@ def judge_batch(
         starts=seen.starts,
         starts_since=seen.starts_since,
     )
-    judgement = _decide(new, breach, dead, gap, exposure, policy)
+    judgement = decide(new, breach, dead, gap, exposure, policy)
     fresh = ticks.tick > old.tick
     if not fresh.all():
         new = new.where(fresh, old)
@@ -160,7 +152,7 @@ def dead_batch(state: BatchState, partial: BatchTicks, policy: BatchPolicy) -> B
     counts = np.zeros((partial.tick.size, 2, 2, 2))
     counts[:, ERROR, :, 0] = partial.completed
     counts[:, ERROR, :, 1] = partial.errors
-    *_, dead = _hard_stop(state, counts, policy)
+    *_, dead = _hard_stop(state, counts, partial, policy)
     return dead[:, ERROR] & (partial.tick > state.tick)
 
 
@@ -170,6 +162,21 @@ def dead_batch(state: BatchState, partial: BatchTicks, policy: BatchPolicy) -> B
 def _only_fresh(new: BatchState, old: BatchState, ticks: BatchTicks) -> BatchState:
     fresh = ticks.tick > old.tick
     return new if fresh.all() else new.where(fresh, old)
+
+
+def _stop_clocks(state: BatchState, ticks: BatchTicks) -> BatchState:
+    """Move what happened up by the seconds without telemetry, so that they count neither for nor against anyone."""
+    lost = np.where(state.tick == NEVER, 0, np.maximum(ticks.tick - state.tick - ~ticks.gap, 0))
+    if not lost.any():
+        return state
+    return dataclasses.replace(
+        state,
+        last_breach=state.last_breach + lost[:, None],
+        breach_since=state.breach_since + lost[:, None],
+        baseline_hot=state.baseline_hot + lost[:, None],
+        last_floor=state.last_floor + lost,
+        probe_since=state.probe_since + lost,
+    )
 
 
 def _begin(state: BatchState, policy: BatchPolicy) -> BatchState:
@@ -326,7 +333,9 @@ def _wager(state: BatchState, x: Floats, pi: Floats, usable: Bools, policy: Batc
     return np.where(usable[..., None], grown, state.stakes), state.observed + usable
 
 
-def _hard_stop(state: BatchState, counts: Floats, policy: BatchPolicy) -> tuple[Floats, Ints, Floats, Bools]:
+def _hard_stop(
+    state: BatchState, counts: Floats, ticks: BatchTicks, policy: BatchPolicy
+) -> tuple[Floats, Ints, Floats, Bools]:
     """Weigh single requests: nearly all of the candidate's are bad while the baseline serves its own.
 
     Deflated by how bursty the baseline is, or a burst that hits a healthy candidate would stop it.
@@ -340,110 +349,9 @@ def _hard_stop(state: BatchState, counts: Floats, policy: BatchPolicy) -> tuple[
     limit = policy.hard_threshold[:, None]
     hard = np.where(usable, np.minimum(grown, 2 * limit), state.hard)
     baseline = np.where(state.hard[..., None] < 1, 0.0, state.hard_baseline) + counts[:, :, BASELINE]
-    lives = (baseline[..., 0] - baseline[..., 1] >= SOME_GOOD) & (2 * baseline[..., 1] <= baseline[..., 0])
+    lives = ticks.tick[:, None] - state.baseline_hot > RECOVERY_S
+    lives &= (baseline[..., 0] - baseline[..., 1] >= SOME_GOOD) & (2 * baseline[..., 1] <= baseline[..., 0])
     judged = policy.active.copy()
     judged[:, ERROR] = True  # a version that only fails is stopped even where errors have no objective
     dead = judged & usable & lives & (hard >= limit) & (failed >= DEAD_SHARE * requests)
     return hard, state.hard_observed + usable, baseline, dead
-
-
-# -- rules ------------------------------------------------------------------------------------------------------------
-
-
-def _attributed(new: BatchState, odds: Floats, breach: Bools, exposure: BatchExposure, policy: BatchPolicy) -> Bools:
-    """Say per objective whether the trouble is the candidate's own, from the same ticks of both versions only."""
-    tick = new.tick[:, None]
-    worse = odds[:, RELATIVE] >= policy.threshold[:, None]
-    requests, bad = new.beside[..., 0], new.beside[..., 1]
-    # One request more than there were: two bad ones of two do not yet say that every one is.
-    share = bad[..., CANDIDATE] / (requests[..., CANDIDATE] + 1)
-    level = np.maximum(policy.bound, share / 2)
-    worth = new.beside[:, :, BASELINE] / evidence.dispersion(new.baseline_bursts[:, :, 0])[..., None]
-    alone = evidence.log_below(worth[..., 1], worth[..., 0], level)
-    lasting = breach & (tick - new.breach_since >= policy.attribution_s[:, None])
-    lasting &= alone >= LOG_LIKELY
-    beside = (exposure.weight[:, None] < 1) & (tick - new.baseline_hot > STICKY_S)
-    acquitted = (alone >= LOG_ACQUITTED) & (share > policy.bound)
-    # The breach itself is beyond doubt before a probe begins: the comparison only has to say whose it is.
-    probed = exposure.probing[:, None] & (odds[:, RELATIVE] >= policy.probe_threshold[:, None])
-    attributed: Bools = worse | probed | (beside & (acquitted | lasting))
-    return attributed
-
-
-def _decide(
-    new: BatchState, breach: Bools, dead: Bools, gap: Bools, exposure: BatchExposure, policy: BatchPolicy
-) -> BatchJudgement:
-    odds = new.stakes.sum(axis=-1)
-    tick = new.tick
-    attributed = _attributed(new, odds, breach, exposure, policy)
-    recent = tick[:, None] - new.last_breach <= STICKY_S
-    breached = recent & attributed & policy.active
-    retreat = breach & policy.retreat_when_shared[:, None]
-    worse = (odds[:, WORSE_ERRORS] >= policy.threshold) & (tick - new.last_floor <= STICKY_S)
-    slower = odds[:, SHIFT].mean(axis=-1) >= policy.threshold
-
-    loose = exposure.next_weight[:, None] * evidence.ratio(new.rate[:, :1], new.rate[:, 1:]) * HORIZON_S
-    extra = np.divide(policy.budget[:, None], loose, out=np.full_like(loose, np.inf), where=loose > 0)
-    limit = policy.bound + np.where(exposure.last[:, None], 0.0, extra)
-    dispersion = np.maximum(evidence.dispersion(new.baseline_bursts[:, :, 0]), evidence.dispersion(new.bursts))
-    worth = evidence.at_dispersion(new.deflated, dispersion)
-    proof = evidence.log_below(worth[..., 1], worth[..., 0], np.minimum(limit, 1 - 1e-9))
-    shown = (worth[..., 0] > 0) & ((limit >= 1) | (proof >= policy.log_advance[:, None])) | ~policy.active
-
-    full = exposure.weight >= 1
-    breaching = _any(breach)
-    quiet = new.quiet_s >= np.where(exposure.probing, policy.quiet_s, np.minimum(policy.quiet_s, exposure.min_hold_s))
-    held = np.minimum(new.held_s, exposure.held_s) >= exposure.min_hold_s
-    compared = (
-        full
-        | (exposure.next_weight < 1)
-        | ~policy.active[:, LATENCY]
-        | (np.log(np.maximum(odds[:, NOT_INFERIOR], 1e-300)) >= policy.log_advance)
-    )
-    alone = (new.baseline_hot < new.probe_since[:, None]).all(axis=-1)
-    vanished = new.vanished + alone >= MAX_VANISHED
-    shared = breach & (tick[:, None] - new.baseline_hot <= STICKY_S)
-    over = quiet & shown.all(axis=-1)
-    served = new.step_requests > 0
-    probing = exposure.probing
-    nothing = np.zeros(tick.size, dtype=np.int64)
-    rules: tuple[tuple[Bools, Verdict, Cause, Ints], ...] = (
-        (_any(dead), Verdict.ROLLBACK, Cause.DEAD, _first(dead)),
-        (_any(breached), Verdict.ROLLBACK, Cause.BREACH, _first(breached)),
-        (worse, Verdict.ROLLBACK, Cause.WORSE_ERRORS, nothing),
-        (slower, Verdict.ROLLBACK, Cause.SLOWER, nothing + LATENCY),
-        (_any(retreat), Verdict.ROLLBACK, Cause.BREACH, _first(retreat)),
-        (breaching & full & ~probing, Verdict.PROBE, Cause.LONE_BREACH, _first(breach)),
-        (_any(shared), Verdict.HOLD, Cause.SHARED_INCIDENT, _first(shared)),
-        (breaching, Verdict.HOLD, Cause.UNDECIDED_BREACH, _first(breach)),
-        (gap, Verdict.HOLD, Cause.NO_TELEMETRY, nothing),
-        (~served, Verdict.HOLD, Cause.NO_TRAFFIC, nothing),
-        (probing & over & vanished, Verdict.ROLLBACK, Cause.TOO_WEAK, nothing),
-        (probing & over, Verdict.ADVANCE, Cause.BREACH_OVER, nothing),
-        (~quiet, Verdict.HOLD, Cause.QUIET_TIME, nothing),
-        (~held, Verdict.HOLD, Cause.MIN_HOLD, nothing),
-        (_any(~shown), Verdict.HOLD, Cause.TOO_LITTLE_EVIDENCE, _first(~shown)),
-        (~compared, Verdict.HOLD, Cause.NOT_COMPARED, nothing + LATENCY),
-        (np.ones_like(full), Verdict.ADVANCE, Cause.ALL_KEPT, nothing),
-    )
-    first = np.argmax([rule[0] for rule in rules], axis=0)
-    return BatchJudgement(
-        verdict=np.array([rule[1] for rule in rules])[first],
-        cause=np.array([rule[2] for rule in rules])[first],
-        objective=np.array([rule[3] for rule in rules])[first, np.arange(first.size)],
-        odds=odds,
-        hard_odds=new.hard,
-        worth=worth,
-        shown=shown,
-        limit=limit,
-    )
-
-
-def _any(mask: Bools) -> Bools:
-    result: Bools = np.any(mask, axis=-1)
-    return result
-
-
-def _first(mask: Bools) -> Ints:
-    result: Ints = np.argmax(mask, axis=-1)
-    return result

@@ -45,6 +45,18 @@ def odds_text(odds: float, *, cap: float = 1e6) -> str:
     return f"1:{max(odds, 1):.0f}" if odds < 0.999 * cap else f"at least 1:{cap:.0f}"
 
 
+def dead_sentence(window: TickWindow, objective: int, policy: Policy, odds: float) -> str:
+    """Say that nearly every request of the candidate is bad in this tick."""
+    evidence_text = odds_text(odds, cap=1 / policy.hard_stop_alpha)
+    if objective == LATENCY:
+        threshold = snap_threshold(policy.latency_threshold_ms or LATENCY_EDGES_MS[0])
+        return f"nearly every request takes more than {threshold:g} ms while v1 is fine; evidence {evidence_text}"
+    candidate, baseline = (
+        _counted(version.completed, version.errors) for version in (window.candidate, window.baseline)
+    )
+    return f"nearly every request fails: {candidate} in this second, v1 at {baseline}; evidence {evidence_text}"
+
+
 def explain(
     state: BatchState,
     judged: BatchJudgement,
@@ -61,6 +73,7 @@ def explain(
             verdict=Verdict(judged.verdict[row]),
             objective=int(judged.objective[row]),
             odds=judged.odds[row].tolist(),
+            hard_odds=float(judged.hard_odds[row, judged.objective[row]]),
             cap=float(batch_policy.cap[row, 0]),
             limit=judged.limit[row].tolist(),
             needed=needed[row].tolist(),
@@ -99,6 +112,7 @@ class _Case:
     verdict: Verdict
     objective: int
     odds: list[float]
+    hard_odds: float
     cap: float
     limit: list[float]
     needed: list[float]
@@ -158,16 +172,7 @@ class _Case:
         objective = self.objective
         match self.cause:
             case Cause.DEAD:
-                tick = self.window
-                counts = (
-                    (tick.candidate.completed, tick.candidate.errors),
-                    (tick.baseline.completed, tick.baseline.errors),
-                )
-                if objective == LATENCY:
-                    return f"nearly every request is {self._bad(LATENCY)} while v1 works; {self._compared(LATENCY)}"
-                return (
-                    f"nearly every request fails: {_counted(*counts[0])} in this second, v1 at {_counted(*counts[1])}"
-                )
+                return dead_sentence(self.window, objective, self.policy, self.hard_odds)
             case Cause.BREACH:
                 odds = odds_text(self.odds[objective], cap=self.cap)
                 return f"{self._breach(objective)}; evidence {odds}"

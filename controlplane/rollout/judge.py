@@ -6,8 +6,8 @@ Rollouts can be judged one by one or, cheaper, all at once; both go through `eng
 from collections.abc import Sequence
 
 from controlplane.rollout import engine
-from controlplane.rollout.explain import explain, odds_text, percent
-from controlplane.rollout.policy import BatchPolicy, Policy
+from controlplane.rollout.explain import dead_sentence, explain
+from controlplane.rollout.policy import ERROR, BatchPolicy, Policy
 from controlplane.rollout.state import JudgeState, together
 from controlplane.rollout.verdict import (
     BatchExposure,
@@ -78,11 +78,5 @@ def peek_hard_stop(state: JudgeState, partial: TickWindow, policy: Policy) -> Ju
     ticks = BatchTicks.of([partial])
     if not engine.dead_batch(together([state]), ticks, BatchPolicy.of([policy]))[0]:
         return None
-    candidate, baseline = partial.candidate, partial.baseline
-    failing = f"{percent(candidate.errors / candidate.completed)} ({candidate.errors}/{candidate.completed})"
-    healthy = f"{percent(baseline.errors / baseline.completed)} ({baseline.errors}/{baseline.completed})"
-    odds = odds_text(1 / policy.hard_stop_alpha, cap=1 / policy.hard_stop_alpha)
-    return Judgement(
-        Verdict.ROLLBACK,
-        f"nearly every request fails: {failing} in this second, v1 at {healthy}; evidence {odds}",
-    )
+    reason = dead_sentence(partial, ERROR, policy, 1 / policy.hard_stop_alpha)
+    return Judgement(Verdict.ROLLBACK, reason)

@@ -147,7 +147,7 @@ class BatchPolicy:
     threshold: Floats
     """Evidence that raises an alarm: 1/alpha_i."""
     probe_threshold: Floats
-    """Evidence during a probe that says whose the breach is."""
+    """Evidence during a probe, whose breach is beyond doubt, that it is the candidate's."""
     hard_threshold: Floats
     log_advance: Floats
     """Log of the evidence that a bound is kept."""

@@ -20,7 +20,7 @@ NEVER: Final = -(10**9)
 UNKNOWN: Final = -1
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class BatchState:
     """The memory of many rollouts; the first axis of each array counts them. Never changed in place."""
 
@@ -173,7 +173,7 @@ def widen(starts: Ints, cells: int) -> Ints:
     return np.pad(starts, ((0, 0), (0, 0), (0, missing))) if missing > 0 else starts
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class JudgeState:
     """The memory of one rollout: a row of a batch."""
 
