@@ -4,7 +4,6 @@ The product never imports them, so neither does this module: what is not install
 """
 
 import importlib
-import inspect
 import pathlib
 from typing import Annotated, Any
 
@@ -17,16 +16,25 @@ JsonFile = Annotated[
     typer.Option("--json", help="Also write the results to this file, as JSON.", show_default=False),
 ]
 
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Where chance starts.", show_default=False)]
+RateOption = Annotated[float | None, typer.Option("--rate", min=1, help="Requests per second.", show_default=False)]
+
 bench = typer.Typer(no_args_is_help=True, help="Measure the product against the real Envoy.")
 
 
-def demo(json: JsonFile = None) -> None:
+def demo(
+    json: JsonFile = None,
+    svg: Annotated[
+        pathlib.Path | None,
+        typer.Option("--svg", help="Also write a picture of the output to this file.", show_default=False),
+    ] = None,
+) -> None:
     """Run the main job on this machine.
 
     Real Envoy, real photos, one good release and three bad ones. Exit code 0 only if the good one was promoted and the
     bad ones were rolled back.
     """
-    _run("demo", json_file=json)
+    _run("demo", json_file=json, svg_file=svg)
 
 
 @bench.command()
@@ -36,7 +44,7 @@ def rollback(
     history_s: Annotated[
         float | None, typer.Option("--history-s", min=0, help="Seconds of history before it.", show_default=False)
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Where chance starts.", show_default=False)] = None,
+    seed: SeedOption = None,
     json: JsonFile = None,
 ) -> None:
     """Measure seconds from a version's first bad response to its last."""
@@ -44,17 +52,29 @@ def rollback(
 
 
 @bench.command()
-def flips(json: JsonFile = None) -> None:
+def flips(
+    count: Annotated[int | None, typer.Option("--flips", min=1, help="How many.", show_default=False)] = None,
+    rate: RateOption = None,
+    requests: Annotated[
+        int | None, typer.Option("--requests", min=1, help="At least so many in all.", show_default=False)
+    ] = None,
+    json: JsonFile = None,
+) -> None:
     """Flip 0 <-> 100 % under load: count failed requests, time from commit to ACK."""
-    _run("bench_flips", json_file=json)
+    _run("bench_flips", flips=count, rate=rate, requests=requests, json_file=json)
 
 
-def soak(json: JsonFile = None) -> None:
+def soak(
+    kills: Annotated[int | None, typer.Option("--kills", min=1, help="How many.", show_default=False)] = None,
+    rate: RateOption = None,
+    seed: SeedOption = None,
+    json: JsonFile = None,
+) -> None:
     """Run rollouts and kill the control plane.
 
     At random moments, again and again; no request may fail.
     """
-    _run("soak", json_file=json)
+    _run("soak", kills=kills, rate=rate, seed=seed, json_file=json)
 
 
 def simulate(
@@ -62,7 +82,7 @@ def simulate(
     replications: Annotated[
         int | None, typer.Option("--replications", min=1, help="Runs per scenario.", show_default=False)
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Where chance starts.", show_default=False)] = None,
+    seed: SeedOption = None,
     json: JsonFile = None,
 ) -> None:
     """Run the production judge on simulated rollouts."""
@@ -87,9 +107,7 @@ def _run(program: str, **arguments: Any) -> None:
         raise InvalidInputError(
             program, f"needs the package {exc.name}", "install it with: pip install 'hueshift[all]'"
         ) from exc
-    result = module.main(**{key: value for key, value in arguments.items() if value is not None})
-    if inspect.iscoroutine(result):
-        import asyncio  # noqa: PLC0415 - see main
-
-        result = asyncio.run(result)
-    raise typer.Exit(int(result or 0))
+    main = getattr(module, "main", None)
+    if main is None:
+        raise InvalidInputError(program, "is not a program in this release", "see hueshift --help for those that are")
+    raise typer.Exit(int(main(**{key: value for key, value in arguments.items() if value is not None}) or 0))

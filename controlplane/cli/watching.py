@@ -41,7 +41,7 @@ def watch(surroundings: Surroundings, name: str, *, as_json: bool) -> None:
         status = _status(client, name)
         if console.is_terminal and not as_json:
             page = output.status_tree(status, now=surroundings.now())
-            with Live(page, console=console, auto_refresh=False, vertical_overflow="visible") as live:
+            with Live(page, console=console, auto_refresh=False) as live:
                 while _goes_on(status):
                     surroundings.sleep(REDRAW_S)
                     status, lost = _again(client, name, status)

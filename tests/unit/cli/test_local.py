@@ -1,5 +1,7 @@
 """Commands on this machine: the database, keys, Envoy's bootstrap, and the programs that are started by name."""
 
+import importlib
+import inspect
 import json
 import pathlib
 import re
@@ -140,7 +142,8 @@ def test_serve_gets_the_settings_of_the_command_line(
         (("demo",), "demo", {}),
         (("bench", "rollback", "--runs", "3"), "bench_rollback", {"runs": 3}),
         (("bench", "flips"), "bench_flips", {}),
-        (("soak",), "soak", {}),
+        (("bench", "flips", "--flips", "9", "--rate", "50"), "bench_flips", {"flips": 9, "rate": 50.0}),
+        (("soak", "--kills", "2"), "soak", {"kills": 2}),
         (
             ("simulate", "--scenarios", "s.json", "--seed", "7"),
             "simulate",
@@ -169,6 +172,21 @@ def test_programs_are_started_by_name_and_their_code_is_ours(
 
 
 def test_a_program_that_is_not_here_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "controlplane.lab.soak", None)
-    ended = cli("soak")
-    assert (ended.code, len(ended.lines)) == (2, 1)
+    for absent in (None, types.SimpleNamespace()):
+        monkeypatch.setitem(sys.modules, "controlplane.lab.soak", absent)
+        ended = cli("soak")
+        assert (ended.code, len(ended.lines)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        ("demo", {"json_file", "svg_file"}),
+        ("bench_rollback", {"runs", "scenario", "history_s", "seed", "json_file"}),
+        ("bench_flips", {"flips", "rate", "requests", "json_file"}),
+        ("soak", {"kills", "rate", "seed", "json_file"}),
+    ],
+)
+def test_every_option_of_a_program_is_one_that_it_takes(program: str, options: set[str]) -> None:
+    main = importlib.import_module(f"controlplane.lab.{program}").main
+    assert options <= set(inspect.signature(main).parameters)
