@@ -26,6 +26,7 @@ SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "fsync": "off",
+    "autovacuum": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_connections": "50",

@@ -6,6 +6,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from controlplane.store import tables
+from controlplane.store.columns import UtcDateTime
 from controlplane.store.engine import Tx
 from controlplane.store.queries import Part, insert_or
 
@@ -35,4 +36,4 @@ _ACQUIRE: Final = insert_or(
         expires_at = excluded.expires_at
     WHERE lease.holder = excluded.holder OR lease.expires_at <= :now
     RETURNING epoch""",
-).bindparams(sa.bindparam("now", type_=tables.UtcDateTime))
+).bindparams(sa.bindparam("now", type_=UtcDateTime))

@@ -69,8 +69,13 @@ async def current(url: str) -> SchemaState:
 def state_of(conn: sa.Connection) -> SchemaState:
     """Return where the database behind *conn* stands."""
     revision = alembic.runtime.migration.MigrationContext.configure(conn).get_current_revision()
-    head, known = _revisions()
-    return SchemaState(revision=revision, head=head, known=revision in known)
+    newest, known = _revisions()
+    return SchemaState(revision=revision, head=newest, known=revision in known)
+
+
+def head() -> str:
+    """Return this release's newest revision."""
+    return _revisions()[0]
 
 
 @functools.cache

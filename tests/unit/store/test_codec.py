@@ -5,7 +5,7 @@ import datetime as dt
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 
 from controlplane.ports import TypeStatus
 from controlplane.rollout.model import (
@@ -27,6 +27,8 @@ from controlplane.rollout.model import (
 from controlplane.rollout.windows import BUCKETS
 from controlplane.store import codec
 from tests.builders import NOW
+
+patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 
 moments = st.datetimes(min_value=dt.datetime(2000, 1, 1), timezones=st.just(dt.UTC))  # noqa: DTZ001 - hypothesis adds the zone
 spans = st.timedeltas(min_value=dt.timedelta(seconds=1), max_value=dt.timedelta(days=7))
@@ -50,36 +52,43 @@ commands: st.SearchStrategy[Command] = st.one_of(
 )
 
 
+@patiently
 @given(plans())
 def test_plans(plan: Plan) -> None:
     assert codec.plan_from_json(codec.plan_to_json(plan)) == plan
 
 
+@patiently
 @given(slos)
 def test_objectives(slo: Slo) -> None:
     assert codec.slo_from_json(codec.slo_to_json(slo)) == slo
 
 
+@patiently
 @given(states)
 def test_states(state: State) -> None:
     assert codec.state_from_json(codec.state_kind(state), codec.state_to_json(state)) == state
 
 
+@patiently
 @given(states)
 def test_a_state_has_ended_when_it_is_final(state: State) -> None:
     assert (codec.ended_at(state) is not None) == is_final(state)
 
 
+@patiently
 @given(commands)
 def test_commands(command: Command) -> None:
     assert codec.command_from_row(codec.command_to_row(command)) == command
 
 
+@patiently
 @given(st.dictionaries(st.text(), st.from_type(TypeStatus)))
 def test_what_envoys_say(types: dict[str, TypeStatus]) -> None:
     assert codec.types_from_json(codec.types_to_json(types)) == types
 
 
+@patiently
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=BUCKETS))
 def test_histograms(counts: list[int]) -> None:
     assert codec.histogram_from_bytes(codec.histogram_to_bytes(counts)) == tuple(counts)
