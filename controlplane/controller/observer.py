@@ -124,8 +124,8 @@ def judge_ticks(rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead])
             continue
         window = _window(tick, clusters, judged_tick)
         if not tick.closed:
-            judgement = _peek(rollout, state, window, policy)
-            event = _meaning(rollout, judgement, live=False)
+            peeked = _peek(rollout, state, window, policy)
+            judgement, event = peeked or judgement, _meaning(rollout, peeked, live=False)
             break
         if carries_traffic(rollout.state):
             exposure = _exposure(rollout, tick.tick, judged_tick)
