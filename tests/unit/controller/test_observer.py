@@ -1,0 +1,96 @@
+"""What ticks, levels and clocks amount to: at most one event, and evidence that people can read meanwhile."""
+
+import dataclasses
+import datetime as dt
+import json
+
+from controlplane.controller.observer import (
+    TELEMETRY_TIMEOUT,
+    Clusters,
+    clock_event,
+    first_tick,
+    heard_at,
+    judge_ticks,
+    policy_of,
+)
+from controlplane.ports import Rollout, TickRead
+from controlplane.rollout.model import (
+    Baking,
+    Breach,
+    DeadlinePassed,
+    ErrorRateSlo,
+    PauseCause,
+    Paused,
+    Preparing,
+    State,
+    TelemetryLost,
+)
+from tests import builders
+from tests.simulation.world import spread
+
+CLUSTERS = Clusters("colorize_v1", "colorize_v2")
+NOW, TICK = builders.NOW, builders.TICK
+BAKING = Baking(0, NOW)
+
+
+def tick(at: int, *, errors: int = 0, closed: bool = True, silent: int = 0) -> TickRead:
+    counts = {"colorize_v1": spread(380, errors=0), "colorize_v2": spread(60, errors=errors)}
+    return TickRead(at, counts, reporting=1, silent=silent, closed=closed)
+
+
+def baking(state: State = BAKING) -> Rollout:
+    return dataclasses.replace(builders.make_rollout(), state=state)
+
+
+def test_an_open_tick_leaves_the_last_judgement_readable() -> None:
+    judged = judge_ticks(baking(), CLUSTERS, [tick(TICK), tick(TICK + 1), tick(TICK + 2, closed=False)])
+    assert judged.event is None
+    assert judged.rollout.judged_tick == TICK + 1
+    evidence = json.loads(judged.rollout.evidence or "")
+    assert (evidence["verdict"], evidence["tick"]) == ("hold", TICK + 1)
+    assert {objective["name"] for objective in evidence["objectives"]} >= {"error_abs", "latency_abs"}
+
+
+def test_a_dead_version_is_seen_in_the_tick_that_has_not_ended() -> None:
+    judged = judge_ticks(baking(), CLUSTERS, [tick(TICK), tick(TICK + 1, errors=60, closed=False)])
+    assert isinstance(judged.event, Breach)
+    assert judged.rollout.judged_tick == TICK
+
+
+def test_no_tick_is_judged_twice() -> None:
+    once = judge_ticks(baking(), CLUSTERS, [tick(TICK), tick(TICK + 1, errors=3)]).rollout
+    twice = judge_ticks(once, CLUSTERS, [tick(TICK), tick(TICK + 1, errors=3)]).rollout
+    assert once == twice
+
+
+def test_ticks_before_the_candidate_has_traffic_only_teach() -> None:
+    judged = judge_ticks(baking(Preparing(NOW)), CLUSTERS, [tick(TICK, errors=20)])
+    assert (judged.event, judged.rollout.evidence, judged.rollout.judged_tick) == (None, None, TICK)
+
+
+def test_history_begins_five_minutes_before_the_start() -> None:
+    assert first_tick(baking()) == TICK - 300
+    assert first_tick(dataclasses.replace(baking(), judged_tick=7)) == 7
+
+
+def test_the_deadline_comes_before_the_evidence() -> None:
+    late = baking().deadline_at
+    assert clock_event(baking(), heard_at=late, now=late) == DeadlinePassed()
+    paused = Paused(0, NOW, PauseCause.OPERATOR, "lunch", next_step=0)
+    assert clock_event(baking(paused), heard_at=late, now=late) is None
+
+
+def test_silence_becomes_an_event_only_after_its_time() -> None:
+    heard = NOW + dt.timedelta(seconds=60)
+    assert clock_event(baking(), heard_at=heard, now=heard + TELEMETRY_TIMEOUT - builders.seconds(1)) is None
+    assert isinstance(clock_event(baking(), heard_at=heard, now=heard + TELEMETRY_TIMEOUT), TelemetryLost)
+
+
+def test_a_tick_counts_as_heard_only_when_nobody_was_silent() -> None:
+    assert heard_at([tick(TICK), tick(TICK + 1, silent=1)]) == dt.datetime.fromtimestamp(TICK, dt.UTC)
+    assert heard_at([]) is None
+
+
+def test_a_service_without_a_latency_objective_is_judged_on_errors_alone() -> None:
+    policy = policy_of([ErrorRateSlo("errors", 0.02)])
+    assert (policy.error_max, policy.latency_threshold_ms) == (0.02, None)
