@@ -19,6 +19,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from controlplane.api.answers import RolloutView
 from controlplane.clock import Clock, SystemClock
 from controlplane.lab.api_client import service_document
 from controlplane.lab.load import Arrivals, LoadPlan, LoadProcess, Records
@@ -32,11 +33,12 @@ HEALTHY = Behaviour(median_ms=20, p95_ms=25)
 FAILING = dataclasses.replace(HEALTHY, error_share=0.2)
 
 # Small, so that a rollout takes seconds and the kills meet it in all its states; the judge and its alpha are as always.
-PLAN: Mapping[str, Any] = {"steps": [{"weight": f"{weight}%", "hold": "3s"} for weight in (10, 25, 50, 100)]}
+PLAN: Mapping[str, Any] = {"steps": [{"weight": f"{weight}%", "hold": "3s"} for weight in (25, 50, 100)]}
 SLOS: tuple[Mapping[str, Any], ...] = ({"name": "errors", "kind": "error_rate", "max": "5%"},)
 
 FIRST_KILL_S = (0.0, 8.0)
 NEXT_KILL_S = (3.0, 10.0)
+AT_A_CHANGE_SHARE = 0.5
 DOWN_S = (0.1, 3.0)
 DEFECT_AFTER_S = (0.0, 6.0)
 KILLS_PER_ROLLOUT = 2
@@ -165,14 +167,23 @@ class Drill:
         await self.upstream.change(candidate, FAILING)
 
     async def _kill_at_random(self, rollout: str, most: int) -> tuple[Kill, ...]:
-        """Kill until the rollout has ended, *most* times at most."""
+        """Kill until the rollout has ended, *most* times at most: at any moment, or as soon as something has moved.
+
+        Most of a rollout is waiting for evidence, so moments drawn from its length alone would rarely meet a change.
+        """
         kills: list[Kill] = []
         pause = FIRST_KILL_S
         while len(kills) < most:
-            await self.clock.sleep(dt.timedelta(seconds=self.rng.uniform(*pause)))
             now = await self.stack.api.rollout(rollout)
             if not now.active:
                 break
+            if self.rng.random() < AT_A_CHANGE_SHARE:
+                now = await self._wait_change(now)
+            else:
+                await self.clock.sleep(dt.timedelta(seconds=self.rng.uniform(*pause)))
+                now = await self.stack.api.rollout(rollout)
+                if not now.active:
+                    break
             begun = self.clock.steady()
             await self.stack.kill_control_plane()
             await self.clock.sleep(dt.timedelta(seconds=self.rng.uniform(*DOWN_S)))
@@ -180,6 +191,15 @@ class Drill:
             kills.append(Kill(rollout, now.phase, now.weight, self.clock.steady() - begun))
             pause = NEXT_KILL_S
         return tuple(kills)
+
+    async def _wait_change(self, before: RolloutView) -> RolloutView:
+        """Wait until the rollout is in another state, or has ended."""
+        return await self.stack.api.wait_rollout(
+            before.id,
+            lambda now: (now.state, now.step) != (before.state, before.step),
+            at_most=ROLLOUT_WITHIN,
+            every=dt.timedelta(milliseconds=30),
+        )
 
 
 async def run_drill(*, kills: int, rate: float, directory: Path, seed: int, clock: Clock) -> Report:
@@ -223,7 +243,7 @@ async def run_drill(*, kills: int, rate: float, directory: Path, seed: int, cloc
     return report
 
 
-def main(*, kills: int = 20, rate: float = 300.0, json_file: Path | None = None, seed: int | None = None) -> int:
+def main(*, kills: int = 20, rate: float = 400.0, json_file: Path | None = None, seed: int | None = None) -> int:
     """Run the drill, print its table, and return 0 if nobody noticed a kill."""
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     directory = Path(tempfile.mkdtemp(prefix="hueshift-soak-"))
