@@ -186,6 +186,7 @@ def _exposure(rollout: Rollout, tick: int, previous: int | None) -> Exposure:
                 min_hold_s=rollout.plan.steps[step].hold.total_seconds(),
                 held_s=max(0.0, tick + 1 - live),
                 probing=probing,
+                baseline=rollout.baseline,
             )
         case Shifting(came_from=step):
             bp, probing = rollout.plan.steps[step].weight_bp, False
@@ -194,7 +195,13 @@ def _exposure(rollout: Rollout, tick: int, previous: int | None) -> Exposure:
             probing = isinstance(rollout.state, Paused) and rollout.state.probing
     # Not at a live step: the judge watches, and whatever it would advance to is nobody's wish now.
     return Exposure(
-        weight_bp=bp, next_weight_bp=None, weight_changed=False, min_hold_s=0.0, held_s=0.0, probing=probing
+        weight_bp=bp,
+        next_weight_bp=None,
+        weight_changed=False,
+        min_hold_s=0.0,
+        held_s=0.0,
+        probing=probing,
+        baseline=rollout.baseline,
     )
 
 
@@ -213,7 +220,9 @@ def _meaning(rollout: Rollout, judgement: Judgement | None, *, live: bool) -> Ev
 
 
 def _peek(rollout: Rollout, state: JudgeState, partial: TickWindow, policy: Policy) -> Judgement | None:
-    return judging.peek_hard_stop(state, partial, policy) if carries_traffic(rollout.state) else None
+    if not carries_traffic(rollout.state):
+        return None
+    return judging.peek_hard_stop(state, partial, policy, baseline=rollout.baseline)
 
 
 def _evidence(judgement: Judgement, tick: int | None) -> str:

@@ -20,7 +20,7 @@ from controlplane.rollout.policy import (
     Floats,
     Policy,
 )
-from controlplane.rollout.state import BatchState
+from controlplane.rollout.state import BELOW, BatchState
 from controlplane.rollout.verdict import BatchJudgement, Cause, Exposure, Judgement, ObjectiveEvidence, Verdict
 from controlplane.rollout.windows import BASELINE, CANDIDATE, LATENCY_EDGES_MS, TickWindow, snap_threshold
 
@@ -45,16 +45,16 @@ def odds_text(odds: float, *, cap: float = 1e6) -> str:
     return f"1:{max(odds, 1):.0f}" if odds < 0.999 * cap else f"at least 1:{cap:.0f}"
 
 
-def dead_sentence(window: TickWindow, objective: int, policy: Policy, odds: float) -> str:
+def dead_sentence(window: TickWindow, objective: int, policy: Policy, odds: float, name: str = "v1") -> str:
     """Say that nearly every request of the candidate is bad in this tick."""
     evidence_text = odds_text(odds, cap=1 / policy.hard_stop_alpha)
     if objective == LATENCY:
         threshold = snap_threshold(policy.latency_threshold_ms or LATENCY_EDGES_MS[0])
-        return f"nearly every request takes more than {threshold:g} ms while v1 is fine; evidence {evidence_text}"
+        return f"nearly every request takes more than {threshold:g} ms while {name} is fine; evidence {evidence_text}"
     candidate, baseline = (
         _counted(version.completed, version.errors) for version in (window.candidate, window.baseline)
     )
-    return f"nearly every request fails: {candidate} in this second, v1 at {baseline}; evidence {evidence_text}"
+    return f"nearly every request fails: {candidate} in this second, {name} at {baseline}; evidence {evidence_text}"
 
 
 def explain(
@@ -126,6 +126,10 @@ class _Case:
     exposure: Exposure
     policy: Policy
 
+    @property
+    def baseline(self) -> str:
+        return self.exposure.baseline
+
     def judgement(self) -> Judgement:
         return Judgement(self.verdict, self._sentence(), self._objectives())
 
@@ -172,31 +176,31 @@ class _Case:
         objective = self.objective
         match self.cause:
             case Cause.DEAD:
-                return dead_sentence(self.window, objective, self.policy, self.hard_odds)
+                return dead_sentence(self.window, objective, self.policy, self.hard_odds, self.baseline)
             case Cause.BREACH:
                 odds = odds_text(self.odds[objective], cap=self.cap)
                 return f"{self._breach(objective)}; evidence {odds}"
             case Cause.WORSE_ERRORS:
                 odds = odds_text(min(self.odds[WORSE_ERRORS], self.odds[FLOOR]), cap=self.cap)
                 return (
-                    f"{self._compared(ERROR)}: more than {self.policy.error_odds_ratio:g} times v1's odds; "
-                    f"evidence {odds}"
+                    f"{self._compared(ERROR)}: more than {self.policy.error_odds_ratio:g} times "
+                    f"{self.baseline}'s odds; evidence {odds}"
                 )
             case Cause.SLOWER:
                 odds = odds_text((self.odds[SHIFT.start] + self.odds[SHIFT.start + 1]) / 2)
                 return (
-                    f"slower than {self.policy.latency_tolerance:g} times v1: "
+                    f"slower than {self.policy.latency_tolerance:g} times {self.baseline}: "
                     f"{self._shift(self._place(), self._moved(self._place()))}; evidence {odds}"
                 )
             case Cause.TOO_WEAK:
                 return (
-                    "the breach came back at 100 % and vanished again as soon as v1 took half: "
+                    f"the breach came back at 100 % and vanished again as soon as {self.baseline} took half: "
                     "the candidate cannot carry all of the traffic"
                 )
             case Cause.LONE_BREACH:
-                return f"{self._breach(objective)}; nothing to compare with at 100 %, so v1 gets half back"
+                return f"{self._breach(objective)}; nothing to compare with at 100 %, so {self.baseline} gets half back"
             case Cause.SHARED_INCIDENT:
-                return f"{self._breach(objective)}: v1 is in trouble too, so this is held and not undone"
+                return f"{self._breach(objective)}: {self.baseline} is in trouble too, so this is held and not undone"
             case Cause.UNDECIDED_BREACH:
                 return f"{self._breach(objective)}: not yet clear whether it is the candidate's own"
             case _:
@@ -222,9 +226,10 @@ class _Case:
                 limit = percent(self.limit[objective])
                 return f"{self._compared(objective)}, not yet shown to be below {limit}: {missing}"
             case Cause.NOT_COMPARED:
-                return f"not yet shown to be as fast as v1: {self._shift(2, None)}; evidence {self._inferior()}"
+                shift = self._shift(2, None)
+                return f"not yet shown to be as fast as {self.baseline}: {shift}; evidence {self._inferior()}"
             case Cause.BREACH_OVER:
-                return f"{self.quiet_s:.0f} s without a breach beside v1, back to 100 %"
+                return f"{self.quiet_s:.0f} s without a breach beside {self.baseline}, back to 100 %"
             case _:
                 judged = [
                     self._compared(each)
@@ -252,14 +257,18 @@ class _Case:
     def _compared(self, objective: int) -> str:
         counts = self._counts(objective)
         what = "error rate" if objective == ERROR else f"share {self._bad(LATENCY)}"
-        other = f", v1 at {_counted(*counts[BASELINE])} in the same seconds" if counts[BASELINE][0] else ""
+        other = f", {self.baseline} at {_counted(*counts[BASELINE])} in the same seconds" if counts[BASELINE][0] else ""
         return f"{what} {_counted(*counts[CANDIDATE])}{other}"
 
     def _breach(self, objective: int) -> str:
         counts = self._counts(objective)
         what = "error rate" if objective == ERROR else f"share {self._bad(LATENCY)}"
         bound = self.policy.error_max or 0 if objective == ERROR else 1 - self.policy.latency_quantile
-        other = f", v1 at {percent(_share(counts[BASELINE]) or 0)} in the same seconds" if counts[BASELINE][0] else ""
+        other = (
+            f", {self.baseline} at {percent(_share(counts[BASELINE]) or 0)} in the same seconds"
+            if counts[BASELINE][0]
+            else ""
+        )
         return f"{what} {_counted(*counts[CANDIDATE])} > SLO {percent(bound)}{other}"
 
     def _moved(self, place: int) -> float:
@@ -267,6 +276,9 @@ class _Case:
         return next((edge for edge in LATENCY_EDGES_MS if edge >= wanted), LATENCY_EDGES_MS[_LAST_EDGE])
 
     def _shift(self, place: int, moved: float | None) -> str:
+        if self.edges[place] == BELOW and self.shifts[place][CANDIDATE][0]:
+            share, fast = _share(self.shifts[place][CANDIDATE]) or 0, LATENCY_EDGES_MS[0]
+            return f"{percent(share)} take longer, while most of {self.baseline}'s take less than {fast:g} ms"
         if self.edges[place] < 0 or not self.shifts[place][CANDIDATE][0]:
             return "too few requests to compare latencies"
         edge = LATENCY_EDGES_MS[self.edges[place]]
@@ -274,7 +286,8 @@ class _Case:
             wanted = edge * self.policy.latency_tolerance**2 * (1 + SLACK)
             moved = max(each for each in LATENCY_EDGES_MS if each <= wanted)
         candidate, baseline = (_share(self.shifts[place][version]) or 0 for version in (CANDIDATE, BASELINE))
-        return f"{percent(candidate)} take more than {moved:g} ms, {percent(baseline)} of v1's more than {edge:g} ms"
+        other = f"{percent(baseline)} of {self.baseline}'s more than {edge:g} ms"
+        return f"{percent(candidate)} take more than {moved:g} ms, {other}"
 
 
 def _share(counts: Counts) -> float | None:

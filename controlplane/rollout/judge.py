@@ -67,16 +67,17 @@ def judge_all(
     return [(JudgeState(new, row), judgement) for row, judgement in enumerate(judgements)]
 
 
-def peek_hard_stop(state: JudgeState, partial: TickWindow, policy: Policy) -> Judgement | None:
+def peek_hard_stop(state: JudgeState, partial: TickWindow, policy: Policy, *, baseline: str = "v1") -> Judgement | None:
     """Say whether the unfinished tick already shows that nearly every request fails while the baseline works.
 
     Args:
         state: As of the last judged tick; it is not changed.
         partial: Everything since that tick; its number is the unfinished tick's.
         policy: As for `judge`.
+        baseline: What the reason calls the version that still works.
     """
     ticks = BatchTicks.of([partial])
     if not engine.dead_batch(together([state]), ticks, BatchPolicy.of([policy]))[0]:
         return None
-    reason = dead_sentence(partial, ERROR, policy, 1 / policy.hard_stop_alpha)
+    reason = dead_sentence(partial, ERROR, policy, 1 / policy.hard_stop_alpha, baseline)
     return Judgement(Verdict.ROLLBACK, reason)

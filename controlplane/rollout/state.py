@@ -18,6 +18,8 @@ FORMAT: Final = 1
 NEVER: Final = -(10**9)
 """A tick long before any other."""
 UNKNOWN: Final = -1
+BELOW: Final = -2
+"""In the place of an edge: more than half of the baseline's requests are faster than the first edge."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +83,7 @@ class BatchState:
     """Probes in which the breach vanished without the baseline having been in trouble."""
 
     edges: Ints
-    """Rollouts x (median, 95th percentile, median for non-inferiority) of the baseline, as edges; -1 unknown."""
+    """Rollouts x (median, 95th percentile, median for non-inferiority) of the baseline: edges, or one of the above."""
     frozen: Bools
     """The edges stay as they are."""
     histogram: Ints

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from controlplane.rollout.policy import LATENCY, OBJECTIVES, BatchPolicy, Bools, Floats, Ints
-from controlplane.rollout.state import NEVER, UNKNOWN, BatchState, widen
+from controlplane.rollout.state import BELOW, NEVER, UNKNOWN, BatchState, widen
 from controlplane.rollout.windows import LATENCY_EDGES_MS, BatchTicks
 
 MEDIAN_SAMPLES: Final = 30
@@ -81,7 +81,9 @@ def _remember_starts(state: BatchState, ticks: BatchTicks, policy: BatchPolicy) 
 def place_edges(state: BatchState, policy: BatchPolicy, *, rows: Bools) -> Ints:
     """Choose where the versions' latencies are compared, from what the baseline has shown before this tick.
 
-    Among the edges near a quantile the one is taken whose tolerated multiple is closest to an edge as well.
+    Among the edges near a quantile the one is taken whose tolerated multiple is closest to an edge as well. Latencies
+    that lie close together may leave no edge near the quantile: what shows that the candidate is slower is then the
+    first edge above it, since the baseline has nothing there, and what shows that it is as fast the last one below it.
     """
     edges = state.edges.copy()
     where = np.flatnonzero(rows)
@@ -97,13 +99,16 @@ def place_edges(state: BatchState, policy: BatchPolicy, *, rows: Bools) -> Ints:
     shortfall = _EDGES / _EDGES[inferior]
     median = np.abs(tail - 0.5) / 0.12
     extreme = np.abs(np.log(np.maximum(tail, 1e-9) / 0.05)) / np.log(2)
+    first_above_median, first_above_extreme = (tail > 0.5).sum(axis=-1), (tail > 0.05).sum(axis=-1)
     choices = (
-        (median, excess, MEDIAN_SAMPLES),
-        (extreme, excess, TAIL_SAMPLES),
-        (median, shortfall, MEDIAN_SAMPLES),
+        (median, excess, MEDIAN_SAMPLES, first_above_median),
+        (extreme, excess, TAIL_SAMPLES, first_above_extreme),
+        (median, shortfall, MEDIAN_SAMPLES, np.where(first_above_median > 0, first_above_median - 1, BELOW)),
     )
-    for kind, (distance, misfit, needed) in enumerate(choices):
+    for kind, (distance, misfit, needed, otherwise) in enumerate(choices):
         relative = misfit / misfit.min(axis=-1, keepdims=True) - 1
-        cost = np.where(distance <= 1, 0, 1e3) + distance + relative / _MISFIT
-        edges[where, kind] = np.where(samples >= needed, cost.argmin(axis=-1), UNKNOWN)
+        near = distance <= 1
+        cost = np.where(near, distance + relative / _MISFIT, np.inf)
+        chosen = np.where(near.any(axis=-1), cost.argmin(axis=-1), np.minimum(otherwise, _EDGES.size - 1))
+        edges[where, kind] = np.where(samples >= needed, chosen, UNKNOWN)
     return edges

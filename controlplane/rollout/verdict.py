@@ -63,6 +63,8 @@ class Exposure:
     """Seconds since the weight became live."""
     probing: bool = False
     """The weight was taken back because of a PROBE."""
+    baseline: str = "v1"
+    """What the reasons call the version that the candidate is compared with."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
