@@ -119,13 +119,16 @@ async def running_plane(*, port: int = 0) -> AsyncIterator[Plane]:
     fleet = Fleet(store=rows, clock=CLOCK, replica="test", metrics=metrics, on_ack=lambda *ack: acks.append(ack))
     server = XdsServer(cache=cache, fleet=fleet, clock=CLOCK, metrics=metrics, port=port)
     await server.start()
-    async with asyncio.TaskGroup() as tasks:
-        jobs = [tasks.create_task(fleet.run()), tasks.create_task(server.run())]
-        try:
-            yield Plane(cache=cache, server=server, fleet=fleet, rows=rows, registry=registry, acks=acks)
-        finally:
-            for job in jobs:
-                job.cancel()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            jobs = [tasks.create_task(fleet.run()), tasks.create_task(server.run())]
+            try:
+                yield Plane(cache=cache, server=server, fleet=fleet, rows=rows, registry=registry, acks=acks)
+            finally:
+                for job in jobs:
+                    job.cancel()
+    finally:
+        await server.stop()  # `run` does it too, unless it was cancelled before its first turn
 
 
 # -- Envoy -------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ whenever it is woken. A change wakes streams by raising a flag each; it makes no
 
 import asyncio
 import datetime as dt
+import socket
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -160,24 +161,19 @@ class XdsServer:
         return len(self._streams)
 
     async def start(self) -> None:
-        """Bind the port and accept streams. They get no answer until a first snapshot is published.
+        """Bind the port and accept streams; `stop` must follow. No stream is answered before a first snapshot.
 
         Raises:
             UnavailableError: The port is taken.
         """
+        self._check_port()
         server = grpc.aio.server(options=OPTIONS)
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "StreamAggregatedResources": grpc.stream_stream_rpc_method_handler(self._serve_sotw),
             "DeltaAggregatedResources": grpc.stream_stream_rpc_method_handler(self._serve_delta),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        try:
-            self._port = server.add_insecure_port(f"{_bracketed(self._host)}:{self._wanted_port}")
-        except RuntimeError as exc:
-            self._port = 0
-            raise self._taken() from exc
-        if self._port == 0:
-            raise self._taken()
+        self._port = server.add_insecure_port(f"{_bracketed(self._host)}:{self._wanted_port}")
         await server.start()
         self._server = server
         log.info("xds.started", host=self._host, port=self._port)
@@ -301,11 +297,19 @@ class XdsServer:
             self._unknown_types.add(type_url)
             log.info("type.unknown", type_url=type_url[:200])
 
-    def _taken(self) -> UnavailableError:
-        return UnavailableError(
-            f"{self._setting}: {self._host}:{self._wanted_port} cannot be bound, most likely because another process "
-            f"listens there; stop that one or set {self._setting} to a free port"
-        )
+    def _check_port(self) -> None:
+        """Say what is wrong with the address before grpc does, which would say less and leave a server behind."""
+        if self._wanted_port == 0:
+            return
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        try:
+            socket.create_server((self._host, self._wanted_port), family=family).close()
+        except OSError as exc:
+            words = exc.strerror or str(exc)
+            raise UnavailableError(
+                f"{self._setting}: {self._host}:{self._wanted_port} cannot be bound ({words}); stop the process that "
+                f"listens there, or set {self._setting} to a free port"
+            ) from exc
 
 
 def _bracketed(host: str) -> str:

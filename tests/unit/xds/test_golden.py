@@ -72,8 +72,13 @@ def test_envoy_gets_the_golden_configuration(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_another_protobuf_library_reads_the_same(case: str) -> None:
     """Bytes of ours, decoded and encoded again by envoy-data-plane, which shares no code with xds-protos."""
-    messages = {Kind.CDS: Cluster, Kind.EDS: ClusterLoadAssignment, Kind.LDS: Listener, Kind.RDS: RouteConfiguration}
-    by_url = {kind.type_url: messages[kind] for kind in Kind}
+    messages: dict[Kind, Any] = {
+        Kind.CDS: Cluster,
+        Kind.EDS: ClusterLoadAssignment,
+        Kind.LDS: Listener,
+        Kind.RDS: RouteConfiguration,
+    }
+    by_url = {kind.type_url: message for kind, message in messages.items()}
     snapshot = compiled(case)
     foreign = DeltaDiscoveryResponse.parse(snapshot.to_bytes())
     assert len(foreign.resources) == sum(len(snapshot.resources[kind]) for kind in Kind)

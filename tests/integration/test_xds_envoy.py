@@ -1,0 +1,323 @@
+"""The xDS side against a real Envoy: what the protocol promises is what traffic sees."""
+
+import asyncio
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controlplane.api.documents import parse_service
+from controlplane.clock import SystemClock
+from controlplane.errors import UnavailableError
+from controlplane.traffic.model import (
+    Endpoint,
+    HeaderMatch,
+    HeaderRule,
+    Route,
+    RouteMatch,
+    ServedService,
+    ServiceSpec,
+)
+from controlplane.xds.bootstrap import Variant
+from controlplane.xds.envoy_process import EnvoyProcess
+from controlplane.xds.server import XdsServer
+from tests.builders import make_spec, make_split, make_version
+from tests.envoy import (
+    Traffic,
+    bootstrap_for,
+    free_port,
+    running_envoy,
+    running_plane,
+    running_worker,
+    wait_until,
+)
+
+pytestmark = pytest.mark.integration
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "xds"
+NODE = "envoy-1"
+
+
+@pytest.fixture(params=["sotw", "delta"])
+def variant(request: pytest.FixtureRequest) -> Variant:
+    found: Variant = request.param
+    return found
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Workers:
+    """Ports of two workers that answer with their names."""
+
+    v1: int
+    v2: int
+
+
+@pytest.fixture
+async def workers() -> AsyncIterator[Workers]:
+    async with running_worker("v1") as v1, running_worker("v2") as v2:
+        yield Workers(v1=v1, v2=v2)
+
+
+@pytest.fixture
+def spec(workers: Workers) -> ServiceSpec:
+    """Return a service with two real workers and a listener that is free."""
+    versions = (
+        make_version("v1", endpoints=[Endpoint("127.0.0.1", workers.v1)]),
+        make_version("v2", endpoints=[Endpoint("127.0.0.1", workers.v2)]),
+    )
+    made = make_spec(port=free_port())
+    to_the_split = tuple(route for route in made.routes if route.version is None)
+    return dataclasses.replace(made, versions=versions, routes=to_the_split)
+
+
+def serve(spec: ServiceSpec, **weights_bp: int) -> ServedService:
+    return ServedService(spec, make_split(**weights_bp))
+
+
+async def dump(envoy: EnvoyProcess, section: str) -> dict[str, Any]:
+    """Return one section of Envoy's config_dump, by the last part of its type's name."""
+    for config in (await envoy.config_dump())["configs"]:
+        if config["@type"].rpartition(".")[2] == section:
+            found: dict[str, Any] = config
+            return found
+    pytest.fail(f"no {section} in config_dump")
+
+
+# -- the default service -----------------------------------------------------------------------------------------------
+
+
+async def test_envoy_runs_article_1_as_the_golden_file_prints_it(variant: Variant, tmp_path: Path) -> None:
+    document = yaml.safe_load((GOLDEN / "article1.yaml").read_text())["services"][0]
+    document["listener"] |= {"address": "127.0.0.1", "port": free_port()}
+    spec = parse_service(yaml.safe_dump(document, sort_keys=False))
+    golden = json.loads((GOLDEN / "article1.json").read_text())
+    async with running_plane() as plane:
+        record = plane.publish(ServedService(spec, spec.initial_split))
+        async with running_envoy(bootstrap_for(plane.server.port, variant=variant), tmp_path) as envoy:
+            await plane.wait_acked(record, NODE)
+            (routes,) = (await dump(envoy, "RoutesConfigDump"))["dynamic_route_configs"]
+            assert routes["route_config"] == golden["rds"]["ddcolor_route"]
+            clusters = (await dump(envoy, "ClustersConfigDump"))["dynamic_active_clusters"]
+            assert {each["cluster"]["name"]: each["cluster"] for each in clusters} == golden["cds"]
+            (listener,) = (await dump(envoy, "ListenersConfigDump"))["dynamic_listeners"]
+            expected = golden["lds"]["main_listener"]
+            expected["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": spec.listener.port}
+            assert listener["active_state"]["listener"] == expected
+            assert (await envoy.statistics("control_plane."))["control_plane.connected_state"] == 1
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_weight_moves_traffic_once_it_is_acknowledged(
+    variant: Variant, spec: ServiceSpec, tmp_path: Path
+) -> None:
+    async with running_plane() as plane:
+        plane.publish(serve(spec, v1=10_000))
+        async with (
+            running_envoy(bootstrap_for(plane.server.port, variant=variant), tmp_path),
+            Traffic(spec.listener.port).running() as traffic,
+        ):
+            for split in ({"v1": 0, "v2": 10_000}, {"v1": 10_000, "v2": 0}):
+                record = plane.publish(serve(spec, **split))
+                await plane.wait_acked(record, NODE)
+                wanted = max(split, key=lambda name: split[name])
+                other = min(split, key=lambda name: split[name])
+                await traffic.wait_more(10)  # answers that were on their way
+                before = traffic.answers.copy()
+                await traffic.wait_more(200)
+                assert traffic.answers[wanted] > before[wanted]
+                assert traffic.answers[other] == before[other]
+            assert traffic.failures == []
+        assert plane.metric("hueshift_xds_pushes_total", type="lds") == 1
+        assert plane.metric("hueshift_xds_pushes_total", type="cds") == 1
+        assert plane.metric("hueshift_xds_push_to_ack_seconds_count", type="rds") == 3
+
+
+# -- NACK --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_route_leaves_traffic_alone_and_is_sent_once(
+    variant: Variant, spec: ServiceSpec, tmp_path: Path
+) -> None:
+    look_ahead = RouteMatch("/", (HeaderMatch("x-group", HeaderRule.REGEX, "(?=a)b"),))  # RE2 has no look-ahead
+    bad = dataclasses.replace(spec, routes=(Route("bad", look_ahead), *spec.routes))
+    async with running_plane() as plane:
+        good = plane.publish(serve(spec, v1=10_000))
+        async with (
+            running_envoy(bootstrap_for(plane.server.port, variant=variant), tmp_path) as envoy,
+            Traffic(spec.listener.port).running() as traffic,
+        ):
+            await plane.wait_acked(good, NODE)
+            record = plane.publish(serve(bad, v2=10_000))
+            await wait_until(lambda: plane.rows.nodes[NODE].types["rds"].nacked != "", "a refusal in the rows")
+            status = plane.rows.nodes[NODE].types["rds"]
+            assert (status.nacked, status.acked) == (record.versions["rds"], good.versions["rds"])
+            assert "invalid perl operator" in status.words
+            plane.publish(serve(dataclasses.replace(bad, versions=with_timeout(bad, 7)), v2=10_000))
+            await wait_until(
+                lambda: plane.rows.nodes[NODE].types["cds"].acked != good.versions["cds"], "clusters go on"
+            )
+            await traffic.wait_more(200)
+            assert plane.metric("hueshift_xds_pushes_total", type="rds") == 2
+            assert plane.metric("hueshift_xds_nacks_total", type="rds") == 1
+            assert (await envoy.statistics("http."))[f"http.ingress_http.rds.{spec.route_config}.update_rejected"] == 1
+            assert set(traffic.answers) == {"v1"}
+            back = plane.publish(serve(spec, v2=10_000))
+            await plane.wait_acked(back, NODE)
+            await traffic.wait_more(200)
+            assert traffic.answers["v2"] > 0
+            assert traffic.failures == []
+
+
+def with_timeout(spec: ServiceSpec, seconds: int) -> Any:
+    timeout = dt.timedelta(seconds=seconds)
+    return tuple(dataclasses.replace(version, connect_timeout=timeout) for version in spec.versions)
+
+
+# -- clusters that change, come and go ---------------------------------------------------------------------------------
+
+
+async def test_a_changed_cluster_is_warm_within_seconds(variant: Variant, spec: ServiceSpec, tmp_path: Path) -> None:
+    async with running_plane() as plane:
+        plane.publish(serve(spec, v1=10_000))
+        async with (
+            running_envoy(bootstrap_for(plane.server.port, variant=variant), tmp_path) as envoy,
+            Traffic(spec.listener.port).running() as traffic,
+        ):
+            record = plane.publish(serve(dataclasses.replace(spec, versions=with_timeout(spec, 7)), v1=10_000))
+            async with asyncio.timeout(5):
+                await plane.wait_acked(record, NODE)
+            assert (await envoy.statistics("cluster_manager."))["cluster_manager.warming_clusters"] == 0
+            assert traffic.failures == []
+
+
+async def test_a_replaced_version_leaves_without_a_failed_request(
+    variant: Variant, spec: ServiceSpec, tmp_path: Path
+) -> None:
+    """v1 goes and v3 comes in one change, again and again, under traffic: make before break."""
+    (v1, v2) = spec.versions
+    async with running_plane() as plane:
+        plane.publish(serve(spec, v1=10_000))
+        async with (
+            running_envoy(bootstrap_for(plane.server.port, variant=variant), tmp_path) as envoy,
+            Traffic(spec.listener.port).running() as traffic,
+        ):
+            for number in range(3, 9):
+                name = f"v{number}"
+                newer = dataclasses.replace(v2, name=name, cluster=f"colorize_{name}")
+                spec = dataclasses.replace(spec, versions=(newer,), initial_split=make_split(**{name: 10_000}))
+                record = plane.publish(serve(spec, **{name: 10_000}))
+                await plane.wait_acked(record, NODE)
+                await traffic.wait_more(100)
+                clusters = (await dump(envoy, "ClustersConfigDump"))["dynamic_active_clusters"]
+                assert [each["cluster"]["name"] for each in clusters] == [newer.cluster]
+            assert traffic.answers[v1.name] > 0
+            assert traffic.failures == []
+
+
+async def test_a_refused_change_of_cluster_names_keeps_the_old_ones(
+    variant: Variant, spec: ServiceSpec, tmp_path: Path
+) -> None:
+    bad = dataclasses.replace(
+        spec,
+        versions=(dataclasses.replace(spec.versions[1], cluster="other"),),
+        routes=(Route("bad", RouteMatch("/", (HeaderMatch("x-group", HeaderRule.REGEX, "("),)), "v2"), spec.routes[-1]),
+        initial_split=make_split(v2=10_000),
+    )
+    async with running_plane() as plane:
+        plane.publish(serve(spec, v1=10_000))
+        async with (
+            running_envoy(bootstrap_for(plane.server.port, variant=variant), tmp_path) as envoy,
+            Traffic(spec.listener.port).running() as traffic,
+        ):
+            plane.publish(serve(bad, v2=10_000))
+            await wait_until(lambda: plane.rows.nodes[NODE].types["rds"].nacked != "", "a refusal in the rows")
+            await traffic.wait_more(200)
+            clusters = (await dump(envoy, "ClustersConfigDump"))["dynamic_active_clusters"]
+            assert {each["cluster"]["name"] for each in clusters} == {"colorize_v1", "colorize_v2", "other"}
+            assert set(traffic.answers) == {"v1"}
+            assert traffic.failures == []
+
+
+# -- the control plane's own life --------------------------------------------------------------------------------------
+
+
+async def test_envoy_waits_for_the_first_snapshot(variant: Variant, spec: ServiceSpec, tmp_path: Path) -> None:
+    async with (
+        running_plane() as plane,
+        running_envoy(bootstrap_for(plane.server.port, variant=variant), tmp_path, ready=False) as envoy,
+    ):
+        await wait_until(lambda: NODE in plane.rows.nodes, "Envoy connects")
+        assert plane.metric("hueshift_xds_pushes_total", type="cds") == 0
+        plane.publish(serve(spec, v1=10_000))
+        await envoy.wait_ready()
+
+
+async def test_a_restart_changes_nothing_and_the_next_change_arrives(
+    variant: Variant, spec: ServiceSpec, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with running_plane(port=port) as plane:
+        plane.publish(serve(spec, v1=10_000))
+        stack = running_envoy(bootstrap_for(port, variant=variant), tmp_path)
+        envoy = await stack.__aenter__()
+        await wait_until(lambda: plane.rows.acked(NODE, "rds") != "", "Envoy is in step")
+    try:
+        async with Traffic(spec.listener.port).running() as traffic:
+            before = await envoy.config_dump()
+            await traffic.wait_more(100)
+            async with running_plane(port=port) as plane:
+                record = plane.publish(serve(spec, v1=10_000))
+                await plane.wait_acked(record, NODE)
+                assert configured(await envoy.config_dump()) == configured(before)
+                if variant == "delta":
+                    assert plane.metric("hueshift_xds_pushes_total", type="cds") == 0
+                    assert plane.metric("hueshift_xds_pushes_total", type="rds") == 0
+                record = plane.publish(serve(spec, v2=10_000))
+                await plane.wait_acked(record, NODE)
+                await traffic.wait_more(200)
+            assert traffic.answers["v2"] > 0
+            assert traffic.failures == []
+    finally:
+        await stack.__aexit__(None, None, None)
+
+
+def configured(config_dump: dict[str, Any]) -> str:
+    """Return what Envoy runs, without when it got it."""
+    dynamic = [config for config in config_dump["configs"] if not config["@type"].endswith("BootstrapConfigDump")]
+    return "\n".join(line for line in json.dumps(dynamic, indent=1).splitlines() if '"last_updated"' not in line)
+
+
+async def test_a_port_in_use_is_refused_in_one_line() -> None:
+    async with running_plane() as plane:
+        second = XdsServer(
+            cache=plane.cache,
+            fleet=plane.fleet,
+            clock=SystemClock(),
+            metrics=plane.server._metrics,
+            port=plane.server.port,
+        )
+        with pytest.raises(UnavailableError, match="HUESHIFT_XDS_PORT") as refused:
+            await second.start()
+        assert "\n" not in str(refused.value)
+
+
+async def test_two_envoys_of_one_name_are_counted_and_the_newest_counts(spec: ServiceSpec, tmp_path: Path) -> None:
+    async with running_plane() as plane:
+        record = plane.publish(serve(spec, v1=10_000))
+        async with running_envoy(bootstrap_for(plane.server.port), tmp_path / "first"):
+            await plane.wait_acked(record, NODE)
+            async with running_envoy(
+                bootstrap_for(plane.server.port, variant="sotw"), tmp_path / "second", ready=False
+            ):
+                await wait_until(lambda: plane.rows.nodes[NODE].variant == "sotw", "the newest stream's row")
+                assert plane.metric("hueshift_xds_streams_superseded_total") == 1
+            await wait_until(lambda: plane.rows.nodes[NODE].variant == "delta", "the first one's row again")
+            assert plane.rows.nodes[NODE].disconnected_at is None
+        await wait_until(lambda: plane.rows.nodes[NODE].disconnected_at is not None, "the row of a node that left")
