@@ -50,6 +50,13 @@ class Ports:
     admins: tuple[int, ...]
 
 
+def _bytecode(directory: Path) -> dict[str, str]:
+    """Let a control plane that is started again find its modules compiled, as an installed one does."""
+    if not sys.dont_write_bytecode:
+        return {}
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(directory / "bytecode")}
+
+
 class EnvoyServer:
     """One real Envoy, with the bootstrap that this control plane renders.
 
@@ -118,6 +125,7 @@ class Stack:
                 "HUESHIFT_API_PORT": str(api),
                 "HUESHIFT_XDS_PORT": str(xds),
                 "HUESHIFT_TELEMETRY_PORT": str(telemetry),
+                **_bytecode(self._directory),
                 **(settings or {}),
             },
         )
