@@ -23,24 +23,9 @@ from controlplane.xds.snapshot import Snapshot
 from controlplane.xds.sotw import SotwSession
 from controlplane.xds.translate import pack
 from tests.builders import NOW
+from tests.fakes import ManualClock
 
 RUNTIME_TYPE = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
-
-
-class SteadyClock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def now(self) -> Any:
-        return NOW
-
-    def steady(self) -> float:
-        return self.seconds
-
-    async def sleep(self, delay: Any) -> None:
-        self.seconds += delay.total_seconds()
 
 
 # -- snapshots ---------------------------------------------------------------------------------------------------------
@@ -98,9 +83,9 @@ def record(snapshot: Snapshot) -> SnapshotRecord:
     )
 
 
-def make_cache(clock: SteadyClock | None = None) -> SnapshotCache:
+def make_cache(clock: ManualClock | None = None) -> SnapshotCache:
     """Return a cache that serves nothing yet."""
-    return SnapshotCache(clock=clock or SteadyClock(), identifier="here")
+    return SnapshotCache(clock=clock or ManualClock(), identifier="here")
 
 
 # -- clients -----------------------------------------------------------------------------------------------------------
@@ -125,7 +110,7 @@ class Client:
 
     def __init__(self, session: Session[Any], cache: SnapshotCache, *, node: str, agent: str = "") -> None:
         self.session = session
-        self.clock = SteadyClock()
+        self.clock = ManualClock()
         self._cache = cache
         self._node = base_pb2.Node(id=node, user_agent_name=agent)
         self._said_node = False

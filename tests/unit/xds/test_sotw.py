@@ -4,6 +4,7 @@ import pytest
 
 from controlplane.xds.kinds import Kind, ProtocolError
 from controlplane.xds.session import Acked, Ignored, Nacked, Stale
+from tests.builders import seconds
 from tests.xds import RUNTIME_TYPE, SotwClient, make_cache, make_snapshot, names_of, record
 
 AB = make_snapshot(cds={"a": 1, "b": 1})
@@ -220,7 +221,7 @@ def test_nonces_of_successive_responses_differ() -> None:
 def test_an_ack_is_heard() -> None:
     client = served(cds={"a": 1})
     (got,) = client.ask(Kind.CDS)
-    client.clock.seconds += 3
+    client.clock.move(seconds(3))
     client.ack(got)
     assert client.reaction == Acked(Kind.CDS, got.version, 3.0)
     client.take()
