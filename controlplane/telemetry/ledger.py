@@ -9,7 +9,8 @@ the difference to what SQL holds, and nothing is lost or counted twice. The rule
 * **Which process.** An Envoy is known by its node id and its start, ``flushed - server.uptime``: two readings of one
   clock, hence the same for every replica and over clock steps. Starts within `EPOCH_TOLERANCE_S` are the same Envoy.
 * **Reset.** A counter below its base has begun anew (its cluster was removed and came back): it counts from zero. So
-  does one that was missing from a report in between.
+  does one that was missing from a report in between. (Were a cluster removed, added and used more than ever before,
+  all between two reports, the part up to the old value would be missed; but it is we who remove clusters.)
 * **Never seen.** An Envoy that started while we listened, or after SQL last heard from any Envoy, counts from its first
   request. One that was running before (a new database, an Envoy newly pointed here) starts at what it says now: its
   history is not this tick's traffic.

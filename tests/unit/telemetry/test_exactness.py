@@ -116,10 +116,12 @@ class Exactness(RuleBasedStateMachine):
     @precondition(lambda self: self.ledger is not None)
     @rule(node=st.sampled_from(NODES), cluster=st.sampled_from(CLUSTERS))
     def remove_cluster(self, node: str, cluster: str) -> None:
+        """It is removed and comes back while we listen, as it must: it is we who remove it."""
         self.settle()
         self.bury(node, [cluster])
         self.envoys[node].remove_cluster(cluster)
         self.flush(node)
+        self.write("taken")
 
     # -- what must hold ------------------------------------------------------------------------------------------------
 
