@@ -248,9 +248,10 @@ async def test_a_killed_control_plane_loses_no_count_and_doubles_none(
             await edge.send("v2", 10)
             total = await plane.completes("v2", 68)
             assert (total.completed, total.errors, total.started) == (68, 3, 68)
-            (gap,) = await plane.store.load_gaps(since=dt.datetime.min.replace(tzinfo=dt.UTC))
-            assert gap.node == "envoy-1"
-            assert dt.timedelta(0) < gap.until - gap.since
+            # One for our absence; a busy machine may add others, where a flush came so late that it lost a histogram.
+            gaps = await plane.store.load_gaps(since=dt.datetime.min.replace(tzinfo=dt.UTC))
+            assert {gap.node for gap in gaps} == {"envoy-1"}
+            assert all(gap.since < gap.until for gap in gaps)
             assert sum(total.latency) <= 45
 
 
