@@ -33,8 +33,11 @@ MAX_VANISHED: Final = 2
 
 
 def _attributed(new: BatchState, odds: Floats, breach: Bools, exposure: BatchExposure, policy: BatchPolicy) -> Bools:
-    """Say per objective whether the trouble is the candidate's own, from the same ticks of both versions only."""
+    """Say per objective whether a recent breach is the candidate's own, from the same ticks of both versions only."""
     tick = new.tick[:, None]
+    recent: Bools = tick - new.last_breach <= STICKY_S
+    if not recent.any():
+        return recent
     worse = odds[:, RELATIVE] >= policy.threshold[:, None]
     requests, bad = new.beside[..., 0], new.beside[..., 1]
     # One request more than there were: two bad ones of two do not yet say that every one is.
@@ -48,7 +51,7 @@ def _attributed(new: BatchState, odds: Floats, breach: Bools, exposure: BatchExp
     acquitted = (alone >= LOG_ACQUITTED) & (share > policy.bound)
     # The breach itself is beyond doubt before a probe begins: the comparison only has to say whose it is.
     probed = exposure.probing[:, None] & (odds[:, RELATIVE] >= policy.probe_threshold[:, None])
-    attributed: Bools = worse | probed | (beside & (acquitted | lasting))
+    attributed: Bools = recent & (worse | probed | (beside & (acquitted | lasting)))
     return attributed
 
 
@@ -67,9 +70,7 @@ def decide(
     """
     odds = new.stakes.sum(axis=-1)
     tick = new.tick
-    attributed = _attributed(new, odds, breach, exposure, policy)
-    recent = tick[:, None] - new.last_breach <= STICKY_S
-    breached = recent & attributed & policy.active
+    breached = _attributed(new, odds, breach, exposure, policy) & policy.active
     retreat = breach & policy.retreat_when_shared[:, None]
     worse = (odds[:, WORSE_ERRORS] >= policy.threshold) & (tick - new.last_floor <= STICKY_S)
     slower = odds[:, SHIFT].mean(axis=-1) >= policy.threshold
@@ -120,8 +121,8 @@ def decide(
     )
     first = np.argmax([rule[0] for rule in rules], axis=0)
     return BatchJudgement(
-        verdict=np.array([rule[1] for rule in rules])[first],
-        cause=np.array([rule[2] for rule in rules])[first],
+        verdict=np.array([int(rule[1]) for rule in rules])[first],
+        cause=np.array([int(rule[2]) for rule in rules])[first],
         objective=np.array([rule[3] for rule in rules])[first, np.arange(first.size)],
         odds=odds,
         hard_odds=new.hard,
