@@ -30,7 +30,9 @@ class DeltaSession(Session[Any]):
         elif wildcard:
             owed |= dropped & before.names  # still covered by the wildcard, so it must hear whether it exists
         channel.owed = frozenset(name for name in owed if wanted.covers(name))
-        channel.subscription = before if wanted == before and not opening else wanted
+        if opening or wanted != before:
+            channel.subscription = wanted
+            channel.idle_in = None
         if dropped and any(not wanted.covers(name) for name in channel.held):
             channel.held = {name: version for name, version in channel.held.items() if wanted.covers(name)}
 

@@ -27,8 +27,8 @@ BATCH: Final = 500
 RETRY: Final = dt.timedelta(milliseconds=500)
 """Pause after a write that failed."""
 
-IDLE: Final = dt.timedelta(seconds=30)
-"""The loop looks for work at least this often, should a wake-up be lost."""
+IDLE: Final = dt.timedelta(seconds=1)
+"""How late a row may say that something was sent. The answer to it, which others wait for, is written at once."""
 
 AckHook: TypeAlias = Callable[[str, str, str, float], None]
 """Called with node id, short type name, version and steady seconds at every acknowledgement."""
@@ -107,11 +107,11 @@ class Fleet:
         """Note what a client said of a response."""
         match reaction:
             case Acked(kind=kind, version=version, waited_s=waited_s):
-                self._metrics.push_to_ack.labels(kind.value).observe(waited_s)
+                self._metrics.push_to_ack[kind].observe(waited_s)
                 if self._on_ack is not None:
                     self._on_ack(link.node.id, kind.value, version, self._clock.steady())
             case Nacked(kind=kind, version=version, words=words):
-                self._metrics.nacks.labels(kind.value).inc()
+                self._metrics.nacks[kind].inc()
                 log.warning("config.refused", node=link.node.id, type=kind.value, version=version, words=words)
             case Subscribed() | Stale() | Ignored():
                 pass
@@ -125,9 +125,12 @@ class Fleet:
         after = TypeStatus(
             sent=level.sent, acked=level.acked, acked_at=acked_at, nacked=level.nacked, words=level.words
         )
-        if after != before:
-            link.types[kind.value] = after
-            self._mark(link.node.id)
+        if after == before:
+            return
+        link.types[kind.value] = after
+        self._dirty[link.node.id] = None
+        if before is None or (after.acked, after.nacked) != (before.acked, before.nacked):
+            self._wake.set()
 
     # -- the loop that writes ------------------------------------------------------------------------------------------
 

@@ -13,6 +13,9 @@ class Kind(enum.Enum):
     LDS = "lds"
     RDS = "rds"
 
+    __hash__ = object.__hash__
+    """By identity: the members of an enum are single, and its own hash is computed in Python at every look-up."""
+
     @property
     def type_url(self) -> str:
         """The name of the type on the wire."""

@@ -6,7 +6,7 @@ Streams that hold the same resources under the same subscription ask the same qu
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
@@ -37,8 +37,7 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Subscription:
+class Subscription(NamedTuple):
     """What a client wants of one kind: everything, some names, or both."""
 
     wildcard: bool = False

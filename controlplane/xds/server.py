@@ -23,7 +23,7 @@ from controlplane.xds.fleet import Fleet, Link
 from controlplane.xds.kinds import Kind, ProtocolError
 from controlplane.xds.metrics import XdsMetrics
 from controlplane.xds.responses import Served
-from controlplane.xds.session import Ignored, Level, Session
+from controlplane.xds.session import Ignored, Level, Outgoing, Session
 from controlplane.xds.sotw import SotwSession
 
 log = structlog.get_logger()
@@ -74,6 +74,8 @@ class Stream:
         self.link: Link | None = None
         self.writing_since: float | None = None
         self.end_reason = ""
+        self.handed: Outgoing | None = None
+        self.reported: dict[Kind, Level] = {}
         self._task = asyncio.current_task()
         self._changed = asyncio.Event()
 
@@ -87,9 +89,18 @@ class Stream:
         self.session.update(served)
         self._changed.set()
 
-    def wake(self) -> None:
-        """Have the writer look again."""
+    def answer(self, now: float) -> bool:
+        """See to what a request left to be sent; return whether that was nothing.
+
+        Most requests acknowledge and leave nothing. So this looks by itself where the writer waits, instead of waking
+        it to find that out: that halves the cost of a change.
+        """
+        if self.writing_since is None and not self._changed.is_set():
+            self.handed = self.session.take(now=now)
+            if self.handed is None:
+                return True
         self._changed.set()
+        return False
 
     def end(self, reason: str) -> None:
         """Have the stream end soon, and at once if it is stuck in a write."""
@@ -257,40 +268,42 @@ class XdsServer:
         session = stream.session
         # grpc.aio ends a stream with an object of its own instead of bytes, which its types do not say.
         while isinstance(data := await context.read(), bytes):
-            reaction = session.receive(parse(data), now=self._clock.steady())
+            now = self._clock.steady()
+            reaction = session.receive(parse(data), now=now)
             if stream.link is None and session.node is not None:
                 stream.link = self._fleet.connected(session.node, variant=session.variant)
             if isinstance(reaction, Ignored):
                 self._log_unknown(reaction.type_url)
             elif stream.link is not None:
                 self._fleet.reacted(stream.link, reaction)
-                stream.wake()
+                if stream.answer(now):
+                    self._report(stream)
         stream.end("client")
 
     async def _write(self, stream: Stream, context: Context) -> None:
-        seen: dict[Kind, Level] = {}
         while not stream.end_reason:
             await stream.wait_changed()
             await self._flush(stream, context)
-            if stream.link is not None:
-                self._report(stream.link, stream.session, seen)
+            self._report(stream)
 
     async def _flush(self, stream: Stream, context: Context) -> None:
         while not stream.end_reason:
             now = self._clock.steady()
-            outgoing = stream.session.take(now=now)
+            outgoing, stream.handed = stream.handed or stream.session.take(now=now), None
             if outgoing is None:
                 return
-            self._metrics.pushes.labels(outgoing.kind.value).inc()
+            self._metrics.pushes[outgoing.kind].inc()
             stream.writing_since = now
             await context.write(outgoing.data)
             stream.writing_since = None
 
-    def _report(self, link: Link, session: Session[Any], seen: dict[Kind, Level]) -> None:
-        for kind, level in session.levels():
-            if seen.get(kind) is not level:
-                seen[kind] = level
-                self._fleet.moved(link, kind, level)
+    def _report(self, stream: Stream) -> None:
+        if stream.link is None:
+            return
+        for kind, level in stream.session.levels():
+            if stream.reported.get(kind) is not level:
+                stream.reported[kind] = level
+                self._fleet.moved(stream.link, kind, level)
 
     def _log_unknown(self, type_url: str) -> None:
         if type_url not in self._unknown_types and len(self._unknown_types) < MAX_LOGGED_TYPES:

@@ -9,7 +9,7 @@ acknowledged; `sotw` and `delta` add how each words its requests and responses.
 import abc
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from controlplane.xds.kinds import Kind, ProtocolError, find_kind
 from controlplane.xds.responses import NOTHING, Held, Response, Responses, Served, Subscription
@@ -79,8 +79,7 @@ class Node:
     is_envoy: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Level:
+class Level(NamedTuple):
     """How far a client is with one kind, in versions of targets: what the rows and `hueshift proxies` show."""
 
     sent: str = ""
@@ -89,21 +88,23 @@ class Level:
     words: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Unanswered:
+UNKNOWN: Final = Level()
+
+
+class Unanswered(NamedTuple):
     """A response on its way. *touched* are the resources in it; *complete* says that nothing of *view* was left out."""
 
     nonce: str
     view: Responses
     target: Responses
+    subscription: Subscription
     touched: frozenset[str]
     complete: bool
     due_at: float
     sent_at: float
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(NamedTuple):
     """What a variant wants to send of one kind. *held_after* is what the client has once it took it."""
 
     response: Response
@@ -132,7 +133,7 @@ class Channel:
     refused_view: str = ""
     doubtful: frozenset[str] = frozenset()
     idle_in: Responses | None = None
-    level: Level = Level()
+    level: Level = UNKNOWN
 
     @property
     def refused(self) -> bool:
@@ -140,8 +141,7 @@ class Channel:
         return bool(self.refused_view)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """Bytes to write to the stream now."""
 
     kind: Kind
@@ -212,7 +212,6 @@ class Session(abc.ABC, Generic[Request]):
             raise ProtocolError(f"resource names: more than {MAX_NAMES} of {kind.value}; subscribe with *")
         if first and channel.fresh:
             self._settled = True  # a client that has nothing cannot still be using something old
-        channel.idle_in = None
         return reaction
 
     def take(self, *, now: float) -> Outgoing | None:
@@ -221,8 +220,13 @@ class Session(abc.ABC, Generic[Request]):
         if served is None or self._node is None:
             return None  # nothing loaded: silence, never an empty answer
         while True:
+            past = self._needs_past()
             for channel in self._channels.values():
-                outgoing = self._due(channel, served, now=now)
+                if channel.subscription is None or channel.unanswered is not None:
+                    continue
+                # Clusters, endpoints and routes of the past stay until the client has left them behind.
+                view = served.transition if past and channel.kind is not Kind.LDS else served.target
+                outgoing = self._due(channel, channel.subscription, view, served, now=now)
                 if outgoing is not None:
                     return outgoing
             if self._settled or not self._has_settled(served.target):
@@ -233,7 +237,10 @@ class Session(abc.ABC, Generic[Request]):
 
     @abc.abstractmethod
     def _subscribe(self, channel: Channel, request: Request, *, opening: bool, answered: bool) -> None:
-        """Apply what *request* says about names. *answered* says that it was the first answer to the last response."""
+        """Apply what *request* says about names; whatever it changes, the channel is idle no longer.
+
+        *answered* says that the request was the first answer to the last response.
+        """
 
     @abc.abstractmethod
     def _compose(self, channel: Channel, view: Responses) -> Parcel | None:
@@ -248,36 +255,33 @@ class Session(abc.ABC, Generic[Request]):
         channel.unanswered = None
         kind = channel.kind
         version = sent.target.version(kind)
+        level = channel.level
         if error is not None:
             words = error[:MAX_WORDS] or "(no words)"
             # Which of its resources were taken is unknown: all go out again once something has changed, not before.
             channel.refused_view = sent.view.version(kind)
             channel.doubtful |= sent.touched
-            channel.level = dataclasses.replace(channel.level, nacked=version, words=words)
+            channel.level = Level(level.sent, level.acked, version, words)
             return Nacked(kind, version, words)
         channel.accepted = channel.held.keys()
         channel.refused_view = ""
-        channel.level = dataclasses.replace(channel.level, nacked="", words="")
-        if sent.complete:
+        channel.level = Level(level.sent, level.acked)
+        if sent.complete and sent.subscription is channel.subscription:
+            channel.idle_in = sent.view
             self._mark_acked(channel, sent.view, sent.target)
         return Acked(kind, version, now - sent.due_at)
 
     def _mark_acked(self, channel: Channel, view: Responses, target: Responses) -> None:
         version = target.version(channel.kind)
         if view.version(channel.kind) == version and self._has_all_routes(channel, target):
-            channel.level = Level(sent=channel.level.sent or version, acked=version)
+            channel.level = Level(channel.level.sent or version, version)
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
-    def _view(self, served: Served, kind: Kind) -> Responses:
-        """Clusters, endpoints and routes of the past stay until the client has left them behind."""
-        return served.transition if kind is not Kind.LDS and self._needs_past() else served.target
-
-    def _due(self, channel: Channel, served: Served, *, now: float) -> Outgoing | None:
-        view = self._view(served, channel.kind)
-        if channel.subscription is None or channel.unanswered is not None:
-            return None
-        if channel.idle_in is view and not channel.owed:
+    def _due(
+        self, channel: Channel, subscription: Subscription, view: Responses, served: Served, *, now: float
+    ) -> Outgoing | None:
+        if not channel.owed and self._stays_idle(channel, view, served.target):
             return None
         if channel.refused and view.version(channel.kind) != channel.refused_view:
             channel.held = {**channel.held, **dict.fromkeys(channel.doubtful, "")}
@@ -285,7 +289,7 @@ class Session(abc.ABC, Generic[Request]):
         asked = bool(channel.owed) or not channel.greeted
         parcel = self._compose(channel, view)
         if parcel is None:
-            self._mark_level(channel, channel.subscription, view, served.target)
+            self._mark_level(channel, subscription, view, served.target)
             return None
         response = parcel.response
         if response.number <= channel.last_number:
@@ -298,16 +302,31 @@ class Session(abc.ABC, Generic[Request]):
             nonce=response.nonce,
             view=view,
             target=served.target,
+            subscription=subscription,
             touched=parcel.touched,
-            complete=not view.change(channel.kind, channel.subscription, parcel.held_after),
+            complete=not view.change(channel.kind, subscription, parcel.held_after),
             due_at=now if asked else max(served.published_at, self._opened_at),
             sent_at=now,
         )
         channel.last_number = response.number
         channel.held = parcel.held_after
         channel.greeted = True
-        channel.level = dataclasses.replace(channel.level, sent=served.target.version(channel.kind))
+        channel.level = channel.level._replace(sent=served.target.version(channel.kind))
         return Outgoing(channel.kind, response.data)
+
+    def _stays_idle(self, channel: Channel, view: Responses, target: Responses) -> bool:
+        """Whether the client, to whom nothing was due, is in step with *view* too: most kinds of most changes."""
+        idle_in = channel.idle_in
+        if idle_in is view:
+            return True
+        kind = channel.kind
+        version = view.version(kind)
+        if idle_in is None or idle_in.version(kind) != version or channel.level != (version, version, "", ""):
+            return False
+        if target.version(kind) != version or (kind is Kind.RDS and not self._has_all_routes(channel, target)):
+            return False
+        channel.idle_in = view
+        return True
 
     def _mark_level(self, channel: Channel, subscription: Subscription, view: Responses, target: Responses) -> None:
         """Nothing can be sent: say that the client is where the target wants it, if it is."""
@@ -318,7 +337,7 @@ class Session(abc.ABC, Generic[Request]):
             return
         channel.held = view.selection(channel.kind, subscription)  # equal, but shared with other streams
         channel.accepted = channel.held.keys()
-        channel.level = dataclasses.replace(channel.level, sent=target.version(channel.kind))
+        channel.level = channel.level._replace(sent=target.version(channel.kind))
         self._mark_acked(channel, view, target)
 
     def _repush_endpoints(self, channel: Channel, view: Responses, parcel: Parcel) -> None:

@@ -35,6 +35,7 @@ class SotwSession(Session[Any]):
                 channel.owed |= wanted.names
             return
         channel.subscription = wanted
+        channel.idle_in = None
         channel.owed = frozenset(name for name in channel.owed if wanted.covers(name))
         if any(not wanted.covers(name) for name in channel.held):
             channel.held = {name: version for name, version in channel.held.items() if wanted.covers(name)}
