@@ -15,10 +15,11 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.ports import SnapshotRecord, SnapshotStatus
 from controlplane.xds.cache import SnapshotCache
+from controlplane.xds.channel import Outgoing, Reaction
 from controlplane.xds.delta import DeltaSession
 from controlplane.xds.kinds import Kind, find_kind
 from controlplane.xds.responses import Served
-from controlplane.xds.session import Outgoing, Reaction, Session
+from controlplane.xds.session import Session
 from controlplane.xds.snapshot import Snapshot
 from controlplane.xds.sotw import SotwSession
 from controlplane.xds.translate import pack

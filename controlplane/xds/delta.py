@@ -2,9 +2,10 @@
 
 from typing import Any, ClassVar, Literal
 
+from controlplane.xds.channel import Channel, Parcel, held_after
 from controlplane.xds.kinds import Kind
-from controlplane.xds.responses import NOTHING, Held, Responses, Subscription
-from controlplane.xds.session import WILDCARD, Channel, Parcel, Session
+from controlplane.xds.responses import NOTHING, Responses, Subscription
+from controlplane.xds.session import WILDCARD, Session
 
 
 class DeltaSession(Session[Any]):
@@ -50,7 +51,7 @@ class DeltaSession(Session[Any]):
         if not names and not removed and not greets:
             return None
         return Parcel(
-            view.delta(channel.kind, names, removed), names | removed, _held_after(channel, selection, blocked, kept)
+            view.delta(channel.kind, names, removed), names | removed, held_after(channel, selection, blocked, kept)
         )
 
     def _kept(self, channel: Channel, view: Responses, removed: frozenset[str]) -> frozenset[str]:
@@ -60,11 +61,3 @@ class DeltaSession(Session[Any]):
         if channel.kind in (Kind.CDS, Kind.EDS) and self._needs_past():
             return removed
         return frozenset()
-
-
-def _held_after(channel: Channel, selection: Held, blocked: frozenset[str], kept: frozenset[str]) -> Held:
-    if not blocked and not kept:
-        return selection
-    held = {name: version for name, version in selection.items() if name not in blocked}
-    held.update((name, channel.held[name]) for name in blocked | kept if name in channel.held)
-    return held

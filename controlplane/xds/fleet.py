@@ -15,9 +15,9 @@ from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
 from controlplane.ports import NodeStatus, TypeStatus
 from controlplane.wake import Wake
+from controlplane.xds.channel import Acked, Ignored, Level, Nacked, Node, Reaction, Stale, Subscribed
 from controlplane.xds.kinds import Kind
 from controlplane.xds.metrics import XdsMetrics
-from controlplane.xds.session import Acked, Ignored, Level, Nacked, Node, Reaction, Stale, Subscribed
 
 log = structlog.get_logger()
 
@@ -132,11 +132,11 @@ class Fleet:
         if before is None or (after.acked, after.nacked) != (before.acked, before.nacked):
             self._wake.set()
 
-    # -- the loop that writes ------------------------------------------------------------------------------------------
-
     def connected_ids(self) -> frozenset[str]:
         """Return the ids of the Envoys that have a stream open here."""
         return frozenset(self._links)
+
+    # -- the loop that writes ------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Write what changed, soon after it changed, for ever."""

@@ -18,12 +18,13 @@ from google.protobuf.message import DecodeError
 from controlplane.clock import Clock
 from controlplane.errors import UnavailableError
 from controlplane.xds.cache import SnapshotCache
+from controlplane.xds.channel import Ignored, Level, Outgoing
 from controlplane.xds.delta import DeltaSession
 from controlplane.xds.fleet import Fleet, Link
 from controlplane.xds.kinds import Kind, ProtocolError
 from controlplane.xds.metrics import XdsMetrics
 from controlplane.xds.responses import Served
-from controlplane.xds.session import Ignored, Level, Outgoing, Session
+from controlplane.xds.session import Session
 from controlplane.xds.sotw import SotwSession
 
 log = structlog.get_logger()

@@ -7,12 +7,25 @@ acknowledged; `sotw` and `delta` add how each words its requests and responses.
 """
 
 import abc
-import dataclasses
-from collections.abc import Collection, Iterable, Iterator
-from typing import Any, ClassVar, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
+from controlplane.xds.channel import (
+    Acked,
+    Channel,
+    Ignored,
+    Level,
+    Nacked,
+    Node,
+    Outgoing,
+    Parcel,
+    Reaction,
+    Stale,
+    Subscribed,
+    Unanswered,
+)
 from controlplane.xds.kinds import Kind, ProtocolError, find_kind
-from controlplane.xds.responses import NOTHING, Held, Response, Responses, Served, Subscription
+from controlplane.xds.responses import Responses, Served, Subscription
 
 Request = TypeVar("Request")
 """A `DiscoveryRequest` or `DeltaDiscoveryRequest` of xds-protos, which has no types."""
@@ -26,126 +39,6 @@ MAX_WORDS: Final = 4_000
 MAX_NODE_ID: Final = 256
 
 WILDCARD: Final = "*"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Subscribed:
-    """The client said what it wants, and nothing about what it got."""
-
-    kind: Kind
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Acked:
-    """The client runs what was sent. *waited_s* is how long that took from when it was due."""
-
-    kind: Kind
-    version: str
-    waited_s: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Nacked:
-    """The client refused what was sent, in its own *words*."""
-
-    kind: Kind
-    version: str
-    words: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Stale:
-    """The client answered a response that has been followed by another; only its subscription counts."""
-
-    kind: Kind
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ignored:
-    """The client asked for a type that is not served."""
-
-    type_url: str
-
-
-Reaction: TypeAlias = Subscribed | Acked | Nacked | Stale | Ignored
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Node:
-    """Who the client says it is."""
-
-    id: str
-    cluster: str
-    is_envoy: bool
-
-
-class Level(NamedTuple):
-    """How far a client is with one kind, in versions of targets: what the rows and `hueshift proxies` show."""
-
-    sent: str = ""
-    acked: str = ""
-    nacked: str = ""
-    words: str = ""
-
-
-UNKNOWN: Final = Level()
-
-
-class Unanswered(NamedTuple):
-    """A response on its way. *touched* are the resources in it; *complete* says that nothing of *view* was left out."""
-
-    nonce: str
-    view: Responses
-    target: Responses
-    subscription: Subscription
-    touched: frozenset[str]
-    complete: bool
-    due_at: float
-    sent_at: float
-
-
-class Parcel(NamedTuple):
-    """What a variant wants to send of one kind. *held_after* is what the client has once it took it."""
-
-    response: Response
-    touched: frozenset[str]
-    held_after: Held
-
-
-@dataclasses.dataclass(slots=True)
-class Channel:
-    """One kind on one stream.
-
-    *held* is what the client has, should it take all that was sent; *accepted* the names it has said yes to and was
-    not told to drop since; *owed* what it must be sent even at a version that it holds. After a NACK the resources it
-    was about are *doubtful* until the view is another one than *refused_view*. The view *idle_in* owes it nothing.
-    """
-
-    kind: Kind
-    subscription: Subscription | None = None
-    fresh: bool = True
-    greeted: bool = False
-    held: Held = dataclasses.field(default_factory=lambda: NOTHING)
-    accepted: Collection[str] = ()
-    owed: frozenset[str] = frozenset()
-    unanswered: Unanswered | None = None
-    last_number: int = 0
-    refused_view: str = ""
-    doubtful: frozenset[str] = frozenset()
-    idle_in: Responses | None = None
-    level: Level = UNKNOWN
-
-    @property
-    def refused(self) -> bool:
-        """Whether the last answer was a NACK."""
-        return bool(self.refused_view)
-
-
-class Outgoing(NamedTuple):
-    """Bytes to write to the stream now."""
-
-    kind: Kind
-    data: bytes
 
 
 class Session(abc.ABC, Generic[Request]):

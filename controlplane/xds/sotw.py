@@ -2,9 +2,10 @@
 
 from typing import Any, ClassVar, Literal
 
+from controlplane.xds.channel import Channel, Parcel, held_after
 from controlplane.xds.kinds import Kind
 from controlplane.xds.responses import Responses, Subscription
-from controlplane.xds.session import WILDCARD, Channel, Parcel, Session
+from controlplane.xds.session import WILDCARD, Session
 
 
 class SotwSession(Session[Any]):
@@ -60,11 +61,4 @@ class SotwSession(Session[Any]):
             if change.removed:  # cannot be said; should it come back, it is new
                 channel.held = {name: version for name, version in channel.held.items() if name in selection}
             return None
-        held = selection
-        if blocked:
-            held = {
-                name: version if name not in blocked else channel.held[name]
-                for name, version in selection.items()
-                if name not in blocked or name in channel.held
-            }
-        return Parcel(view.sotw(channel.kind, names), names, held)
+        return Parcel(view.sotw(channel.kind, names), names, held_after(channel, selection, blocked))

@@ -8,10 +8,10 @@ from prometheus_client import CollectorRegistry
 
 from controlplane.errors import UnavailableError
 from controlplane.ports import NodeStatus
+from controlplane.xds.channel import Acked, Level, Nacked, Node
 from controlplane.xds.fleet import Fleet
 from controlplane.xds.kinds import Kind
 from controlplane.xds.metrics import XdsMetrics
-from controlplane.xds.session import Acked, Level, Nacked, Node
 from tests.builders import NOW, seconds
 from tests.fakes import ManualClock
 

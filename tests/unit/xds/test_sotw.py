@@ -2,8 +2,8 @@
 
 import pytest
 
+from controlplane.xds.channel import Acked, Ignored, Nacked, Stale
 from controlplane.xds.kinds import Kind, ProtocolError
-from controlplane.xds.session import Acked, Ignored, Nacked, Stale
 from tests.builders import seconds
 from tests.xds import RUNTIME_TYPE, SotwClient, make_cache, make_snapshot, names_of, record
 
