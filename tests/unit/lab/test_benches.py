@@ -7,7 +7,7 @@ import pytest
 from controlplane.lab.bench_flips import Flip, RouteAcks, VariantResult, holds, stale_ms
 from controlplane.lab.bench_rollback import SCENARIOS, Exposure, Report, Result, Run, exposure
 from controlplane.lab.http1 import Message
-from controlplane.lab.load import Outcome, Recorder, Records
+from controlplane.lab.records import Outcome, Recorder, Records
 from controlplane.lab.soak import Kill, Ride
 from controlplane.lab.soak import Report as SoakReport
 

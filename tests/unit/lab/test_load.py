@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from controlplane.lab.http1 import Message
-from controlplane.lab.load import Arrivals, LoadPlan, Outcome, Pacer, Recorder, Records, summarise
+from controlplane.lab.pacing import Arrivals, LoadPlan, Pacer
+from controlplane.lab.records import Outcome, Recorder, Records, summarise
 
 
 def test_uniform_arrivals_keep_their_rate_without_drift() -> None:
