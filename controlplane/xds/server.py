@@ -35,7 +35,8 @@ OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # or a second server on the same port would steal half of the streams without a word
     # A half-open peer is found by our own pings; Envoy's pings (5 s) must not be taken for an attack.
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # the one that counts for a peer that hangs; a minute by default
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 500),

@@ -1,13 +1,16 @@
 """Envoy as a child process: what it says when it cannot start, and that it ends."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.traffic.model import ServedService
+from controlplane.xds import server as xds_server
 from controlplane.xds.envoy_process import EnvoyProcess, find_envoy
+from controlplane.xds.server import OPTIONS
 from tests.builders import make_spec, make_split, seconds
 from tests.envoy import CLOCK, bootstrap_for, free_port, running_envoy, running_plane, wait_until
 
@@ -60,6 +63,23 @@ async def test_a_killed_envoy_takes_no_stream_down_but_its_own(tmp_path: Path) -
             await plane.wait_acked(record, "stays")
             await wait_until(lambda: plane.rows.nodes["dies"].disconnected_at is not None, "its row says so")
             assert plane.metric("hueshift_xds_streams_closed_total", reason="bug") == 0
+
+
+async def test_an_envoy_that_hangs_is_noticed_and_welcome_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faster = [(name, 1000 if "keepalive_time" in name or "ping_timeout" in name else value) for name, value in OPTIONS]
+    monkeypatch.setattr(xds_server, "OPTIONS", tuple(faster))
+    async with running_plane() as plane:
+        record = plane.publish(ServedService(make_spec(port=free_port()), make_split(v1=10_000)))
+        async with running_envoy(bootstrap_for(plane.server.port), tmp_path) as envoy:
+            await plane.wait_acked(record, "envoy-1")
+            os.kill(envoy.pid, signal.SIGSTOP)
+            try:
+                await wait_until(lambda: plane.server.stream_count == 0, "its stream is closed")
+                await wait_until(lambda: plane.rows.nodes["envoy-1"].disconnected_at is not None, "its row says so")
+            finally:
+                os.kill(envoy.pid, signal.SIGCONT)
+            await wait_until(lambda: plane.rows.nodes["envoy-1"].disconnected_at is None, "it comes back")
+            await plane.wait_acked(record, "envoy-1")
 
 
 def test_a_binary_that_is_none_is_named() -> None:
