@@ -8,6 +8,7 @@ speak for an advance: a likelihood over single requests, deflated by how bursty 
 All functions work element by element on arrays of any shape; the last axis of stakes is the grid of bets.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -29,8 +30,11 @@ RHO_PRIOR: Final = np.full(GRID, 1 / len(RHO))
 LAM_PRIOR: Final = np.array([1 / len(LAM)] * len(LAM) + [0.0])
 
 START_WEIGHT: Final = 0.3
-SPREAD_WEIGHT: Final = 0.3
-SPREAD_S: Final = 600.0
+SPREADS: Final = ((0.15, 20.0), (0.15, 600.0))
+"""Weight spread over time, half of it by a count of observations: a defect that begins soon after a start is the more
+common and the more urgent one, and is caught some ticks earlier; one that begins late costs 0.7 nats more."""
+REFERENCE_SPREADS: Final = ((0.3, 600.0),)
+"""The spread of the reference that the published oracles were computed with."""
 CHANGE_WEIGHT: Final = 0.08
 MAX_CHANGES: Final = 5
 """Start weights: at the start, spread over time, and at each of the first weight changes; their sum stays <= 1."""
@@ -50,9 +54,14 @@ _LOG_HARD_BAD: Final = float(np.log(HARD_ALTERNATIVE / HARD_NULL))
 _LOG_HARD_GOOD: Final = float(np.log((1 - HARD_ALTERNATIVE) / (1 - HARD_NULL)))
 
 
-def start_weight(count: Ints) -> Floats:
-    """Weigh a fresh start at the *count*-th observation: a defect may begin late."""
-    spread = SPREAD_WEIGHT * SPREAD_S / ((SPREAD_S + count) * (SPREAD_S + count + 1.0))
+def start_weight(count: Ints, spreads: Sequence[tuple[float, float]] = SPREADS) -> Floats:
+    """Weigh a fresh start at the *count*-th observation: a defect may begin late.
+
+    Each of *spreads* is a weight and the count of observations over which half of it is spread.
+    """
+    spread: Floats = np.zeros(np.shape(count))
+    for weight, half in spreads:
+        spread = spread + weight * half / ((half + count) * (half + count + 1.0))
     return np.where(count == 0, START_WEIGHT + spread, spread)
 
 

@@ -32,11 +32,11 @@ def one(value: float) -> evidence.Floats:
 
 
 def run_bets(observations: list[tuple[float, float]]) -> list[float]:
-    """Give the log evidence after each (x, pi), as the judge's processes compute it."""
+    """Give the log evidence after each (x, pi), as the judge's processes compute it with the reference's weights."""
     stakes, path = np.zeros(evidence.GRID), []
     for count, (x, pi) in enumerate(observations):
-        start = evidence.start_weight(np.array(count)) * evidence.RHO_PRIOR
-        stakes = (stakes + start) * evidence.factor(one(x), one(pi), evidence.RHO_BETS)
+        weight = evidence.start_weight(np.array(count), evidence.REFERENCE_SPREADS)
+        stakes = (stakes + weight * evidence.RHO_PRIOR) * evidence.factor(one(x), one(pi), evidence.RHO_BETS)
         path.append(math.log(stakes.sum()))
     return path
 
@@ -85,14 +85,14 @@ def test_requests_needed_without_a_bad_one_are_the_published_ones(bound: float, 
 
 def test_start_weights_sum_up_as_published() -> None:
     counts = np.arange(2_000_001)
-    spread = evidence.start_weight(counts)
+    spread = evidence.start_weight(counts, evidence.REFERENCE_SPREADS)
     spread[0] -= evidence.START_WEIGHT
     assert spread.sum() == pytest.approx(oracles()["spread_weight_sum_0..inf"], abs=1e-5)
 
 
 def test_the_hard_stop_needs_as_many_failures_as_published() -> None:
     wanted = oracles()["hard_stop_failures_needed(w=.3,alpha_h=1e-4)"]
-    start = float(evidence.start_weight(np.array(0)))
+    start = float(evidence.start_weight(np.array(0), evidence.REFERENCE_SPREADS))
     needed = [n for n in range(1, 40) if math.log(start) + evidence.log_hard(one(n), one(n), one(1)) >= math.log(1e4)]
     assert needed[0] == wanted
 
