@@ -137,6 +137,8 @@ class Conversation(RuleBasedStateMachine):
     def note_links(self, snapshot: Snapshot) -> None:
         for name, resource in snapshot.resources[Kind.RDS].items():
             self.leads_to[resource.version] = snapshot.links.clusters_of[name]
+        for name, resource in snapshot.resources[Kind.LDS].items():
+            self.leads_to[resource.version] = snapshot.links.routes_of[name]
 
     # -- how an Envoy behaves ------------------------------------------------------------------------------------------
 
@@ -155,13 +157,12 @@ class Conversation(RuleBasedStateMachine):
 
     def follow_references(self) -> None:
         """Ask for the endpoints of clusters and the routes of listeners, and drop what nothing leads to any more."""
-        assert self.published is not None
-        for source, kind in ((Kind.CDS, Kind.EDS), (Kind.LDS, Kind.RDS)):
-            if source is Kind.CDS:
-                wanted = set(self.held[source].resources)
-            else:
-                routes_of = self.published.links.routes_of
-                wanted = {name for one in self.held[source].resources for name in routes_of.get(one, ())}
+        listeners = self.held[Kind.LDS].resources.values()
+        wanted_of = {
+            Kind.EDS: set(self.held[Kind.CDS].resources),
+            Kind.RDS: {name for version in listeners for name in self.leads_to[version]},
+        }
+        for kind, wanted in wanted_of.items():
             before = self.asked.get(kind, set())
             if wanted == before:
                 continue
@@ -169,12 +170,13 @@ class Conversation(RuleBasedStateMachine):
             held = self.held[kind].resources
             for name in before - wanted:
                 held.pop(name, None)
+            new = tuple(sorted(wanted - before))
             if not before:
-                self.first(kind, tuple(sorted(wanted)))
+                self.first(kind, new)
             elif isinstance(self.client, SotwClient):
-                self.note(self.client.ask(kind, *sorted(wanted)))
+                self.note(self.client.ask(kind, *sorted(wanted)), asked=new)
             else:
-                self.note(self.client.ask(kind, *sorted(wanted - before), drop=sorted(before - wanted)))
+                self.note(self.client.ask(kind, *new, drop=sorted(before - wanted)), asked=new)
 
     def read(self) -> None:
         self.note(self.client.take())
@@ -191,8 +193,10 @@ class Conversation(RuleBasedStateMachine):
             return
         held = self.held[got.kind].resources
         new = [name for name, version in got.versions.items() if held.get(name) != version or name in asked]
+        if self.variant == "sotw" and not self.answered[got.kind]:
+            return  # the first answer on a stream: this variant does not say what it has
         if self.variant == "sotw" and got.kind.is_full_state:
-            assert new or held.keys() - got.versions.keys() or not self.answered[got.kind], "nothing new"
+            assert new or held.keys() - got.versions.keys(), "nothing new"
         else:
             assert len(new) == len(got.versions), "something old"
 
@@ -200,7 +204,8 @@ class Conversation(RuleBasedStateMachine):
         held = self.held[got.kind].resources
         if self.variant == "sotw" and got.kind.is_full_state:
             held.clear()
-        held.update(got.versions)
+        wanted = self.asked[got.kind]  # an answer may have been on its way when its name was dropped
+        held.update({name: version for name, version in got.versions.items() if wanted & {"*", name}})
         for name in got.removed:
             held.pop(name, None)
 
