@@ -430,8 +430,8 @@ class TelemetryStore(Protocol):
     async def load_ticks(self, clusters: Sequence[str], *, after: int, limit: int = 600) -> tuple[TickRead, ...]:
         """Return the ticks later than *after* that have a beat, oldest first; clusters without a row are absent.
 
-        A tick is *closed* when every source that beat in it or after it has closed it, or a later one: sources close in
-        order. One that has not beaten for 10 ticks while others have is dead and holds none open.
+        A tick is *closed* when every source whose first beat is not later has closed it, or a later one: sources close
+        in order. One that has not beaten for 10 ticks while others have is dead and holds none open.
         """
 
     async def load_health(self) -> tuple[ClusterHealth, ...]:

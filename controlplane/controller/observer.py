@@ -127,7 +127,7 @@ def judge_ticks(rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead])
             peeked = _peek(rollout, state, window, policy)
             judgement, event = peeked or judgement, _meaning(rollout, peeked, live=False)
             break
-        if carries_traffic(rollout.state):
+        if carries_traffic(rollout.state) and not _precedes_exposure(rollout, tick.tick):
             exposure = _exposure(rollout, tick.tick, judged_tick)
             state, judgement = judging.judge(state, window, exposure, policy)
             event = _meaning(rollout, judgement, live=_is_live(rollout, tick.tick))
@@ -161,6 +161,16 @@ def _window(tick: TickRead, clusters: Clusters, previous: int | None) -> TickWin
         baseline=tick.counts.get(clusters.baseline, VersionTick.zero()),
         candidate=tick.counts.get(clusters.candidate, VersionTick.zero()),
         gap=jumped or tick.reporting == 0 or tick.silent > 0,
+    )
+
+
+def _precedes_exposure(rollout: Rollout, tick: int) -> bool:
+    """Whether *tick* is older than the rollout's first live weight.
+
+    What the candidate did then, perhaps in an earlier rollout, says nothing about it now.
+    """
+    return (
+        rollout.evidence is None and isinstance(rollout.state, Baking) and tick < int(rollout.state.since.timestamp())
     )
 
 

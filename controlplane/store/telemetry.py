@@ -156,6 +156,7 @@ _LAST_TICK: Final = sa.select(sa.func.max(_FIRST_TICKS.c.tick))
 _BEATS_BETWEEN: Final = sa.select(_BEATS).where(_BEATS.c.tick > _AFTER, _BEATS.c.tick <= _LAST).order_by(_BEATS.c.tick)
 _SOURCES: Final = (
     sa.select(
+        sa.func.min(_BEATS.c.tick).label("oldest"),
         sa.func.max(_BEATS.c.tick).label("newest"),
         sa.func.max(sa.case((_BEATS.c.closed, _BEATS.c.tick), else_=_AFTER)).label("closed"),
     )
@@ -193,14 +194,17 @@ def _load_ticks(conn: sa.Connection, clusters: Sequence[str], *, after: int, lim
 
 
 def _open_spans(conn: sa.Connection, after: int) -> list[range]:
-    """Return, per living source, the ticks that it has been heard in or before and has not closed.
+    """Return, per living source, the ticks since its first beat that it has not closed.
 
-    Closing a tick closes those before it: a source that came late, or came back from the dead, holds up none of them.
+    Closing a tick closes those before it. A source that has just come holds up none of the ticks before it: a restart
+    of ours must not make the past look unfinished.
     """
     sources = conn.execute(_SOURCES, {"after": after}).all()
     newest = max(source.newest for source in sources)
     return [
-        range(source.closed + 1, source.newest + 1) for source in sources if newest - source.newest < DEAD_AFTER_TICKS
+        range(max(source.closed + 1, source.oldest), source.newest + 1)
+        for source in sources
+        if newest - source.newest < DEAD_AFTER_TICKS
     ]
 
 

@@ -68,6 +68,14 @@ def test_ticks_before_the_candidate_has_traffic_only_teach() -> None:
     assert (judged.event, judged.rollout.evidence, judged.rollout.judged_tick) == (None, None, TICK)
 
 
+def test_what_the_candidate_did_before_this_rollout_is_not_held_against_it() -> None:
+    """As after a restart, when ticks that an earlier rollout filled are read only now."""
+    judged = judge_ticks(baking(), CLUSTERS, [tick(TICK - 9, errors=60), tick(TICK - 8, errors=60), tick(TICK)])
+    assert judged.event is None
+    (errors,) = [row for row in json.loads(judged.rollout.evidence or "")["objectives"] if row["name"] == "error_abs"]
+    assert (errors["candidate"], judged.rollout.judged_tick) == (0, TICK)
+
+
 def test_history_begins_five_minutes_before_the_start() -> None:
     assert first_tick(baking()) == TICK - 300
     assert first_tick(dataclasses.replace(baking(), judged_tick=7)) == 7
