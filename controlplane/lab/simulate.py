@@ -13,7 +13,10 @@ from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
 
+from controlplane.errors import InvalidInputError
 from controlplane.rollout import engine
 from controlplane.rollout.policy import BatchPolicy, Policy
 from controlplane.rollout.state import BatchState
@@ -372,3 +375,54 @@ def _normal_cdf(z: Floats) -> Floats:
     upper = np.exp(-z * z / 2) / np.sqrt(2 * np.pi) * polynomial
     result: Floats = np.where(z >= 0, 1 - upper, upper)
     return result
+
+
+def main(*, scenarios: Path, replications: int = 200, seed: int = 1, json_file: Path | None = None) -> int:
+    """Run the production judge on a scenario file; print a line per scenario, and write ``--json`` if wanted.
+
+    Raises:
+        InvalidInputError: The file cannot be read as scenarios.
+    """
+    try:
+        policy, steps, worlds = load(scenarios)
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise InvalidInputError(
+            "--scenarios", f"{scenarios} holds no scenarios ({exc})", "see tests/data/judge_scenarios.json for the form"
+        ) from exc
+    outcomes = simulate(worlds, replications=replications, seed=seed, policy=policy, steps=steps)
+    rows = [_row(outcome) for outcome in outcomes]
+    table = Table(title=f"{replications} rollouts per scenario", title_justify="left")
+    for name in ("scenario", "rolled back", "promoted", "inconclusive", "s to rollback", "s to promotion", "harmed"):
+        table.add_column(name, justify="left" if name == "scenario" else "right", no_wrap=True)
+    for row in rows:
+        shares = [f"{row[name]:.1%}" for name in ("rollback", "promoted", "inconclusive")]
+        spans = [_span(row["t_rb_med"], row["t_rb_95"]), _span(row["t_prom_med"], row["t_prom_95"])]
+        table.add_row(row["id"], *shares, *spans, f"{row['harmed_med']:.0f}")
+    output = Console()
+    if not output.is_terminal:
+        output.width = 120
+    output.print(table)
+    if json_file is not None:
+        json_file.write_text(json.dumps({"results": rows}, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    back, on = outcome.rollback_s or (None, None), outcome.promotion_s or (None, None)
+    return {
+        "id": outcome.scenario.id,
+        "engine": "hueshift",
+        "runs": outcome.replications,
+        "rollback": outcome.rolled_back,
+        "promoted": outcome.promoted,
+        "inconclusive": outcome.inconclusive,
+        "t_rb_med": back[0],
+        "t_rb_95": back[1],
+        "t_prom_med": on[0],
+        "t_prom_95": on[1],
+        "harmed_med": outcome.harmed,
+    }
+
+
+def _span(median: float | None, late: float | None) -> str:
+    return "" if median is None or late is None else f"{median:.0f} / {late:.0f}"
