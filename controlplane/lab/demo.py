@@ -13,7 +13,6 @@ import enum
 import io
 import json
 import shutil
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +43,7 @@ from controlplane.lab.demo_report import (
     measure,
 )
 from controlplane.lab.load import LoadPlan, LoadProcess, Records
+from controlplane.lab.program import EndedEarlyError, run_program
 from controlplane.lab.server import ServerProcess, free_ports
 from controlplane.lab.stack import Stack, program
 
@@ -69,12 +69,21 @@ SLOW_FACTOR = 1.8
 
 
 class Fault(enum.Enum):
-    """What is wrong with a version, as flags of its worker."""
+    """What is wrong with a version."""
 
-    NONE = ()
-    ERRORS = ("--fault-errors", "0.2")
-    SLOW = ("--fault-delay-factor", "3")
-    HANG = ("--fault-hang", "1")
+    NONE = "none"
+    ERRORS = "errors"
+    SLOW = "slow"
+    HANG = "hang"
+
+
+FAULT_FLAGS = {
+    Fault.NONE: (),
+    Fault.ERRORS: ("--fault-errors", "0.2"),
+    Fault.SLOW: ("--fault-delay-factor", "3"),
+    Fault.HANG: ("--fault-hang", "1"),
+}
+"""The flags of a worker with each fault."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -180,7 +189,7 @@ class Demo:
             await self._apply(pace)
             await self._draw_sheet(photos)
             load = await running.enter_async_context(self._load(photos, "clients", rate=pace.rate))
-            spans = [(chapter, *await self._tell(chapter, pace)) for chapter in STORY]
+            spans = [(chapter, *await self._tell(chapter)) for chapter in STORY]
             load.stop()
             records = (await load.wait_records(at_most=dt.timedelta(seconds=60)))["clients"]
             rows, report = self._sum_up(spans, records, began)
@@ -315,7 +324,7 @@ class Demo:
             raise DemoError("the workers' pictures are grey")
         contact_sheet(columns).save(self.sheet)
 
-    async def _tell(self, chapter: Chapter, pace: Pace) -> tuple[Span, StatusView]:
+    async def _tell(self, chapter: Chapter) -> tuple[Span, StatusView]:
         began = self._clock.steady()
         steps = [{"weight": weight, "hold": "5s"} for weight in chapter.steps]
         steps[-1]["hold"] = "10s"
@@ -337,7 +346,6 @@ class Demo:
             version=chapter.version,
             began=began,
             ended=self._clock.steady(),
-            threshold_ms=pace.threshold_ms,
             hangs=chapter.fault is Fault.HANG,
         )
         return span, status
@@ -400,7 +408,7 @@ class DemoError(ControlPlaneError):
 def worker_flags(version: str, port: int) -> list[str]:
     """Return the flags of a version's worker; room for every request that a hanging one holds on to."""
     flags = ["--model", MODELS[version], "--label", version, "--port", str(port), "--queue", "256"]
-    return [*flags, *(FAULTS[version].value if version in FAULTS else ())]
+    return [*flags, *FAULT_FLAGS[FAULTS.get(version, Fault.NONE)]]
 
 
 def prepare_photos(directory: Path) -> list[Path]:
@@ -420,14 +428,6 @@ def prepare_photos(directory: Path) -> list[Path]:
     return written
 
 
-async def _run_until_told(demo: Demo, *, stay: bool) -> tuple[list[Row], dict[str, Any]]:
-    """Run the demo; on SIGTERM end it as Ctrl-C does, with everything that it started."""
-    async with asyncio.TaskGroup() as tasks:
-        telling = tasks.create_task(demo.run(stay=stay), name="demo")
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, telling.cancel)
-    return telling.result()
-
-
 def main(*, json_file: Path | None = None, svg_file: Path | None = None, directory: Path = Path("var/demo")) -> int:
     """Run the demo; return 0 only if every rollout ended as it must and no configuration change cost a request.
 
@@ -443,13 +443,10 @@ def main(*, json_file: Path | None = None, svg_file: Path | None = None, directo
     shutil.rmtree(directory, ignore_errors=True)  # each run tells the story from its beginning
     demo = Demo(directory=directory.absolute(), screen=Screen(console), clock=SystemClock())
     try:
-        rows, report = asyncio.run(_run_until_told(demo, stay=stay))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print("demo: ended early; everything is stopped")
-        return 130
-    except ControlPlaneError as exc:
+        rows, report = run_program(demo.run(stay=stay))
+    except EndedEarlyError as exc:
         console.print(f"[red]demo: {exc}[/] (logs: {directory})", highlight=False)
-        return 1
+        return exc.code
     if svg_file is not None:
         console.save_svg(str(svg_file), title="make demo")
     if json_file is not None:
