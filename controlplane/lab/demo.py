@@ -12,6 +12,7 @@ import datetime as dt
 import enum
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -384,7 +385,7 @@ class Demo:
     def _close(self, report: Mapping[str, Any]) -> None:
         self._screen.say(
             f"{report['requests']} requests in {report['seconds']:g} s; failed because of configuration changes: "
-            f"[bold]{report['config_failures']}[/]\nBefore | v1 | v2: {self.sheet}"
+            f"[bold]{report['config_failures']}[/]\nBefore | v1 | v2: {os.path.relpath(self.sheet)}"
         )
 
     async def _stay(self) -> None:
