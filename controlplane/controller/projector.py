@@ -7,7 +7,7 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.controller.desired import traffic_plan
-from controlplane.errors import ControlPlaneError
+from controlplane.errors import ControlPlaneError, InvalidInputError
 from controlplane.ports import (
     CompiledConfig,
     ConfigCompiler,
@@ -50,12 +50,18 @@ class Projector:
         """Serve what was served before this process started, so that no Envoy ever meets an empty answer.
 
         The last good snapshot goes first: Envoys that were between it and the newest one keep its clusters meanwhile.
+        One that this release cannot read is left out; the rows are compiled anew before any Envoy is answered.
         """
         if self.publisher.served_version:
             return
         for snapshot in (await self.store.load_last_good_snapshot(), await self.store.load_newest_snapshot()):
-            if snapshot is not None and snapshot.version != self.publisher.served_version:
+            if snapshot is None or snapshot.version == self.publisher.served_version:
+                continue
+            try:
                 self.publisher.publish(snapshot)
+            except InvalidInputError as refusal:
+                log.warning("snapshot.not_restored", version=snapshot.version, words=str(refusal))
+            else:
                 log.info("snapshot.restored", version=snapshot.version, status=snapshot.status.value)
 
     async def project(self) -> None:

@@ -30,6 +30,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 32 * 1024 * 1024),  # a flush grows with the clusters: 3.4 kB for five
     ("grpc.keepalive_time_ms", 10_000),  # a vanished Envoy's stream ends, and what it had in flight is forgotten
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # the one that counts for a peer that hangs; a minute by default
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),  # below Envoy's keepalive, else GOAWAY "too many pings"
