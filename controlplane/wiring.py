@@ -36,6 +36,7 @@ from controlplane.telemetry.server import TelemetryServer
 from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.fleet import AckHook, Fleet
+from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
@@ -139,9 +140,7 @@ def _assemble(
             fleet=fleet,
             clock=clock,
             metrics=xds_metrics,
-            host=settings.bind,
-            port=settings.xds_port,
-            setting="HUESHIFT_XDS_PORT",
+            transport=GrpcTransport(host=settings.bind, port=settings.xds_port, setting="HUESHIFT_XDS_PORT"),
         ),
         ingest=ingest,
         telemetry_server=TelemetryServer(ingest=ingest, address=settings.bind, port=settings.telemetry_port),

@@ -21,6 +21,7 @@ from controlplane.xds.bootstrap import Variant, render_bootstrap
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.envoy_process import EnvoyProcess, find_envoy
 from controlplane.xds.fleet import Fleet
+from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
@@ -117,7 +118,7 @@ async def running_plane(*, port: int = 0) -> AsyncIterator[Plane]:
     rows = NodeRows()
     acks: list[tuple[str, str, str, float]] = []
     fleet = Fleet(store=rows, clock=CLOCK, replica="test", metrics=metrics, on_ack=lambda *ack: acks.append(ack))
-    server = XdsServer(cache=cache, fleet=fleet, clock=CLOCK, metrics=metrics, port=port)
+    server = XdsServer(cache=cache, fleet=fleet, clock=CLOCK, metrics=metrics, transport=GrpcTransport(port=port))
     await server.start()
     try:
         async with asyncio.TaskGroup() as tasks:

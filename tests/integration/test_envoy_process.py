@@ -8,9 +8,9 @@ import pytest
 
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.traffic.model import ServedService
-from controlplane.xds import server as xds_server
+from controlplane.xds import grpc_transport
 from controlplane.xds.envoy_process import EnvoyProcess, find_envoy
-from controlplane.xds.server import OPTIONS
+from controlplane.xds.grpc_transport import OPTIONS
 from tests.builders import make_spec, make_split, seconds
 from tests.envoy import CLOCK, bootstrap_for, free_port, running_envoy, running_plane, wait_until
 
@@ -67,7 +67,7 @@ async def test_a_killed_envoy_takes_no_stream_down_but_its_own(tmp_path: Path) -
 
 async def test_an_envoy_that_hangs_is_noticed_and_welcome_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faster = [(name, 1000 if "keepalive_time" in name or "ping_timeout" in name else value) for name, value in OPTIONS]
-    monkeypatch.setattr(xds_server, "OPTIONS", tuple(faster))
+    monkeypatch.setattr(grpc_transport, "OPTIONS", tuple(faster))
     async with running_plane() as plane:
         record = plane.publish(ServedService(make_spec(port=free_port()), make_split(v1=10_000)))
         async with running_envoy(bootstrap_for(plane.server.port), tmp_path) as envoy:

@@ -25,6 +25,7 @@ from controlplane.traffic.model import (
 )
 from controlplane.xds.bootstrap import Variant
 from controlplane.xds.envoy_process import EnvoyProcess
+from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.server import XdsServer
 from tests.builders import make_spec, make_split, make_version
 from tests.envoy import (
@@ -300,8 +301,8 @@ async def test_a_port_in_use_is_refused_in_one_line() -> None:
             cache=plane.cache,
             fleet=plane.fleet,
             clock=SystemClock(),
-            metrics=plane.server._metrics,
-            port=plane.server.port,
+            metrics=plane.server.streams.metrics,
+            transport=GrpcTransport(port=plane.server.port),
         )
         with pytest.raises(UnavailableError, match="HUESHIFT_XDS_PORT") as refused:
             await second.start()

@@ -10,14 +10,14 @@ import grpc
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
-from controlplane.xds import server as xds_server
+from controlplane.xds import streams as xds_streams
 from controlplane.xds.kinds import Kind
 from tests.envoy import Plane, running_plane, wait_until
 from tests.xds import RUNTIME_TYPE, make_snapshot, record
 
 pytestmark = pytest.mark.integration
 
-METHOD = f"/{xds_server.SERVICE}/StreamAggregatedResources"
+METHOD = f"/{xds_streams.ADS}/StreamAggregatedResources"
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 
 
@@ -142,12 +142,12 @@ async def test_clients_that_do_not_read_delay_nobody(plane: Plane) -> None:
 async def test_a_client_that_does_not_answer_is_dropped_and_counted(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(xds_server, "STALL_LIMIT", dt.timedelta(0))
+    monkeypatch.setattr(xds_streams, "STALL_LIMIT", dt.timedelta(0))
     async with connected(plane) as channel:
         client = GrpcClient(channel, "n")
         await client.send(Kind.RDS, "r")
         await client.read()
-        plane.server.drop_stalled()
+        plane.server.streams.drop_stalled()
         assert await client.end() is grpc.StatusCode.UNAVAILABLE
     await wait_until(lambda: plane.server.stream_count == 0, "the stream ends")
     assert plane.metric("hueshift_xds_streams_closed_total", reason="stalled") == 1
@@ -166,12 +166,12 @@ async def test_a_client_that_does_not_read_is_dropped_in_mid_write(
 
         def is_writing() -> bool:
             nonlocal stream
-            stream = next(iter(plane.server._streams), None)
+            stream = next(iter(plane.server.streams._open), None)
             return stream is not None and stream.writing_since is not None
 
         await wait_until(is_writing, "the server is in a write")
-        monkeypatch.setattr(xds_server, "STALL_LIMIT", dt.timedelta(0))
-        plane.server.drop_stalled()
+        monkeypatch.setattr(xds_streams, "STALL_LIMIT", dt.timedelta(0))
+        plane.server.streams.drop_stalled()
         await wait_until(lambda: plane.server.stream_count == 0, "the stream ends")
     assert plane.metric("hueshift_xds_streams_closed_total", reason="stalled") == 1
 
