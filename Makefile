@@ -9,7 +9,7 @@ PROTOS := $(sort $(wildcard protos/*.proto))
 PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format protos protos-check bootstrap lock bench bench-rollback bench-flips soak clean
+.PHONY: help venv demo test lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys soak clean
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
@@ -52,13 +52,16 @@ bootstrap: venv ## write deploy/envoy-bootstrap.yaml anew
 lock: ## compile requirements.lock and the images' locks anew (ARGS=--upgrade takes newer versions)
 	@$(PYTHON) deploy/setup_venv.py lock $(ARGS)
 
-bench: bench-rollback bench-flips ## both benches
+bench: bench-rollback bench-flips bench-envoys ## all benches
 
 bench-rollback: venv ## seconds from a version's first bad response to its last
 	@$(HUESHIFT) bench rollback $(ARGS)
 
 bench-flips: venv ## 0 <-> 100 % under load: failed requests, commit to ACK
 	@$(HUESHIFT) bench flips $(ARGS)
+
+bench-envoys: venv ## weights past 20 real Envoys: commit to the last ACK
+	@$(HUESHIFT) bench envoys $(ARGS)
 
 soak: venv ## rollouts without end, with the control plane killed at random
 	@$(HUESHIFT) soak $(ARGS)

@@ -64,6 +64,21 @@ def flips(
     _run("bench_flips", flips=count, rate=rate, requests=requests, json_file=json)
 
 
+@bench.command()
+def envoys(
+    count: Annotated[int, typer.Option("--count", min=1, max=200, help="How many Envoys.")] = 20,
+    changes: Annotated[int, typer.Option("--changes", min=1, max=10_000, help="How many changes of weights.")] = 100,
+    rate: RateOption = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option("--database-url", help="A PostgreSQL for this bench alone; else SQLite.", show_default=False),
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """Change weights past real Envoys: time from commit to the last one's ACK."""
+    _run("bench_envoys", count=count, changes=changes, rate=rate, database_url=database_url, json_file=json)
+
+
 def soak(
     kills: Annotated[int | None, typer.Option("--kills", min=1, help="How many.", show_default=False)] = None,
     rate: RateOption = None,

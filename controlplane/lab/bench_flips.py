@@ -8,12 +8,11 @@ before the call is kept too: from there to the ACK is what an honest pessimist w
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import datetime as dt
 import json
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from controlplane.api.documents import read_document, spec_from
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import UnavailableError
 from controlplane.lab.api_client import service_document, wait_for_answer
+from controlplane.lab.inside import control_plane_inside
 from controlplane.lab.load import LoadPlan, LoadProcess, Records
 from controlplane.lab.program import EndedEarlyError, console, run_program
 from controlplane.lab.server import free_ports
@@ -145,17 +145,6 @@ def _all_to(version: str) -> Split:
     return tuple(Share(name, 10_000 if name == version else 0) for name in ("v1", "v2"))
 
 
-@contextlib.asynccontextmanager
-async def _control_plane(directory: Path, ports: Ports, acks: RouteAcks) -> AsyncIterator[wiring.Parts]:
-    settings = read_settings(data_dir=directory, xds_port=ports.xds, telemetry_port=ports.telemetry, database_url="")
-    async with wiring.build(settings, on_ack=acks.on_ack) as parts, asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(wiring.run(parts, api_socket=None))
-        try:
-            yield parts
-        finally:
-            running.cancel()
-
-
 async def _flip(parts: wiring.Parts, acks: RouteAcks, *, flips: int, seconds: float, clock: Clock) -> tuple[Flip, ...]:
     """Flip *flips* times, evenly over *seconds*; a flip waits for the ACK of the one before."""
     done: list[Flip] = []
@@ -182,7 +171,7 @@ async def run_variant(
     envoy = EnvoyServer("envoy-1", ports, admin, variant=variant, directory=directory)
     async with (
         UpstreamProcess([ServerSpec(name, name) for name in ("v1", "v2")], seed=1) as upstream,
-        _control_plane(directory, ports, acks) as parts,
+        control_plane_inside(directory, ports, on_ack=acks.on_ack) as parts,
     ):
         document = service_document(SERVICE, port=listener, endpoints=upstream.ports)
         spec = spec_from(read_document(document))

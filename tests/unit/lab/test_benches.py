@@ -1,9 +1,14 @@
 """What the benches compute from what clients recorded."""
 
 import collections
+import datetime as dt
+import itertools
 
 import pytest
 
+from controlplane.errors import UnavailableError
+from controlplane.lab.bench_envoys import Change, FleetAcks, split_of
+from controlplane.lab.bench_envoys import VariantResult as FleetResult
 from controlplane.lab.bench_flips import Flip, RouteAcks, VariantResult, holds, stale_ms
 from controlplane.lab.bench_rollback import SCENARIOS, Exposure, Report, Result, Run, exposure
 from controlplane.lab.http1 import Message
@@ -116,6 +121,55 @@ async def test_only_a_change_of_routes_counts_as_their_ack() -> None:
     acks.on_ack("envoy-1", "rds", "r1", 2.0)
     acks.on_ack("envoy-1", "rds", "r1", 3.0)
     assert await acks.wait_other_than("") == 2.0
+
+
+async def test_the_last_envoy_counts_and_one_that_lags_is_named() -> None:
+    acks = FleetAcks(["envoy-1", "envoy-2"])
+    acks.on_ack("stranger", "rds", "r1", 0.5)
+    acks.on_ack("envoy-1", "rds", "r1", 1.0)
+    acks.on_ack("envoy-2", "cds", "c1", 1.5)
+    with pytest.raises(UnavailableError, match=r"from envoy-2 within 0\.01 s"):
+        await acks.wait_other_than("", at_most=dt.timedelta(milliseconds=10))
+    acks.on_ack("envoy-2", "rds", "r1", 2.0)
+    acks.on_ack("envoy-1", "rds", "r1", 3.0)  # again: its first ACK is the one that counts
+    assert await acks.wait_other_than("") == (1.0, 2.0)
+    acks.on_ack("envoy-2", "rds", "r2", 4.0)
+    assert acks.version == ""
+
+
+def test_changes_in_a_row_differ_and_keep_both_versions() -> None:
+    splits = [split_of(number) for number in range(300)]
+    assert all(before != after for before, after in itertools.pairwise(splits))
+    assert all(sum(share.weight_bp for share in split) == 10_000 for split in splits)
+    assert all(share.weight_bp > 0 for split in splits for share in split)
+
+
+@pytest.mark.parametrize(
+    ("usual_s", "slow_s", "slow", "failures", "expected"),
+    [
+        (0.09, 0.4, 5, {}, True),
+        (0.11, 0.4, 5, {}, False),
+        (0.02, 0.6, 5, {}, False),
+        (0.02, 0.4, 5, {"503 answered: ": 1}, False),
+    ],
+)
+def test_a_fleet_holds_by_its_last_acks_and_failures(
+    usual_s: float, slow_s: float, slow: int, failures: dict[str, int], *, expected: bool
+) -> None:
+    spans = [slow_s if number < slow else usual_s for number in range(100)]
+    result = FleetResult(
+        variant="delta",
+        database="sqlite",
+        envoys=20,
+        changes=tuple(Change(0.9, 1.0, 1.01, 1.0 + span, 1.1 + span) for span in spans),
+        requests=4_000,
+        failures=failures,
+        cpu_s=5.0,
+        seconds=20.0,
+    )
+    assert result.holds is expected
+    assert result.to_json()["commit_to_last_ack_max_ms"] == pytest.approx(slow_s * 1_000)
+    assert result.to_json()["control_plane_cpu_share"] == 0.25
 
 
 def test_a_drill_holds_only_when_every_rollout_ended_right_and_nothing_else_failed() -> None:
