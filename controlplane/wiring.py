@@ -27,17 +27,20 @@ from controlplane.controller.projector import Projector
 from controlplane.discovery.dns import Resolver
 from controlplane.errors import ControlPlaneError, UnavailableError
 from controlplane.ports import Store
+from controlplane.rpc.server import RpcServer
 from controlplane.settings import Role, Settings
 from controlplane.store import SqlStore, open_store
 from controlplane.store.schema import upgrade
 from controlplane.telemetry.ingest import TelemetryIngest
 from controlplane.telemetry.metrics import TelemetryMetrics
-from controlplane.telemetry.server import TelemetryServer
+from controlplane.telemetry.service import SERVICE as METRICS_SERVICE
+from controlplane.telemetry.service import MetricsService, describe_service
 from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.fleet import AckHook, Fleet
 from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
+from controlplane.xds.server import SERVICE as ADS_SERVICE
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
 
@@ -57,7 +60,7 @@ class Parts:
     fleet: Fleet
     xds_server: XdsServer
     ingest: TelemetryIngest
-    telemetry_server: TelemetryServer
+    rpc_server: RpcServer
     api: FastAPI
     replica: str
 
@@ -143,7 +146,14 @@ def _assemble(
             transport=GrpcTransport(host=settings.bind, port=settings.xds_port, setting="HUESHIFT_XDS_PORT"),
         ),
         ingest=ingest,
-        telemetry_server=TelemetryServer(ingest=ingest, address=settings.bind, port=settings.telemetry_port),
+        rpc_server=RpcServer(
+            services={METRICS_SERVICE: MetricsService(ingest).handlers},
+            conditions=dict.fromkeys(("", ADS_SERVICE), lambda: cache.served is not None),
+            files=describe_service(),
+            clock=clock,
+            address=settings.bind,
+            port=settings.telemetry_port,
+        ),
         api=create_app(
             store=store,
             clock=clock,
@@ -167,7 +177,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
         await parts.store.forget_replica(parts.replica, now=parts.controller.clock.now())
         await parts.projector.restore()
         await parts.xds_server.start()
-        await parts.telemetry_server.start()
+        await parts.rpc_server.start()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(parts.store.run_listener(), name="listener")
         if parts.serves_xds:
@@ -175,7 +185,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(parts.fleet.run(), name="fleet")
             tasks.create_task(parts.xds_server.run(), name="xds")
             tasks.create_task(parts.ingest.run(), name="ingest")
-            tasks.create_task(parts.telemetry_server.run(), name="telemetry")
+            tasks.create_task(parts.rpc_server.run(), name="rpc")
         if parts.moves_rollouts:
             tasks.create_task(parts.controller.run(), name="controller")
             tasks.create_task(parts.resolver.run(), name="resolver")

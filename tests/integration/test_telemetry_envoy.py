@@ -18,9 +18,10 @@ from controlplane.errors import UnavailableError
 from controlplane.pb import envoy_metrics_pb2 as pb
 from controlplane.ports import TickRead
 from controlplane.rollout.windows import VersionTick
+from controlplane.rpc.server import RpcServer
 from controlplane.store.sql import SqlStore, open_store
 from controlplane.telemetry.ingest import TelemetryIngest
-from controlplane.telemetry.server import TelemetryServer
+from controlplane.telemetry.service import SERVICE, MetricsService
 from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.bootstrap import TELEMETRY_CLUSTER, render_bootstrap
 from controlplane.xds.envoy_process import EnvoyProcess
@@ -66,6 +67,10 @@ async def upstream() -> AsyncIterator[int]:
     server.close()
 
 
+def make_server(ingest: TelemetryIngest, port: int) -> RpcServer:
+    return RpcServer(services={SERVICE: MetricsService(ingest).handlers}, clock=SystemClock(), port=port)
+
+
 class Plane:
     """The control plane's telemetry: a server on the same port every time, and a loop."""
 
@@ -78,7 +83,7 @@ class Plane:
     async def running(self, *, killed: bool = False) -> AsyncIterator[None]:
         """Run until the block ends: politely, or (*killed*) without another word to SQL."""
         ingest = TelemetryIngest(store=self.store, clock=SystemClock(), board=self.board)
-        server = TelemetryServer(ingest=ingest, address="127.0.0.1", port=self.port)
+        server = make_server(ingest, self.port)
         await server.start()
         self.port = server.port
         async with asyncio.TaskGroup() as tasks:
@@ -310,7 +315,7 @@ async def test_an_envoy_that_is_gone_is_silent_and_then_forgotten(plane: Plane, 
 async def test_a_port_in_use_is_named_with_its_setting(plane: Plane) -> None:
     async with plane.running():
         ingest = TelemetryIngest(store=plane.store, clock=SystemClock(), board=plane.board)
-        second = TelemetryServer(ingest=ingest, address="127.0.0.1", port=plane.port)
+        second = make_server(ingest, plane.port)
         with pytest.raises(UnavailableError, match=f"HUESHIFT_TELEMETRY_PORT.*{plane.port}.*set another"):
             await second.start()
 

@@ -1,0 +1,1 @@
+"""The gRPC server beside ADS: one port for the services that other packages bring, with health and reflection."""
