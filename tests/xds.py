@@ -38,10 +38,11 @@ def make_snapshot(
     eds: Mapping[str, int] | None = None,
     lds: Mapping[str, tuple[str, int]] | None = None,
     rds: Mapping[str, tuple[Sequence[str], int]] | None = None,
+    api: Mapping[str, tuple[str, int]] | None = None,
 ) -> Snapshot:
     """Return a snapshot; a number is the resource's revision, a name what it refers to.
 
-    Clusters have endpoints of their own revision 1 unless *eds* says otherwise.
+    Clusters have endpoints of their own revision 1 unless *eds* says otherwise; *api* are listeners for gRPC clients.
     """
     clusters = cds or {}
     endpoints = dict.fromkeys(clusters, 1) | dict(eds or {})
@@ -62,6 +63,11 @@ def make_snapshot(
         listener = listener_pb2.Listener(name=name, filter_chains=[chain])
         listener.address.socket_address.address = "127.0.0.1"
         listener.address.socket_address.port_value = port
+        pieces.append((Kind.LDS, name, listener))
+    for name, (routes, revision) in (api or {}).items():
+        manager = hcm_pb2.HttpConnectionManager(stat_prefix=f"r{revision}", rds=hcm_pb2.Rds(route_config_name=routes))
+        listener = listener_pb2.Listener(name=name)
+        listener.api_listener.api_listener.CopyFrom(pack(manager))
         pieces.append((Kind.LDS, name, listener))
     for name, (targets, revision) in (rds or {}).items():
         host = route_components_pb2.VirtualHost(name="h", domains=["*"])

@@ -119,7 +119,7 @@ def _has_more(past: Snapshot, target: Snapshot) -> bool:
 
 def _check_not_emptied(before: Snapshot, target: Snapshot) -> None:
     for kind, what in ((Kind.LDS, "listeners"), (Kind.CDS, "clusters")):
-        if before.resources[kind] and not target.resources[kind]:
+        if before.versions[kind] and not target.versions[kind]:
             raise InvalidInputError(
                 f"snapshot.{what}", "are all gone, which would cut off every client", f"keep at least one of the {what}"
             )

@@ -57,6 +57,15 @@ class Node:
     id: str
     cluster: str
     is_envoy: bool
+    user_agent: str = ""
+
+    @property
+    def names_all(self) -> bool:
+        """Whether the client is gRPC, which names all that it wants: when it names nothing, it wants nothing.
+
+        After a reconnect some of them say so in a first request, where it would mean everything (grpc-go#7013).
+        """
+        return self.user_agent.startswith("gRPC")
 
 
 class Level(NamedTuple):

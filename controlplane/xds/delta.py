@@ -17,7 +17,7 @@ class DeltaSession(Session[Any]):
         added = frozenset(request.resource_names_subscribe)
         dropped = frozenset(request.resource_names_unsubscribe)
         before = channel.subscription or Subscription()
-        implied = opening and not added and not dropped and channel.kind.is_full_state
+        implied = opening and not added and not dropped and self._may_imply_all(channel)
         wildcard = (before.wildcard or implied or WILDCARD in added) and WILDCARD not in dropped
         names = (before.names | added) - dropped - {WILDCARD}
         wanted = Subscription(wildcard, names)

@@ -35,6 +35,11 @@ class Links:
         )
 
 
+def is_api_listener(listener: Any) -> bool:
+    """Whether a listener is for clients that route by themselves (gRPC); Envoy takes none from its control plane."""
+    return bool(listener.HasField("api_listener"))
+
+
 def read_links(messages: Messages) -> Links:
     """Read the references that the messages hold."""
     return Links(
@@ -95,6 +100,8 @@ def _check_weights(name: str, routes: Any) -> None:
 def _check_addresses(listeners: Mapping[str, Any]) -> None:
     claimed: dict[tuple[str, int], str] = {}
     for name, listener in listeners.items():
+        if is_api_listener(listener):
+            continue  # nothing binds it
         bound = (listener.address.socket_address.address, listener.address.socket_address.port_value)
         if bound in claimed:
             raise InvalidInputError(
@@ -104,12 +111,14 @@ def _check_addresses(listeners: Mapping[str, Any]) -> None:
 
 
 def _routes_of(listener: Any) -> Iterable[str]:
-    for chain in listener.filter_chains:
-        for network_filter in chain.filters:
-            if network_filter.typed_config.Is(hcm_pb2.HttpConnectionManager.DESCRIPTOR):
-                manager = hcm_pb2.HttpConnectionManager.FromString(network_filter.typed_config.value)
-                if manager.HasField("rds"):
-                    yield manager.rds.route_config_name
+    configs = [each.typed_config for chain in listener.filter_chains for each in chain.filters]
+    if is_api_listener(listener):
+        configs.append(listener.api_listener.api_listener)
+    for config in configs:
+        if config.Is(hcm_pb2.HttpConnectionManager.DESCRIPTOR):
+            manager = hcm_pb2.HttpConnectionManager.FromString(config.value)
+            if manager.HasField("rds"):
+                yield manager.rds.route_config_name
 
 
 def _clusters_of(routes: Any) -> Iterable[str]:

@@ -44,7 +44,7 @@ class Subscription(NamedTuple):
     names: frozenset[str] = frozenset()
 
     def covers(self, name: str) -> bool:
-        """Whether the client wants the resource called *name*."""
+        """Whether the client wants the resource called *name*, if that is not one which is sent by name only."""
         return self.wildcard or name in self.names
 
 
@@ -87,30 +87,42 @@ class Responses:
         self._identifier = identifier
         self._nonces = nonces
         self._wildcards: dict[Kind, Held] = {
-            kind: SharedHeld((name, resource.version) for name, resource in snapshot.resources[kind].items())
+            kind: SharedHeld(
+                (name, resource.version) for name, resource in snapshot.resources[kind].items() if not resource.by_name
+            )
             for kind in Kind
         }
-        self._selections: dict[tuple[Kind, frozenset[str]], Held] = {}
+        self._by_name: dict[Kind, frozenset[str]] = {
+            kind: frozenset(snapshot.resources[kind].keys() - self._wildcards[kind].keys()) for kind in Kind
+        }
+        self._selections: dict[tuple[Kind, Subscription], Held] = {}
         self._changes: dict[tuple[Kind, Subscription, int], tuple[Held, Change]] = {}
         self._responses: dict[tuple[Kind, frozenset[str], frozenset[str] | None], Response] = {}
 
-    def version(self, kind: Kind) -> str:
-        """Return the hash of everything of *kind*."""
+    def version(self, kind: Kind, names: frozenset[str] = frozenset()) -> str:
+        """Return the hash of everything of *kind* that a client which names *names* may see."""
+        hidden = self._by_name[kind]
+        if hidden and not hidden.isdisjoint(names):
+            return self.snapshot.named_versions[kind]
         return self.snapshot.versions[kind]
 
     def has(self, kind: Kind, name: str) -> bool:
         """Whether there is a resource of that name."""
-        return name in self._wildcards[kind]
+        return name in self.snapshot.resources[kind]
 
     def selection(self, kind: Kind, subscription: Subscription) -> Held:
         """Return what a client with *subscription* has when it has everything."""
-        if subscription.wildcard:
-            return self._wildcards[kind]
-        key = (kind, subscription.names)
+        wildcard = self._wildcards[kind]
+        if subscription.wildcard and self._by_name[kind].isdisjoint(subscription.names):
+            return wildcard
+        key = (kind, subscription)
         found = self._selections.get(key)
         if found is None:
-            everything = self._wildcards[kind]
-            found = SharedHeld((name, everything[name]) for name in sorted(subscription.names) if name in everything)
+            known = self.snapshot.resources[kind]
+            names = subscription.names & known.keys()
+            if subscription.wildcard:
+                names |= wildcard.keys()
+            found = SharedHeld((name, known[name].version) for name in sorted(names))
             _remember(self._selections, key, found)
         return found
 
@@ -150,24 +162,27 @@ class Responses:
         found = self._responses.get(key)
         if found is None:
             chosen = [self.snapshot.resources[kind][name] for name in sorted(names)]
+            version = self.version(kind, names)
             found = self._stamped(
-                self._sotw_body(kind, chosen) if removed is None else self._delta_body(kind, chosen, removed)
+                self._sotw_body(kind, version, chosen)
+                if removed is None
+                else self._delta_body(kind, version, chosen, removed)
             )
             _remember(self._responses, key, found)
         return found
 
-    def _sotw_body(self, kind: Kind, resources: list[Resource]) -> bytes:
+    def _sotw_body(self, kind: Kind, version: str, resources: list[Resource]) -> bytes:
         message = discovery_pb2.DiscoveryResponse(
-            version_info=self.version(kind),
+            version_info=version,
             type_url=kind.type_url,
             resources=[Any.FromString(resource.packed) for resource in resources],
             control_plane=base_pb2.ControlPlane(identifier=self._identifier),
         )
         return bytes(message.SerializeToString())
 
-    def _delta_body(self, kind: Kind, resources: list[Resource], removed: frozenset[str]) -> bytes:
+    def _delta_body(self, kind: Kind, version: str, resources: list[Resource], removed: frozenset[str]) -> bytes:
         message = discovery_pb2.DeltaDiscoveryResponse(
-            system_version_info=self.version(kind),
+            system_version_info=version,
             type_url=kind.type_url,
             resources=[
                 discovery_pb2.Resource(

@@ -139,6 +139,10 @@ class Session(abc.ABC, Generic[Request]):
     def _compose(self, channel: Channel, view: Responses) -> Parcel | None:
         """Return what the client should be sent of a kind now, or None."""
 
+    def _may_imply_all(self, channel: Channel) -> bool:
+        """Whether a request that names nothing, and is the first to do so, asks for everything."""
+        return channel.kind.is_full_state and not (self._node is not None and self._node.names_all)
+
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def _answered(self, channel: Channel, nonce: str, error: str | None, *, now: float) -> Reaction:
@@ -147,12 +151,13 @@ class Session(abc.ABC, Generic[Request]):
             return Stale(channel.kind)
         channel.unanswered = None
         kind = channel.kind
-        version = sent.target.version(kind)
+        names = sent.subscription.names
+        version = sent.target.version(kind, names)
         level = channel.level
         if error is not None:
             words = error[:MAX_WORDS] or "(no words)"
             # Which of its resources were taken is unknown: all go out again once something has changed, not before.
-            channel.refused_view = sent.view.version(kind)
+            channel.refused_view = sent.view.version(kind, names)
             channel.doubtful |= sent.touched
             channel.level = Level(level.sent, level.acked, version, words)
             return Nacked(kind, version, words)
@@ -161,12 +166,12 @@ class Session(abc.ABC, Generic[Request]):
         channel.level = Level(level.sent, level.acked)
         if sent.complete and sent.subscription is channel.subscription:
             channel.idle_in = sent.view
-            self._mark_acked(channel, sent.view, sent.target)
+            self._mark_acked(channel, sent.subscription, sent.view, sent.target)
         return Acked(kind, version, now - sent.due_at)
 
-    def _mark_acked(self, channel: Channel, view: Responses, target: Responses) -> None:
-        version = target.version(channel.kind)
-        if view.version(channel.kind) == version and self._has_all_routes(channel, target):
+    def _mark_acked(self, channel: Channel, subscription: Subscription, view: Responses, target: Responses) -> None:
+        version = target.version(channel.kind, subscription.names)
+        if view.version(channel.kind, subscription.names) == version and self._has_all_routes(channel, target):
             channel.level = Level(channel.level.sent or version, version)
 
     # -- sending -------------------------------------------------------------------------------------------------------
@@ -174,9 +179,9 @@ class Session(abc.ABC, Generic[Request]):
     def _due(
         self, channel: Channel, subscription: Subscription, view: Responses, served: Served, *, now: float
     ) -> Outgoing | None:
-        if not channel.owed and self._stays_idle(channel, view, served.target):
+        if not channel.owed and self._stays_idle(channel, subscription, view, served.target):
             return None
-        if channel.refused and view.version(channel.kind) != channel.refused_view:
+        if channel.refused and view.version(channel.kind, subscription.names) != channel.refused_view:
             channel.held = {**channel.held, **dict.fromkeys(channel.doubtful, "")}
             channel.refused_view, channel.doubtful = "", frozenset()
         asked = bool(channel.owed) or not channel.greeted
@@ -204,19 +209,19 @@ class Session(abc.ABC, Generic[Request]):
         channel.last_number = response.number
         channel.held = parcel.held_after
         channel.greeted = True
-        channel.level = channel.level._replace(sent=served.target.version(channel.kind))
+        channel.level = channel.level._replace(sent=served.target.version(channel.kind, subscription.names))
         return Outgoing(channel.kind, response.data)
 
-    def _stays_idle(self, channel: Channel, view: Responses, target: Responses) -> bool:
+    def _stays_idle(self, channel: Channel, subscription: Subscription, view: Responses, target: Responses) -> bool:
         """Whether the client, to whom nothing was due, is in step with *view* too: most kinds of most changes."""
         idle_in = channel.idle_in
         if idle_in is view:
             return True
-        kind = channel.kind
-        version = view.version(kind)
-        if idle_in is None or idle_in.version(kind) != version or channel.level != (version, version, "", ""):
+        kind, names = channel.kind, subscription.names
+        version = view.version(kind, names)
+        if idle_in is None or idle_in.version(kind, names) != version or channel.level != (version, version, "", ""):
             return False
-        if target.version(kind) != version or (kind is Kind.RDS and not self._has_all_routes(channel, target)):
+        if target.version(kind, names) != version or (kind is Kind.RDS and not self._has_all_routes(channel, target)):
             return False
         channel.idle_in = view
         return True
@@ -230,8 +235,8 @@ class Session(abc.ABC, Generic[Request]):
             return
         channel.held = view.selection(channel.kind, subscription)  # equal, but shared with other streams
         channel.accepted = channel.held.keys()
-        channel.level = channel.level._replace(sent=target.version(channel.kind))
-        self._mark_acked(channel, view, target)
+        channel.level = channel.level._replace(sent=target.version(channel.kind, subscription.names))
+        self._mark_acked(channel, subscription, view, target)
 
     def _repush_endpoints(self, channel: Channel, view: Responses, parcel: Parcel) -> None:
         """A changed cluster warms until endpoints come again; an incremental Envoy does not even ask for them."""
@@ -270,7 +275,7 @@ class Session(abc.ABC, Generic[Request]):
         routes = self._channels[Kind.RDS]
         if listeners.subscription is None or listeners.unanswered is not None or listeners.refused:
             return False
-        if listeners.level.acked != target.version(Kind.LDS):
+        if listeners.level.acked != target.version(Kind.LDS, listeners.subscription.names):
             return False
         if routes.unanswered is not None or routes.refused:
             return False
@@ -301,4 +306,5 @@ def _identify(node: Any) -> Node:
         raise ProtocolError("node.id: is empty in the first request; set node.id in the client's bootstrap")
     if len(node.id) > MAX_NODE_ID:
         raise ProtocolError(f"node.id: is longer than {MAX_NODE_ID} characters; shorten it")
-    return Node(node.id, node.cluster[:MAX_NODE_ID], node.user_agent_name == "envoy")
+    agent = node.user_agent_name[:MAX_NODE_ID]
+    return Node(node.id, node.cluster[:MAX_NODE_ID], is_envoy=agent == "envoy", user_agent=agent)

@@ -16,7 +16,7 @@ from controlplane.errors import InvalidInputError
 from controlplane.ports import CompiledConfig
 from controlplane.traffic.model import TrafficPlan
 from controlplane.xds.kinds import Kind, find_kind
-from controlplane.xds.references import Links, check_references, read_links
+from controlplane.xds.references import Links, check_references, is_api_listener, read_links
 from controlplane.xds.translate import pack, translate
 
 _MESSAGES = {
@@ -29,11 +29,15 @@ _MESSAGES = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource as it goes over the wire: *packed* is a serialised `Any`, *version* the hash of it."""
+    """One resource as it goes over the wire: *packed* is a serialised `Any`, *version* the hash of it.
+
+    One that is *by_name* goes only to clients that name it: "everything" is everything but these.
+    """
 
     name: str
     version: str
     packed: bytes
+    by_name: bool = False
 
 
 Resources = Mapping[Kind, Mapping[str, Resource]]
@@ -41,10 +45,15 @@ Resources = Mapping[Kind, Mapping[str, Resource]]
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """All resources of one moment. *versions* has a content hash per kind, "" for a kind without resources."""
+    """All resources of one moment. *versions* has a content hash per kind, "" for a kind without resources.
+
+    Resources that are sent by name only are not in it, so that they change nothing for those who never see them; who
+    names one of them is told the kind's *named_versions*, the hash of everything. Mostly both are the same.
+    """
 
     resources: Resources
     versions: Mapping[Kind, str]
+    named_versions: Mapping[Kind, str]
     version: str
     links: Links
 
@@ -64,7 +73,8 @@ class Snapshot:
         for kind, name, message, wrapped in sorted(pieces, key=lambda piece: piece[1]):
             packed = wrapped.SerializeToString(deterministic=True)
             messages[kind][name] = message
-            resources[kind][name] = Resource(name, _digest(packed), packed)
+            by_name = kind is Kind.LDS and is_api_listener(message)
+            resources[kind][name] = Resource(name, _digest(packed), packed, by_name)
         links = read_links(messages)
         check_references(messages, links)
         return cls.joined(resources, links)
@@ -72,9 +82,13 @@ class Snapshot:
     @classmethod
     def joined(cls, resources: Resources, links: Links) -> "Snapshot":
         """Return the snapshot of *resources*, which are in the order of their names."""
-        versions = {kind: _digest_all(resources[kind].values()) for kind in Kind}
-        whole = _digest("".join(f"{kind.value}={versions[kind]};" for kind in Kind).encode())
-        return cls(resources, versions, whole, links)
+        named = {kind: _digest_all(resources[kind].values()) for kind in Kind}
+        versions = {
+            kind: _digest_all(resource for resource in resources[kind].values() if not resource.by_name)
+            for kind in Kind
+        }
+        whole = _digest("".join(f"{kind.value}={named[kind]};" for kind in Kind).encode())
+        return cls(resources, versions, named, whole, links)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Snapshot":

@@ -22,7 +22,7 @@ class SotwSession(Session[Any]):
         if listed:
             self._named.add(channel.kind)
         # Empty means everything only to a client that has never named anything on this stream; later it means nothing.
-        implied = not listed and channel.kind.is_full_state and channel.kind not in self._named
+        implied = not listed and channel.kind not in self._named and self._may_imply_all(channel)
         wanted = Subscription(implied or WILDCARD in listed, listed - {WILDCARD})
         if opening:
             channel.fresh = not request.version_info
