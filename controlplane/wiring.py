@@ -40,9 +40,9 @@ from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.fleet import AckHook, Fleet
 from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
-from controlplane.xds.server import SERVICE as ADS_SERVICE
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
+from controlplane.xds.streams import ADS
 
 log = structlog.get_logger()
 
@@ -148,7 +148,7 @@ def _assemble(
         ingest=ingest,
         rpc_server=RpcServer(
             services={METRICS_SERVICE: MetricsService(ingest).handlers},
-            conditions=dict.fromkeys(("", ADS_SERVICE), lambda: cache.served is not None),
+            conditions=dict.fromkeys(("", ADS), lambda: cache.served is not None),
             files=describe_service(),
             clock=clock,
             address=settings.bind,
