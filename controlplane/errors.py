@@ -4,6 +4,8 @@ A message names the field that is wrong and the fix. HTTP status codes and exit 
 (`api/app.py`, `cli/client.py`), by class.
 """
 
+from collections.abc import Sequence
+
 
 class ControlPlaneError(Exception):
     """Anything this program refuses or cannot do, said in one line."""
@@ -17,6 +19,15 @@ class InvalidInputError(ControlPlaneError):
         self.field = field
         self.problem = problem
         self.fix = fix
+
+
+class InvalidInputsError(InvalidInputError):
+    """Several values are wrong, at least one; it reads like the first of them."""
+
+    def __init__(self, problems: Sequence[InvalidInputError]) -> None:
+        first = problems[0]
+        super().__init__(first.field, first.problem, first.fix)
+        self.problems = tuple(problems)
 
 
 class NotFoundError(ControlPlaneError):

@@ -73,7 +73,8 @@ def make_snapshot(
         host = route_components_pb2.VirtualHost(name="h", domains=["*"])
         for target in targets:
             host.routes.add(name=f"r{revision}").route.cluster = target
-        pieces.append((Kind.RDS, name, route_pb2.RouteConfiguration(name=name, virtual_hosts=[host])))
+        routes = route_pb2.RouteConfiguration(name=name, virtual_hosts=[host], validate_clusters={"value": True})
+        pieces.append((Kind.RDS, name, routes))
     return Snapshot.of(pieces)
 
 

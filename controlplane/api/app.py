@@ -19,13 +19,14 @@ from controlplane.api.access import Authenticate, BodyLimit, Missing, Parts
 from controlplane.api.answers import ErrorView, Problem
 from controlplane.api.documents import known_fields
 from controlplane.api.metrics import RequestMetrics
-from controlplane.api.problems import InvalidDocumentError, from_pydantic
+from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES
 from controlplane.clock import Clock
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
     InvalidInputError,
+    InvalidInputsError,
     NotFoundError,
     StaleWriteError,
     UnauthorizedError,
@@ -123,7 +124,7 @@ async def _refused(_: Request, exc: Exception) -> JSONResponse:
 def _error_view(exc: Exception, status: http.HTTPStatus) -> ErrorView:
     code = status.phrase.lower().replace(" ", "_")
     if isinstance(exc, InvalidInputError):
-        found: Iterable[InvalidInputError] = exc.problems if isinstance(exc, InvalidDocumentError) else (exc,)
+        found: Iterable[InvalidInputError] = exc.problems if isinstance(exc, InvalidInputsError) else (exc,)
         problems = [Problem(error=str(one), field=one.field, fix=one.fix) for one in found]
         return ErrorView(code="invalid_input", error=str(exc), field=exc.field, fix=exc.fix, problems=problems)
     field = exc.kind if isinstance(exc, NotFoundError) else None

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from controlplane.api.units import UnitError
-from controlplane.errors import InvalidInputError
+from controlplane.errors import InvalidInputError, InvalidInputsError
 
 T = TypeVar("T")
 
@@ -33,13 +33,8 @@ _KINDS = {
 }
 
 
-class InvalidDocumentError(InvalidInputError):
+class InvalidDocumentError(InvalidInputsError):
     """A document has one or more problems; it reads like the first of them."""
-
-    def __init__(self, problems: Sequence[InvalidInputError]) -> None:
-        first = problems[0]
-        super().__init__(first.field, first.problem, first.fix)
-        self.problems = tuple(problems)
 
 
 class Problems:

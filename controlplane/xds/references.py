@@ -2,17 +2,20 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 
-from controlplane.errors import InvalidInputError
+from controlplane.errors import InvalidInputError, InvalidInputsError
 from controlplane.xds.kinds import Kind
 
 MAX_WEIGHT_SUM = 2**32 - 1
 """Envoy's own limit."""
+
+_AGGREGATE = aggregate_pb2.ClusterConfig.DESCRIPTOR
 
 Messages = Mapping[Kind, Mapping[str, Any]]
 """The messages of xds-protos, which has no types, by name."""
@@ -57,54 +60,94 @@ def check_references(messages: Messages, links: Links) -> None:
     """Refuse what Envoy would refuse, or accept and answer with 503.
 
     Raises:
-        InvalidInputError: A reference leads nowhere, a domain or an address is claimed twice, or weights sum to 0.
+        InvalidInputsError: References lead nowhere, a domain or an address is claimed twice, or weights sum to 0.
     """
+    problems = list(reference_problems(messages, links))
+    if problems:
+        raise InvalidInputsError(problems)
+
+
+def reference_problems(messages: Messages, links: Links) -> Iterator[InvalidInputError]:
+    """Yield everything that `check_references` refuses."""
     for listener, wanted in links.routes_of.items():
-        _check_known(f"listener.{listener}.route_config", wanted, messages[Kind.RDS])
+        yield from _unknown(f"listener.{listener}.route_config", wanted, messages[Kind.RDS])
     for name, wanted in links.clusters_of.items():
-        _check_known(f"route_config.{name}.cluster", wanted, messages[Kind.CDS])
+        yield from _unknown(f"route_config.{name}.cluster", wanted, messages[Kind.CDS])
     for name, wanted_name in links.endpoints_of.items():
-        _check_known(f"cluster.{name}.endpoints", (wanted_name,), messages[Kind.EDS])
+        yield from _unknown(f"cluster.{name}.endpoints", (wanted_name,), messages[Kind.EDS])
+    for name, cluster in messages[Kind.CDS].items():
+        yield from _unknown(f"cluster.{name}.clusters", _members_of(cluster), messages[Kind.CDS])
     for name, routes in messages[Kind.RDS].items():
-        _check_domains(name, routes)
-        _check_weights(name, routes)
-    _check_addresses(messages[Kind.LDS])
+        yield from _unchecked_clusters(name, routes)
+        yield from _claimed_hosts(name, routes)
+        yield from _claimed_domains(name, routes)
+        yield from _wrong_weights(name, routes)
+    yield from _unused_endpoints(messages, links)
+    yield from _claimed_addresses(messages[Kind.LDS])
 
 
-def _check_known(field: str, wanted: Iterable[str], known: Mapping[str, Any]) -> None:
+def _unknown(field: str, wanted: Iterable[str], known: Mapping[str, Any]) -> Iterator[InvalidInputError]:
     for name in sorted(wanted):
         if name not in known:
-            raise InvalidInputError(field, f"{name!r} does not exist", f"use one of {', '.join(known) or 'none yet'}")
+            yield InvalidInputError(field, f"{name!r} does not exist", f"use one of {', '.join(known) or 'none yet'}")
 
 
-def _check_domains(name: str, routes: Any) -> None:
+def _unchecked_clusters(name: str, routes: Any) -> Iterator[InvalidInputError]:
+    # Without it Envoy acknowledges a route to a cluster that it does not know, and answers 503 for it.
+    if not routes.validate_clusters.value:
+        yield InvalidInputError(f"route_config.{name}.validate_clusters", "is not set", "set it to true")
+
+
+def _claimed_hosts(name: str, routes: Any) -> Iterator[InvalidInputError]:
+    """Yield names of virtual hosts that stand for two: Envoy takes them, and adds up their statistics."""
+    for host, count in Counter(host.name for host in routes.virtual_hosts).items():
+        if count > 1:
+            field = f"route_config.{name}.virtual_hosts"
+            yield InvalidInputError(field, f"{host!r} is the name of {count}", "give each its own name")
+
+
+def _claimed_domains(name: str, routes: Any) -> Iterator[InvalidInputError]:
     domains = Counter(domain.lower() for host in routes.virtual_hosts for domain in host.domains)
     for domain, count in domains.items():
         if count > 1:
-            raise InvalidInputError(
+            yield InvalidInputError(
                 f"route_config.{name}.domains", f"{domain!r} is claimed {count} times", "name each domain once"
             )
 
 
-def _check_weights(name: str, routes: Any) -> None:
+def _wrong_weights(name: str, routes: Any) -> Iterator[InvalidInputError]:
     for host in routes.virtual_hosts:
         for route in host.routes:
             if route.route.WhichOneof("cluster_specifier") != "weighted_clusters":
                 continue
-            total = sum(cluster.weight.value for cluster in route.route.weighted_clusters.clusters)
+            field = f"route_config.{name}.routes.{route.name}.weights"
+            clusters = route.route.weighted_clusters.clusters
+            total = sum(cluster.weight.value for cluster in clusters)
             if not 0 < total <= MAX_WEIGHT_SUM:
-                field = f"route_config.{name}.routes.{route.name}.weights"
-                raise InvalidInputError(field, f"they sum to {total}", "make them sum to more than 0")
+                yield InvalidInputError(field, f"they sum to {total}", f"make them sum to 1 to {MAX_WEIGHT_SUM}")
+            if any(bool(cluster.name) == bool(cluster.cluster_header) for cluster in clusters):
+                yield InvalidInputError(field, "one has not exactly one target", "give each a cluster's name")
 
 
-def _check_addresses(listeners: Mapping[str, Any]) -> None:
+def _unused_endpoints(messages: Messages, links: Links) -> Iterator[InvalidInputError]:
+    """Yield endpoints that no cluster asks for: their cluster is gone, or has its own."""
+    for name in sorted(messages[Kind.EDS].keys() - set(links.endpoints_of.values())):
+        yield InvalidInputError(f"endpoints.{name}", "belong to no cluster that asks for them", "leave them out")
+
+
+def _claimed_addresses(listeners: Mapping[str, Any]) -> Iterator[InvalidInputError]:
+    """Yield addresses that two listeners have.
+
+    Envoy refuses equal ones only. 0.0.0.0 beside an address of the same port it binds both (SO_REUSEPORT), and the
+    kernel prefers the address; that two services do not share a port in this way is the catalogue's rule.
+    """
     claimed: dict[tuple[str, int], str] = {}
     for name, listener in listeners.items():
         if is_api_listener(listener):
             continue  # nothing binds it
         bound = (listener.address.socket_address.address, listener.address.socket_address.port_value)
         if bound in claimed:
-            raise InvalidInputError(
+            yield InvalidInputError(
                 f"listener.{name}.port", f"{bound[0]}:{bound[1]} is taken by {claimed[bound]!r}", "choose another port"
             )
         claimed[bound] = name
@@ -128,6 +171,14 @@ def _clusters_of(routes: Any) -> Iterable[str]:
             if action.cluster:
                 yield action.cluster
             for cluster in action.weighted_clusters.clusters:
-                yield cluster.name
+                if cluster.name:  # else a request's header names it
+                    yield cluster.name
             for mirror in action.request_mirror_policies:
-                yield mirror.cluster
+                if mirror.cluster:
+                    yield mirror.cluster
+
+
+def _members_of(cluster: Any) -> Iterable[str]:
+    """Return the clusters of which an aggregate one takes its hosts. Envoy accepts unknown ones, as empty."""
+    config = cluster.cluster_type.typed_config
+    return aggregate_pb2.ClusterConfig.FromString(config.value).clusters if config.Is(_AGGREGATE) else ()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
@@ -12,12 +12,13 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
-from controlplane.errors import InvalidInputError
+from controlplane.errors import InvalidInputError, InvalidInputsError
 from controlplane.ports import CompiledConfig
 from controlplane.traffic.model import TrafficPlan
 from controlplane.xds.kinds import Kind, find_kind
+from controlplane.xds.pgv import FieldRules
 from controlplane.xds.references import Links, check_references, is_api_listener, read_links
-from controlplane.xds.translate import pack, translate
+from controlplane.xds.translate import Piece, pack, translate
 
 _MESSAGES = {
     Kind.CDS: cluster_pb2.Cluster,
@@ -25,6 +26,9 @@ _MESSAGES = {
     Kind.LDS: listener_pb2.Listener,
     Kind.RDS: route_pb2.RouteConfiguration,
 }
+
+_FIELDS = {Kind.CDS: "cluster", Kind.EDS: "endpoints", Kind.LDS: "listener", Kind.RDS: "route_config"}
+"""What the path of a field starts with."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -142,24 +146,40 @@ class Snapshot:
 class SnapshotCompiler:
     """Turns a plan into resources, and refuses what Envoy would refuse."""
 
+    def __init__(self) -> None:
+        self._rules = FieldRules()
+
     def compile(self, plan: TrafficPlan) -> CompiledConfig:
         """Return the resources of *plan*; equal plans give equal versions.
 
         Raises:
-            InvalidInputError: A reference leads nowhere, or two services claim one name.
+            InvalidInputsError: A message breaks a rule of Envoy's, a reference leads nowhere, or two services claim
+                one name.
         """
         pieces = translate(plan)
-        claimed: set[tuple[Kind, str]] = set()
-        for piece in pieces:
-            if (piece.kind, piece.name) in claimed:
-                raise InvalidInputError(piece.field, f"{piece.name!r} is taken by another service", "choose another")
-            claimed.add((piece.kind, piece.name))
+        problems = [*_claimed_names(pieces), *self._broken_rules(pieces)]
+        if problems:
+            raise InvalidInputsError(problems)
         snapshot = Snapshot.of((piece.kind, piece.name, piece.message) for piece in pieces)
         return CompiledConfig(
             version=snapshot.version,
             versions={kind.value: version for kind, version in snapshot.versions.items()},
             content=snapshot.to_bytes(),
         )
+
+    def _broken_rules(self, pieces: Iterable[Piece]) -> Iterator[InvalidInputError]:
+        for piece in pieces:
+            for finding in self._rules.findings(piece.message):
+                where = f"{_FIELDS[piece.kind]}.{piece.name}{finding.path}"
+                yield InvalidInputError(where, finding.problem, finding.fix)
+
+
+def _claimed_names(pieces: Iterable[Piece]) -> Iterator[InvalidInputError]:
+    claimed: set[tuple[Kind, str]] = set()
+    for piece in pieces:
+        if (piece.kind, piece.name) in claimed:
+            yield InvalidInputError(piece.field, f"{piece.name!r} is taken by another service", "choose another")
+        claimed.add((piece.kind, piece.name))
 
 
 def _digest(content: bytes) -> str:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_pb2
 from google.protobuf import any_pb2
 
-from controlplane.errors import InvalidInputError
+from controlplane.errors import InvalidInputError, InvalidInputsError
 from controlplane.traffic.model import Endpoint, Listener, ServedService, TrafficPlan
 from controlplane.xds.kinds import Kind
 from controlplane.xds.snapshot import Snapshot, SnapshotCompiler
@@ -119,7 +121,7 @@ def test_a_cluster_without_endpoints_of_its_name_is_refused() -> None:
 def test_a_domain_that_is_claimed_twice_is_refused() -> None:
     hosts = [route_components_pb2.VirtualHost(name=name, domains=[domain]) for name, domain in (("a", "X"), ("b", "x"))]
     with pytest.raises(InvalidInputError, match="'x' is claimed 2 times"):
-        Snapshot.of([(Kind.RDS, "r", route_pb2.RouteConfiguration(name="r", virtual_hosts=hosts))])
+        Snapshot.of([(Kind.RDS, "r", routes(*hosts))])
 
 
 @pytest.mark.parametrize("weights", [(0, 0), (2**31, 2**31)])
@@ -129,9 +131,76 @@ def test_weights_that_envoy_refuses_are_refused(weights: tuple[int, int]) -> Non
     for name, weight in zip("ab", weights, strict=True):
         route.route.weighted_clusters.clusters.add(name=name).weight.value = weight
     clusters = [(Kind.CDS, name, cluster_pb2.Cluster(name=name, type=cluster_pb2.Cluster.STATIC)) for name in "ab"]
-    routes = route_pb2.RouteConfiguration(name="r", virtual_hosts=[host])
     with pytest.raises(InvalidInputError, match=r"route_config\.r\.routes\.split\.weights"):
-        Snapshot.of([*clusters, (Kind.RDS, "r", routes)])
+        Snapshot.of([*clusters, (Kind.RDS, "r", routes(host))])
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({}, "one has not exactly one target"),
+        ({"name": "a", "cluster_header": "x-cluster"}, "one has not exactly one target"),
+        ({"cluster_header": "x-cluster"}, None),
+    ],
+)
+def test_a_weighted_target_is_a_cluster_or_a_header(target: dict[str, str], words: str | None) -> None:
+    host = route_components_pb2.VirtualHost(name="h", domains=["*"])
+    host.routes.add(name="split").route.weighted_clusters.clusters.add(**target).weight.value = 1
+    pieces = [(Kind.CDS, "a", static("a")), (Kind.RDS, "r", routes(host))]
+    assert problems(*pieces) == ([] if words is None else [f"route_config.r.routes.split.weights: {words}"])
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    hosts = [route_components_pb2.VirtualHost(name="h", domains=[domain]) for domain in ("*.X.com", "*.x.com")]
+    hosts[0].routes.add(name="main").route.cluster = "gone"
+    hosts[0].routes.add(name="moved").redirect.host_redirect = "elsewhere"
+    hosts[0].routes.add(name="fixed").direct_response.status = 200
+    hosts[0].routes.add(name="asked").route.cluster_header = "x-cluster"
+    mirrored = hosts[0].routes.add(name="mirrored").route
+    mirrored.cluster = "a"
+    mirrored.request_mirror_policies.add(cluster="shadow")
+    unchecked = route_pb2.RouteConfiguration(name="r", virtual_hosts=hosts)
+    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name="a")
+    pieces = [(Kind.CDS, "a", static("a")), (Kind.EDS, "a", assignment), (Kind.RDS, "r", unchecked)]
+    assert problems(*pieces, (Kind.CDS, "both", aggregate("both", "a", "lost"))) == [
+        "route_config.r.cluster: 'gone' does not exist",
+        "route_config.r.cluster: 'shadow' does not exist",
+        "cluster.both.clusters: 'lost' does not exist",
+        "route_config.r.validate_clusters: is not set",
+        "route_config.r.virtual_hosts: 'h' is the name of 2",
+        "route_config.r.domains: '*.x.com' is claimed 2 times",
+        "endpoints.a: belong to no cluster that asks for them",
+    ]
+
+
+def test_endpoints_are_found_by_the_name_that_the_cluster_gives_them() -> None:
+    cluster = cluster_pb2.Cluster(name="a", type=cluster_pb2.Cluster.EDS)
+    cluster.eds_cluster_config.service_name = "workers"
+    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name="workers")
+    assert problems((Kind.CDS, "a", cluster), (Kind.EDS, "workers", assignment)) == []
+
+
+def problems(*pieces: tuple[Kind, str, Any]) -> list[str]:
+    """Return what is wrong with the resources, without the fixes."""
+    try:
+        Snapshot.of(pieces)
+    except InvalidInputsError as refusal:
+        return [f"{problem.field}: {problem.problem}" for problem in refusal.problems]
+    return []
+
+
+def routes(*hosts: Any) -> Any:
+    return route_pb2.RouteConfiguration(name="r", virtual_hosts=hosts, validate_clusters={"value": True})
+
+
+def static(name: str) -> Any:
+    return cluster_pb2.Cluster(name=name, type=cluster_pb2.Cluster.STATIC)
+
+
+def aggregate(name: str, *members: str) -> Any:
+    cluster = cluster_pb2.Cluster(name=name)
+    cluster.cluster_type.typed_config.Pack(aggregate_pb2.ClusterConfig(clusters=members))
+    return cluster
 
 
 # -- the past ----------------------------------------------------------------------------------------------------------
