@@ -8,7 +8,7 @@ holds at most one message that its transport has not taken, so a slow client cos
 import dataclasses
 import datetime as dt
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import structlog
@@ -16,6 +16,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
 
 from controlplane.clock import Clock
+from controlplane.tls.identity import Identities, IdentityError, check_identity
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.channel import Ignored, Level, Outgoing
 from controlplane.xds.delta import DeltaSession
@@ -63,6 +64,7 @@ class Reason(enum.Enum):
     CLIENT = "client"
     STALLED = "stalled"
     PROTOCOL = "protocol"
+    IDENTITY = "identity"
     STOPPING = "stopping"
     BUG = "bug"
 
@@ -110,10 +112,10 @@ class Stream:
         streams: Where it belongs.
         method: What was called.
         wire: The transport's end.
-        identities: Whom the connection has proved to come from; none without TLS.
+        identities: Whom the connection has proved to come from; None without TLS.
     """
 
-    def __init__(self, streams: "Streams", method: Method, wire: Wire, identities: Sequence[str]) -> None:
+    def __init__(self, streams: "Streams", method: Method, wire: Wire, identities: Identities | None) -> None:
         self.session = method.make_session()
         self.identities = identities
         self.ending: Ending | None = None
@@ -135,9 +137,11 @@ class Stream:
         try:
             self._receive(data)
         except ProtocolError as exc:
-            self._refuse(str(exc))
+            self._refuse(Reason.PROTOCOL, str(exc))
         except DecodeError:
-            self._refuse("the request is not readable")
+            self._refuse(Reason.PROTOCOL, "the request is not readable")
+        except IdentityError as exc:
+            self._refuse(Reason.IDENTITY, str(exc))
         except Exception:  # one client's stream must not take the others with it
             log.exception("stream.crashed", node=self.node_id)
             self.crash()
@@ -219,6 +223,7 @@ class Stream:
         """Let the client in: its first request has said who it is."""
         node = self.session.node
         if node is not None:
+            check_identity(node.id, self.identities)
             self._link = self._streams.fleet.connected(node, variant=self.session.variant)
 
     def _answer(self, now: float) -> None:
@@ -257,9 +262,9 @@ class Stream:
                 self._reported[kind] = level
                 self._streams.fleet.moved(self._link, kind, level)
 
-    def _refuse(self, words: str) -> None:
-        log.warning("stream.refused", node=self.node_id, words=words)
-        self.end(Reason.PROTOCOL, words)
+    def _refuse(self, reason: Reason, words: str) -> None:
+        log.warning("stream.refused", node=self.node_id, reason=reason.value, words=words)
+        self.end(reason, words)
 
 
 class Streams:
@@ -283,7 +288,7 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, method: Method, wire: Wire, *, identities: Sequence[str] = ()) -> Stream:
+    def open(self, method: Method, wire: Wire, *, identities: Identities | None = None) -> Stream:
         """Return a new stream, which is offered what is served from now until its `close`."""
         stream = Stream(self, method, wire, identities)
         self._open[stream] = None
