@@ -175,8 +175,10 @@ class Client:
 class SotwClient(Client):
     """Speaks the state-of-the-world variant."""
 
-    def __init__(self, cache: SnapshotCache, *, node: str = "n1", agent: str = "") -> None:
-        super().__init__(SotwSession(), cache, node=node, agent=agent)
+    def __init__(
+        self, cache: SnapshotCache, *, node: str = "n1", agent: str = "", session: SotwSession | None = None
+    ) -> None:
+        super().__init__(session or SotwSession(), cache, node=node, agent=agent)
         self.names: dict[Kind, list[str]] = {}
         self.answered: dict[Kind, str] = {}
 
@@ -236,8 +238,10 @@ class SotwClient(Client):
 class DeltaClient(Client):
     """Speaks the incremental variant."""
 
-    def __init__(self, cache: SnapshotCache, *, node: str = "n1", agent: str = "") -> None:
-        super().__init__(DeltaSession(), cache, node=node, agent=agent)
+    def __init__(
+        self, cache: SnapshotCache, *, node: str = "n1", agent: str = "", session: DeltaSession | None = None
+    ) -> None:
+        super().__init__(session or DeltaSession(), cache, node=node, agent=agent)
 
     def ask(
         self,

@@ -3,16 +3,25 @@
 Statistics (which, how often, into which buckets) cannot be changed over xDS; a change here means new Envoy processes.
 """
 
-import dataclasses
 import datetime as dt
 import ipaddress
 from typing import Any, Final, Literal, TypeAlias
 
 from controlplane.rollout.windows import LATENCY_EDGES_MS
 
-Variant: TypeAlias = Literal["sotw", "delta"]
+Variant: TypeAlias = Literal["delta", "sotw", "delta-per-type", "sotw-per-type", "rest"]
+"""How an Envoy asks for configuration: what changed or everything, on one stream (ADS) or on one per type and name, or
+by polling."""
 
 XDS_CLUSTER: Final = "xds"
+"""The control plane, as every Envoy of ours calls it: resources for clients without ADS name it too."""
+
+REFRESH: Final = dt.timedelta(seconds=1)
+"""How long a polling Envoy waits before it asks again; it adds up to as much by chance."""
+
+REST_TIMEOUT: Final = dt.timedelta(seconds=5)
+"""How long it waits for an answer. Envoy's default of 1 s would take a busy moment of ours for a failure."""
+
 TELEMETRY_CLUSTER: Final = "hueshift_telemetry"
 
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -28,46 +37,7 @@ CLUSTER_STATISTICS: Final = (
     r"|outlier_detection\.\w+|circuit_breakers\.default\.\w+|warming_state|update_(attempt|success|failure|rejected))"
 )
 
-SECRET_TYPE: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - the name of a type
-OWN_CERTIFICATE: Final = "hueshift_own_certificate"
-CONTROL_PLANE_CA: Final = "hueshift_control_plane_ca"
-
 OTHER_STATISTICS: Final = ("cluster_manager.", "listener_manager.", "http.", "server.", "control_plane.")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelTls:
-    """How an Envoy proves who it is, and whom it believes to be the control plane. The paths are Envoy's.
-
-    *server_name* is a DNS name or an IP address that the control plane's certificate must have. *secrets* is a folder
-    with the files of `render_secrets`: then Envoy follows its PEM files without a restart. Without, it reads them once.
-    """
-
-    certificate: str
-    key: str
-    ca: str
-    server_name: str
-    secrets: str = ""
-
-
-def render_secrets(tls: ChannelTls) -> dict[str, dict[str, Any]]:
-    """Return what the files in the folder *tls.secrets* hold, by their names: where the PEM files are.
-
-    Envoy looks again whenever a file is moved into the folder of a PEM file; writing over one is not noticed.
-    """
-    return {
-        _secret_file(name): {"resources": [{"@type": SECRET_TYPE, "name": name, **secret}]}
-        for name, secret in (
-            (
-                OWN_CERTIFICATE,
-                {"tls_certificate": {**_own_certificate(tls), "watched_directory": {"path": _folder(tls.certificate)}}},
-            ),
-            (
-                CONTROL_PLANE_CA,
-                {"validation_context": {**_validation(tls), "watched_directory": {"path": _folder(tls.ca)}}},
-            ),
-        )
-    }
 
 
 def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and they are independent
@@ -82,7 +52,6 @@ def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and th
     admin_port: int = 9901,
     variant: Variant = "delta",
     flush: dt.timedelta = dt.timedelta(milliseconds=250),
-    tls: ChannelTls | None = None,
 ) -> dict[str, Any]:
     """Return a bootstrap, ready to be printed as JSON or YAML.
 
@@ -90,32 +59,22 @@ def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and th
         node_id: Tells this Envoy from all others; two of the same name would be one row.
         cluster: The group it belongs to.
         xds_address: Host name or IP address of the control plane.
-        xds_port: Its aggregated discovery service.
+        xds_port: Its discovery services, or for *variant* rest the port of its API.
         telemetry_address: Where its metrics service is, if not at *xds_address*.
         telemetry_port: The port of that.
         admin_address: Where the admin interface binds. It can stop Envoy, so keep it on loopback.
         admin_port: Its port; 0 lets the kernel choose.
-        variant: How Envoy asks for configuration: incrementally, or state of the world.
+        variant: How Envoy asks for configuration.
         flush: How often it reports its statistics.
-        tls: Mutual TLS towards the control plane; without it the channel is plaintext.
     """
     return {
         "node": {"id": node_id, "cluster": cluster},
         "admin": {"address": _socket(admin_address, admin_port)},
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": "DELTA_GRPC" if variant == "delta" else "GRPC",
-                "transport_api_version": "V3",
-                "set_node_on_first_message_only": True,
-                "grpc_services": [_grpc_service(XDS_CLUSTER)],
-            },
-            "cds_config": _ads(),
-            "lds_config": _ads(),
-        },
+        "dynamic_resources": _dynamic_resources(variant),
         "static_resources": {
             "clusters": [
-                _control_plane(XDS_CLUSTER, xds_address, xds_port, tls),
-                _control_plane(TELEMETRY_CLUSTER, telemetry_address or xds_address, telemetry_port, tls),
+                _control_plane(XDS_CLUSTER, xds_address, xds_port, http2=variant != "rest"),
+                _control_plane(TELEMETRY_CLUSTER, telemetry_address or xds_address, telemetry_port),
             ]
         },
         "stats_flush_interval": _seconds(flush),
@@ -147,8 +106,33 @@ def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and th
     }
 
 
-def _ads() -> dict[str, Any]:
-    return {"ads": {}, "resource_api_version": "V3"}
+def config_source(variant: Variant) -> dict[str, Any]:
+    """Return where a client of *variant* gets a type of resources from."""
+    if variant in {"delta", "sotw"}:
+        return {"ads": {}, "resource_api_version": "V3"}
+    return {"api_config_source": _api_config_source(variant), "resource_api_version": "V3"}
+
+
+def _dynamic_resources(variant: Variant) -> dict[str, Any]:
+    found: dict[str, Any] = {"cds_config": config_source(variant), "lds_config": config_source(variant)}
+    return {"ads_config": _api_config_source(variant), **found} if variant in {"delta", "sotw"} else found
+
+
+def _api_config_source(variant: Variant) -> dict[str, Any]:
+    if variant == "rest":
+        return {
+            "api_type": "REST",
+            "transport_api_version": "V3",
+            "cluster_names": [XDS_CLUSTER],
+            "refresh_delay": _seconds(REFRESH),
+            "request_timeout": _seconds(REST_TIMEOUT),
+        }
+    return {
+        "api_type": "GRPC" if variant in {"sotw", "sotw-per-type"} else "DELTA_GRPC",
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": True,
+        "grpc_services": [_grpc_service(XDS_CLUSTER)],
+    }
 
 
 def _grpc_service(cluster: str) -> dict[str, Any]:
@@ -157,9 +141,11 @@ def _grpc_service(cluster: str) -> dict[str, Any]:
     return {"envoy_grpc": {"cluster_name": cluster, "retry_policy": {"retry_back_off": back_off}}}
 
 
-def _control_plane(name: str, address: str, port: int, tls: ChannelTls | None) -> dict[str, Any]:
+def _control_plane(name: str, address: str, port: int, *, http2: bool = True) -> dict[str, Any]:
     keepalive = {"interval": "5s", "timeout": "3s"}
-    socket = {} if tls is None else {"transport_socket": _tls_socket(tls)}
+    protocol = (
+        {"http2_protocol_options": {"connection_keepalive": keepalive}} if http2 else {"http_protocol_options": {}}
+    )
     return {
         "name": name,
         "type": "STATIC" if _is_ip(address) else "STRICT_DNS",
@@ -167,66 +153,14 @@ def _control_plane(name: str, address: str, port: int, tls: ChannelTls | None) -
         "typed_extension_protocol_options": {
             HTTP_OPTIONS: {
                 "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
-                "explicit_http_config": {"http2_protocol_options": {"connection_keepalive": keepalive}},
+                "explicit_http_config": protocol,
             }
         },
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(address, port)}}]}],
         },
-        **socket,
     }
-
-
-def _tls_socket(tls: ChannelTls) -> dict[str, Any]:
-    context = {
-        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        "common_tls_context": {
-            # Envoy's own default towards upstreams ends at 1.2.
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
-            "alpn_protocols": ["h2"],
-            **(_secret_references(tls) if tls.secrets else _secrets_inline(tls)),
-        },
-    }
-    if not _is_ip(tls.server_name):
-        context["sni"] = tls.server_name  # an address is no server name
-    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
-
-
-def _secrets_inline(tls: ChannelTls) -> dict[str, Any]:
-    return {"tls_certificates": [_own_certificate(tls)], "validation_context": _validation(tls)}
-
-
-def _secret_references(tls: ChannelTls) -> dict[str, Any]:
-    def reference(name: str) -> dict[str, Any]:
-        path = f"{tls.secrets.rstrip('/')}/{_secret_file(name)}"
-        source = {"path_config_source": {"path": path}, "resource_api_version": "V3"}
-        return {"name": name, "sds_config": source}
-
-    return {
-        "tls_certificate_sds_secret_configs": [reference(OWN_CERTIFICATE)],
-        "validation_context_sds_secret_config": reference(CONTROL_PLANE_CA),
-    }
-
-
-def _own_certificate(tls: ChannelTls) -> dict[str, Any]:
-    return {"certificate_chain": {"filename": tls.certificate}, "private_key": {"filename": tls.key}}
-
-
-def _validation(tls: ChannelTls) -> dict[str, Any]:
-    san_type = "IP_ADDRESS" if _is_ip(tls.server_name) else "DNS"
-    return {
-        "trusted_ca": {"filename": tls.ca},
-        "match_typed_subject_alt_names": [{"san_type": san_type, "matcher": {"exact": tls.server_name}}],
-    }
-
-
-def _secret_file(name: str) -> str:
-    return f"{name}.json"
-
-
-def _folder(path: str) -> str:
-    return path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
 
 
 def _socket(address: str, port: int) -> dict[str, Any]:

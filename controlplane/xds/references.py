@@ -23,11 +23,21 @@ Messages = Mapping[Kind, Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Links:
-    """The references of a snapshot: listener -> route configurations -> clusters -> endpoints."""
+    """The references of a snapshot: listener -> route configurations -> clusters -> endpoints.
+
+    *warm_after* says of a cluster for how long Envoy keeps it aside, in seconds from when it has the endpoints: until
+    the first round of health checks is over.
+    """
 
     routes_of: Mapping[str, frozenset[str]]
     clusters_of: Mapping[str, frozenset[str]]
     endpoints_of: Mapping[str, str]
+    warm_after: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def clusters(self, kind: Kind, name: str) -> Iterator[str]:
+        """Return the clusters that a listener's or a route configuration's requests may go to."""
+        for routes in self.routes_of[name] if kind is Kind.LDS else (name,):
+            yield from self.clusters_of.get(routes, ())
 
     def over(self, older: "Links") -> "Links":
         """Return these references and those that only *older* has."""
@@ -35,6 +45,7 @@ class Links:
             {**older.routes_of, **self.routes_of},
             {**older.clusters_of, **self.clusters_of},
             {**older.endpoints_of, **self.endpoints_of},
+            {**older.warm_after, **self.warm_after},
         )
 
 
@@ -53,7 +64,12 @@ def read_links(messages: Messages) -> Links:
             for name, cluster in messages[Kind.CDS].items()
             if cluster.type == cluster_pb2.Cluster.EDS
         },
+        warm_after={name: _warm_after(cluster) for name, cluster in messages[Kind.CDS].items()},
     )
+
+
+def _warm_after(cluster: Any) -> float:
+    return max((check.timeout.ToTimedelta().total_seconds() for check in cluster.health_checks), default=0.0)
 
 
 def check_references(messages: Messages, links: Links) -> None:

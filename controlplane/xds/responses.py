@@ -14,6 +14,7 @@ from google.protobuf.any_pb2 import Any
 
 from controlplane.xds.kinds import Kind
 from controlplane.xds.snapshot import Resource, Snapshot
+from controlplane.xds.sources import Source, redirect
 
 Held = Mapping[str, str]
 """Which version of which resource a client has; "" for a version that nobody knows."""
@@ -98,6 +99,15 @@ class Responses:
         self._selections: dict[tuple[Kind, Subscription], Held] = {}
         self._changes: dict[tuple[Kind, Subscription, int], tuple[Held, Change]] = {}
         self._responses: dict[tuple[Kind, frozenset[str], frozenset[str] | None], Response] = {}
+        self._redirected: dict[Source, Responses] = {}
+
+    def redirected(self, source: Source) -> "Responses":
+        """Return the same for clients without ADS that ask as *source* says."""
+        found = self._redirected.get(source)
+        if found is None:
+            found = Responses(redirect(self.snapshot, source), identifier=self._identifier, nonces=self._nonces)
+            self._redirected[source] = found
+        return found
 
     def version(self, kind: Kind, names: frozenset[str] = frozenset()) -> str:
         """Return the hash of everything of *kind* that a client which names *names* may see."""
@@ -213,6 +223,14 @@ class Served:
     target: Responses
     transition: Responses
     published_at: float
+
+    def redirected(self, source: Source) -> "Served":
+        """Return the same for clients without ADS that ask as *source* says."""
+        return Served(
+            target=self.target.redirected(source),
+            transition=self.transition.redirected(source),
+            published_at=self.published_at,
+        )
 
 
 def _remember(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:

@@ -11,6 +11,9 @@ from controlplane.xds.streams import Streams, Transport
 
 STALL_CHECK: Final = dt.timedelta(seconds=5)
 
+DUE_CHECK: Final = dt.timedelta(milliseconds=250)
+"""How late something may be sent that only waited for time to pass."""
+
 
 class XdsServer:
     """Serves what is in the cache to every client that comes.
@@ -56,7 +59,9 @@ class XdsServer:
             await self.start()
         try:
             while True:
-                await self._clock.sleep(STALL_CHECK)
+                for _ in range(STALL_CHECK // DUE_CHECK):
+                    await self._clock.sleep(DUE_CHECK)
+                    self.streams.clients.wake_due(self._clock.steady())
                 self.streams.drop_stalled()
         finally:
             await self.stop()

@@ -86,7 +86,7 @@ class Session(abc.ABC, Generic[Request]):
         message: Any = request
         first = self._node is None
         if first:
-            self._node = _identify(message.node)
+            self._node = identify(message.node)
             self._opened_at = now
         if not message.type_url:
             raise ProtocolError("type_url: is empty; name a resource type on the aggregated stream")
@@ -260,7 +260,10 @@ class Session(abc.ABC, Generic[Request]):
         return frozenset(
             name
             for name in names
-            if any(covered(cluster) and cluster not in accepted for cluster in _clusters(channel.kind, view, name))
+            if any(
+                covered(cluster) and cluster not in accepted
+                for cluster in view.snapshot.links.clusters(channel.kind, name)
+            )
         )
 
     def _needs_past(self) -> bool:
@@ -295,13 +298,12 @@ class Session(abc.ABC, Generic[Request]):
         return True
 
 
-def _clusters(kind: Kind, view: Responses, name: str) -> Iterator[str]:
-    links = view.snapshot.links
-    for routes in links.routes_of[name] if kind is Kind.LDS else (name,):
-        yield from links.clusters_of.get(routes, ())
+def identify(node: Any) -> Node:
+    """Return who *node*, of a first request, says that the client is.
 
-
-def _identify(node: Any) -> Node:
+    Raises:
+        ProtocolError: It says nothing usable.
+    """
     if not node.id:
         raise ProtocolError("node.id: is empty in the first request; set node.id in the client's bootstrap")
     if len(node.id) > MAX_NODE_ID:

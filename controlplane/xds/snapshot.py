@@ -43,6 +43,12 @@ class Resource:
     packed: bytes
     by_name: bool = False
 
+    @classmethod
+    def of(cls, name: str, wrapped: Any, *, by_name: bool = False) -> "Resource":
+        """Return the resource that *wrapped* holds."""
+        packed = wrapped.SerializeToString(deterministic=True)
+        return cls(name, _digest(packed), packed, by_name)
+
 
 Resources = Mapping[Kind, Mapping[str, Resource]]
 
@@ -75,10 +81,9 @@ class Snapshot:
         messages: dict[Kind, dict[str, Message]] = {kind: {} for kind in Kind}
         resources: dict[Kind, dict[str, Resource]] = {kind: {} for kind in Kind}
         for kind, name, message, wrapped in sorted(pieces, key=lambda piece: piece[1]):
-            packed = wrapped.SerializeToString(deterministic=True)
             messages[kind][name] = message
             by_name = kind is Kind.LDS and is_api_listener(message)
-            resources[kind][name] = Resource(name, _digest(packed), packed, by_name)
+            resources[kind][name] = Resource.of(name, wrapped, by_name=by_name)
         links = read_links(messages)
         check_references(messages, links)
         return cls.joined(resources, links)

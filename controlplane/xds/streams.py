@@ -8,7 +8,8 @@ holds at most one message that its transport has not taken, so a slow client cos
 import dataclasses
 import datetime as dt
 import enum
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import structlog
@@ -16,9 +17,9 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
 
 from controlplane.clock import Clock
-from controlplane.tls.identity import Identities, IdentityError, check_identity
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.channel import Ignored, Level, Outgoing
+from controlplane.xds.conversations import Clients, Conversation, DeltaConversation, SotwConversation, Wake
 from controlplane.xds.delta import DeltaSession
 from controlplane.xds.fleet import Fleet, Link
 from controlplane.xds.kinds import Kind, ProtocolError
@@ -43,18 +44,36 @@ MAX_LOGGED_TYPES: Final = 50
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Method:
-    """A streaming call that is served: how its sessions are made and how its requests are read."""
+    """A streaming call that is served: how its sessions are made and how its requests are read.
 
-    make_session: Callable[[], Session[Any]]
+    A session is made with those that it may belong together with, and with what wakes its stream.
+    """
+
+    make_session: Callable[[Clients, Wake], Session[Any]]
     parse: Callable[[bytes], Any]
 
 
 ADS: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
-METHODS: Final[Mapping[str, Method]] = {
-    f"/{ADS}/StreamAggregatedResources": Method(SotwSession, discovery_pb2.DiscoveryRequest.FromString),
-    f"/{ADS}/DeltaAggregatedResources": Method(DeltaSession, discovery_pb2.DeltaDiscoveryRequest.FromString),
+PER_TYPE: Final = {
+    Kind.CDS: ("envoy.service.cluster.v3.ClusterDiscoveryService", "Clusters"),
+    Kind.EDS: ("envoy.service.endpoint.v3.EndpointDiscoveryService", "Endpoints"),
+    Kind.LDS: ("envoy.service.listener.v3.ListenerDiscoveryService", "Listeners"),
+    Kind.RDS: ("envoy.service.route.v3.RouteDiscoveryService", "Routes"),
 }
+"""The services of clients without ADS, and what their two calls are about."""
+
+
+def _methods() -> Iterator[tuple[str, Method]]:
+    sotw, delta = discovery_pb2.DiscoveryRequest.FromString, discovery_pb2.DeltaDiscoveryRequest.FromString
+    yield f"/{ADS}/StreamAggregatedResources", Method(lambda _, __: SotwSession(), sotw)
+    yield f"/{ADS}/DeltaAggregatedResources", Method(lambda _, __: DeltaSession(), delta)
+    for kind, (service, what) in PER_TYPE.items():
+        yield f"/{service}/Stream{what}", Method(functools.partial(SotwConversation, kind), sotw)
+        yield f"/{service}/Delta{what}", Method(functools.partial(DeltaConversation, kind), delta)
+
+
+METHODS: Final[Mapping[str, Method]] = dict(_methods())
 """Every call that a transport must accept, by its path."""
 
 
@@ -64,7 +83,6 @@ class Reason(enum.Enum):
     CLIENT = "client"
     STALLED = "stalled"
     PROTOCOL = "protocol"
-    IDENTITY = "identity"
     STOPPING = "stopping"
     BUG = "bug"
 
@@ -112,11 +130,11 @@ class Stream:
         streams: Where it belongs.
         method: What was called.
         wire: The transport's end.
-        identities: Whom the connection has proved to come from; None without TLS.
+        identities: Whom the connection has proved to come from; none without TLS.
     """
 
-    def __init__(self, streams: "Streams", method: Method, wire: Wire, identities: Identities | None) -> None:
-        self.session = method.make_session()
+    def __init__(self, streams: "Streams", method: Method, wire: Wire, identities: Sequence[str]) -> None:
+        self.session = method.make_session(streams.clients, self._wake)
         self.identities = identities
         self.ending: Ending | None = None
         self.writing_since: float | None = None
@@ -137,11 +155,9 @@ class Stream:
         try:
             self._receive(data)
         except ProtocolError as exc:
-            self._refuse(Reason.PROTOCOL, str(exc))
+            self._refuse(str(exc))
         except DecodeError:
-            self._refuse(Reason.PROTOCOL, "the request is not readable")
-        except IdentityError as exc:
-            self._refuse(Reason.IDENTITY, str(exc))
+            self._refuse("the request is not readable")
         except Exception:  # one client's stream must not take the others with it
             log.exception("stream.crashed", node=self.node_id)
             self.crash()
@@ -221,10 +237,11 @@ class Stream:
 
     def _admit(self) -> None:
         """Let the client in: its first request has said who it is."""
-        node = self.session.node
-        if node is not None:
-            check_identity(node.id, self.identities)
-            self._link = self._streams.fleet.connected(node, variant=self.session.variant)
+        session = self.session
+        if isinstance(session, Conversation):
+            self._link = session.link
+        elif session.node is not None:
+            self._link = self._streams.fleet.connected(session.node, variant=session.variant)
 
     def _answer(self, now: float) -> None:
         """See to what a request left to be sent.
@@ -262,9 +279,9 @@ class Stream:
                 self._reported[kind] = level
                 self._streams.fleet.moved(self._link, kind, level)
 
-    def _refuse(self, reason: Reason, words: str) -> None:
-        log.warning("stream.refused", node=self.node_id, reason=reason.value, words=words)
-        self.end(reason, words)
+    def _refuse(self, words: str) -> None:
+        log.warning("stream.refused", node=self.node_id, words=words)
+        self.end(Reason.PROTOCOL, words)
 
 
 class Streams:
@@ -281,6 +298,7 @@ class Streams:
         self.fleet = fleet
         self.clock = clock
         self.metrics = metrics
+        self.clients = Clients(fleet)
         self._cache = cache
         self._open: dict[Stream, None] = {}
         self._unknown_types: set[str] = set()
@@ -288,7 +306,7 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, method: Method, wire: Wire, *, identities: Identities | None = None) -> Stream:
+    def open(self, method: Method, wire: Wire, *, identities: Sequence[str] = ()) -> Stream:
         """Return a new stream, which is offered what is served from now until its `close`."""
         stream = Stream(self, method, wire, identities)
         self._open[stream] = None
@@ -304,7 +322,9 @@ class Streams:
         self._cache.unregister(stream)
         self.metrics.streams.labels(stream.session.variant).dec()
         self.metrics.closed.labels((stream.ending.reason if stream.ending else Reason.CLIENT).value).inc()
-        if link is not None:
+        if isinstance(stream.session, Conversation):
+            stream.session.leave()
+        elif link is not None:
             self.fleet.disconnected(link)
 
     def end_all(self) -> None:
