@@ -511,6 +511,13 @@ class ConfigCompiler(Protocol):
         """
 
 
+class ConfigCheck(Protocol):
+    """Asks a real Envoy, where there is one, what it makes of a configuration before the fleet gets it."""
+
+    async def refusal(self, config: CompiledConfig) -> str | None:
+        """Return why Envoy would refuse *config*, in its own words; None if it would not, or cannot be asked."""
+
+
 class Publisher(Protocol):
     """Where the projector puts what should be served; streams are woken, nothing blocks."""
 

@@ -106,16 +106,7 @@ class Snapshot:
         Raises:
             InvalidInputError: It was not `to_bytes` that wrote it, or a reference leads nowhere.
         """
-        pieces = []
-        try:
-            for row in discovery_pb2.DeltaDiscoveryResponse.FromString(content).resources:
-                kind = find_kind(row.resource.type_url)
-                if kind is None:
-                    raise InvalidInputError("snapshot", f"has a {row.resource.type_url!r}", "publish it anew")
-                pieces.append((kind, row.name, _MESSAGES[kind].FromString(row.resource.value), row.resource))
-        except DecodeError as exc:
-            raise InvalidInputError("snapshot", "is not readable", "publish it anew") from exc
-        return cls._checked(pieces)
+        return cls._checked(_read(content))
 
     def to_bytes(self) -> bytes:
         """Return all resources as one message, the same bytes for the same content."""
@@ -177,6 +168,25 @@ class SnapshotCompiler:
             for finding in self._rules.findings(piece.message):
                 where = f"{_FIELDS[piece.kind]}.{piece.name}{finding.path}"
                 yield InvalidInputError(where, finding.problem, finding.fix)
+
+
+def read_messages(content: bytes) -> dict[Kind, dict[str, Message]]:
+    """Return the messages in what `Snapshot.to_bytes` wrote, by name; raises as `Snapshot.from_bytes` does."""
+    messages: dict[Kind, dict[str, Message]] = {kind: {} for kind in Kind}
+    for kind, name, message, _ in _read(content):
+        messages[kind][name] = message
+    return messages
+
+
+def _read(content: bytes) -> Iterator[tuple[Kind, str, Message, Any]]:
+    try:
+        for row in discovery_pb2.DeltaDiscoveryResponse.FromString(content).resources:
+            kind = find_kind(row.resource.type_url)
+            if kind is None:
+                raise InvalidInputError("snapshot", f"has a {row.resource.type_url!r}", "publish it anew")
+            yield kind, row.name, _MESSAGES[kind].FromString(row.resource.value), row.resource
+    except DecodeError as exc:
+        raise InvalidInputError("snapshot", "is not readable", "publish it anew") from exc
 
 
 def _claimed_names(pieces: Iterable[Piece]) -> Iterator[InvalidInputError]:
