@@ -12,6 +12,7 @@ from typing import NewType, Protocol
 
 from controlplane.rollout.model import Command, Plan, Slo, State
 from controlplane.rollout.windows import VersionTick
+from controlplane.traffic.groups import Grouping
 from controlplane.traffic.model import ServiceSpec, Split, TrafficPlan
 
 RolloutId = NewType("RolloutId", str)
@@ -31,7 +32,10 @@ class RevisionStatus(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Revision:
-    """One declaration of a service, never changed again. *words* are Envoy's, when it was rejected."""
+    """One declaration of a service, never changed again. *words* are Envoy's, when it was rejected.
+
+    *tried_at* is when its configuration canary was over, where it had one.
+    """
 
     number: int
     spec: ServiceSpec
@@ -40,6 +44,7 @@ class Revision:
     by: str
     why: str
     at: dt.datetime
+    tried_at: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,8 +88,16 @@ class CatalogueStore(Protocol):
             ConflictError: A rollout is active; it owns the split.
         """
 
-    async def mark_revisions(self, numbers: Mapping[str, int], status: RevisionStatus, words: str) -> None:
-        """Set the status of one revision per service; a status once GOOD stays, and nothing else changes."""
+    async def mark_revisions(
+        self, numbers: Mapping[str, int], status: RevisionStatus, words: str, *, now: dt.datetime
+    ) -> None:
+        """Set the status of one revision per service; a status once GOOD stays, and nothing else changes.
+
+        A rejection is history of the service.
+        """
+
+    async def mark_tried(self, numbers: Mapping[str, int], words: str, *, now: dt.datetime) -> None:
+        """Note that the configuration canary of one revision per service is over, with *words* in its history."""
 
 
 # -- rollouts ----------------------------------------------------------------------------------------------------------
@@ -140,7 +153,8 @@ class HistoryEntry:
     """Something that happened, in the order of *number*; never changed, never deleted.
 
     *kind* is ``transition``, ``refused`` or ``audit``; *what* is the event's or action's name; *before* and *after*
-    are state names where it was a transition; *words* is the one sentence that people read.
+    are state names where it was a transition, of a rollout or (when *rollout* is None) of a revision; *words* is the
+    one sentence that people read.
     """
 
     number: int
@@ -237,11 +251,16 @@ class TypeStatus:
     acked_at: dt.datetime | None = None
     nacked: str = ""
     words: str = ""
+    nacked_at: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """One Envoy as one replica sees it. *types* is keyed by the short names cds, eds, lds, rds."""
+    """One client as one replica sees it. *types* is keyed by the short names cds, eds, lds, rds.
+
+    *group* is the one it says it belongs to, whether or not a service names that; *user_agent* is its program and
+    release. Only an Envoy (*is_envoy*) reports telemetry and health.
+    """
 
     node: str
     cluster: str
@@ -250,6 +269,9 @@ class NodeStatus:
     connected_at: dt.datetime
     disconnected_at: dt.datetime | None
     types: Mapping[str, TypeStatus]
+    group: str = ""
+    user_agent: str = ""
+    is_envoy: bool = True
 
 
 class SnapshotStatus(enum.Enum):
@@ -262,10 +284,11 @@ class SnapshotStatus(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SnapshotRecord:
-    """A published snapshot. *content* is its serialised resources; *versions* has a content hash per short type name.
+    """A snapshot published to one group of Envoys; "" is the group of those that belong to no other.
 
-    *version* is the hash of everything; a type without resources has the version "". *revisions* names the revision of
-    each service in it, so that a refusal finds its cause.
+    *content* is its serialised resources; *versions* has a content hash per short type name. *version* is the hash of
+    everything; a type without resources has the version "". *revisions* names the revision of each service in it, so
+    that a refusal finds its cause. The same content in two groups is two snapshots: each group judges for itself.
     """
 
     version: str
@@ -275,6 +298,7 @@ class SnapshotRecord:
     status: SnapshotStatus
     words: str
     at: dt.datetime
+    group: str = ""
 
 
 class FleetStore(Protocol):
@@ -292,20 +316,23 @@ class FleetStore(Protocol):
     async def propose_snapshot(self, snapshot: SnapshotRecord) -> None:
         """Store a snapshot before it is served. The same version again only becomes the newest; its status stays."""
 
-    async def mark_snapshot(self, version: str, status: SnapshotStatus, words: str) -> None:
-        """Record the fleet's verdict. GOOD stays GOOD."""
+    async def mark_snapshot(self, group: str, version: str, status: SnapshotStatus, words: str) -> None:
+        """Record the group's verdict. GOOD stays GOOD."""
 
-    async def load_newest_snapshot(self) -> SnapshotRecord | None:
-        """Return the newest snapshot that was not rejected: what a replica serves when it starts."""
+    async def load_newest_snapshot(self, group: str) -> SnapshotRecord | None:
+        """Return the group's newest snapshot that was not rejected: what a replica serves when it starts."""
 
-    async def load_last_good_snapshot(self) -> SnapshotRecord | None:
-        """Return the newest snapshot that every Envoy acknowledged."""
+    async def load_last_good_snapshot(self, group: str) -> SnapshotRecord | None:
+        """Return the newest snapshot that every Envoy of the group acknowledged."""
 
-    async def find_snapshot(self, version: str) -> SnapshotRecord | None:
-        """Return one by its version."""
+    async def find_snapshot(self, group: str, version: str) -> SnapshotRecord | None:
+        """Return one of a group's by its version."""
+
+    async def list_snapshot_groups(self) -> tuple[str, ...]:
+        """Return every group that has a snapshot."""
 
     async def prune_snapshots(self, *, keep: int) -> None:
-        """Delete all but the newest *keep* and the last good one."""
+        """Delete all but the newest *keep* of each group and its last good one."""
 
 
 # -- what should be served ---------------------------------------------------------------------------------------------
@@ -313,11 +340,26 @@ class FleetStore(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DesiredService:
-    """A service, the split that its row holds, and the rollout that moves it now, if any."""
+    """A service, the split that its row holds, and the rollout that moves it now, if any.
+
+    While *revision* has a configuration canary before it, *before* is the newest revision that needs none any more,
+    which all other Envoys serve; None when there is no such revision.
+    """
 
     revision: Revision
     split: Split
     rollout: Rollout | None
+    before: Revision | None = None
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether the revision goes to one Envoy of each group only."""
+        revision = self.revision
+        return (
+            revision.status is RevisionStatus.PROPOSED
+            and revision.tried_at is None
+            and revision.spec.config_canary > dt.timedelta(0)
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -522,11 +564,15 @@ class Publisher(Protocol):
     """Where the projector puts what should be served; streams are woken, nothing blocks."""
 
     @property
-    def served_version(self) -> str:
-        """The version of the snapshot that is served now; "" before the first."""
+    def served_versions(self) -> Mapping[str, str]:
+        """The version of the snapshot that each group is served now; a group without one is absent."""
+
+    @property
+    def doubted(self) -> frozenset[str]:
+        """Groups of which an Envoy has refused what is served; those that join are served nothing meanwhile."""
 
     def publish(self, snapshot: SnapshotRecord) -> None:
-        """Serve *snapshot* from now on, to every Envoy that is or will be connected.
+        """Serve *snapshot* from now on, to every Envoy of its group that is or will be connected.
 
         Clusters that only the snapshot before it has stay served to each Envoy until that Envoy has acknowledged the
         new listeners and routes: make before break.
@@ -534,3 +580,9 @@ class Publisher(Protocol):
         Raises:
             InvalidInputError: It has no listeners or no clusters while the one before it had some.
         """
+
+    def vouch(self, group: str) -> None:
+        """What *group* is served is good, whoever refuses it: those that join get it."""
+
+    def assign(self, grouping: Grouping) -> None:
+        """Serve each Envoy, present or to come, what its group is served; publish the groups' snapshots first."""

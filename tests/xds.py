@@ -15,11 +15,11 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.ports import SnapshotRecord, SnapshotStatus
 from controlplane.xds.cache import SnapshotCache
-from controlplane.xds.channel import Outgoing, Reaction
+from controlplane.xds.channel import Nacked, Outgoing, Reaction
 from controlplane.xds.delta import DeltaSession
 from controlplane.xds.kinds import Kind, find_kind
 from controlplane.xds.responses import Served
-from controlplane.xds.session import Session
+from controlplane.xds.session import GROUP_KEY, Session
 from controlplane.xds.snapshot import Snapshot
 from controlplane.xds.sotw import SotwSession
 from controlplane.xds.translate import pack
@@ -116,15 +116,18 @@ class Got:
 class Client:
     """A client of a session, hand-driven: nothing is acknowledged unless the test says so."""
 
-    def __init__(self, session: Session[Any], cache: SnapshotCache, *, node: str, agent: str = "") -> None:
+    def __init__(
+        self, session: Session[Any], cache: SnapshotCache, *, node: str, agent: str = "", group: str = ""
+    ) -> None:
         self.session = session
         self.clock = ManualClock()
         self._cache = cache
         self._node = base_pb2.Node(id=node, user_agent_name=agent)
+        if group:
+            self._node.metadata[GROUP_KEY] = group
         self._said_node = False
         self.last: dict[Kind, Got] = {}
         self.reaction: Reaction | None = None
-        cache.register(self)
 
     @property
     def settled(self) -> bool:
@@ -164,11 +167,16 @@ class Client:
         raise NotImplementedError
 
     def _send(self, request: Any) -> Reaction:
-        if not self._said_node:
+        first = not self._said_node
+        if first:
             request.node.CopyFrom(self._node)
             self._said_node = True
         data = request.SerializeToString()
         self.reaction = self.session.receive(type(request).FromString(data), now=self.clock.steady())
+        if first and self.session.node is not None:
+            self._cache.register(self, self.session.node)
+        if isinstance(self.reaction, Nacked):
+            self._cache.refused(self, self.reaction)
         return self.reaction
 
 
@@ -176,9 +184,15 @@ class SotwClient(Client):
     """Speaks the state-of-the-world variant."""
 
     def __init__(
-        self, cache: SnapshotCache, *, node: str = "n1", agent: str = "", session: SotwSession | None = None
+        self,
+        cache: SnapshotCache,
+        *,
+        node: str = "n1",
+        agent: str = "",
+        group: str = "",
+        session: SotwSession | None = None,
     ) -> None:
-        super().__init__(session or SotwSession(), cache, node=node, agent=agent)
+        super().__init__(session or SotwSession(), cache, node=node, agent=agent, group=group)
         self.names: dict[Kind, list[str]] = {}
         self.answered: dict[Kind, str] = {}
 
@@ -239,9 +253,15 @@ class DeltaClient(Client):
     """Speaks the incremental variant."""
 
     def __init__(
-        self, cache: SnapshotCache, *, node: str = "n1", agent: str = "", session: DeltaSession | None = None
+        self,
+        cache: SnapshotCache,
+        *,
+        node: str = "n1",
+        agent: str = "",
+        group: str = "",
+        session: DeltaSession | None = None,
     ) -> None:
-        super().__init__(session or DeltaSession(), cache, node=node, agent=agent)
+        super().__init__(session or DeltaSession(), cache, node=node, agent=agent, group=group)
 
     def ask(
         self,

@@ -163,6 +163,8 @@ def spec_from(document: ServiceDocument) -> ServiceSpec:
             initial_split=split,
             slos=tuple(slo for slo in slos if slo),
             plan=plan,
+            groups=tuple(document.groups),
+            config_canary=document.config_canary,
         )
     except InvalidInputError as exc:
         raise InvalidDocumentError([exc]) from exc
@@ -314,6 +316,8 @@ def document_of(spec: ServiceSpec) -> ServiceDocument:
         split={share.version: share.weight_bp for share in spec.initial_split},
         slos=[slo_of(slo) for slo in spec.slos],
         plan=plan_of(spec.plan),
+        groups=list(spec.groups),
+        config_canary=spec.config_canary,
     )
 
 

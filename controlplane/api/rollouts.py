@@ -13,6 +13,7 @@ from controlplane.api.guards import refuse_dead_version
 from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
 from controlplane.api.services import Name
 from controlplane.api.views import rollout_view, status_view
+from controlplane.controller.groups import carriers, load_newest_groups
 from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
 from controlplane.ports import NewRollout, RolloutId, ServiceRecord
 from controlplane.rollout.lifecycle import advance
@@ -68,15 +69,16 @@ async def show_status(
     store = parts.store
     record = await store.load_service(name)
     rollout = await store.load_latest(name)
+    now = parts.clock.now()
+    groups, _who = await load_newest_groups(store, now=now)
     return status_view(
         record,
         rollout,
-        nodes=await store.load_nodes(),
+        groups=tuple(carriers(groups, name)),
         health=await store.load_health(),
-        snapshot=await store.load_newest_snapshot(),
         pending=await store.load_pending(rollout.id) if rollout else (),
         events=await store.history(name, limit=events) if events else (),
-        now=parts.clock.now(),
+        now=now,
     )
 
 

@@ -249,6 +249,13 @@ class ServiceDocument(Document):
     split: dict[str, Weight] | None = None
     slos: list[SloDocument]
     plan: PlanDocument = PlanDocument()
+    groups: list[Visible] = Field(
+        default_factory=list, description="The groups of Envoys that serve it; none means every Envoy."
+    )
+    config_canary: Span = Field(
+        default=dt.timedelta(0),
+        description="How long one Envoy of each group runs a new revision, healthy, before the others do; 0 is off.",
+    )
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from controlplane.api.answers import (
 )
 from controlplane.api.documents import describe_slo, document_of, plan_of
 from controlplane.controller.desired import live_split
-from controlplane.controller.fleet import FleetLevel, expected_nodes, fleet_level
+from controlplane.controller.groups import GroupView, level_of, nodes_of
 from controlplane.ports import (
     ClusterHealth,
     DesiredService,
@@ -31,7 +31,6 @@ from controlplane.ports import (
     Revision,
     Rollout,
     ServiceRecord,
-    SnapshotRecord,
     TypeStatus,
 )
 from controlplane.rollout.lifecycle import describe, weight_bp
@@ -139,14 +138,14 @@ def status_view(
     record: ServiceRecord,
     rollout: Rollout | None,
     *,
-    nodes: Sequence[NodeStatus],
+    groups: Sequence[GroupView],
     health: Sequence[ClusterHealth],
-    snapshot: SnapshotRecord | None,
     pending: Sequence[PendingCommand],
     events: Sequence[HistoryEntry],
     now: dt.datetime,
 ) -> StatusView:
-    """Show everything about a service."""
+    """Show everything about a service, which the Envoys of *groups* serve."""
+    nodes = nodes_of(groups, now=now)
     rejected = record.newest if record.newest.number != record.served.number else None
     return StatusView(
         service=record.name,
@@ -155,24 +154,23 @@ def status_view(
         revision=revision_view(record.served),
         rejected=revision_view(rejected) if rejected else None,
         rollout=rollout_view(rollout) if rollout else None,
-        acks=acks_view(nodes, snapshot, now=now),
+        acks=acks_view(groups, now=now),
         commands_waiting=len(pending),
         events=[event_view(event) for event in events],
     )
 
 
-def acks_view(nodes: Sequence[NodeStatus], snapshot: SnapshotRecord | None, *, now: dt.datetime) -> AcksView:
-    """Count the Envoys that run the newest snapshot."""
-    if snapshot is None:
-        level = FleetLevel(0, (), ())
+def acks_view(groups: Sequence[GroupView], *, now: dt.datetime) -> AcksView:
+    """Count the Envoys that run the newest snapshot of their group."""
+    level = level_of(groups)
+    if all(group.snapshot is None for group in groups):
         words = "nothing is served yet"
     else:
-        level = fleet_level(nodes, snapshot.versions, now=now)
         words = f"{level.acked}/{level.expected} ACKed" if level.expected else "no Envoy is connected"
     # An Envoy may have refused a snapshot that is no longer the newest one to be served: its words still count.
     refusals = [
         f"{node.node} refused {kind.upper()}: {status.words}"
-        for node in expected_nodes(nodes, now=now)
+        for node in nodes_of(groups, now=now)
         for kind, status in sorted(node.types.items())
         if status.nacked and status.nacked == status.sent and status.nacked != status.acked
     ]

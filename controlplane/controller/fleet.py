@@ -26,9 +26,9 @@ class Refusal:
 class FleetLevel:
     """Who runs a snapshot: *acked* of *expected* Envoys; *waiting* names the others."""
 
-    expected: int
-    waiting: tuple[str, ...]
-    refusals: tuple[Refusal, ...]
+    expected: int = 0
+    waiting: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def acked(self) -> int:
@@ -40,15 +40,28 @@ class FleetLevel:
         """Whether all of at least one Envoy run it."""
         return self.expected > 0 and not self.waiting
 
+    def __add__(self, other: "FleetLevel") -> "FleetLevel":
+        """Return the level of both fleets together."""
+        return FleetLevel(self.expected + other.expected, self.waiting + other.waiting, self.refusals + other.refusals)
+
 
 def expected_nodes(nodes: Sequence[NodeStatus], *, now: dt.datetime) -> tuple[NodeStatus, ...]:
-    """Return the Envoys that count: the connected ones and those that left less than the grace ago."""
-    return tuple(node for node in nodes if node.disconnected_at is None or now - node.disconnected_at < RECONNECT_GRACE)
+    """Return the clients that count: the connected ones, and the Envoys that left less than the grace ago."""
+    return tuple(
+        node
+        for node in nodes
+        if node.disconnected_at is None or (node.is_envoy and now - node.disconnected_at < RECONNECT_GRACE)
+    )
 
 
-def fleet_level(nodes: Sequence[NodeStatus], versions: Mapping[str, str], *, now: dt.datetime) -> FleetLevel:
-    """Compare what Envoys acknowledged with *versions* (a content hash per type; types without resources are empty)."""
+def fleet_level(nodes: Sequence[NodeStatus], versions: Mapping[str, str] | None, *, now: dt.datetime) -> FleetLevel:
+    """Compare what Envoys acknowledged with *versions* (a content hash per type; types without resources are empty).
+
+    None is a snapshot that is not published, or never to be: nobody runs it.
+    """
     expected = expected_nodes(nodes, now=now)
+    if versions is None:
+        return FleetLevel(len(expected), tuple(node.node for node in expected))
     waiting = tuple(node.node for node in expected if not _runs(node, versions))
     refusals = tuple(
         Refusal(node.node, kind, status.words)
@@ -66,6 +79,8 @@ def unready_members(
     reported = {row.node: row for row in health if row.cluster == cluster}
     phrases = []
     for node in expected_nodes(nodes, now=now):
+        if not node.is_envoy:
+            continue  # other clients do not report
         row = reported.get(node.node)
         if row is None:
             phrases.append(f"{node.node} has not reported on {cluster} yet")
@@ -77,6 +92,6 @@ def unready_members(
 def _runs(node: NodeStatus, versions: Mapping[str, str]) -> bool:
     if node.disconnected_at is not None:
         return False
-    return all(
-        kind in node.types and node.types[kind].acked == version for kind, version in versions.items() if version
-    )
+    # An Envoy asks for everything; other clients ask for what they use, and are waited for only there.
+    asked = versions.keys() if node.is_envoy else versions.keys() & node.types.keys()
+    return all(kind in node.types and node.types[kind].acked == versions[kind] for kind in asked if versions[kind])

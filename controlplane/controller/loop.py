@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from controlplane.clock import Clock
-from controlplane.controller.desired import traffic_plan
-from controlplane.controller.fleet import FleetLevel, fleet_level
+from controlplane.controller.desired import grouping, live_split, served_revisions, traffic_plans
+from controlplane.controller.fleet import expected_nodes, unready_members
+from controlplane.controller.groups import GroupView, carriers, level_of, nodes_of, view_groups
 from controlplane.controller.narrate import actor, sentence
 from controlplane.controller.observer import (
     Clusters,
@@ -26,10 +27,10 @@ from controlplane.controller.observer import (
 )
 from controlplane.errors import ControlPlaneError, StaleWriteError
 from controlplane.ports import (
+    ClusterHealth,
     ConfigCompiler,
     Desired,
     DesiredService,
-    NodeStatus,
     Occurrence,
     PendingCommand,
     RevisionStatus,
@@ -66,6 +67,7 @@ class Controller:
     _leased_until: float = -1.0
     _resting: dict[RolloutId, float] = dataclasses.field(default_factory=dict)
     _heard: dict[RolloutId, dt.datetime] = dataclasses.field(default_factory=dict)
+    _healthy_since: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)
 
     async def run(self) -> None:
         """Take a turn at every wake-up, and every *interval* as a fallback, for ever."""
@@ -85,16 +87,33 @@ class Controller:
         desired = await self.store.load_desired()
         if not desired.services:
             return
-        nodes = await self.store.load_nodes()
-        snapshot = await self.store.find_snapshot(self.compiler.compile(traffic_plan(desired)).version)
-        level = self._level(nodes, snapshot)
-        if snapshot is not None and await self._settle(desired, snapshot, level):
+        groups = await self._survey(desired)
+        if await self._settle(desired, groups):
             self.wake.set()  # the rows have changed: decide on the new picture
             return
-        fleet = FleetView(nodes, level, await self.store.load_health())
+        health = await self.store.load_health()
+        await self._end_trials(desired, groups, health)
         for service in desired.services:
             if service.rollout is not None:
-                await self._step_safely(service, service.rollout, fleet)
+                await self._step_safely(service, service.rollout, self._fleet_of(service, groups, health))
+
+    async def _survey(self, desired: Desired) -> tuple[GroupView, ...]:
+        now = self.clock.now()
+        nodes = await self.store.load_nodes()
+        plans = traffic_plans(desired)
+        snapshots = {
+            key: await self.store.find_snapshot(key, self.compiler.compile(plan).version) for key, plan in plans.items()
+        }
+        who = grouping(desired, plans, expected_nodes(nodes, now=now))
+        return view_groups(plans, snapshots, who, nodes, now=now)
+
+    def _fleet_of(
+        self, service: DesiredService, groups: Sequence[GroupView], health: Sequence[ClusterHealth]
+    ) -> FleetView:
+        revision = service.revision
+        mine = tuple(carriers(groups, revision.spec.name))
+        trial = f"revision {revision.number} is on trial on one Envoy of each group" if service.on_trial else ""
+        return FleetView(nodes_of(mine, now=self.clock.now()), level_of(mine), health, trial)
 
     async def _holds_lease(self) -> bool:
         if self.clock.steady() < self._leased_until:
@@ -105,39 +124,77 @@ class Controller:
         self._leased_until = asked_at + self.lease_ttl.total_seconds() / 3 if epoch is not None else -1.0
         return epoch is not None
 
-    def _level(self, nodes: tuple[NodeStatus, ...], snapshot: SnapshotRecord | None) -> FleetLevel:
-        if snapshot is None or snapshot.status is SnapshotStatus.REJECTED:
-            # Not published yet, or never to be: nobody runs it.
-            return FleetLevel(0, (), ())
-        return fleet_level(nodes, snapshot.versions, now=self.clock.now())
+    async def _settle(self, desired: Desired, groups: Sequence[GroupView]) -> bool:
+        """Write the groups' verdicts on their snapshots, where they have one; return whether rows changed."""
+        for group in groups:
+            if group.snapshot is None or group.snapshot.status is not SnapshotStatus.PROPOSED:
+                continue
+            if group.level.refusals:
+                await self._reject(desired, group, group.snapshot, str(group.level.refusals[0]))
+                return True
+            if group.level.settled:
+                await self.store.mark_snapshot(group.key, group.snapshot.version, SnapshotStatus.GOOD, "")
+                log.info(
+                    "snapshot.settled", group=group.key, version=group.snapshot.version, envoys=group.level.expected
+                )
+        proven = {
+            revision.spec.name: revision.number
+            for _, revision in served_revisions(desired, trials=False)
+            if revision.status is RevisionStatus.PROPOSED and _is_run(groups, revision.spec.name)
+        }
+        if proven:
+            await self.store.mark_revisions(proven, RevisionStatus.GOOD, "", now=self.clock.now())
+        return bool(proven)
 
-    async def _settle(self, desired: Desired, snapshot: SnapshotRecord, level: FleetLevel) -> bool:
-        """Write the fleet's verdict on *snapshot*, if it has one; return whether rows changed."""
-        if level.refusals and snapshot.status is SnapshotStatus.PROPOSED:
-            await self._reject(desired, snapshot, str(level.refusals[0]))
-            return True
-        if level.settled and snapshot.status is SnapshotStatus.PROPOSED:
-            await self.store.mark_snapshot(snapshot.version, SnapshotStatus.GOOD, "")
-            unproven = _unproven(desired, snapshot)
-            if unproven:
-                await self.store.mark_revisions(unproven, RevisionStatus.GOOD, "")
-            log.info("snapshot.settled", version=snapshot.version, envoys=level.expected)
-            return bool(unproven)
-        return False
-
-    async def _reject(self, desired: Desired, snapshot: SnapshotRecord, words: str) -> None:
+    async def _reject(self, desired: Desired, group: GroupView, snapshot: SnapshotRecord, words: str) -> None:
         """Stop the rollouts that the refusal concerns, then take its cause out of what is served.
 
         In this order: a crash in between repeats the step, and a rollout never goes on past a refusal unseen.
         """
-        log.error("snapshot.rejected", version=snapshot.version, words=words)
-        suspects = _unproven(desired, snapshot)
+        log.error("snapshot.rejected", group=group.key, version=snapshot.version, words=words)
+        suspects = _unproven(desired, group)
         for service in desired.services:
-            if service.rollout is not None and (not suspects or service.revision.spec.name in suspects):
+            name = service.revision.spec.name
+            if service.rollout is not None and group.carries(name) and (not suspects or name in suspects):
                 await self._stop(service.rollout, words)
         if suspects:
-            await self.store.mark_revisions(suspects, RevisionStatus.REJECTED, words)
-        await self.store.mark_snapshot(snapshot.version, SnapshotStatus.REJECTED, words)
+            await self.store.mark_revisions(suspects, RevisionStatus.REJECTED, words, now=self.clock.now())
+        await self.store.mark_snapshot(group.key, snapshot.version, SnapshotStatus.REJECTED, words)
+
+    # -- configuration canaries ----------------------------------------------------------------------------------------
+
+    async def _end_trials(self, desired: Desired, groups: Sequence[GroupView], health: Sequence[ClusterHealth]) -> None:
+        """Let the revisions that were tried long enough go to everyone.
+
+        How long one has been healthy is known to this process only: another leader counts from the start again.
+        """
+        now = self.clock.steady()
+        trials = {
+            (service.revision.spec.name, service.revision.number): service
+            for service in desired.services
+            if service.on_trial
+        }
+        self._healthy_since = {key: since for key, since in self._healthy_since.items() if key in trials}
+        for (name, number), service in trials.items():
+            first = [group for group in carriers(groups, name) if group.is_canary and group.level.expected]
+            if not first or not all(self._is_well(group, service, health) for group in first):
+                self._healthy_since.pop((name, number), None)
+                continue
+            since = self._healthy_since.setdefault((name, number), now)
+            if now - since >= service.revision.spec.config_canary.total_seconds():
+                envoys = ", ".join(node.node for node in nodes_of(first, now=self.clock.now()))
+                words = f"ran on {envoys} for {now - since:.0f} s; now the others get it"
+                await self.store.mark_tried({name: number}, words, now=self.clock.now())
+                log.info("trial.passed", service=name, revision=number, envoys=envoys)
+
+    def _is_well(self, group: GroupView, service: DesiredService, health: Sequence[ClusterHealth]) -> bool:
+        """Whether the first Envoys run the revision on trial and find a worker of every version that has traffic."""
+        if not group.level.settled:
+            return False
+        now = self.clock.now()
+        spec = service.revision.spec
+        clusters = [spec.version(share.version).cluster for share in live_split(service) if share.weight_bp]
+        return not any(unready_members(group.nodes, health, cluster, now=now) for cluster in clusters)
 
     async def _stop(self, rollout: Rollout, words: str) -> None:
         state = rollout.state
@@ -216,13 +273,19 @@ class Controller:
         self.wake.set()  # the new state may already have what it waits for
 
 
-def _unproven(desired: Desired, snapshot: SnapshotRecord) -> Mapping[str, int]:
+def _unproven(desired: Desired, group: GroupView) -> Mapping[str, int]:
+    """Return the revisions that *group* is served and no fleet has acknowledged yet: a refusal is blamed on them."""
     return {
-        service.revision.spec.name: service.revision.number
-        for service in desired.services
-        if service.revision.status is RevisionStatus.PROPOSED
-        and snapshot.revisions.get(service.revision.spec.name) == service.revision.number
+        revision.spec.name: revision.number
+        for _, revision in served_revisions(desired, trials=group.is_canary)
+        if revision.status is RevisionStatus.PROPOSED and group.carries(revision.spec.name)
     }
+
+
+def _is_run(groups: Sequence[GroupView], service: str) -> bool:
+    """Whether every Envoy that should run *service* as it is for all does, and there is one."""
+    manned = [group for group in carriers(groups, service) if not group.is_canary and group.level.expected]
+    return bool(manned) and all(group.level.settled for group in manned)
 
 
 def _final_split(rollout: Rollout, after: object) -> Split | None:

@@ -51,11 +51,15 @@ class Clusters:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FleetView:
-    """The fleet as its rows say: who is there, how far they are, whom they find healthy."""
+    """Those that serve one service, as their rows say: who is there, how far they are, whom they find healthy.
+
+    *trial* says, where it is so, that the service's newest revision runs on some of them only.
+    """
 
     nodes: Sequence[NodeStatus]
     level: FleetLevel
     health: Sequence[ClusterHealth]
+    trial: str = ""
 
 
 def policy_of(slos: Sequence[Slo]) -> Policy:
@@ -74,7 +78,7 @@ def level_event(rollout: Rollout, clusters: Clusters, fleet: FleetView, *, now: 
     match rollout.state:
         case Preparing(since=since):
             unready = unready_members(fleet.nodes, fleet.health, clusters.candidate, now=now)
-            if fleet.level.settled and not unready:
+            if fleet.level.settled and not unready and not fleet.trial:
                 return Ready()
             if now - since >= rollout.plan.prepare_timeout:
                 return PrepareTimedOut(_unready_words(fleet, unready))
@@ -243,4 +247,6 @@ def _evidence(judgement: Judgement, tick: int | None) -> str:
 def _unready_words(fleet: FleetView, unready: Sequence[str]) -> str:
     if not fleet.level.expected:
         return "no Envoy is connected"
+    if fleet.trial:
+        return fleet.trial
     return "; ".join(unready) or f"waiting for the ACK of {', '.join(fleet.level.waiting)}"

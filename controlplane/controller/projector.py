@@ -2,11 +2,13 @@
 
 import dataclasses
 import datetime as dt
+from collections.abc import Mapping
 
 import structlog
 
 from controlplane.clock import Clock
-from controlplane.controller.desired import traffic_plan
+from controlplane.controller.desired import grouping, served_revisions, traffic_plans
+from controlplane.controller.fleet import expected_nodes
 from controlplane.errors import ControlPlaneError, InvalidInputError
 from controlplane.ports import (
     CompiledConfig,
@@ -17,6 +19,8 @@ from controlplane.ports import (
     SnapshotStatus,
     Store,
 )
+from controlplane.traffic.groups import EVERYONE, Grouping, is_canary
+from controlplane.traffic.model import TrafficPlan
 from controlplane.wake import Wake
 
 log = structlog.get_logger()
@@ -52,51 +56,91 @@ class Projector:
         The last good snapshot goes first: Envoys that were between it and the newest one keep its clusters meanwhile.
         One that this release cannot read is left out; the rows are compiled anew before any Envoy is answered.
         """
-        if self.publisher.served_version:
+        if self.publisher.served_versions:
             return
-        for snapshot in (await self.store.load_last_good_snapshot(), await self.store.load_newest_snapshot()):
-            if snapshot is None or snapshot.version == self.publisher.served_version:
-                continue
-            try:
-                self.publisher.publish(snapshot)
-            except InvalidInputError as refusal:
-                log.warning("snapshot.not_restored", version=snapshot.version, words=str(refusal))
-            else:
-                log.info("snapshot.restored", version=snapshot.version, status=snapshot.status.value)
+        groups = [group for group in await self.store.list_snapshot_groups() if not is_canary(group)]
+        for group in groups:
+            good = await self.store.load_last_good_snapshot(group)
+            for snapshot in (good, await self.store.load_newest_snapshot(group)):
+                if snapshot is not None and snapshot.version != self.publisher.served_versions.get(group):
+                    self._restore(snapshot)
+        self.publisher.assign(Grouping(frozenset(groups) - {EVERYONE}))
+        try:
+            await self.project()  # who goes first with a new revision is not in the snapshots
+        except ControlPlaneError:
+            log.warning("projection.refused", exc_info=True)
+
+    def _restore(self, snapshot: SnapshotRecord) -> None:
+        try:
+            self.publisher.publish(snapshot)
+        except InvalidInputError as refusal:
+            log.warning("snapshot.not_restored", group=snapshot.group, version=snapshot.version, words=str(refusal))
+        else:
+            log.info("snapshot.restored", group=snapshot.group, version=snapshot.version, status=snapshot.status.value)
 
     async def project(self) -> None:
-        """Publish the snapshot of the committed rows, unless the fleet refused exactly that one before."""
+        """Publish each group's snapshot of the committed rows, unless the group refused exactly that one before.
+
+        A group that cannot be served what the rows say keeps what it has, and stands in no other group's way.
+        """
         desired = await self.store.load_desired()
         if not desired.services:
             return  # an Envoy that is told of nothing would drop everything; there is nothing to serve yet
-        compiled = self.compiler.compile(traffic_plan(desired))
-        if compiled.version == self.publisher.served_version:
+        plans = traffic_plans(desired)
+        refused: list[ControlPlaneError] = []
+        for group, plan in plans.items():
+            try:
+                await self._project(group, plan, desired)
+            except InvalidInputError as refusal:
+                refused.append(refusal)
+        # Only now: an Envoy that changes its group must find there what it is to have.
+        self.publisher.assign(await self._grouping(desired, plans))
+        if refused:
+            raise refused[0]
+
+    async def _project(self, group: str, plan: TrafficPlan, desired: Desired) -> None:
+        compiled = self.compiler.compile(plan)
+        serving = compiled.version == self.publisher.served_versions.get(group)
+        if serving and group not in self.publisher.doubted:
             return
-        known = await self.store.find_snapshot(compiled.version)
+        known = await self.store.find_snapshot(group, compiled.version)
         if known is not None and known.status is SnapshotStatus.REJECTED:
-            await self._serve_last_good()
-            return
-        snapshot = self._record(compiled, desired)
-        await self.store.propose_snapshot(snapshot)
-        self.publisher.publish(snapshot)
-        log.info("snapshot.published", version=snapshot.version, revisions=dict(snapshot.revisions))
-        await self.store.prune_snapshots(keep=KEEP_SNAPSHOTS)
+            await self._serve_last_good(group)
+        elif serving:
+            if known is not None and known.status is SnapshotStatus.GOOD:
+                self.publisher.vouch(group)
+        else:
+            snapshot = known or self._record(group, plan, compiled, desired)
+            await self.store.propose_snapshot(snapshot)
+            self.publisher.publish(snapshot)
+            log.info("snapshot.published", group=group, version=snapshot.version, revisions=dict(snapshot.revisions))
+            await self.store.prune_snapshots(keep=KEEP_SNAPSHOTS)
 
-    async def _serve_last_good(self) -> None:
-        good = await self.store.load_last_good_snapshot()
+    async def _grouping(self, desired: Desired, plans: Mapping[str, TrafficPlan]) -> Grouping:
+        # Who is there matters only where one of them goes first; weights change too often to ask each time.
+        nodes = await self.store.load_nodes() if any(map(is_canary, plans)) else ()
+        return grouping(desired, plans, expected_nodes(nodes, now=self.clock.now()))
+
+    async def _serve_last_good(self, group: str) -> None:
+        good = await self.store.load_last_good_snapshot(group)
         if good is None:
-            log.error("snapshot.none_good")
-        elif good.version != self.publisher.served_version:
+            log.error("snapshot.none_good", group=group)
+        elif good.version != self.publisher.served_versions.get(group):
             self.publisher.publish(good)
-            log.warning("snapshot.reverted", version=good.version)
+            log.warning("snapshot.reverted", group=group, version=good.version)
 
-    def _record(self, compiled: CompiledConfig, desired: Desired) -> SnapshotRecord:
+    def _record(self, group: str, plan: TrafficPlan, compiled: CompiledConfig, desired: Desired) -> SnapshotRecord:
+        served = {service.spec.name for service in plan.services}
+        revisions = served_revisions(desired, trials=is_canary(group))
         return SnapshotRecord(
             version=compiled.version,
             versions=compiled.versions,
-            revisions={service.revision.spec.name: service.revision.number for service in desired.services},
+            revisions={
+                revision.spec.name: revision.number for _, revision in revisions if revision.spec.name in served
+            },
             content=compiled.content,
             status=SnapshotStatus.PROPOSED,
             words="",
             at=self.clock.now(),
+            group=group,
         )

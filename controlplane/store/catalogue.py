@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from controlplane.errors import ConflictError
-from controlplane.ports import Revision, RevisionStatus, ServiceRecord
+from controlplane.ports import HistoryEntry, Revision, RevisionStatus, ServiceRecord
 from controlplane.store import tables
 from controlplane.store.engine import Tx
 from controlplane.store.queries import (
@@ -53,7 +53,9 @@ class SqlCatalogue(Part):
         check_split(split)
         await self.database.write(lambda tx: _set_split(tx, self.specs, service, split, by=by, why=why, now=now))
 
-    async def mark_revisions(self, numbers: Mapping[str, int], status: RevisionStatus, words: str) -> None:
+    async def mark_revisions(
+        self, numbers: Mapping[str, int], status: RevisionStatus, words: str, *, now: dt.datetime
+    ) -> None:
         def work(tx: Tx) -> None:
             table = tables.service_revision
             for service, number in sorted(numbers.items()):
@@ -65,9 +67,43 @@ class SqlCatalogue(Part):
                     .values(status=status.value, words=words)
                 )
                 if changed.rowcount:
+                    if status is RevisionStatus.REJECTED:
+                        sentence = f"revision {number} is rejected: {words}"
+                        append_history(tx.conn, [_reviewed(service, "Rejected", sentence, now)])
                     tx.announce(Topic.DESIRED)
 
         await self.database.write(work)
+
+    async def mark_tried(self, numbers: Mapping[str, int], words: str, *, now: dt.datetime) -> None:
+        def work(tx: Tx) -> None:
+            table = tables.service_revision
+            for service, number in sorted(numbers.items()):
+                changed = tx.conn.execute(
+                    table.update()
+                    .where(table.c.service == service, table.c.number == number, table.c.tried_at.is_(None))
+                    .values(tried_at=now)
+                )
+                if changed.rowcount:
+                    append_history(tx.conn, [_reviewed(service, "Tried", f"revision {number}: {words}", now)])
+                    tx.announce(Topic.DESIRED)
+
+        await self.database.write(work)
+
+
+def _reviewed(service: str, after: str, words: str, at: dt.datetime) -> HistoryEntry:
+    """Make the entry for what the fleet made of a revision."""
+    return HistoryEntry(
+        number=0,
+        at=at,
+        kind="transition",
+        service=service,
+        rollout=None,
+        what=after,
+        by="fleet",
+        words=words,
+        before="Proposed",
+        after=after,
+    )
 
 
 def _records(conn: sa.Connection, specs: SpecCache, name: str | None = None) -> list[ServiceRecord]:

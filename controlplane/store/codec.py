@@ -183,6 +183,7 @@ def types_to_json(types: Mapping[str, TypeStatus]) -> Object:
             "acked_at": None if status.acked_at is None else status.acked_at.isoformat(),
             "nacked": status.nacked,
             "words": status.words,
+            "nacked_at": None if status.nacked_at is None else status.nacked_at.isoformat(),
         }
         for name, status in types.items()
     }
@@ -197,6 +198,8 @@ def types_from_json(data: Object) -> dict[str, TypeStatus]:
             acked_at=None if status["acked_at"] is None else _moment(status["acked_at"]),
             nacked=status["nacked"],
             words=status["words"],
+            # Absent where an earlier release wrote the row.
+            nacked_at=_moment(status["nacked_at"]) if status.get("nacked_at") else None,
         )
         for name, status in data.items()
     }

@@ -1,5 +1,6 @@
 """The one picture that snapshots are made from."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Mapping
 from typing import Final
@@ -13,6 +14,7 @@ from controlplane.store.queries import (
     Part,
     active_rollouts,
     load_splits,
+    proven_revision,
     rollout_of,
     unrejected_revisions,
     upsert,
@@ -36,14 +38,19 @@ class SqlDesired(Part):
         # A service whose every revision was refused is left out: none of them ever carried traffic.
         for name, row in sorted(unrejected_revisions(tx.conn).items()):
             active = rollouts.get(name)
-            services.append(
-                DesiredService(
-                    revision=revision_of(row, self.specs.load(tx.conn, row)),
-                    split=splits[name],
-                    rollout=None if active is None else rollout_of(active),
-                )
+            service = DesiredService(
+                revision=revision_of(row, self.specs.load(tx.conn, row)),
+                split=splits[name],
+                rollout=None if active is None else rollout_of(active),
             )
+            services.append(self._with_revision_before(tx, service) if service.on_trial else service)
         return Desired(services=tuple(services), addresses=_addresses(tx.conn))
+
+    def _with_revision_before(self, tx: Tx, service: DesiredService) -> DesiredService:
+        row = proven_revision(tx.conn, service.revision.spec.name)
+        if row is None:
+            return service
+        return dataclasses.replace(service, before=revision_of(row, self.specs.load(tx.conn, row)))
 
     async def save_addresses(self, addresses: Mapping[str, tuple[str, ...]], *, now: dt.datetime) -> None:
         def work(tx: Tx) -> None:

@@ -38,12 +38,13 @@ class SqlFleet(Part):
     async def propose_snapshot(self, snapshot: SnapshotRecord) -> None:
         await self.database.write(lambda tx: _propose_snapshot(tx, snapshot))
 
-    async def mark_snapshot(self, version: str, status: SnapshotStatus, words: str) -> None:
+    async def mark_snapshot(self, group: str, version: str, status: SnapshotStatus, words: str) -> None:
         def work(tx: Tx) -> None:
             table = tables.snapshot
             changed = tx.conn.execute(
                 table.update()
-                .where(table.c.version == version, table.c.status != SnapshotStatus.GOOD.value)
+                .where(table.c.node_group == group, table.c.version == version)
+                .where(table.c.status != SnapshotStatus.GOOD.value)
                 .where(sa.or_(table.c.status != status.value, table.c.words != words))
                 .values(status=status.value, words=words)
             )
@@ -52,22 +53,27 @@ class SqlFleet(Part):
 
         await self.database.write(work)
 
-    async def load_newest_snapshot(self) -> SnapshotRecord | None:
-        return await self._snapshot(_NEWEST)
+    async def load_newest_snapshot(self, group: str) -> SnapshotRecord | None:
+        return await self._snapshot(_NEWEST, group=group)
 
-    async def load_last_good_snapshot(self) -> SnapshotRecord | None:
-        return await self._snapshot(_LAST_GOOD)
+    async def load_last_good_snapshot(self, group: str) -> SnapshotRecord | None:
+        return await self._snapshot(_LAST_GOOD, group=group)
 
-    async def find_snapshot(self, version: str) -> SnapshotRecord | None:
-        return await self._snapshot(_BY_VERSION, version=version)
+    async def find_snapshot(self, group: str, version: str) -> SnapshotRecord | None:
+        return await self._snapshot(_BY_VERSION, group=group, version=version)
+
+    async def list_snapshot_groups(self) -> tuple[str, ...]:
+        return await self.database.read(lambda tx: tuple(tx.conn.scalars(_GROUPS)))
 
     async def prune_snapshots(self, *, keep: int) -> None:
         def work(tx: Tx) -> None:
             table = tables.snapshot
-            newest = sa.select(table.c.serial).order_by(table.c.serial.desc()).limit(keep)
-            kept = set(tx.conn.scalars(newest))
-            kept.add(tx.conn.scalar(sa.select(sa.func.max(table.c.serial)).where(table.c.status == "good")))
-            tx.conn.execute(table.delete().where(table.c.serial.not_in(kept - {None})))
+            serial = table.c.serial
+            kept: set[int] = set(tx.conn.scalars(_LAST_GOOD_SERIALS))
+            for group in tx.conn.scalars(_GROUPS).all():
+                newest = sa.select(serial).where(table.c.node_group == group).order_by(serial.desc()).limit(keep)
+                kept |= set(tx.conn.scalars(newest))
+            tx.conn.execute(table.delete().where(serial.not_in(kept)))
 
         await self.database.write(work)
 
@@ -80,10 +86,17 @@ class SqlFleet(Part):
 
 
 _NODES: Final = sa.select(tables.node_status).order_by(tables.node_status.c.node)
-_BY_SERIAL: Final = sa.select(tables.snapshot).order_by(tables.snapshot.c.serial.desc()).limit(1)
+_OF_GROUP: Final = sa.select(tables.snapshot).where(tables.snapshot.c.node_group == sa.bindparam("group"))
+_BY_SERIAL: Final = _OF_GROUP.order_by(tables.snapshot.c.serial.desc()).limit(1)
 _NEWEST: Final = _BY_SERIAL.where(tables.snapshot.c.status != SnapshotStatus.REJECTED.value)
 _LAST_GOOD: Final = _BY_SERIAL.where(tables.snapshot.c.status == SnapshotStatus.GOOD.value)
-_BY_VERSION: Final = sa.select(tables.snapshot).where(tables.snapshot.c.version == sa.bindparam("version"))
+_BY_VERSION: Final = _OF_GROUP.where(tables.snapshot.c.version == sa.bindparam("version"))
+_GROUPS: Final = sa.select(tables.snapshot.c.node_group).distinct().order_by(tables.snapshot.c.node_group)
+_LAST_GOOD_SERIALS: Final = (
+    sa.select(sa.func.max(tables.snapshot.c.serial))
+    .where(tables.snapshot.c.status == SnapshotStatus.GOOD.value)
+    .group_by(tables.snapshot.c.node_group)
+)
 
 
 # An Envoy that moved to another replica is connected there; the one it left may say so late.
@@ -91,7 +104,8 @@ _REPLACE_NODE: Final = insert_or(
     tables.node_status,
     """(node) DO UPDATE SET
         cluster = excluded.cluster, replica = excluded.replica, variant = excluded.variant,
-        connected_at = excluded.connected_at, disconnected_at = excluded.disconnected_at, types = excluded.types
+        connected_at = excluded.connected_at, disconnected_at = excluded.disconnected_at, types = excluded.types,
+        node_group = excluded.node_group, user_agent = excluded.user_agent, is_envoy = excluded.is_envoy
     WHERE excluded.disconnected_at IS NULL OR excluded.replica = node_status.replica""",
 )
 
@@ -108,6 +122,9 @@ def _record_nodes(tx: Tx, nodes: Sequence[NodeStatus]) -> None:
                 "connected_at": node.connected_at,
                 "disconnected_at": node.disconnected_at,
                 "types": types_to_json(node.types),
+                "node_group": node.group,
+                "user_agent": node.user_agent,
+                "is_envoy": node.is_envoy,
             }
             for node in nodes
         ],
@@ -124,6 +141,9 @@ def _node_of(row: sa.Row[Any]) -> NodeStatus:
         connected_at=row.connected_at,
         disconnected_at=row.disconnected_at,
         types=types_from_json(row.types),
+        group=row.node_group,
+        user_agent=row.user_agent,
+        is_envoy=row.is_envoy,
     )
 
 
@@ -131,11 +151,16 @@ def _propose_snapshot(tx: Tx, snapshot: SnapshotRecord) -> None:
     tx.lock("snapshot")  # or two replicas would take the same serial
     table = tables.snapshot
     serial = (tx.conn.scalar(sa.select(sa.func.max(table.c.serial))) or 0) + 1
-    known = tx.conn.execute(table.update().where(table.c.version == snapshot.version).values(serial=serial))
+    known = tx.conn.execute(
+        table.update()
+        .where(table.c.node_group == snapshot.group, table.c.version == snapshot.version)
+        .values(serial=serial)
+    )
     if known.rowcount == 0:
         tx.conn.execute(
             table.insert(),
             {
+                "node_group": snapshot.group,
                 "version": snapshot.version,
                 "serial": serial,
                 "versions": dict(snapshot.versions),
@@ -157,4 +182,5 @@ def _snapshot_of(row: sa.Row[Any]) -> SnapshotRecord:
         status=SnapshotStatus(row.status),
         words=row.words,
         at=row.at,
+        group=row.node_group,
     )

@@ -57,6 +57,8 @@ _UNREJECTED: Final = tables.service_revision.c.status != "rejected"
 _IS_MINE: Final = tables.service_revision.c.service == _OF_SERVICE
 _NEWEST: Final = _last_revisions(sa.true()), _last_revisions(_IS_MINE)
 _NEWEST_UNREJECTED: Final = _last_revisions(_UNREJECTED), _last_revisions(sa.and_(_UNREJECTED, _IS_MINE))
+_PROVEN: Final = sa.or_(tables.service_revision.c.status == "good", tables.service_revision.c.tried_at.is_not(None))
+_NEWEST_PROVEN: Final = _last_revisions(sa.and_(_UNREJECTED, _PROVEN, _IS_MINE))
 _SHARES: Final = sa.select(tables.split_share).order_by(tables.split_share.c.service, tables.split_share.c.position)
 _SPLITS: Final = _SHARES, _SHARES.where(tables.split_share.c.service == _OF_SERVICE)
 
@@ -76,6 +78,11 @@ def newest_revisions(conn: sa.Connection, service: str | None = None) -> dict[st
 def unrejected_revisions(conn: sa.Connection, service: str | None = None) -> dict[str, sa.Row[Any]]:
     """Return the rows of the newest revisions that were not rejected; a service without one is absent."""
     return {row.service: row for row in _select(conn, _NEWEST_UNREJECTED, service)}
+
+
+def proven_revision(conn: sa.Connection, service: str) -> sa.Row[Any] | None:
+    """Return the row of the newest revision that needs no configuration canary any more."""
+    return conn.execute(_NEWEST_PROVEN, {"service": service}).first()
 
 
 def load_splits(conn: sa.Connection, service: str | None = None) -> dict[str, Split]:

@@ -58,6 +58,7 @@ def revision_of(row: sa.Row[Any], spec: ServiceSpec) -> Revision:
         by=row.by,
         why=row.why,
         at=row.at,
+        tried_at=row.tried_at,
     )
 
 
@@ -83,6 +84,8 @@ def insert_revision(conn: sa.Connection, revision: Revision) -> None:
             "domains": list(spec.domains),
             "plan_deadline_us": spec.plan.deadline,
             "plan_prepare_timeout_us": spec.plan.prepare_timeout,
+            "groups": list(spec.groups),
+            "config_canary_us": spec.config_canary,
         },
     )
     parts: dict[sa.Table, Rows] = {
@@ -158,6 +161,8 @@ def read_spec(conn: sa.Connection, revision: sa.Row[Any]) -> ServiceSpec:
             prepare_timeout=revision.plan_prepare_timeout_us,
         ),
         domains=tuple(revision.domains),
+        groups=tuple(revision.groups),
+        config_canary=revision.config_canary_us,
     )
 
 

@@ -76,6 +76,9 @@ service_revision = sa.Table(
     sa.Column("domains", Json, nullable=False),
     sa.Column("plan_deadline_us", Span, nullable=False),
     sa.Column("plan_prepare_timeout_us", Span, nullable=False),
+    sa.Column("groups", Json, nullable=False, server_default="[]"),
+    sa.Column("config_canary_us", Span, nullable=False, server_default="0"),
+    sa.Column("tried_at", UtcDateTime),
     sa.CheckConstraint("number > 0", name="number"),
     sa.CheckConstraint(REVIEWED, name="status"),
     sa.CheckConstraint("listener_port BETWEEN 1 AND 65535", name="port"),
@@ -277,12 +280,16 @@ node_status = sa.Table(
     sa.Column("connected_at", UtcDateTime, nullable=False),
     sa.Column("disconnected_at", UtcDateTime),
     sa.Column("types", Json, nullable=False),
+    sa.Column("node_group", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("user_agent", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("is_envoy", sa.Boolean, nullable=False, server_default=sa.true()),
 )
 """*types* is one JSON object, so that an ACK is one row and one statement: it lies on the way of every weight."""
 
 snapshot = sa.Table(
     "snapshot",
     metadata,
+    sa.Column("node_group", sa.Text, primary_key=True, server_default=sa.text("''")),
     sa.Column("version", sa.Text, primary_key=True),
     sa.Column("serial", sa.BigInteger, nullable=False, unique=True),
     sa.Column("versions", Json, nullable=False),

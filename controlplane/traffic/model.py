@@ -188,6 +188,8 @@ class Share:
             )
 
 
+MAX_CONFIG_CANARY = dt.timedelta(hours=1)
+
 Split = tuple[Share, ...]
 """Shares in Envoy's order, stable first; they sum to 10,000."""
 
@@ -206,7 +208,9 @@ def check_split(split: Split) -> None:
 class ServiceSpec:
     """What an engineer declares of a service, whole: one revision of it never changes.
 
-    *initial_split* takes effect when the service is first applied; from then on rollouts own the split.
+    *initial_split* takes effect when the service is first applied; from then on rollouts own the split. *groups* names
+    the groups of Envoys that serve it; none means every Envoy. A new revision whose *config_canary* is not zero goes to
+    one Envoy of each group first, and to the others when that one has run it, healthy, for so long.
     """
 
     name: str
@@ -219,9 +223,17 @@ class ServiceSpec:
     slos: tuple[Slo, ...]
     plan: Plan
     domains: tuple[str, ...] = ("*",)
+    groups: tuple[str, ...] = ()
+    config_canary: dt.timedelta = dt.timedelta(0)
 
     def __post_init__(self) -> None:
         check_name("service", self.name)
+        for group in self.groups:
+            check_name("groups", group)
+        if len(set(self.groups)) != len(self.groups):
+            raise InvalidInputError("groups", "a group is named twice", "name each group once")
+        if not dt.timedelta(0) <= self.config_canary <= MAX_CONFIG_CANARY:
+            raise InvalidInputError("config_canary", f"{self.config_canary} is out of range", "use 0 to 1 h")
         check_name("virtual_host", self.virtual_host)
         check_name("route_config", self.route_config)
         for field, names in (
@@ -270,7 +282,7 @@ class ServedService:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrafficPlan:
-    """Everything that every Envoy should serve now.
+    """Everything that the Envoys of one group should serve now.
 
     *addresses* holds the IP addresses of the endpoints' host names; a name that is missing has none yet.
     """

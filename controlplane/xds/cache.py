@@ -1,14 +1,17 @@
-"""The newest snapshot, and the streams that are told of it."""
+"""What each group of Envoys is served, and the streams that are told of it."""
 
+import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
 import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import InvalidInputError
-from controlplane.ports import SnapshotRecord
+from controlplane.ports import SnapshotRecord, SnapshotStatus
+from controlplane.traffic.groups import EVERYONE, Grouping, whole_group
+from controlplane.xds.channel import Nacked, Node
 from controlplane.xds.kinds import Kind
 from controlplane.xds.responses import Responses, Served
 from controlplane.xds.snapshot import Snapshot
@@ -31,8 +34,43 @@ class Listener(Protocol):
         """Take note of what is served now; must neither block nor raise."""
 
 
+@dataclasses.dataclass(slots=True, eq=False)
+class Group:
+    """What the Envoys of one group are served, and what only earlier snapshots had, for those that may still use it.
+
+    While the snapshot is in *doubt*, because an Envoy of the group refused it and nobody has vouched for it, those that
+    join are served nothing: the next snapshot follows at once.
+    """
+
+    key: str
+    served: Served | None = None
+    version: str = ""
+    vouched: bool = False
+    in_doubt: bool = False
+    past: tuple[Snapshot, ...] = ()
+    # In the order of their coming, so that nobody is always the last to hear of a change.
+    listeners: dict[Listener, Node] = dataclasses.field(default_factory=dict)
+
+    @property
+    def target(self) -> Snapshot | None:
+        """The snapshot that its Envoys should run."""
+        return None if self.served is None else self.served.target.snapshot
+
+    def join(self, listener: Listener, node: Node) -> None:
+        """Offer *listener* what is served, now and at every change."""
+        self.listeners[listener] = node
+        if self.served is not None and not self.in_doubt:
+            listener.offer(self.served)
+
+    def offer(self) -> None:
+        """Offer every listener what is served."""
+        if self.served is not None:
+            for listener in self.listeners:
+                listener.offer(self.served)
+
+
 class SnapshotCache:
-    """Serves one snapshot to every stream, and what only earlier ones had to those that may still use it.
+    """Serves one snapshot to the streams of each group.
 
     Args:
         clock: Stamps each publication.
@@ -43,24 +81,26 @@ class SnapshotCache:
         self._clock = clock
         self._identifier = identifier
         self._nonces = itertools.count(1)
-        self._served: Served | None = None
-        self._version = ""
-        self._past: tuple[Snapshot, ...] = ()
-        # In the order of their coming, so that nobody is always the last to hear of a change.
-        self._listeners: dict[Listener, None] = {}
+        self._grouping = Grouping()
+        self._groups: dict[str, Group] = {}
+        self._place: dict[Listener, Group] = {}
 
     @property
-    def served_version(self) -> str:
-        """The version of the snapshot that is served now; "" before the first."""
-        return self._version
+    def served_versions(self) -> Mapping[str, str]:
+        """The version of the snapshot that each group is served now; a group without one is absent."""
+        return {key: group.version for key, group in self._groups.items() if group.served is not None}
 
     @property
-    def served(self) -> Served | None:
-        """What streams are offered now; None before the first snapshot."""
-        return self._served
+    def doubted(self) -> frozenset[str]:
+        """Groups of which an Envoy has refused what is served; those that join are served nothing meanwhile."""
+        return frozenset(key for key, group in self._groups.items() if group.in_doubt)
+
+    def served(self, key: str = EVERYONE) -> Served | None:
+        """Return what the streams of a group are offered now; None before its first snapshot."""
+        return self._group(key).served
 
     def publish(self, snapshot: SnapshotRecord) -> None:
-        """Serve *snapshot* from now on, to every Envoy that is or will be connected.
+        """Serve *snapshot* from now on, to every Envoy of its group that is or will be connected.
 
         What only earlier snapshots have stays served to each Envoy until that Envoy has acknowledged the new listeners
         and routes. A process that starts should publish the last good snapshot before the newest, so that this holds
@@ -70,51 +110,125 @@ class SnapshotCache:
             InvalidInputError: It has no listeners or no clusters while the one before it had some, or is not what its
                 version says.
         """
-        if snapshot.version == self._version:
+        group = self._group(snapshot.group)
+        good = snapshot.status is SnapshotStatus.GOOD
+        if snapshot.version == group.version:
+            if good:
+                self.vouch(snapshot.group)
             return
         target = Snapshot.from_bytes(snapshot.content)
         if target.version != snapshot.version:
             raise InvalidInputError(
                 "snapshot.version", f"{snapshot.version} is not that of its content", "publish it anew"
             )
-        if self._served is not None:
-            before = self._served.target.snapshot
-            _check_not_emptied(before, target)
-            self._past = self._still_needed(before, target)
+        if group.target is not None:
+            _check_not_emptied(group.target, target)
+            group.past = _still_needed(group, target)
+        is_first = group.served is None
+        self._serve(group, target)
+        group.version, group.vouched, group.in_doubt = snapshot.version, good, False
+        group.offer()
+        if is_first:
+            self._place_all()
+
+    def vouch(self, key: str) -> None:
+        """What the group is served is good, whoever refuses it: those that join get it."""
+        group = self._group(key)
+        group.vouched = True
+        if group.in_doubt:
+            group.in_doubt = False
+            group.offer()
+
+    def assign(self, grouping: Grouping) -> None:
+        """Serve each Envoy, present or to come, what its group is served; publish the groups' snapshots first.
+
+        A group that is served nothing leaves its Envoys where they are: in doubt they keep what they have.
+        """
+        if grouping == self._grouping:
+            return
+        self._grouping = grouping
+        self._place_all()
+        wanted = {EVERYONE, *grouping.groups, *grouping.canaries.values()}
+        for key in [key for key, group in self._groups.items() if key not in wanted and not group.listeners]:
+            del self._groups[key]
+
+    def register(self, listener: Listener, node: Node) -> None:
+        """Offer *listener* what its *node* is served, now and at every change, until it is unregistered."""
+        group = self._group_of(node)
+        self._place[listener] = group
+        group.join(listener, node)
+
+    def unregister(self, listener: Listener) -> None:
+        """Forget *listener*."""
+        group = self._place.pop(listener, None)
+        if group is not None:
+            del group.listeners[listener]
+
+    def refused(self, listener: Listener, refusal: Nacked) -> None:
+        """Keep what *listener*'s client refused from those that join, unless it is known to be good."""
+        group = self._place.get(listener)
+        if group is None or group.served is None or group.vouched:
+            return
+        if group.served.target.version(refusal.kind) == refusal.version:
+            group.in_doubt = True
+
+    # -- groups --------------------------------------------------------------------------------------------------------
+
+    def _group(self, key: str) -> Group:
+        return self._groups.setdefault(key, Group(key))
+
+    def _group_of(self, node: Node) -> Group:
+        """Return where *node* belongs; the part of a group that goes first counts only once it is served."""
+        key = self._grouping.of(node.id, node.group)
+        group = self._group(key)
+        return group if group.served is not None else self._group(whole_group(key))
+
+    def _place_all(self) -> None:
+        for listener, group in tuple(self._place.items()):
+            node = group.listeners[listener]
+            self._move(listener, node, group, self._group_of(node))
+
+    def _move(self, listener: Listener, node: Node, before: Group, after: Group) -> None:
+        if before is after or (after.served is None and before.served is not None):
+            return
+        del before.listeners[listener]
+        self._place[listener] = after
+        if before.target is not None and after.target is not None:
+            # Its routes may lead to clusters that only its old group knows.
+            past = (before.target, *before.past, *after.past)
+            after.past = tuple(_with_more(dict.fromkeys(past), after.target))[:MAX_PAST]
+            self._serve(after, after.target)
+        after.join(listener, node)
+
+    def _serve(self, group: Group, target: Snapshot) -> None:
         responses = self._responses(target)
-        overlay = target.overlaid_on(self._past)
-        self._served = Served(
+        overlay = target.overlaid_on(group.past)
+        group.served = Served(
             target=responses,
             transition=responses if overlay is target else self._responses(overlay),
             published_at=self._clock.steady(),
         )
-        self._version = snapshot.version
-        for listener in self._listeners:
-            listener.offer(self._served)
-
-    def register(self, listener: Listener) -> None:
-        """Offer *listener* what is served, now and at every change, until it is unregistered."""
-        self._listeners[listener] = None
-        if self._served is not None:
-            listener.offer(self._served)
-
-    def unregister(self, listener: Listener) -> None:
-        """Forget *listener*."""
-        self._listeners.pop(listener, None)
 
     def _responses(self, snapshot: Snapshot) -> Responses:
         return Responses(snapshot, identifier=self._identifier, nonces=self._nonces)
 
-    def _still_needed(self, before: Snapshot, target: Snapshot) -> tuple[Snapshot, ...]:
-        """Return the snapshots, newest first, that hold something which *target* lacks and an Envoy may still use."""
-        older: Iterable[Snapshot] = self._past
-        if self._listeners and all(listener.settled for listener in self._listeners):
-            older = ()
-        return tuple(past for past in (before, *older) if _has_more(past, target))[:MAX_PAST]
+
+def _still_needed(group: Group, target: Snapshot) -> tuple[Snapshot, ...]:
+    """Return the snapshots, newest first, that hold something which *target* lacks and an Envoy may still use."""
+    older: Iterable[Snapshot] = group.past
+    if group.listeners and all(listener.settled for listener in group.listeners):
+        older = ()
+    before = () if group.target is None else (group.target,)
+    return tuple(_with_more((*before, *older), target))[:MAX_PAST]
 
 
-def _has_more(past: Snapshot, target: Snapshot) -> bool:
-    return any(past.resources[kind].keys() - target.resources[kind].keys() for kind in (Kind.CDS, Kind.EDS, Kind.RDS))
+def _with_more(past: Iterable[Snapshot], target: Snapshot) -> Iterator[Snapshot]:
+    kinds = (Kind.CDS, Kind.EDS, Kind.RDS)
+    return (
+        snapshot
+        for snapshot in past
+        if any(snapshot.resources[kind].keys() - target.resources[kind].keys() for kind in kinds)
+    )
 
 
 def _check_not_emptied(before: Snapshot, target: Snapshot) -> None:

@@ -52,11 +52,12 @@ Reaction: TypeAlias = Subscribed | Acked | Nacked | Stale | Ignored
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Node:
-    """Who the client says it is."""
+    """Who the client says it is: its *group* decides what it is served, see `controlplane.traffic.groups`."""
 
     id: str
     cluster: str
     is_envoy: bool
+    group: str = ""
     user_agent: str = ""
 
     @property

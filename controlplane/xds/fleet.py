@@ -122,8 +122,16 @@ class Fleet:
         acked_at = before.acked_at if before is not None and before.acked == level.acked else None
         if level.acked and acked_at is None:
             acked_at = self._clock.now()
+        nacked_at = before.nacked_at if before is not None and before.nacked == level.nacked else None
+        if level.nacked and nacked_at is None:
+            nacked_at = self._clock.now()
         after = TypeStatus(
-            sent=level.sent, acked=level.acked, acked_at=acked_at, nacked=level.nacked, words=level.words
+            sent=level.sent,
+            acked=level.acked,
+            acked_at=acked_at,
+            nacked=level.nacked,
+            words=level.words,
+            nacked_at=nacked_at if level.nacked else None,
         )
         if after == before:
             return
@@ -133,8 +141,8 @@ class Fleet:
             self._wake.set()
 
     def connected_ids(self) -> frozenset[str]:
-        """Return the ids of the Envoys that have a stream open here."""
-        return frozenset(self._links)
+        """Return the ids of the Envoys that have a stream open here; other clients send no telemetry."""
+        return frozenset(node for node, links in self._links.items() if links[-1].node.is_envoy)
 
     # -- the loop that writes ------------------------------------------------------------------------------------------
 
@@ -183,6 +191,9 @@ class Fleet:
             connected_at=link.connected_at,
             disconnected_at=disconnected_at,
             types=dict(link.types),
+            group=link.node.group,
+            user_agent=link.node.user_agent,
+            is_envoy=link.node.is_envoy,
         )
 
     def _mark(self, node: str) -> None:

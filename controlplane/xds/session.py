@@ -40,6 +40,9 @@ MAX_NODE_ID: Final = 256
 
 WILDCARD: Final = "*"
 
+GROUP_KEY: Final = "hueshift_group"
+"""The key of a node's metadata that names its group; without it the node's cluster is its group."""
+
 
 class Session(abc.ABC, Generic[Request]):
     """What one client was told, has said, and is owed."""
@@ -74,8 +77,9 @@ class Session(abc.ABC, Generic[Request]):
 
     def update(self, served: Served) -> None:
         """Serve *served* from now on; ask `take` what that means for the client."""
+        # The first offer leaves a client settled that came with nothing.
+        self._settled = self._settled and self._served is None
         self._served = served
-        self._settled = False
 
     def receive(self, request: Request, *, now: float) -> Reaction:
         """Take in a request; ask `take` what is to be sent then.
@@ -308,5 +312,18 @@ def identify(node: Any) -> Node:
         raise ProtocolError("node.id: is empty in the first request; set node.id in the client's bootstrap")
     if len(node.id) > MAX_NODE_ID:
         raise ProtocolError(f"node.id: is longer than {MAX_NODE_ID} characters; shorten it")
-    agent = node.user_agent_name[:MAX_NODE_ID]
-    return Node(node.id, node.cluster[:MAX_NODE_ID], is_envoy=agent == "envoy", user_agent=agent)
+    declared = node.metadata.fields[GROUP_KEY].string_value if GROUP_KEY in node.metadata.fields else ""
+    return Node(
+        id=node.id,
+        cluster=node.cluster[:MAX_NODE_ID],
+        is_envoy=node.user_agent_name == "envoy",
+        group=(declared or node.cluster)[:MAX_NODE_ID],
+        user_agent=_user_agent(node)[:MAX_NODE_ID],
+    )
+
+
+def _user_agent(node: Any) -> str:
+    build = node.user_agent_build_version.version
+    numbers = (build.major_number, build.minor_number, build.patch)
+    version = node.user_agent_version or (".".join(map(str, numbers)) if any(numbers) else "")
+    return f"{node.user_agent_name} {version}".strip()

@@ -9,7 +9,7 @@ import dataclasses
 import datetime as dt
 import enum
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import structlog
@@ -17,16 +17,15 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
 
 from controlplane.clock import Clock
-from controlplane.tls.identity import Identities, IdentityError, check_identity
 from controlplane.xds.cache import SnapshotCache
-from controlplane.xds.channel import Ignored, Level, Outgoing
+from controlplane.xds.channel import Ignored, Level, Nacked, Outgoing
 from controlplane.xds.conversations import Clients, Conversation, DeltaConversation, SotwConversation, Wake
 from controlplane.xds.delta import DeltaSession
 from controlplane.xds.fleet import Fleet, Link
 from controlplane.xds.kinds import Kind, ProtocolError
 from controlplane.xds.metrics import XdsMetrics
 from controlplane.xds.responses import Served
-from controlplane.xds.session import Session, identify
+from controlplane.xds.session import Session
 from controlplane.xds.sotw import SotwSession
 
 log = structlog.get_logger()
@@ -84,7 +83,6 @@ class Reason(enum.Enum):
     CLIENT = "client"
     STALLED = "stalled"
     PROTOCOL = "protocol"
-    IDENTITY = "identity"
     STOPPING = "stopping"
     BUG = "bug"
 
@@ -132,10 +130,10 @@ class Stream:
         streams: Where it belongs.
         method: What was called.
         wire: The transport's end.
-        identities: Whom the connection has proved to come from; None without TLS.
+        identities: Whom the connection has proved to come from; none without TLS.
     """
 
-    def __init__(self, streams: "Streams", method: Method, wire: Wire, identities: Identities | None) -> None:
+    def __init__(self, streams: "Streams", method: Method, wire: Wire, identities: Sequence[str]) -> None:
         self.session = method.make_session(streams.clients, self._wake)
         self.identities = identities
         self.ending: Ending | None = None
@@ -157,11 +155,9 @@ class Stream:
         try:
             self._receive(data)
         except ProtocolError as exc:
-            self._refuse(Reason.PROTOCOL, str(exc))
+            self._refuse(str(exc))
         except DecodeError:
-            self._refuse(Reason.PROTOCOL, "the request is not readable")
-        except IdentityError as exc:
-            self._refuse(Reason.IDENTITY, str(exc))
+            self._refuse("the request is not readable")
         except Exception:  # one client's stream must not take the others with it
             log.exception("stream.crashed", node=self.node_id)
             self.crash()
@@ -230,12 +226,11 @@ class Stream:
     def _receive(self, data: bytes) -> None:
         session = self.session
         now = self._streams.clock.steady()
-        request = self._parse(data)
-        if self._link is None:
-            check_identity(identify(request.node).id, self.identities)
-        reaction = session.receive(request, now=now)
+        reaction = session.receive(self._parse(data), now=now)
         if self._link is None:
             self._admit()
+        if isinstance(reaction, Nacked):
+            self._streams.cache.refused(self, reaction)
         if isinstance(reaction, Ignored):
             self._streams.log_unknown(reaction.type_url)
         elif self._link is not None:
@@ -245,10 +240,13 @@ class Stream:
     def _admit(self) -> None:
         """Let the client in: its first request has said who it is."""
         session = self.session
+        if session.node is None:
+            return
         if isinstance(session, Conversation):
             self._link = session.link
-        elif session.node is not None:
+        else:
             self._link = self._streams.fleet.connected(session.node, variant=session.variant)
+        self._streams.cache.register(self, session.node)
 
     def _answer(self, now: float) -> None:
         """See to what a request left to be sent.
@@ -286,9 +284,9 @@ class Stream:
                 self._reported[kind] = level
                 self._streams.fleet.moved(self._link, kind, level)
 
-    def _refuse(self, reason: Reason, words: str) -> None:
-        log.warning("stream.refused", node=self.node_id, reason=reason.value, words=words)
-        self.end(reason, words)
+    def _refuse(self, words: str) -> None:
+        log.warning("stream.refused", node=self.node_id, words=words)
+        self.end(Reason.PROTOCOL, words)
 
 
 class Streams:
@@ -306,19 +304,18 @@ class Streams:
         self.clock = clock
         self.metrics = metrics
         self.clients = Clients(fleet)
-        self._cache = cache
+        self.cache = cache
         self._open: dict[Stream, None] = {}
         self._unknown_types: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, method: Method, wire: Wire, *, identities: Identities | None = None) -> Stream:
-        """Return a new stream, which is offered what is served from now until its `close`."""
+    def open(self, method: Method, wire: Wire, *, identities: Sequence[str] = ()) -> Stream:
+        """Return a new stream; once its client has said who it is, it is offered what is served until its `close`."""
         stream = Stream(self, method, wire, identities)
         self._open[stream] = None
         self.metrics.streams.labels(stream.session.variant).inc()
-        self._cache.register(stream)
         return stream
 
     def closed(self, stream: Stream, link: Link | None) -> None:
@@ -326,7 +323,7 @@ class Streams:
         if stream not in self._open:
             return
         del self._open[stream]
-        self._cache.unregister(stream)
+        self.cache.unregister(stream)
         self.metrics.streams.labels(stream.session.variant).dec()
         self.metrics.closed.labels((stream.ending.reason if stream.ending else Reason.CLIENT).value).inc()
         if isinstance(stream.session, Conversation):

@@ -144,14 +144,14 @@ async def test_what_a_good_revision_gave_up_is_free_but_not_what_may_be_served_a
     moved = await apply(store, make_spec(port=8081))
     with pytest.raises(ConflictError, match=r"listener\.port"):
         await apply(store, make_spec("other", port=8080))
-    await store.mark_revisions({"colorize": moved}, RevisionStatus.GOOD, "")
+    await store.mark_revisions({"colorize": moved}, RevisionStatus.GOOD, "", now=NOW)
     await apply(store, make_spec("other", port=8080))
 
 
 async def test_what_only_a_rejected_revision_wanted_is_free(store: CatalogueStore) -> None:
     await apply(store, make_spec())
     moved = await apply(store, make_spec(port=8081))
-    await store.mark_revisions({"colorize": moved}, RevisionStatus.REJECTED, "port in use")
+    await store.mark_revisions({"colorize": moved}, RevisionStatus.REJECTED, "port in use", now=NOW)
     await apply(store, make_spec("other", port=8081))
 
 
@@ -215,9 +215,9 @@ async def test_a_rollout_owns_the_split(store: Store) -> None:
 
 async def test_a_rejected_revision_is_shown_but_the_one_before_it_served(store: CatalogueStore) -> None:
     await apply(store, make_spec())
-    await store.mark_revisions({"colorize": 1}, RevisionStatus.GOOD, "")
+    await store.mark_revisions({"colorize": 1}, RevisionStatus.GOOD, "", now=NOW)
     await apply(store, make_spec(port=8081))
-    await store.mark_revisions({"colorize": 2}, RevisionStatus.REJECTED, "edge-1: bad port")
+    await store.mark_revisions({"colorize": 2}, RevisionStatus.REJECTED, "edge-1: bad port", now=NOW)
     record = await store.load_service("colorize")
     assert (record.newest.number, record.newest.status) == (2, RevisionStatus.REJECTED)
     assert record.newest.words == "edge-1: bad port"
@@ -226,22 +226,22 @@ async def test_a_rejected_revision_is_shown_but_the_one_before_it_served(store: 
 
 async def test_good_stays_good(store: CatalogueStore) -> None:
     await apply(store, make_spec())
-    await store.mark_revisions({"colorize": 1}, RevisionStatus.GOOD, "")
-    await store.mark_revisions({"colorize": 1}, RevisionStatus.REJECTED, "too late")
+    await store.mark_revisions({"colorize": 1}, RevisionStatus.GOOD, "", now=NOW)
+    await store.mark_revisions({"colorize": 1}, RevisionStatus.REJECTED, "too late", now=NOW)
     newest = (await store.load_service("colorize")).newest
     assert (newest.status, newest.words) == (RevisionStatus.GOOD, "")
 
 
 async def test_marking_what_does_not_exist_changes_nothing(store: CatalogueStore) -> None:
     await apply(store, make_spec())
-    await store.mark_revisions({"colorize": 7, "nobody": 1}, RevisionStatus.GOOD, "")
+    await store.mark_revisions({"colorize": 7, "nobody": 1}, RevisionStatus.GOOD, "", now=NOW)
     assert (await store.load_service("colorize")).newest.status is RevisionStatus.PROPOSED
 
 
 async def test_a_service_whose_only_revision_was_rejected_is_shown_and_not_served(store: Store) -> None:
     await apply(store, make_spec())
     await apply(store, make_spec("other", port=9090))
-    await store.mark_revisions({"colorize": 1}, RevisionStatus.REJECTED, "no")
+    await store.mark_revisions({"colorize": 1}, RevisionStatus.REJECTED, "no", now=NOW)
     assert (await store.load_service("colorize")).served.status is RevisionStatus.REJECTED
     desired = await store.load_desired()
     assert [service.revision.spec.name for service in desired.services] == ["other"]

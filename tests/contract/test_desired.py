@@ -40,18 +40,18 @@ async def test_the_newest_revision_that_was_not_rejected_is_desired(store: Store
         return service.revision.number, service.revision.spec.listener.port
 
     assert await desired() == (4, 8083)
-    await store.mark_revisions({"colorize": 1}, RevisionStatus.GOOD, "")
-    await store.mark_revisions({"colorize": 4}, RevisionStatus.REJECTED, "no")
+    await store.mark_revisions({"colorize": 1}, RevisionStatus.GOOD, "", now=NOW)
+    await store.mark_revisions({"colorize": 4}, RevisionStatus.REJECTED, "no", now=NOW)
     assert await desired() == (3, 8082)
     for number in (2, 3):
-        await store.mark_revisions({"colorize": number}, RevisionStatus.REJECTED, "no")
+        await store.mark_revisions({"colorize": number}, RevisionStatus.REJECTED, "no", now=NOW)
     assert await desired() == (1, 8080)
 
 
 async def test_a_status_changes_in_a_picture_that_was_loaded_before(store: Store) -> None:
     await store.apply(make_spec(), by="ada", why="", now=NOW)
     await store.load_desired()
-    await store.mark_revisions({"colorize": 1}, RevisionStatus.GOOD, "")
+    await store.mark_revisions({"colorize": 1}, RevisionStatus.GOOD, "", now=NOW)
     assert (await store.load_desired()).services[0].revision.status is RevisionStatus.GOOD
 
 

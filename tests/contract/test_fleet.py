@@ -57,27 +57,27 @@ async def test_a_replica_that_starts_forgets_its_connections_only(store: FleetSt
 
 
 async def test_there_is_no_snapshot_at_first(store: FleetStore) -> None:
-    assert await store.load_newest_snapshot() is None
-    assert await store.load_last_good_snapshot() is None
-    assert await store.find_snapshot("s1") is None
+    assert await store.load_newest_snapshot("") is None
+    assert await store.load_last_good_snapshot("") is None
+    assert await store.find_snapshot("", "s1") is None
 
 
 async def test_a_snapshot_is_read_back_byte_by_byte(store: FleetStore) -> None:
     snapshot = dataclasses.replace(make_snapshot(revisions={"a": 1, "b": 20}), content=bytes(range(256)) * 999)
     await store.propose_snapshot(snapshot)
-    assert await store.find_snapshot("s1") == await store.load_newest_snapshot() == snapshot
-    assert await store.load_last_good_snapshot() is None
+    assert await store.find_snapshot("", "s1") == await store.load_newest_snapshot("") == snapshot
+    assert await store.load_last_good_snapshot("") is None
 
 
 async def test_the_newest_is_the_one_proposed_last_unless_rejected(store: FleetStore) -> None:
     for version in ("s1", "s2", "s3"):
         await store.propose_snapshot(make_snapshot(version))
-    await store.mark_snapshot("s1", GOOD, "")
-    await store.mark_snapshot("s3", REJECTED, "edge-1: no")
+    await store.mark_snapshot("", "s1", GOOD, "")
+    await store.mark_snapshot("", "s3", REJECTED, "edge-1: no")
     newest, good, rejected = (
-        await store.load_newest_snapshot(),
-        await store.load_last_good_snapshot(),
-        await store.find_snapshot("s3"),
+        await store.load_newest_snapshot(""),
+        await store.load_last_good_snapshot(""),
+        await store.find_snapshot("", "s3"),
     )
     assert newest == make_snapshot("s2")
     assert good == make_snapshot("s1", status=GOOD)
@@ -86,20 +86,20 @@ async def test_the_newest_is_the_one_proposed_last_unless_rejected(store: FleetS
 
 async def test_a_snapshot_proposed_again_is_the_newest_and_keeps_its_status(store: FleetStore) -> None:
     await store.propose_snapshot(make_snapshot("s1"))
-    await store.mark_snapshot("s1", GOOD, "")
+    await store.mark_snapshot("", "s1", GOOD, "")
     await store.propose_snapshot(make_snapshot("s2"))
     await store.propose_snapshot(make_snapshot("s1", at=NOW + seconds(60)))
-    assert await store.load_newest_snapshot() == make_snapshot("s1", status=GOOD)
+    assert await store.load_newest_snapshot("") == make_snapshot("s1", status=GOOD)
     await store.propose_snapshot(make_snapshot("s2"))
-    assert await store.load_newest_snapshot() == make_snapshot("s2")
+    assert await store.load_newest_snapshot("") == make_snapshot("s2")
 
 
 async def test_good_stays_good(store: FleetStore) -> None:
     await store.propose_snapshot(make_snapshot())
-    await store.mark_snapshot("s1", GOOD, "")
-    await store.mark_snapshot("s1", REJECTED, "too late")
-    await store.mark_snapshot("unknown", GOOD, "")
-    assert await store.find_snapshot("s1") == make_snapshot(status=GOOD)
+    await store.mark_snapshot("", "s1", GOOD, "")
+    await store.mark_snapshot("", "s1", REJECTED, "too late")
+    await store.mark_snapshot("", "unknown", GOOD, "")
+    assert await store.find_snapshot("", "s1") == make_snapshot(status=GOOD)
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(0, {"s2"}), (1, {"s2", "s5"}), (2, {"s2", "s4", "s5"}), (9, None)])
@@ -108,9 +108,9 @@ async def test_pruning_keeps_the_newest_and_the_last_good(store: FleetStore, kee
     for version in versions:
         await store.propose_snapshot(make_snapshot(version))
     for version in ("s1", "s2"):
-        await store.mark_snapshot(version, GOOD, "")
+        await store.mark_snapshot("", version, GOOD, "")
     await store.prune_snapshots(keep=keep)
-    assert {version for version in versions if await store.find_snapshot(version)} == (kept or set(versions))
+    assert {version for version in versions if await store.find_snapshot("", version)} == (kept or set(versions))
 
 
 async def test_pruning_without_a_good_one_keeps_the_newest(store: FleetStore) -> None:
@@ -118,5 +118,5 @@ async def test_pruning_without_a_good_one_keeps_the_newest(store: FleetStore) ->
     await store.propose_snapshot(make_snapshot("s1"))
     await store.propose_snapshot(make_snapshot("s2"))
     await store.prune_snapshots(keep=1)
-    assert await store.load_newest_snapshot() == make_snapshot("s2")
-    assert await store.find_snapshot("s1") is None
+    assert await store.load_newest_snapshot("") == make_snapshot("s2")
+    assert await store.find_snapshot("", "s1") is None

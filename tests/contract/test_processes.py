@@ -178,7 +178,7 @@ async def test_everything_is_there_after_reopening(database_url: str, store: Sql
     async with await open_store(database_url, board=WakeBoard(), clock=SystemClock()) as reopened:
         assert (await reopened.load_desired(), await reopened.history("colorize")) == before
         assert await reopened.start(make_new_rollout(), key="k", now=NOW) == rollout
-        assert await reopened.load_newest_snapshot() == make_snapshot()
+        assert await reopened.load_newest_snapshot("") == make_snapshot()
 
 
 async def test_a_caller_that_gives_up_harms_nobody(store: SqlStore) -> None:

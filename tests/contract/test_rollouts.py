@@ -113,7 +113,7 @@ async def test_a_start_of_something_unknown_is_refused(store: Store) -> None:
 async def test_a_version_of_a_rejected_revision_cannot_start(store: Store) -> None:
     await store.apply(make_spec(), by="ada", why="", now=NOW)
     await store.apply(make_spec(versions=("v1", "v2", "v3")), by="ada", why="", now=NOW)
-    await store.mark_revisions({"colorize": 2}, RevisionStatus.REJECTED, "no")
+    await store.mark_revisions({"colorize": 2}, RevisionStatus.REJECTED, "no", now=NOW)
     with pytest.raises(NotFoundError, match="'v3'"):
         await store.start(make_new_rollout(candidate="v3"), key=None, now=NOW)
 

@@ -99,7 +99,8 @@ async def test_streams_that_come_and_go_leave_nothing_behind(plane: Plane) -> No
                 await client.call.done_writing()
                 assert await client.end() is grpc.StatusCode.OK
     await wait_until(lambda: plane.server.stream_count == 0, "all streams end")
-    assert plane.cache._listeners == {}
+    assert plane.cache._place == {}
+    assert all(not group.listeners for group in plane.cache._groups.values())
     assert plane.fleet._links == {}
     assert plane.metric("hueshift_xds_streams", variant="sotw") == 0
     assert plane.metric("hueshift_xds_streams_closed_total", reason="client") == 100

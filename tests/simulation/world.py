@@ -94,9 +94,9 @@ class World:
 
     async def envoys_answer(self) -> None:
         """Have every Envoy acknowledge or refuse what is served, once."""
-        if not self.acking or self.answered == (self.cache.served_version, self.nodes):
+        if not self.acking or self.answered == (self.cache.served_versions.get("", ""), self.nodes):
             return
-        snapshot = await self.store.find_snapshot(self.cache.served_version)
+        snapshot = await self.store.find_snapshot("", self.cache.served_versions[""])
         assert snapshot is not None, "a snapshot is a row before it is served"
         self.answered = (snapshot.version, self.nodes)
         words = self.refusing(snapshot)

@@ -109,4 +109,6 @@ def services(draw: st.DrawFn) -> ServiceSpec:
         slos=draw(SLOS),
         plan=draw(plans()),
         domains=tuple(draw(st.lists(st.sampled_from(["*", "a.example", "b.example"]), min_size=1, unique=True))),
+        groups=tuple(draw(st.lists(NAMES, max_size=2, unique=True))),
+        config_canary=draw(timeouts),
     )

@@ -7,7 +7,10 @@ import httpx
 import pytest
 
 from controlplane.api.views import acks_view
-from controlplane.ports import TypeStatus
+from controlplane.controller.groups import GroupView, view_groups
+from controlplane.ports import SnapshotRecord, TypeStatus
+from controlplane.traffic.groups import Grouping
+from controlplane.traffic.model import TrafficPlan
 from tests import builders
 from tests.unit.api.world import World
 
@@ -76,15 +79,20 @@ async def test_without_envoys_the_list_is_empty(http: httpx.AsyncClient) -> None
     assert (await http.get("/v1/proxies")).json() == []
 
 
+def groups(snapshot: SnapshotRecord | None, *nodes: object) -> tuple[GroupView, ...]:
+    """Return the one group of *nodes*, which should run *snapshot*."""
+    return view_groups({"": TrafficPlan((), {})}, {"": snapshot}, Grouping(), nodes, now=NOW)  # type: ignore[arg-type]
+
+
 def test_acks_count_the_envoys_that_run_everything() -> None:
     snapshot = builders.make_snapshot("s2")
     nacked = TypeStatus(sent="s2-r", acked="s1-r", acked_at=NOW, nacked="s2-r", words="unknown cluster")
-    nodes = [node("a"), node("b", rds=nacked)]
-    view = acks_view(nodes, snapshot, now=NOW)  # type: ignore[arg-type] # nodes
+    view = acks_view(groups(snapshot, node("a"), node("b", rds=nacked)), now=NOW)
     assert (view.acked, view.expected, view.words, view.waiting) == (1, 2, "1/2 ACKed", ["b"])
     assert view.refusals == ["b refused RDS: unknown cluster"]
 
 
 def test_acks_say_when_there_is_nothing_to_count() -> None:
-    assert acks_view([], None, now=NOW).words == "nothing is served yet"
-    assert acks_view([], builders.make_snapshot("s2"), now=NOW).words == "no Envoy is connected"
+    assert acks_view([], now=NOW).words == "nothing is served yet"
+    assert acks_view(groups(None), now=NOW).words == "nothing is served yet"
+    assert acks_view(groups(builders.make_snapshot("s2")), now=NOW).words == "no Envoy is connected"

@@ -277,7 +277,7 @@ async def test_a_refused_revision_is_shown_with_envoys_words_while_the_old_one_i
     await world.declare()
     await world.declare(versions=("v1", "v2", "v3"))
     words = "edge-1 refused RDS: route: unknown cluster 'colorize_v3'"
-    await world.store.mark_revisions({"colorize": 2}, RevisionStatus.REJECTED, words)
+    await world.store.mark_revisions({"colorize": 2}, RevisionStatus.REJECTED, words, now=builders.NOW)
     shown = (await http.get("/v1/services/colorize")).json()
     assert (shown["served_revision"], shown["revision"]["number"], shown["revision"]["status"]) == (1, 2, "rejected")
     status = (await http.get("/v1/services/colorize/status")).json()

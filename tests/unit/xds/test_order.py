@@ -269,7 +269,7 @@ def test_publishing_nothing_after_something_is_refused() -> None:
     for lost in (make_snapshot(), make_snapshot(cds={"a": 1})):
         with pytest.raises(InvalidInputError, match="are all gone"):
             cache.publish(record(lost))
-    assert cache.served_version == ONE.version
+    assert cache.served_versions[""] == ONE.version
 
 
 def test_a_snapshot_that_is_not_its_version_is_refused() -> None:
@@ -289,5 +289,6 @@ def test_what_everyone_has_left_behind_is_forgotten_at_the_next_change() -> None
     client.ask(Kind.EDS, "b")
     client.ack_all()
     cache.publish(record(make_snapshot(cds={"b": 2}, lds={"l": ("r", 2)}, rds={"r": (["b"], 3)})))
-    assert cache.served is not None
-    assert cache.served.transition is cache.served.target
+    served = cache.served()
+    assert served is not None
+    assert served.transition is served.target
