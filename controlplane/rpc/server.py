@@ -16,6 +16,7 @@ from controlplane.clock import Clock
 from controlplane.errors import UnavailableError
 from controlplane.rpc import health, reflection
 from controlplane.rpc.health import Conditions, Health
+from controlplane.tls.channel import ChannelTls
 
 log = structlog.get_logger()
 
@@ -56,6 +57,7 @@ class RpcServer:
         address: The address to bind.
         port: The port to bind; 0 lets the kernel choose, see `port` after `start`.
         setting: What an engineer changes when the port is taken.
+        tls: Mutual TLS; without it all is plaintext, and whoever reaches the port may call everything.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class RpcServer:
         address: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
         setting: str = SETTING,
+        tls: ChannelTls | None = None,
     ) -> None:
         """Make a server that does not listen yet."""
         self._health = Health({**dict.fromkeys(services, _always), **(conditions or {})})
@@ -77,6 +80,7 @@ class RpcServer:
         self._address = address
         self._wanted_port = port
         self._setting = setting
+        self._tls = tls
         self._server: grpc.aio.Server | None = None
         self.port = 0
 
@@ -91,7 +95,11 @@ class RpcServer:
             tuple(grpc.method_handlers_generic_handler(name, dict(methods)) for name, methods in self._services.items())
         )
         try:
-            self.port = server.add_insecure_port(_target(self._address, self._wanted_port))
+            target = _target(self._address, self._wanted_port)
+            if self._tls is None:
+                self.port = server.add_insecure_port(target)
+            else:
+                self.port = server.add_secure_port(target, self._tls.credentials())
         except RuntimeError as exc:
             raise UnavailableError(
                 f"{self._setting}: cannot listen for gRPC on {self._address}:{self._wanted_port}; "
@@ -100,7 +108,7 @@ class RpcServer:
         await self._health.refresh()
         await server.start()
         self._server = server
-        log.info("rpc.listening", address=self._address, port=self.port)
+        log.info("rpc.listening", address=self._address, port=self.port, mtls=self._tls is not None)
 
     async def stop(self) -> None:
         """Say so to those who watch the health, end all streams and close the port; Envoys count on meanwhile."""

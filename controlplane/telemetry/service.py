@@ -15,6 +15,7 @@ from google.protobuf import descriptor_pb2
 from controlplane.pb import envoy_metrics_pb2 as pb
 from controlplane.telemetry.fleet import Line
 from controlplane.telemetry.ingest import MAX_NODE_ID_CHARS, TelemetryIngest
+from controlplane.tls.identity import IdentityError, check_identity, identities_of
 
 log = structlog.get_logger()
 
@@ -22,10 +23,11 @@ SERVICE: Final = "envoy.service.metrics.v3.MetricsService"
 
 
 class MetricsService:
-    """Takes in what Envoys stream."""
+    """Takes in what Envoys stream. *verified* says that clients showed certificates, which must name their nodes."""
 
-    def __init__(self, ingest: TelemetryIngest) -> None:
+    def __init__(self, ingest: TelemetryIngest, *, verified: bool = False) -> None:
         self._ingest = ingest
+        self._verified = verified
 
     @property
     def handlers(self) -> Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]:
@@ -50,6 +52,8 @@ class MetricsService:
                             grpc.StatusCode.INVALID_ARGUMENT,
                             f"node.id: needs 1 to {MAX_NODE_ID_CHARS} characters; set it in Envoy's bootstrap",
                         )
+                    if self._verified:
+                        await _check_identity(node, context)
                     line = self._ingest.open(node)
                     log.info("telemetry.stream_opened", node=node, peer=context.peer())
                 self._ingest.take(line, message)
@@ -58,6 +62,14 @@ class MetricsService:
                 self._ingest.close(line)
                 log.info("telemetry.stream_ended", node=line.node)
         return pb.StreamMetricsResponse()
+
+
+async def _check_identity(node: str, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+    try:
+        check_identity(node, identities_of(context.auth_context()))
+    except IdentityError as exc:
+        log.warning("telemetry.stream_refused", node=node, words=str(exc))
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(exc))
 
 
 def describe_service() -> tuple[descriptor_pb2.FileDescriptorProto, ...]:

@@ -3,6 +3,7 @@
 Statistics (which, how often, into which buckets) cannot be changed over xDS; a change here means new Envoy processes.
 """
 
+import dataclasses
 import datetime as dt
 import ipaddress
 from typing import Any, Final, Literal, TypeAlias
@@ -37,7 +38,46 @@ CLUSTER_STATISTICS: Final = (
     r"|outlier_detection\.\w+|circuit_breakers\.default\.\w+|warming_state|update_(attempt|success|failure|rejected))"
 )
 
+SECRET_TYPE: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - the name of a type
+OWN_CERTIFICATE: Final = "hueshift_own_certificate"
+CONTROL_PLANE_CA: Final = "hueshift_control_plane_ca"
+
 OTHER_STATISTICS: Final = ("cluster_manager.", "listener_manager.", "http.", "server.", "control_plane.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelTls:
+    """How an Envoy proves who it is, and whom it believes to be the control plane. The paths are Envoy's.
+
+    *server_name* is a DNS name or an IP address that the control plane's certificate must have. *secrets* is a folder
+    with the files of `render_secrets`: then Envoy follows its PEM files without a restart. Without, it reads them once.
+    """
+
+    certificate: str
+    key: str
+    ca: str
+    server_name: str
+    secrets: str = ""
+
+
+def render_secrets(tls: ChannelTls) -> dict[str, dict[str, Any]]:
+    """Return what the files in the folder *tls.secrets* hold, by their names: where the PEM files are.
+
+    Envoy looks again whenever a file is moved into the folder of a PEM file; writing over one is not noticed.
+    """
+    return {
+        _secret_file(name): {"resources": [{"@type": SECRET_TYPE, "name": name, **secret}]}
+        for name, secret in (
+            (
+                OWN_CERTIFICATE,
+                {"tls_certificate": {**_own_certificate(tls), "watched_directory": {"path": _folder(tls.certificate)}}},
+            ),
+            (
+                CONTROL_PLANE_CA,
+                {"validation_context": {**_validation(tls), "watched_directory": {"path": _folder(tls.ca)}}},
+            ),
+        )
+    }
 
 
 def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and they are independent
@@ -52,6 +92,7 @@ def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and th
     admin_port: int = 9901,
     variant: Variant = "delta",
     flush: dt.timedelta = dt.timedelta(milliseconds=250),
+    tls: ChannelTls | None = None,
 ) -> dict[str, Any]:
     """Return a bootstrap, ready to be printed as JSON or YAML.
 
@@ -66,6 +107,7 @@ def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and th
         admin_port: Its port; 0 lets the kernel choose.
         variant: How Envoy asks for configuration.
         flush: How often it reports its statistics.
+        tls: Mutual TLS towards the control plane; without it the channel is plaintext.
     """
     return {
         "node": {"id": node_id, "cluster": cluster},
@@ -73,8 +115,8 @@ def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and th
         "dynamic_resources": _dynamic_resources(variant),
         "static_resources": {
             "clusters": [
-                _control_plane(XDS_CLUSTER, xds_address, xds_port, http2=variant != "rest"),
-                _control_plane(TELEMETRY_CLUSTER, telemetry_address or xds_address, telemetry_port),
+                _control_plane(XDS_CLUSTER, xds_address, xds_port, tls, http2=variant != "rest"),
+                _control_plane(TELEMETRY_CLUSTER, telemetry_address or xds_address, telemetry_port, tls),
             ]
         },
         "stats_flush_interval": _seconds(flush),
@@ -141,11 +183,12 @@ def _grpc_service(cluster: str) -> dict[str, Any]:
     return {"envoy_grpc": {"cluster_name": cluster, "retry_policy": {"retry_back_off": back_off}}}
 
 
-def _control_plane(name: str, address: str, port: int, *, http2: bool = True) -> dict[str, Any]:
+def _control_plane(name: str, address: str, port: int, tls: ChannelTls | None, *, http2: bool = True) -> dict[str, Any]:
     keepalive = {"interval": "5s", "timeout": "3s"}
     protocol = (
         {"http2_protocol_options": {"connection_keepalive": keepalive}} if http2 else {"http_protocol_options": {}}
     )
+    socket = {} if tls is None else {"transport_socket": _tls_socket(tls)}
     return {
         "name": name,
         "type": "STATIC" if _is_ip(address) else "STRICT_DNS",
@@ -160,7 +203,59 @@ def _control_plane(name: str, address: str, port: int, *, http2: bool = True) ->
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(address, port)}}]}],
         },
+        **socket,
     }
+
+
+def _tls_socket(tls: ChannelTls) -> dict[str, Any]:
+    context = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {
+            # Envoy's own default towards upstreams ends at 1.2.
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+            "alpn_protocols": ["h2"],
+            **(_secret_references(tls) if tls.secrets else _secrets_inline(tls)),
+        },
+    }
+    if not _is_ip(tls.server_name):
+        context["sni"] = tls.server_name  # an address is no server name
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
+
+
+def _secrets_inline(tls: ChannelTls) -> dict[str, Any]:
+    return {"tls_certificates": [_own_certificate(tls)], "validation_context": _validation(tls)}
+
+
+def _secret_references(tls: ChannelTls) -> dict[str, Any]:
+    def reference(name: str) -> dict[str, Any]:
+        path = f"{tls.secrets.rstrip('/')}/{_secret_file(name)}"
+        source = {"path_config_source": {"path": path}, "resource_api_version": "V3"}
+        return {"name": name, "sds_config": source}
+
+    return {
+        "tls_certificate_sds_secret_configs": [reference(OWN_CERTIFICATE)],
+        "validation_context_sds_secret_config": reference(CONTROL_PLANE_CA),
+    }
+
+
+def _own_certificate(tls: ChannelTls) -> dict[str, Any]:
+    return {"certificate_chain": {"filename": tls.certificate}, "private_key": {"filename": tls.key}}
+
+
+def _validation(tls: ChannelTls) -> dict[str, Any]:
+    san_type = "IP_ADDRESS" if _is_ip(tls.server_name) else "DNS"
+    return {
+        "trusted_ca": {"filename": tls.ca},
+        "match_typed_subject_alt_names": [{"san_type": san_type, "matcher": {"exact": tls.server_name}}],
+    }
+
+
+def _secret_file(name: str) -> str:
+    return f"{name}.json"
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
 
 
 def _socket(address: str, port: int) -> dict[str, Any]:

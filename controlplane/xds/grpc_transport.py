@@ -13,6 +13,8 @@ import grpc
 import structlog
 
 from controlplane.errors import UnavailableError
+from controlplane.tls.channel import ChannelTls
+from controlplane.tls.identity import Identities, identities_of
 from controlplane.xds.streams import METHODS, Method, Reason, Stream, Streams
 
 log = structlog.get_logger()
@@ -43,6 +45,7 @@ STATUS: Final = {
     Reason.STALLED: grpc.StatusCode.UNAVAILABLE,
     Reason.STOPPING: grpc.StatusCode.UNAVAILABLE,
     Reason.PROTOCOL: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.IDENTITY: grpc.StatusCode.PERMISSION_DENIED,
     Reason.BUG: grpc.StatusCode.INTERNAL,
 }
 
@@ -52,18 +55,27 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
 class GrpcTransport:
-    """A gRPC server in plaintext.
+    """A gRPC server.
 
     Args:
         host: The address to bind.
         port: The port to bind; 0 lets the kernel choose, see `port` after `start`.
         setting: The name of the setting that holds the port, for the message when it is taken.
+        tls: Mutual TLS; without it all is plaintext, and whoever reaches the port may be any node.
     """
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 18000, setting: str = "HUESHIFT_XDS_PORT") -> None:
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 18000,
+        setting: str = "HUESHIFT_XDS_PORT",
+        tls: ChannelTls | None = None,
+    ) -> None:
         self._host = host
         self._wanted_port = port
         self._setting = setting
+        self._tls = tls
         self._server: grpc.aio.Server | None = None
         self._port = 0
 
@@ -80,11 +92,15 @@ class GrpcTransport:
         """
         self._check_port()
         server = grpc.aio.server(options=OPTIONS)
-        server.add_generic_rpc_handlers((_Handlers(streams),))
-        self._port = server.add_insecure_port(f"{_bracketed(self._host)}:{self._wanted_port}")
+        server.add_generic_rpc_handlers((_Handlers(streams, verified=self._tls is not None),))
+        target = f"{_bracketed(self._host)}:{self._wanted_port}"
+        if self._tls is None:
+            self._port = server.add_insecure_port(target)
+        else:
+            self._port = server.add_secure_port(target, self._tls.credentials())
         await server.start()
         self._server = server
-        log.info("xds.started", host=self._host, port=self._port)
+        log.info("xds.started", host=self._host, port=self._port, mtls=self._tls is not None)
 
     async def stop(self) -> None:
         """Free the port and end what is still open after a moment; clients look for another server."""
@@ -111,18 +127,20 @@ class GrpcTransport:
 class _Handlers(grpc.GenericRpcHandler):
     """Finds the handler of a call by its path."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, *, verified: bool) -> None:
         self._handlers: dict[str, Handler] = {
-            path: grpc.stream_stream_rpc_method_handler(_behaviour(streams, method)) for path, method in METHODS.items()
+            path: grpc.stream_stream_rpc_method_handler(_behaviour(streams, method, verified=verified))
+            for path, method in METHODS.items()
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
         return self._handlers.get(handler_call_details.method)
 
 
-def _behaviour(streams: Streams, method: Method) -> Callable[[object, Context], Awaitable[None]]:
+def _behaviour(streams: Streams, method: Method, *, verified: bool) -> Callable[[object, Context], Awaitable[None]]:
     async def serve(_requests: object, context: Context) -> None:
-        await _Call(context).serve(streams, method)
+        identities = identities_of(context.auth_context()) if verified else None
+        await _Call(context, identities).serve(streams, method)
 
     return serve
 
@@ -130,8 +148,9 @@ def _behaviour(streams: Streams, method: Method) -> Callable[[object, Context], 
 class _Call:
     """One call: the tasks that move the bytes of one stream."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, identities: Identities | None) -> None:
         self._context = context
+        self._identities = identities
         self._task = asyncio.current_task()
         self._woken = asyncio.Event()
 
@@ -143,7 +162,7 @@ class _Call:
             self._task.cancel()
 
     async def serve(self, streams: Streams, method: Method) -> None:
-        stream = streams.open(method, self)
+        stream = streams.open(method, self, identities=self._identities)
         try:
             async with asyncio.TaskGroup() as tasks:
                 reader = tasks.create_task(self._read(stream), name="xds-read")

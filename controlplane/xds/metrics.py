@@ -32,7 +32,7 @@ class XdsMetrics:
         self.streams = Gauge("hueshift_xds_streams", "Open streams.", ("variant",), registry=registry)
         self.closed = Counter(
             "hueshift_xds_streams_closed_total",
-            "Streams that ended, by reason: client, stalled, protocol, stopping, bug.",
+            "Streams that ended, by reason: client, stalled, protocol, identity, stopping, bug.",
             ("reason",),
             registry=registry,
         )

@@ -9,7 +9,7 @@ import dataclasses
 import datetime as dt
 import enum
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 import structlog
@@ -17,6 +17,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
 
 from controlplane.clock import Clock
+from controlplane.tls.identity import Identities, IdentityError, check_identity
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.channel import Ignored, Level, Nacked, Outgoing
 from controlplane.xds.conversations import Clients, Conversation, DeltaConversation, SotwConversation, Wake
@@ -25,7 +26,7 @@ from controlplane.xds.fleet import Fleet, Link
 from controlplane.xds.kinds import Kind, ProtocolError
 from controlplane.xds.metrics import XdsMetrics
 from controlplane.xds.responses import Served
-from controlplane.xds.session import Session
+from controlplane.xds.session import Session, identify
 from controlplane.xds.sotw import SotwSession
 
 log = structlog.get_logger()
@@ -83,6 +84,7 @@ class Reason(enum.Enum):
     CLIENT = "client"
     STALLED = "stalled"
     PROTOCOL = "protocol"
+    IDENTITY = "identity"
     STOPPING = "stopping"
     BUG = "bug"
 
@@ -130,10 +132,10 @@ class Stream:
         streams: Where it belongs.
         method: What was called.
         wire: The transport's end.
-        identities: Whom the connection has proved to come from; none without TLS.
+        identities: Whom the connection has proved to come from; None without TLS.
     """
 
-    def __init__(self, streams: "Streams", method: Method, wire: Wire, identities: Sequence[str]) -> None:
+    def __init__(self, streams: "Streams", method: Method, wire: Wire, identities: Identities | None) -> None:
         self.session = method.make_session(streams.clients, self._wake)
         self.identities = identities
         self.ending: Ending | None = None
@@ -155,9 +157,11 @@ class Stream:
         try:
             self._receive(data)
         except ProtocolError as exc:
-            self._refuse(str(exc))
+            self._refuse(Reason.PROTOCOL, str(exc))
         except DecodeError:
-            self._refuse("the request is not readable")
+            self._refuse(Reason.PROTOCOL, "the request is not readable")
+        except IdentityError as exc:
+            self._refuse(Reason.IDENTITY, str(exc))
         except Exception:  # one client's stream must not take the others with it
             log.exception("stream.crashed", node=self.node_id)
             self.crash()
@@ -226,7 +230,10 @@ class Stream:
     def _receive(self, data: bytes) -> None:
         session = self.session
         now = self._streams.clock.steady()
-        reaction = session.receive(self._parse(data), now=now)
+        request = self._parse(data)
+        if self._link is None:
+            check_identity(identify(request.node).id, self.identities)
+        reaction = session.receive(request, now=now)
         if self._link is None:
             self._admit()
         if isinstance(reaction, Nacked):
@@ -284,9 +291,9 @@ class Stream:
                 self._reported[kind] = level
                 self._streams.fleet.moved(self._link, kind, level)
 
-    def _refuse(self, words: str) -> None:
-        log.warning("stream.refused", node=self.node_id, words=words)
-        self.end(Reason.PROTOCOL, words)
+    def _refuse(self, reason: Reason, words: str) -> None:
+        log.warning("stream.refused", node=self.node_id, reason=reason.value, words=words)
+        self.end(reason, words)
 
 
 class Streams:
@@ -311,7 +318,7 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, method: Method, wire: Wire, *, identities: Sequence[str] = ()) -> Stream:
+    def open(self, method: Method, wire: Wire, *, identities: Identities | None = None) -> Stream:
         """Return a new stream; once its client has said who it is, it is offered what is served until its `close`."""
         stream = Stream(self, method, wire, identities)
         self._open[stream] = None

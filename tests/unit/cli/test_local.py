@@ -99,6 +99,32 @@ def test_the_bootstrap_is_printed_as_json(cli: Cli) -> None:
     assert cli("bootstrap", "--node-id", "a", "--xds-port", "70000").code == 2
 
 
+TLS = ("--tls-cert", "own.crt", "--tls-key", "own.key", "--tls-ca", "ca.crt")
+
+
+def test_mutual_tls_is_part_of_the_bootstrap_and_its_files_are_written(cli: Cli, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "secrets"
+    printed = cli("bootstrap", "--node-id", "edge-7", "--xds-host", "plane", *TLS, "--tls-secrets", str(folder))
+    assert printed.code == 0
+    for cluster in json.loads(printed.out)["static_resources"]["clusters"]:
+        assert cluster["transport_socket"]["typed_config"]["sni"] == "plane"
+        assert str(folder) in json.dumps(cluster["transport_socket"])
+    written = "".join(path.read_text() for path in folder.iterdir())
+    for name in ("own.crt", "own.key", "ca.crt"):
+        assert str(pathlib.Path(name).absolute()) in written
+
+
+def test_half_of_mutual_tls_is_one_line(cli: Cli, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").touch()
+    for options in (TLS[:2], TLS[2:], ("--tls-secrets", "x")):
+        ended = cli("bootstrap", "--node-id", "edge-7", *options)
+        assert (ended.code, len(ended.lines)) == (2, 1)
+        assert "although mutual TLS needs it" in ended.err
+    ended = cli("bootstrap", "--node-id", "edge-7", *TLS, "--tls-secrets", str(tmp_path / "file"))
+    assert (ended.code, len(ended.lines)) == (2, 1)
+    assert "--tls-secrets" in ended.err
+
+
 def test_envoy_is_run_with_that_bootstrap(cli: Cli, tmp_path: pathlib.Path) -> None:
     binary = tmp_path / "envoy"
     binary.write_text("#!/bin/sh\n")

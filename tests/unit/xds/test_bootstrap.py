@@ -3,12 +3,20 @@
 import datetime as dt
 import json
 import re
+from typing import Any
 
 import pytest
 import yaml
 
 from controlplane.rollout.windows import LATENCY_EDGES_MS
-from controlplane.xds.bootstrap import CLUSTER_STATISTICS, OTHER_STATISTICS, Variant, render_bootstrap
+from controlplane.xds.bootstrap import (
+    CLUSTER_STATISTICS,
+    OTHER_STATISTICS,
+    ChannelTls,
+    Variant,
+    render_bootstrap,
+    render_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +85,54 @@ def test_a_control_plane_is_found_by_address_or_by_name(address: str, discovery:
         for cluster in clusters
     ]
     assert ports == [{"address": address, "port_value": port} for port in (1, 2)]
+
+
+# -- mutual TLS --------------------------------------------------------------------------------------------------------
+
+
+def tls(*, server_name: str = "plane.test", secrets: str = "") -> ChannelTls:
+    return ChannelTls(certificate="/tls/own.crt", key="/tls/own.key", ca="/ca/ca.crt", server_name=server_name,
+                      secrets=secrets)  # fmt: skip
+
+
+def contexts(given: ChannelTls) -> list[dict[str, Any]]:
+    clusters = render_bootstrap(node_id="e1", tls=given)["static_resources"]["clusters"]
+    return [cluster["transport_socket"]["typed_config"] for cluster in clusters]
+
+
+def test_without_certificates_the_channel_is_plaintext() -> None:
+    clusters = render_bootstrap(node_id="e1")["static_resources"]["clusters"]
+    assert [cluster.get("transport_socket") for cluster in clusters] == [None, None]
+
+
+def test_both_channels_prove_who_envoy_is_and_check_the_control_plane() -> None:
+    first, second = contexts(tls())
+    assert first == second
+    assert first["sni"] == "plane.test"
+    common = first["common_tls_context"]
+    assert common["tls_params"]["tls_maximum_protocol_version"] == "TLSv1_3"
+    assert common["tls_certificates"][0]["private_key"] == {"filename": "/tls/own.key"}
+    assert common["validation_context"]["match_typed_subject_alt_names"] == [
+        {"san_type": "DNS", "matcher": {"exact": "plane.test"}}
+    ]
+
+
+def test_an_address_is_checked_as_one_and_is_no_server_name() -> None:
+    context, _ = contexts(tls(server_name="10.0.0.1"))
+    assert "sni" not in context
+    (name,) = context["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"]
+    assert name == {"san_type": "IP_ADDRESS", "matcher": {"exact": "10.0.0.1"}}
+
+
+def test_files_that_are_followed_are_named_in_files_of_their_own() -> None:
+    given = tls(secrets="/etc/secrets/")
+    common = contexts(given)[0]["common_tls_context"]
+    references = [*common["tls_certificate_sds_secret_configs"], common["validation_context_sds_secret_config"]]
+    files = render_secrets(given)
+    assert [reference["sds_config"]["path_config_source"]["path"] for reference in references] == [
+        f"/etc/secrets/{name}" for name in files
+    ]
+    assert [secret["resources"][0]["name"] for secret in files.values()] == [each["name"] for each in references]
+    own, ca = (secret["resources"][0] for secret in files.values())
+    assert own["tls_certificate"]["watched_directory"] == {"path": "/tls"}
+    assert ca["validation_context"]["watched_directory"] == {"path": "/ca"}
