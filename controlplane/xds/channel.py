@@ -106,6 +106,7 @@ class Parcel(NamedTuple):
 class Channel:
     """One kind on one stream.
 
+    A client that is not *fresh* had something before this stream; a state-of-the-world one *claimed* its version.
     *held* is what the client has, should it take all that was sent; *accepted* the names it has said yes to and was
     not told to drop since; *owed* what it must be sent even at a version that it holds. After a NACK the resources it
     was about are *doubtful* until the view is another one than *refused_view*. The view *idle_in* owes it nothing.
@@ -114,6 +115,7 @@ class Channel:
     kind: Kind
     subscription: Subscription | None = None
     fresh: bool = True
+    claimed: str = ""
     greeted: bool = False
     held: Held = dataclasses.field(default_factory=lambda: NOTHING)
     accepted: Collection[str] = ()

@@ -32,19 +32,16 @@ class DeltaSession(Session[Any]):
             owed |= dropped & before.names  # still covered by the wildcard, so it must hear whether it exists
         channel.owed = frozenset(name for name in owed if wanted.covers(name))
         if opening or wanted != before:
-            channel.subscription = wanted
-            channel.idle_in = None
-        if dropped and any(not wanted.covers(name) for name in channel.held):
-            channel.held = {name: version for name, version in channel.held.items() if wanted.covers(name)}
+            self._resubscribe(channel, wanted)
 
     def _compose(self, channel: Channel, view: Responses) -> Parcel | None:
         subscription = channel.subscription or Subscription()
         selection = view.selection(channel.kind, subscription)
         change = view.change(channel.kind, subscription, channel.held)
         asked = frozenset(name for name in channel.owed if name in selection)
-        blocked = self._blocked(channel, view, change.send | asked)
+        blocked = self._blocked(channel, view, change.send | asked) or self._left_out(channel, view)
         names = (change.send | asked) - blocked
-        kept = self._kept(channel, view, change.removed)
+        kept = self._kept(channel, view, change.removed) - channel.owed
         removed = (change.removed - kept) | (channel.owed - selection.keys())
         channel.owed &= blocked
         greets = not channel.greeted and channel.fresh and subscription.wildcard and not selection

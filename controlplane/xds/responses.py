@@ -96,6 +96,7 @@ class Responses:
         self._by_name: dict[Kind, frozenset[str]] = {
             kind: frozenset(snapshot.resources[kind].keys() - self._wildcards[kind].keys()) for kind in Kind
         }
+        self._beyond: dict[Kind, frozenset[str]] = {}
         self._selections: dict[tuple[Kind, Subscription], Held] = {}
         self._changes: dict[tuple[Kind, Subscription, int], tuple[Held, Change]] = {}
         self._responses: dict[tuple[Kind, frozenset[str], frozenset[str] | None], Response] = {}
@@ -119,6 +120,15 @@ class Responses:
     def has(self, kind: Kind, name: str) -> bool:
         """Whether there is a resource of that name."""
         return name in self.snapshot.resources[kind]
+
+    def names_beyond(self, kind: Kind, target: "Responses") -> frozenset[str]:
+        """Return the names that *target*, over which these are laid, does not have."""
+        found = self._beyond.get(kind)
+        if found is None:
+            found = self._beyond[kind] = frozenset(
+                name for name in self.snapshot.resources[kind] if not target.has(kind, name)
+            )
+        return found
 
     def selection(self, kind: Kind, subscription: Subscription) -> Held:
         """Return what a client with *subscription* has when it has everything."""

@@ -163,8 +163,14 @@ class Session(abc.ABC, Generic[Request]):
             # Which of its resources were taken is unknown: all go out again once something has changed, not before.
             channel.refused_view = sent.view.version(kind, names)
             channel.doubtful |= sent.touched
-            channel.level = Level(level.sent, level.acked, version, words)
+            # A client that asked for more of a version which it had said yes to, and refuses that, is not in step.
+            acked = level.acked if level.acked != version else ""
+            channel.level = Level(level.sent, acked, version, words)
             return Nacked(kind, version, words)
+        channel.doubtful = frozenset(name for name in channel.doubtful - sent.touched if sent.subscription.covers(name))
+        if channel.doubtful:  # something else of the same version was refused before, and still is
+            channel.accepted = frozenset(channel.accepted) | (channel.held.keys() - channel.doubtful)
+            return Acked(kind, version, now - sent.due_at)
         channel.accepted = channel.held.keys()
         channel.refused_view = ""
         channel.level = Level(level.sent, level.acked)
@@ -186,7 +192,8 @@ class Session(abc.ABC, Generic[Request]):
         if not channel.owed and self._stays_idle(channel, subscription, view, served.target):
             return None
         if channel.refused and view.version(channel.kind, subscription.names) != channel.refused_view:
-            channel.held = {**channel.held, **dict.fromkeys(channel.doubtful, "")}
+            doubtful = (name for name in channel.doubtful if subscription.covers(name))
+            channel.held = {**channel.held, **dict.fromkeys(doubtful, "")}
             channel.refused_view, channel.doubtful = "", frozenset()
         asked = bool(channel.owed) or not channel.greeted
         parcel = self._compose(channel, view)
@@ -210,6 +217,8 @@ class Session(abc.ABC, Generic[Request]):
             due_at=now if asked else max(served.published_at, self._opened_at),
             sent_at=now,
         )
+        if view.change(channel.kind, subscription, channel.held):
+            self._mark_behind(channel, subscription, served.target)
         channel.last_number = response.number
         channel.held = parcel.held_after
         channel.greeted = True
@@ -233,6 +242,7 @@ class Session(abc.ABC, Generic[Request]):
     def _mark_level(self, channel: Channel, subscription: Subscription, view: Responses, target: Responses) -> None:
         """Nothing can be sent: say that the client is where the target wants it, if it is."""
         if view.change(channel.kind, subscription, channel.held):
+            self._mark_behind(channel, subscription, target)
             return  # something waits for another kind's acknowledgement
         channel.idle_in = view
         if channel.refused:
@@ -241,6 +251,21 @@ class Session(abc.ABC, Generic[Request]):
         channel.accepted = channel.held.keys()
         channel.level = channel.level._replace(sent=target.version(channel.kind, subscription.names))
         self._mark_acked(channel, subscription, view, target)
+
+    def _resubscribe(self, channel: Channel, wanted: Subscription) -> None:
+        """Note what the client wants from now on; to have said yes to a version means nothing of names that are new."""
+        before = channel.subscription or Subscription()
+        channel.subscription = wanted
+        channel.idle_in = None
+        if wanted.names - before.names or (wanted.wildcard and not before.wildcard):
+            channel.level = channel.level._replace(acked="")
+        if any(not wanted.covers(name) for name in channel.held):
+            channel.held = {name: version for name, version in channel.held.items() if wanted.covers(name)}
+
+    def _mark_behind(self, channel: Channel, subscription: Subscription, target: Responses) -> None:
+        """Note that the client lacks something of a version, even if it has said yes to that version before."""
+        if channel.level.acked == target.version(channel.kind, subscription.names):
+            channel.level = channel.level._replace(acked="")
 
     def _repush_endpoints(self, channel: Channel, view: Responses, parcel: Parcel) -> None:
         """A changed cluster warms until endpoints come again; an incremental Envoy does not even ask for them."""
@@ -270,6 +295,16 @@ class Session(abc.ABC, Generic[Request]):
             )
         )
 
+    def _left_out(self, channel: Channel, view: Responses) -> frozenset[str]:
+        """Return the clusters that are only kept for clients which may use them, and that this one does not have.
+
+        They are dropped again a moment later, and until then a client waits for them to be warm.
+        """
+        served = self._served
+        if channel.kind is not Kind.CDS or served is None or view is served.target:
+            return frozenset()
+        return view.names_beyond(channel.kind, served.target) - channel.held.keys() - channel.owed
+
     def _needs_past(self) -> bool:
         """Whether the client may have routes to clusters that nobody else serves any more."""
         if self._settled:
@@ -280,6 +315,8 @@ class Session(abc.ABC, Generic[Request]):
     def _has_settled(self, target: Responses) -> bool:
         listeners = self._channels[Kind.LDS]
         routes = self._channels[Kind.RDS]
+        if self._channels[Kind.CDS].unanswered is not None:
+            return False  # it may be warming clusters of the past, and ask for their endpoints
         if listeners.subscription is None or listeners.unanswered is not None or listeners.refused:
             return False
         if listeners.level.acked != target.version(Kind.LDS, listeners.subscription.names):

@@ -26,6 +26,7 @@ class SotwSession(Session[Any]):
         wanted = Subscription(implied or WILDCARD in listed, listed - {WILDCARD})
         if opening:
             channel.fresh = not request.version_info
+            channel.claimed = request.version_info
             channel.subscription = wanted
             return
         if wanted == channel.subscription:
@@ -35,11 +36,15 @@ class SotwSession(Session[Any]):
             if repeated and not answered and channel.unanswered is None and not channel.kind.is_full_state:
                 channel.owed |= wanted.names
             return
-        channel.subscription = wanted
-        channel.idle_in = None
         channel.owed = frozenset(name for name in channel.owed if wanted.covers(name))
-        if any(not wanted.covers(name) for name in channel.held):
-            channel.held = {name: version for name, version in channel.held.items() if wanted.covers(name)}
+        self._resubscribe(channel, wanted)
+
+    def _left_out(self, channel: Channel, view: Responses) -> frozenset[str]:
+        if channel.greeted or channel.fresh:
+            return super()._left_out(channel, view)
+        # What a client has that comes back is known only if it has the newest; else it is sent all that it may have.
+        known = self._served is not None and channel.claimed == self._served.target.version(channel.kind)
+        return super()._left_out(channel, view) if known else frozenset()
 
     def _compose(self, channel: Channel, view: Responses) -> Parcel | None:
         subscription = channel.subscription or Subscription()
@@ -47,12 +52,18 @@ class SotwSession(Session[Any]):
         change = view.change(channel.kind, subscription, channel.held)
         if channel.kind.is_full_state:
             channel.owed = frozenset()
-            # An empty answer deletes everything, so only a client that has nothing is told that there is nothing.
-            greets = not channel.greeted and channel.fresh and subscription.wildcard
-            if not (change or greets) or self._blocked(channel, view, change.send):
+            # An empty answer deletes everything, so a client of everything is told that there is nothing only if it has
+            # nothing. One that names some may have what is gone, which only the absence from an answer tells it.
+            there_are = bool(view.version(channel.kind, subscription.names))
+            greets = not channel.greeted and (subscription.wildcard if channel.fresh else there_are)
+            left_out = self._left_out(channel, view)
+            send = change.send - left_out
+            if not (send or change.removed or greets) or self._blocked(channel, view, send):
                 return None
-            names = frozenset(selection)
-            return Parcel(view.sotw(channel.kind, names), names | change.removed, selection)
+            names = frozenset(selection) - left_out
+            return Parcel(
+                view.sotw(channel.kind, names), names | change.removed, held_after(channel, selection, left_out)
+            )
         asked = frozenset(name for name in channel.owed if name in selection)
         blocked = self._blocked(channel, view, change.send)
         channel.owed &= blocked
