@@ -63,7 +63,8 @@ bench-flips: venv ## 0 <-> 100 % under load: failed requests, commit to ACK
 bench-envoys: venv ## weights past 20 real Envoys: commit to the last ACK
 	@$(HUESHIFT) bench envoys $(ARGS)
 
-soak: venv ## rollouts without end, with the control plane killed at random
+soak: venv ## 100,000 conversations of xDS clients; then rollouts, with the control plane killed at random
+	@$(HUESHIFT) soak --sequences 100000
 	@$(HUESHIFT) soak $(ARGS)
 
 clean: ## remove .venv and all caches; the data of `hueshift serve` in var/ stays

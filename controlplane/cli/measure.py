@@ -82,6 +82,12 @@ def envoys(
 def soak(
     kills: Annotated[int | None, typer.Option("--kills", min=1, help="How many.", show_default=False)] = None,
     rate: RateOption = None,
+    sequences: Annotated[
+        int | None,
+        typer.Option(
+            "--sequences", min=1, help="Instead, have so many conversations of xDS clients.", show_default=False
+        ),
+    ] = None,
     seed: SeedOption = None,
     json: JsonFile = None,
 ) -> None:
@@ -89,6 +95,8 @@ def soak(
 
     At random moments, again and again; no request may fail.
     """
+    if sequences is not None:
+        _run("fuzz", sequences=sequences, seed=seed)
     _run("soak", kills=kills, rate=rate, seed=seed, json_file=json)
 
 

@@ -172,6 +172,7 @@ def test_serve_gets_the_settings_of_the_command_line(
         (("bench", "flips"), "bench_flips", {}),
         (("bench", "flips", "--flips", "9", "--rate", "50"), "bench_flips", {"flips": 9, "rate": 50.0}),
         (("soak", "--kills", "2"), "soak", {"kills": 2}),
+        (("soak", "--sequences", "9", "--seed", "4"), "fuzz", {"sequences": 9, "seed": 4}),
         (
             ("simulate", "--scenarios", "s.json", "--seed", "7"),
             "simulate",
@@ -213,6 +214,7 @@ def test_a_program_that_is_not_here_is_one_line(cli: Cli, monkeypatch: pytest.Mo
         ("bench_rollback", {"runs", "scenario", "history_s", "seed", "json_file"}),
         ("bench_flips", {"flips", "rate", "requests", "json_file"}),
         ("soak", {"kills", "rate", "seed", "json_file"}),
+        ("fuzz", {"sequences", "seed"}),
     ],
 )
 def test_every_option_of_a_program_is_one_that_it_takes(program: str, options: set[str]) -> None:
