@@ -532,6 +532,10 @@ class Store(CatalogueStore, RolloutStore, FleetStore, DesiredStore, TelemetrySto
 
 # -- towards Envoy -----------------------------------------------------------------------------------------------------
 
+NAMED = "+named"
+"""Ends the key of a second version in ``versions``, of a type some of whose resources go only to clients that name
+them: the hash with these, which such clients acknowledge. The first is without them."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CompiledConfig:

@@ -5,6 +5,7 @@ is not known is refused, never ignored. What may be left out, and what it then i
 
 - ``listener``: named ``<service>_listener``, on 0.0.0.0, port 8080, statistics under ``ingress_http``;
 - ``virtual_host`` ``<service>_service``, ``route_config`` ``<service>_route``, ``domains`` ``*``;
+- ``grpc_target``: no gRPC client dials the service over xDS; with a name, ``xds:///NAME`` follows the same weights;
 - a version's ``cluster``: ``<service>-<version>``; its ``health_check``: GET /healthz every second;
 - a route's ``match``: every path; its ``timeout``: 300 s;
 - ``split``: everything to the first version;
@@ -31,6 +32,7 @@ EXAMPLES: Mapping[str, str] = {
     "service": "colorize",
     "name": "v1",
     "path": "/healthz",
+    "grpc_target": "colorize",
     "port": "8080",
     "versions": "- {name: v1, endpoints: [worker:8083]}",
     "endpoints": "[worker:8083]",
@@ -244,6 +246,7 @@ class ServiceDocument(Document):
     virtual_host: str | None = None
     route_config: str | None = None
     domains: list[Visible] = ["*"]
+    grpc_target: Visible = ""
     versions: list[VersionDocument]
     routes: list[RouteDocument]
     split: dict[str, Weight] | None = None

@@ -21,6 +21,7 @@ from controlplane.api.answers import (
 )
 from controlplane.api.documents import describe_slo, document_of, plan_of
 from controlplane.controller.desired import live_split
+from controlplane.controller.fleet import wanted_version
 from controlplane.controller.groups import GroupView, level_of, nodes_of
 from controlplane.ports import (
     ClusterHealth,
@@ -236,7 +237,7 @@ def proxy_view(node: NodeStatus, wanted: Mapping[str, str], *, now: dt.datetime)
         variant=node.variant,
         connected=node.disconnected_at is None,
         since=node.disconnected_at or node.connected_at,
-        types=[_type_view(kind, node.types.get(kind, TypeStatus()), wanted.get(kind, ""), now) for kind in kinds],
+        types=[_type_view(kind, node.types.get(kind, TypeStatus()), wanted, now) for kind in kinds],
     )
 
 
@@ -245,7 +246,8 @@ def state_name(state: State) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(state).__name__).lower()
 
 
-def _type_view(kind: str, status: TypeStatus, wanted: str, now: dt.datetime) -> TypeView:
+def _type_view(kind: str, status: TypeStatus, versions: Mapping[str, str], now: dt.datetime) -> TypeView:
+    wanted = wanted_version(versions, kind, status.sent)
     if not status.sent:
         name = NEVER_SENT
     elif status.nacked and status.nacked == status.sent and status.acked != status.sent:

@@ -4,7 +4,7 @@ import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
 
-from controlplane.ports import ClusterHealth, NodeStatus
+from controlplane.ports import NAMED, ClusterHealth, NodeStatus
 
 RECONNECT_GRACE = dt.timedelta(seconds=10)
 """How long an Envoy that left is still waited for. A restart of ours must not make a weight live on nobody's word."""
@@ -67,9 +67,18 @@ def fleet_level(nodes: Sequence[NodeStatus], versions: Mapping[str, str] | None,
         Refusal(node.node, kind, status.words)
         for node in expected
         for kind, status in sorted(node.types.items())
-        if status.nacked and status.nacked == versions.get(kind)
+        if status.nacked and status.nacked == wanted_version(versions, kind, status.nacked)
     )
     return FleetLevel(len(expected), waiting, refusals)
+
+
+def wanted_version(versions: Mapping[str, str], kind: str, has: str) -> str:
+    """Return the version of *kind* in *versions* that a client which says it *has* one should have; "" for none.
+
+    One that names what is sent by name only speaks of the hash of everything, the others of that of the rest.
+    """
+    named = versions.get(f"{kind}{NAMED}", "")
+    return named if named and has == named else versions.get(kind, "")
 
 
 def unready_members(
@@ -93,5 +102,10 @@ def _runs(node: NodeStatus, versions: Mapping[str, str]) -> bool:
     if node.disconnected_at is not None:
         return False
     # An Envoy asks for everything; other clients ask for what they use, and are waited for only there.
-    asked = versions.keys() if node.is_envoy else versions.keys() & node.types.keys()
-    return all(kind in node.types and node.types[kind].acked == versions[kind] for kind in asked if versions[kind])
+    asked = [kind for kind, version in versions.items() if version and not kind.endswith(NAMED)]
+    if not node.is_envoy:
+        asked = [kind for kind in asked if kind in node.types]
+    return all(
+        kind in node.types and node.types[kind].acked == wanted_version(versions, kind, node.types[kind].acked)
+        for kind in asked
+    )

@@ -82,6 +82,7 @@ def insert_revision(conn: sa.Connection, revision: Revision) -> None:
             "virtual_host": spec.virtual_host,
             "route_config": spec.route_config,
             "domains": list(spec.domains),
+            "grpc_target": spec.grpc_target or None,
             "plan_deadline_us": spec.plan.deadline,
             "plan_prepare_timeout_us": spec.plan.prepare_timeout,
             "groups": list(spec.groups),
@@ -163,6 +164,7 @@ def read_spec(conn: sa.Connection, revision: sa.Row[Any]) -> ServiceSpec:
         domains=tuple(revision.domains),
         groups=tuple(revision.groups),
         config_canary=revision.config_canary_us,
+        grpc_target=revision.grpc_target or "",
     )
 
 

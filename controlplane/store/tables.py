@@ -74,6 +74,7 @@ service_revision = sa.Table(
     sa.Column("virtual_host", sa.Text, nullable=False),
     sa.Column("route_config", sa.Text, nullable=False),
     sa.Column("domains", Json, nullable=False),
+    sa.Column("grpc_target", sa.Text),
     sa.Column("plan_deadline_us", Span, nullable=False),
     sa.Column("plan_prepare_timeout_us", Span, nullable=False),
     sa.Column("groups", Json, nullable=False, server_default="[]"),

@@ -15,6 +15,7 @@ from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.rollout.model import FULL_WEIGHT_BP, Plan, Slo
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
+GRPC_TARGET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,250}[a-z0-9])?(:[0-9]{1,5})?")
 HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -211,6 +212,8 @@ class ServiceSpec:
     *initial_split* takes effect when the service is first applied; from then on rollouts own the split. *groups* names
     the groups of Envoys that serve it; none means every Envoy. A new revision whose *config_canary* is not zero goes to
     one Envoy of each group first, and to the others when that one has run it, healthy, for so long.
+    A service with a *grpc_target* is also reached without any Envoy, by gRPC clients that dial ``xds:///`` and that
+    name: its workers speak gRPC, to Envoys too, and answer for their health as ``grpc.health.v1`` instead of at a path.
     """
 
     name: str
@@ -225,9 +228,11 @@ class ServiceSpec:
     domains: tuple[str, ...] = ("*",)
     groups: tuple[str, ...] = ()
     config_canary: dt.timedelta = dt.timedelta(0)
+    grpc_target: str = ""
 
     def __post_init__(self) -> None:
         check_name("service", self.name)
+        self._check_grpc()
         for group in self.groups:
             check_name("groups", group)
         if len(set(self.groups)) != len(self.groups):
@@ -256,6 +261,27 @@ class ServiceSpec:
         check_split(self.initial_split)
         for share in self.initial_split:
             self.version(share.version, field="split")
+
+    def _check_grpc(self) -> None:
+        if not self.grpc_target:
+            return
+        if not GRPC_TARGET.fullmatch(self.grpc_target):
+            raise InvalidInputError(
+                "grpc_target",
+                f"{self.grpc_target!r} is not a name that gRPC can dial",
+                "use a-z, 0-9, -, _ and dots, and :PORT if you like; clients dial xds:///NAME",
+            )
+        if self.grpc_target == self.listener.name:
+            raise InvalidInputError(
+                "grpc_target", f"{self.grpc_target!r} is the name of Envoy's listener", "choose another name"
+            )
+        for version in self.versions:
+            if version.health_check.path != HealthCheck().path:
+                raise InvalidInputError(
+                    f"versions.{version.name}.health_check.path",
+                    "is never asked for: workers behind a grpc_target answer as grpc.health.v1",
+                    "leave it out",
+                )
 
     def version(self, name: str, *, field: str = "version") -> Version:
         """Return the version called *name*.

@@ -13,7 +13,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
 from controlplane.errors import InvalidInputError, InvalidInputsError
-from controlplane.ports import CompiledConfig
+from controlplane.ports import NAMED, CompiledConfig
 from controlplane.traffic.model import TrafficPlan
 from controlplane.xds.kinds import Kind, find_kind
 from controlplane.xds.pgv import FieldRules
@@ -108,6 +108,16 @@ class Snapshot:
         """
         return cls._checked(_read(content))
 
+    def versions_by_name(self) -> dict[str, str]:
+        """Return the versions as rows have them: by short type name, and once more where some go by name only."""
+        versions = {kind.value: self.versions[kind] for kind in Kind}
+        named = {
+            f"{kind.value}{NAMED}": version
+            for kind, version in self.named_versions.items()
+            if version != self.versions[kind]
+        }
+        return versions | named
+
     def to_bytes(self) -> bytes:
         """Return all resources as one message, the same bytes for the same content."""
         whole = discovery_pb2.DeltaDiscoveryResponse(system_version_info=self.version)
@@ -159,7 +169,7 @@ class SnapshotCompiler:
         snapshot = Snapshot.of((piece.kind, piece.name, piece.message) for piece in pieces)
         return CompiledConfig(
             version=snapshot.version,
-            versions={kind.value: version for kind, version in snapshot.versions.items()},
+            versions=snapshot.versions_by_name(),
             content=snapshot.to_bytes(),
         )
 

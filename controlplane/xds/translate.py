@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import address_pb2, config_source_pb2, health_check_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
-from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.config.listener.v3 import api_listener_pb2, listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
@@ -70,11 +70,13 @@ def _service(service: ServedService, addresses: Mapping[str, tuple[str, ...]]) -
     spec = service.spec
     field = f"services.{spec.name}"
     yield Piece(Kind.LDS, spec.listener.name, _listener(spec), f"{field}.listener.name")
+    if spec.grpc_target:
+        yield Piece(Kind.LDS, spec.grpc_target, _api_listener(spec), f"{field}.grpc_target")
     yield Piece(Kind.RDS, spec.route_config, _route_configuration(service), f"{field}.route_config")
     for version in spec.versions:
         where = f"{field}.versions.{version.name}.cluster"
-        yield Piece(Kind.CDS, version.cluster, _cluster(version), where)
-        yield Piece(Kind.EDS, version.cluster, _load_assignment(version, addresses), where)
+        yield Piece(Kind.CDS, version.cluster, _cluster(spec, version), where)
+        yield Piece(Kind.EDS, version.cluster, _load_assignment(spec, version, addresses), where)
 
 
 def _span(span: dt.timedelta) -> Duration:
@@ -98,19 +100,30 @@ def _address(host: str, port: int) -> address_pb2.Address:
 
 def _listener(spec: ServiceSpec) -> listener_pb2.Listener:
     listener: Listener = spec.listener
-    manager = hcm_pb2.HttpConnectionManager(
-        codec_type=hcm_pb2.HttpConnectionManager.AUTO,
-        stat_prefix=listener.stat_prefix,
-        rds=hcm_pb2.Rds(config_source=_over_ads(), route_config_name=spec.route_config),
-        http_filters=[hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=pack(router_pb2.Router()))],
-    )
     network_filter = listener_components_pb2.Filter(
-        name="envoy.filters.network.http_connection_manager", typed_config=pack(manager)
+        name="envoy.filters.network.http_connection_manager", typed_config=pack(_connection_manager(spec))
     )
     return listener_pb2.Listener(
         name=listener.name,
         address=_address(listener.address, listener.port),
         filter_chains=[listener_components_pb2.FilterChain(filters=[network_filter])],
+    )
+
+
+def _api_listener(spec: ServiceSpec) -> listener_pb2.Listener:
+    """Return what a gRPC client that dials the service over xDS asks for: its way to the routes that Envoys follow."""
+    return listener_pb2.Listener(
+        name=spec.grpc_target,
+        api_listener=api_listener_pb2.ApiListener(api_listener=pack(_connection_manager(spec))),
+    )
+
+
+def _connection_manager(spec: ServiceSpec) -> hcm_pb2.HttpConnectionManager:
+    return hcm_pb2.HttpConnectionManager(
+        codec_type=hcm_pb2.HttpConnectionManager.AUTO,
+        stat_prefix=spec.listener.stat_prefix,
+        rds=hcm_pb2.Rds(config_source=_over_ads(), route_config_name=spec.route_config),
+        http_filters=[hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=pack(router_pb2.Router()))],
     )
 
 
@@ -121,11 +134,18 @@ def _route_configuration(service: ServedService) -> route_pb2.RouteConfiguration
     spec = service.spec
     host = route_components_pb2.VirtualHost(
         name=spec.virtual_host,
-        domains=spec.domains,
+        domains=_domains(spec),
         routes=[_route(route, service) for route in spec.routes],
     )
     # Without validate_clusters Envoy acknowledges a route to a cluster it does not know, and answers 503 for it.
     return route_pb2.RouteConfiguration(name=spec.route_config, virtual_hosts=[host], validate_clusters={"value": True})
+
+
+def _domains(spec: ServiceSpec) -> tuple[str, ...]:
+    """Return the names that clients may ask by; a gRPC client asks by the one that it dials."""
+    if not spec.grpc_target or "*" in spec.domains or spec.grpc_target in (each.lower() for each in spec.domains):
+        return spec.domains
+    return (*spec.domains, spec.grpc_target)
 
 
 def _route(route: Route, service: ServedService) -> route_components_pb2.Route:
@@ -163,14 +183,14 @@ def _header_matcher(header: HeaderMatch) -> route_components_pb2.HeaderMatcher:
 # -- clusters and endpoints --------------------------------------------------------------------------------------------
 
 
-def _cluster(version: Version) -> cluster_pb2.Cluster:
+def _cluster(spec: ServiceSpec, version: Version) -> cluster_pb2.Cluster:
     cluster = cluster_pb2.Cluster(
         name=version.cluster,
         type=cluster_pb2.Cluster.EDS,
         eds_cluster_config=cluster_pb2.Cluster.EdsClusterConfig(eds_config=_over_ads()),
         connect_timeout=_span(version.connect_timeout),
         lb_policy=cluster_pb2.Cluster.ROUND_ROBIN,
-        health_checks=[_health_check(version)],
+        health_checks=[_health_check(spec, version)],
         # A host that is taken out of the endpoints stops getting traffic at once, although it still answers checks.
         ignore_health_on_host_removal=True,
     )
@@ -182,25 +202,34 @@ def _cluster(version: Version) -> cluster_pb2.Cluster:
     options = http_protocol_options_pb2.HttpProtocolOptions(
         common_http_protocol_options=protocol_pb2.HttpProtocolOptions(idle_timeout=_span(UPSTREAM_IDLE))
     )
-    options.explicit_http_config.http_protocol_options.SetInParent()
+    if spec.grpc_target:  # gRPC clients dial these workers themselves, so they speak HTTP/2 and nothing else
+        options.explicit_http_config.http2_protocol_options.SetInParent()
+    else:
+        options.explicit_http_config.http_protocol_options.SetInParent()
     cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(pack(options))
     return cluster
 
 
-def _health_check(version: Version) -> health_check_pb2.HealthCheck:
+def _health_check(spec: ServiceSpec, version: Version) -> health_check_pb2.HealthCheck:
     check = version.health_check
-    return health_check_pb2.HealthCheck(
+    found = health_check_pb2.HealthCheck(
         timeout=_span(check.timeout),
         interval=_span(check.interval),
         # Envoy's default for a cluster without traffic is 60 s: a candidate would be found healthy a minute late.
         no_traffic_interval=_span(check.interval),
         unhealthy_threshold={"value": check.unhealthy_threshold},
         healthy_threshold={"value": check.healthy_threshold},
-        http_health_check=health_check_pb2.HealthCheck.HttpHealthCheck(path=check.path),
     )
+    if spec.grpc_target:
+        found.grpc_health_check.SetInParent()
+    else:
+        found.http_health_check.path = check.path
+    return found
 
 
-def _load_assignment(version: Version, addresses: Mapping[str, tuple[str, ...]]) -> endpoint_pb2.ClusterLoadAssignment:
+def _load_assignment(
+    spec: ServiceSpec, version: Version, addresses: Mapping[str, tuple[str, ...]]
+) -> endpoint_pb2.ClusterLoadAssignment:
     found: dict[tuple[str, int], None] = {}
     for endpoint in version.endpoints:
         hosts = (endpoint.host,) if endpoint.is_address else addresses.get(endpoint.host, ())
@@ -212,4 +241,9 @@ def _load_assignment(version: Version, addresses: Mapping[str, tuple[str, ...]])
         for host, port in found
     ]
     groups = [endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=members)] if members else []
+    for group in groups if spec.grpc_target else ():
+        # gRPC refuses members without a locality and skips a locality without weight. To Envoy the empty locality is
+        # the one it assumes anyway, and it reads weights only where locality-weighted balancing is switched on.
+        group.locality.SetInParent()
+        group.load_balancing_weight.value = 1
     return endpoint_pb2.ClusterLoadAssignment(cluster_name=version.cluster, endpoints=groups)

@@ -1,5 +1,6 @@
 """Services of every shape, for properties that must hold for all of them."""
 
+import dataclasses
 import datetime as dt
 
 from hypothesis import strategies as st
@@ -90,6 +91,14 @@ def services(draw: st.DrawFn) -> ServiceSpec:
         )
         for name, cluster in zip(names, clusters, strict=True)
     )
+    target = draw(st.sampled_from(["", "a", "shop.example:8080", "x_y-z"]))
+    if target:  # such workers are not asked for a path
+        versions = tuple(
+            dataclasses.replace(
+                version, health_check=dataclasses.replace(version.health_check, path=HealthCheck().path)
+            )
+            for version in versions
+        )
     timeouts = spans(MILLISECOND, 3600 * SECOND)
     pinned = draw(
         st.lists(
@@ -111,4 +120,5 @@ def services(draw: st.DrawFn) -> ServiceSpec:
         domains=tuple(draw(st.lists(st.sampled_from(["*", "a.example", "b.example"]), min_size=1, unique=True))),
         groups=tuple(draw(st.lists(NAMES, max_size=2, unique=True))),
         config_canary=draw(timeouts),
+        grpc_target=target,
     )

@@ -212,6 +212,16 @@ def test_a_service_without_objectives_is_refused_since_they_have_no_default() ->
         ),
         ({"plan": {"steps": [{"hold": "3s"}]}}, "plan.steps[1].weight: is missing; add weight: 5%"),
         ({"plan": {"deadline": "soon"}}, "plan.deadline: 'soon' is not a time; "),
+        ({"grpc_target": "xds:///a"}, "grpc_target: 'xds:///a' is not a name that gRPC can dial; use a-z, 0-9, "),
+        ({"grpc_target": "A"}, "grpc_target: 'A' is not a name that gRPC can dial; "),
+        ({"grpc_target": "colorize_listener"}, "grpc_target: 'colorize_listener' is the name of Envoy's listener; "),
+        (
+            {
+                "grpc_target": "a",
+                "versions": [{"name": "v1", "endpoints": ["w:1"], "health_check": {"path": "/ready"}}],
+            },
+            "versions.v1.health_check.path: is never asked for: workers behind a grpc_target answer as grpc.health.v1",
+        ),
     ],
 )
 def test_each_mistake_is_one_line_with_its_field_and_the_fix(changes: dict[str, Any], line: str) -> None:

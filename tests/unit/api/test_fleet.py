@@ -6,9 +6,9 @@ import datetime as dt
 import httpx
 import pytest
 
-from controlplane.api.views import acks_view
+from controlplane.api.views import acks_view, proxy_view
 from controlplane.controller.groups import GroupView, view_groups
-from controlplane.ports import SnapshotRecord, TypeStatus
+from controlplane.ports import NAMED, SnapshotRecord, TypeStatus
 from controlplane.traffic.groups import Grouping
 from controlplane.traffic.model import TrafficPlan
 from tests import builders
@@ -96,3 +96,11 @@ def test_acks_say_when_there_is_nothing_to_count() -> None:
     assert acks_view([], now=NOW).words == "nothing is served yet"
     assert acks_view(groups(None), now=NOW).words == "nothing is served yet"
     assert acks_view(groups(builders.make_snapshot("s2")), now=NOW).words == "no Envoy is connected"
+
+
+@pytest.mark.parametrize(("acked", "status"), [("l2", "SYNCED"), ("l0", "STALE")])
+def test_a_client_with_a_listener_of_its_own_is_held_against_that(acked: str, status: str) -> None:
+    client = dataclasses.replace(builders.make_node(), types={"lds": TypeStatus(sent="l2", acked=acked)})
+    types = proxy_view(client, {"lds": "l1", f"lds{NAMED}": "l2"}, now=NOW).types
+    (shown,) = (one for one in types if one.type == "lds")
+    assert (shown.status, shown.wanted) == (status, "l2")

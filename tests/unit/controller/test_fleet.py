@@ -2,8 +2,8 @@
 
 import datetime as dt
 
-from controlplane.controller.fleet import RECONNECT_GRACE, fleet_level, unready_members
-from controlplane.ports import ClusterHealth, NodeStatus, TypeStatus
+from controlplane.controller.fleet import RECONNECT_GRACE, fleet_level, unready_members, wanted_version
+from controlplane.ports import NAMED, ClusterHealth, NodeStatus, TypeStatus
 
 NOW = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 VERSIONS = {"cds": "c1", "eds": "e1", "lds": "l1", "rds": "r1"}
@@ -48,6 +48,20 @@ def test_only_a_refusal_of_this_very_version_is_heard() -> None:
     new = node("b", rds=TypeStatus(sent="r1", acked="r0", nacked="r1", words="bad regex"))
     level = fleet_level([old, new], VERSIONS, now=NOW)
     assert [str(refusal) for refusal in level.refusals] == ["b refused RDS: bad regex"]
+
+
+def test_who_names_what_is_sent_by_name_only_answers_for_that_and_envoys_do_not() -> None:
+    versions = VERSIONS | {f"lds{NAMED}": "l1+g"}
+    grpc = node("b", lds=TypeStatus(sent="l1+g", acked="l1+g"))
+    assert fleet_level([node("a"), grpc], versions, now=NOW).settled
+    behind = node("b", lds=TypeStatus(sent="l1+g", acked="l1+f"))
+    assert fleet_level([node("a"), behind], versions, now=NOW).waiting == ("b",)
+    refusing = node("b", lds=TypeStatus(sent="l1+g", acked="l1+f", nacked="l1+g", words="no router"))
+    (refusal,) = fleet_level([node("a"), refusing], versions, now=NOW).refusals
+    assert str(refusal) == "b refused LDS: no router"
+    assert wanted_version(versions, "lds", "l1+g") == "l1+g"
+    assert wanted_version(versions, "lds", "l0") == "l1"
+    assert wanted_version(VERSIONS, "sds", "s1") == ""
 
 
 def test_every_envoy_must_see_a_healthy_worker() -> None:

@@ -11,6 +11,7 @@ from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_pb2
 from google.protobuf import any_pb2
 
 from controlplane.errors import InvalidInputError, InvalidInputsError
+from controlplane.ports import NAMED
 from controlplane.traffic.model import Endpoint, Listener, ServedService, TrafficPlan
 from controlplane.xds.kinds import Kind
 from controlplane.xds.snapshot import Snapshot, SnapshotCompiler
@@ -96,6 +97,40 @@ def test_two_services_cannot_have_one_route_configuration() -> None:
     taken = dataclasses.replace(UPSCALE.spec, route_config=COLORIZE.spec.route_config)
     with pytest.raises(InvalidInputError, match=r"services\.upscale\.route_config"):
         SnapshotCompiler().compile(plan(COLORIZE, dataclasses.replace(UPSCALE, spec=taken)))
+
+
+def test_two_services_cannot_have_one_name_for_grpc() -> None:
+    same = [
+        ServedService(dataclasses.replace(service.spec, grpc_target="same"), make_split(v1=10_000))
+        for service in (COLORIZE, UPSCALE)
+    ]
+    with pytest.raises(InvalidInputError, match=r"services\.upscale\.grpc_target: 'same' is taken"):
+        SnapshotCompiler().compile(plan(*same))
+
+
+# -- gRPC clients ------------------------------------------------------------------------------------------------------
+
+
+def reached_by_grpc(target: str, *domains: str) -> Snapshot:
+    spec = dataclasses.replace(COLORIZE.spec, grpc_target=target, domains=domains)
+    return Snapshot.from_bytes(SnapshotCompiler().compile(plan(ServedService(spec, COLORIZE.split))).content)
+
+
+@pytest.mark.parametrize(
+    ("domains", "expected"),
+    [(("*",), ["*"]), (("A.Example",), ["A.Example"]), (("b.example",), ["b.example", "a.example"])],
+)
+def test_the_name_that_grpc_clients_dial_is_one_of_the_domains(domains: tuple[str, ...], expected: list[str]) -> None:
+    (packed,) = reached_by_grpc("a.example", *domains).resources[Kind.RDS].values()
+    routes = route_pb2.RouteConfiguration.FromString(any_pb2.Any.FromString(packed.packed).value)
+    assert list(routes.virtual_hosts[0].domains) == expected
+
+
+def test_a_listener_for_grpc_has_versions_of_its_own() -> None:
+    before = reached_by_grpc("a", "*").versions_by_name()
+    after = reached_by_grpc("b", "*").versions_by_name()
+    assert [key for key in before if before[key] != after[key]] == [f"lds{NAMED}"]
+    assert f"lds{NAMED}" not in SnapshotCompiler().compile(plan(COLORIZE)).versions
 
 
 # -- references --------------------------------------------------------------------------------------------------------
