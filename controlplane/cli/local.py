@@ -26,6 +26,13 @@ class Variant(enum.StrEnum):
     SOTW_PER_TYPE = "sotw-per-type"
 
 
+class Client(enum.StrEnum):
+    """Who is to be configured."""
+
+    ENVOY = "envoy"
+    GRPC = "grpc"
+
+
 DatabaseOption = Annotated[
     str | None,
     typer.Option("--database-url", help="sqlite:///FILE or postgresql://...; else HUESHIFT_DATABASE_URL.",
@@ -219,6 +226,10 @@ TlsSecretsOption = Annotated[
     str | None, typer.Option("--tls-secrets", help="A folder for two files that have Envoy follow the PEM files; "
                              "without it Envoy reads them once.", show_default=False)
 ]  # fmt: skip
+ClientOption = Annotated[
+    Client, typer.Option("--for", help="An Envoy, or a gRPC client that dials xds:///NAME: what is only Envoy's "
+                         "(metrics, admin interface, variant) is left out then.")
+]  # fmt: skip
 
 
 def bootstrap(  # noqa: PLR0913, PLR0917 - one per option of the command line
@@ -234,14 +245,18 @@ def bootstrap(  # noqa: PLR0913, PLR0917 - one per option of the command line
     tls_ca: TlsCaOption = None,
     server_name: ServerNameOption = None,
     tls_secrets: TlsSecretsOption = None,
+    client: ClientOption = Client.ENVOY,
 ) -> None:
-    """Print what an Envoy is started with.
+    """Print what an Envoy is started with, or a gRPC client.
 
-    As JSON: envoy -c FILE.
+    As JSON: envoy -c FILE; GRPC_XDS_BOOTSTRAP=FILE.
     """
     import json  # noqa: PLC0415
 
     tls = _channel_tls(tls_cert, tls_key, tls_ca, server_name or xds_host, tls_secrets)
+    if client is Client.GRPC:
+        print(json.dumps(_grpc_bootstrap(node_id, cluster, xds_host, xds_port, tls), indent=2))
+        return
     config = _bootstrap(node_id, cluster, xds_host, xds_port, telemetry_port, admin_port, variant, tls)
     print(json.dumps(config, indent=2))
 
@@ -298,9 +313,7 @@ def _bootstrap(
 ) -> dict[str, Any]:
     from controlplane.xds.bootstrap import render_bootstrap  # noqa: PLC0415
 
-    for field, text in (("--node-id", node_id), ("--cluster", cluster), ("--xds-host", xds_host)):
-        if not text.strip() or not text.isprintable():
-            raise InvalidInputError(field, f"{text!r} is no name", "give it some letters")
+    _check_names(node_id, cluster, xds_host)
     return render_bootstrap(
         node_id=node_id,
         cluster=cluster,
@@ -311,6 +324,21 @@ def _bootstrap(
         variant=variant.value,
         tls=tls,
     )
+
+
+def _grpc_bootstrap(
+    node_id: str, cluster: str, xds_host: str, xds_port: int, tls: "ChannelTls | None"
+) -> dict[str, Any]:
+    from controlplane.xds.bootstrap import render_grpc_bootstrap  # noqa: PLC0415
+
+    _check_names(node_id, cluster, xds_host)
+    return render_grpc_bootstrap(node_id=node_id, cluster=cluster, xds_address=xds_host, xds_port=xds_port, tls=tls)
+
+
+def _check_names(node_id: str, cluster: str, xds_host: str) -> None:
+    for field, text in (("--node-id", node_id), ("--cluster", cluster), ("--xds-host", xds_host)):
+        if not text.strip() or not text.isprintable():
+            raise InvalidInputError(field, f"{text!r} is no name", "give it some letters")
 
 
 def _channel_tls(

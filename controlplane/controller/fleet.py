@@ -46,12 +46,11 @@ class FleetLevel:
 
 
 def expected_nodes(nodes: Sequence[NodeStatus], *, now: dt.datetime) -> tuple[NodeStatus, ...]:
-    """Return the clients that count: the connected ones, and the Envoys that left less than the grace ago."""
-    return tuple(
-        node
-        for node in nodes
-        if node.disconnected_at is None or (node.is_envoy and now - node.disconnected_at < RECONNECT_GRACE)
-    )
+    """Return the clients that count: the connected ones, and the Envoys that left less than the grace ago.
+
+    A client of another kind comes and goes as it likes, and counts once it has asked for something.
+    """
+    return tuple(node for node in nodes if _counts(node, now=now))
 
 
 def fleet_level(nodes: Sequence[NodeStatus], versions: Mapping[str, str] | None, *, now: dt.datetime) -> FleetLevel:
@@ -96,6 +95,12 @@ def unready_members(
         elif row.healthy < 1:
             phrases.append(f"{node.node} finds {row.healthy} of {row.total} workers of {cluster} healthy")
     return tuple(phrases)
+
+
+def _counts(node: NodeStatus, *, now: dt.datetime) -> bool:
+    if node.disconnected_at is None:
+        return node.is_envoy or bool(node.types)
+    return node.is_envoy and now - node.disconnected_at < RECONNECT_GRACE
 
 
 def _runs(node: NodeStatus, versions: Mapping[str, str]) -> bool:

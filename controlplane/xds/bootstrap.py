@@ -8,6 +8,7 @@ import datetime as dt
 import ipaddress
 from typing import Any, Final, Literal, TypeAlias
 
+from controlplane.errors import InvalidInputError
 from controlplane.rollout.windows import LATENCY_EDGES_MS
 
 Variant: TypeAlias = Literal["delta", "sotw", "delta-per-type", "sotw-per-type", "rest"]
@@ -146,6 +147,46 @@ def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and th
             "histogram_bucket_settings": [{"match": {"suffix": "upstream_rq_time"}, "buckets": list(LATENCY_EDGES_MS)}],
         },
     }
+
+
+def render_grpc_bootstrap(
+    *,
+    node_id: str,
+    cluster: str = "hueshift",
+    group: str = "",
+    xds_address: str = "127.0.0.1",
+    xds_port: int = 18000,
+    tls: ChannelTls | None = None,
+) -> dict[str, Any]:
+    """Return what a gRPC client that dials ``xds:///NAME`` is started with: GRPC_XDS_BOOTSTRAP names a file of it.
+
+    Args:
+        node_id: Tells this client from all others, Envoys included; two of the same name would be one row.
+        cluster: The group it belongs to, unless *group* names another.
+        group: Goes into its metadata.
+        xds_address: Host name or IP address of the control plane.
+        xds_port: Its aggregated discovery service.
+        tls: Its certificate, and whom it believes; it follows the files by itself.
+
+    Raises:
+        InvalidInputError: The control plane's certificate has another name than the one that is dialled.
+    """
+    if tls is not None and tls.server_name != xds_address:
+        raise InvalidInputError(
+            "--server-name", f"{tls.server_name!r} is not what the client dials, and gRPC checks that", "leave it out"
+        )
+    host = f"[{xds_address}]" if ":" in xds_address else xds_address
+    server = {
+        "server_uri": f"{host}:{xds_port}",
+        "channel_creds": [{"type": "insecure"} if tls is None else {"type": "tls", "config": _grpc_files(tls)}],
+        "server_features": ["xds_v3"],
+    }
+    node = {"id": node_id, "cluster": cluster, **({"metadata": {"hueshift_group": group}} if group else {})}
+    return {"xds_servers": [server], "node": node}
+
+
+def _grpc_files(tls: ChannelTls) -> dict[str, str]:
+    return {"certificate_file": tls.certificate, "private_key_file": tls.key, "ca_certificate_file": tls.ca}
 
 
 def config_source(variant: Variant) -> dict[str, Any]:

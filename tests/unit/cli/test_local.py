@@ -81,6 +81,20 @@ def test_keys_refuse_what_makes_no_sense(cli: Cli, folder: pathlib.Path) -> None
 # -- Envoy -------------------------------------------------------------------------------------------------------------
 
 
+def test_a_grpc_client_has_a_bootstrap_of_its_own(cli: Cli) -> None:
+    arguments = ("bootstrap", "--for", "grpc", "--node-id", "app-7", "--cluster", "apps", "--xds-port", "18010")
+    ended = cli(*arguments, "--xds-host", "::1")
+    assert ended.code == 0
+    assert json.loads(ended.out) == {
+        "xds_servers": [
+            {"server_uri": "[::1]:18010", "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}
+        ],
+        "node": {"id": "app-7", "cluster": "apps"},
+    }
+    assert cli("bootstrap", "--for", "grpc", "--node-id", " ").code == 2
+    assert cli("bootstrap", "--for", "nginx", "--node-id", "a").code == 2
+
+
 def test_the_bootstrap_is_printed_as_json(cli: Cli) -> None:
     ended = cli(
         *("bootstrap", "--node-id", "edge-7", "--cluster", "blue", "--xds-host", "hueshift.internal"),

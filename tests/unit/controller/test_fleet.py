@@ -1,5 +1,6 @@
 """A weight is live when every connected Envoy runs it: what counts, who is waited for, whose NACK is heard."""
 
+import dataclasses
 import datetime as dt
 
 from controlplane.controller.fleet import RECONNECT_GRACE, fleet_level, unready_members, wanted_version
@@ -62,6 +63,30 @@ def test_who_names_what_is_sent_by_name_only_answers_for_that_and_envoys_do_not(
     assert wanted_version(versions, "lds", "l1+g") == "l1+g"
     assert wanted_version(versions, "lds", "l0") == "l1"
     assert wanted_version(VERSIONS, "sds", "s1") == ""
+
+
+def grpc(name: str, *, left: dt.datetime | None = None, **types: TypeStatus) -> NodeStatus:
+    return dataclasses.replace(node(name, left=left), is_envoy=False, types=types)
+
+
+def test_a_grpc_client_is_waited_for_where_it_asked_and_nowhere_else() -> None:
+    acked = TypeStatus(sent="r1", acked="r1")
+    assert fleet_level([node("a"), grpc("g", rds=acked)], VERSIONS, now=NOW).settled
+    behind = grpc("g", rds=dataclasses.replace(acked, acked="r0"))
+    assert fleet_level([node("a"), behind], VERSIONS, now=NOW).waiting == ("g",)
+
+
+def test_a_grpc_client_that_left_or_asked_for_nothing_does_not_count() -> None:
+    behind = TypeStatus(sent="r1", acked="r0")
+    gone, idle = grpc("g", left=NOW, rds=behind), grpc("h")
+    assert fleet_level([node("a"), gone, idle], VERSIONS, now=NOW).settled
+    assert not fleet_level([gone, idle], VERSIONS, now=NOW).settled
+    assert fleet_level([gone, idle], VERSIONS, now=NOW).expected == 0
+
+
+def test_a_grpc_client_says_nothing_of_health() -> None:
+    health = [ClusterHealth("a", "v2", 1, 1)]
+    assert unready_members([node("a"), grpc("g", rds=TypeStatus())], health, "v2", now=NOW) == ()
 
 
 def test_every_envoy_must_see_a_healthy_worker() -> None:

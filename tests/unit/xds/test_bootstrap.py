@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from controlplane.errors import InvalidInputError
 from controlplane.rollout.windows import LATENCY_EDGES_MS
 from controlplane.xds.bootstrap import (
     CLUSTER_STATISTICS,
@@ -15,6 +16,7 @@ from controlplane.xds.bootstrap import (
     ChannelTls,
     Variant,
     render_bootstrap,
+    render_grpc_bootstrap,
     render_secrets,
 )
 
@@ -136,3 +138,17 @@ def test_files_that_are_followed_are_named_in_files_of_their_own() -> None:
     own, ca = (secret["resources"][0] for secret in files.values())
     assert own["tls_certificate"]["watched_directory"] == {"path": "/tls"}
     assert ca["validation_context"]["watched_directory"] == {"path": "/ca"}
+
+
+def test_a_grpc_clients_group_is_in_its_metadata() -> None:
+    found = render_grpc_bootstrap(node_id="a", group="apps", xds_address="plane", xds_port=1)
+    assert found["node"] == {"id": "a", "cluster": "hueshift", "metadata": {"hueshift_group": "apps"}}
+    assert found["xds_servers"][0]["server_uri"] == "plane:1"
+
+
+def test_a_grpc_client_proves_who_it_is_too_and_dials_the_name_in_the_certificate() -> None:
+    (server,) = render_grpc_bootstrap(node_id="a", xds_address="plane.test", tls=tls())["xds_servers"]
+    files = {"certificate_file": tls().certificate, "private_key_file": tls().key, "ca_certificate_file": tls().ca}
+    assert server["channel_creds"] == [{"type": "tls", "config": files}]
+    with pytest.raises(InvalidInputError, match=r"--server-name: 'plane\.test' is not what the client dials"):
+        render_grpc_bootstrap(node_id="a", xds_address="10.0.0.1", tls=tls())
