@@ -148,6 +148,7 @@ def make_snapshot(
     status: SnapshotStatus = SnapshotStatus.PROPOSED,
     revisions: Mapping[str, int] | None = None,
     at: dt.datetime = NOW,
+    group: str = "",
 ) -> SnapshotRecord:
     """Return a snapshot whose content is its version."""
     return SnapshotRecord(
@@ -158,6 +159,7 @@ def make_snapshot(
         status=status,
         words="",
         at=at,
+        group=group,
     )
 
 

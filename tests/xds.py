@@ -78,16 +78,17 @@ def make_snapshot(
     return Snapshot.of(pieces)
 
 
-def record(snapshot: Snapshot) -> SnapshotRecord:
+def record(snapshot: Snapshot, *, group: str = "", status: SnapshotStatus = SnapshotStatus.PROPOSED) -> SnapshotRecord:
     """Return *snapshot* as the projector hands it over."""
     return SnapshotRecord(
         version=snapshot.version,
         versions={kind.value: version for kind, version in snapshot.versions.items()},
         revisions={},
         content=snapshot.to_bytes(),
-        status=SnapshotStatus.PROPOSED,
+        status=status,
         words="",
         at=NOW,
+        group=group,
     )
 
 

@@ -64,3 +64,46 @@ async def test_addresses_are_replaced_whole_and_keep_their_order(store: Store) -
     assert (await store.load_desired()).addresses == second
     await store.save_addresses({}, now=NOW)
     assert (await store.load_desired()).addresses == {}
+
+
+async def test_a_revision_on_trial_comes_with_the_one_before_it(store: Store) -> None:
+    first, _ = await store.apply(make_spec(), by="ada", why="", now=NOW)
+    await store.mark_revisions({"colorize": 1}, RevisionStatus.GOOD, "", now=NOW)
+    careful = dataclasses.replace(make_spec(port=8081), groups=("eu", "us"), config_canary=seconds(60))
+    second, _ = await store.apply(careful, by="ada", why="", now=NOW)
+    (service,) = (await store.load_desired()).services
+    assert (service.revision, service.on_trial) == (second, True)
+    assert service.before == dataclasses.replace(first, status=RevisionStatus.GOOD)
+
+    await store.mark_tried({"colorize": 2}, "ran on edge-1 for 60 s", now=NOW + seconds(61))
+    (service,) = (await store.load_desired()).services
+    assert (service.on_trial, service.before, service.revision.tried_at) == (False, None, NOW + seconds(61))
+    assert service.revision.spec == careful
+    (event,) = [entry for entry in await store.history("colorize") if entry.kind == "transition"]
+    assert (event.before, event.after, event.words) == ("Proposed", "Tried", "revision 2: ran on edge-1 for 60 s")
+    await store.mark_tried({"colorize": 2}, "again", now=NOW + seconds(99))
+    assert (await store.load_desired()).services[0].revision.tried_at == NOW + seconds(61)
+
+
+async def test_the_first_revision_on_trial_has_none_before_it(store: Store) -> None:
+    await store.apply(dataclasses.replace(make_spec(), config_canary=seconds(60)), by="ada", why="", now=NOW)
+    (service,) = (await store.load_desired()).services
+    assert (service.on_trial, service.before) == (True, None)
+
+
+async def test_a_revision_that_was_tried_comes_before_the_next_one_on_trial(store: Store) -> None:
+    for port in (8081, 8082):
+        careful = dataclasses.replace(make_spec(port=port), config_canary=seconds(60))
+        await store.apply(careful, by="ada", why="", now=NOW)
+        if port == 8081:
+            await store.mark_tried({"colorize": 1}, "well", now=NOW)
+    (service,) = (await store.load_desired()).services
+    assert service.before is not None
+    assert (service.revision.number, service.before.number) == (2, 1)
+
+
+async def test_a_rejected_revision_is_history_of_its_service(store: Store) -> None:
+    await store.apply(make_spec(), by="ada", why="", now=NOW)
+    await store.mark_revisions({"colorize": 1}, RevisionStatus.REJECTED, "edge-1: bad port", now=NOW)
+    (event,) = [entry for entry in await store.history("colorize") if entry.kind == "transition"]
+    assert (event.words, event.after, event.rollout) == ("revision 1 is rejected: edge-1: bad port", "Rejected", None)

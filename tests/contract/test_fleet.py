@@ -120,3 +120,46 @@ async def test_pruning_without_a_good_one_keeps_the_newest(store: FleetStore) ->
     await store.prune_snapshots(keep=1)
     assert await store.load_newest_snapshot("") == make_snapshot("s2")
     assert await store.find_snapshot("", "s1") is None
+
+
+# -- groups ------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_same_snapshot_in_two_groups_is_two_snapshots(store: FleetStore) -> None:
+    for group in ("", "eu"):
+        await store.propose_snapshot(make_snapshot(group=group))
+    await store.mark_snapshot("eu", "s1", REJECTED, "edge-9: no")
+    await store.mark_snapshot("", "s1", GOOD, "")
+    assert await store.load_newest_snapshot("") == make_snapshot(status=GOOD)
+    assert await store.load_newest_snapshot("eu") is await store.load_last_good_snapshot("eu") is None
+    rejected = await store.find_snapshot("eu", "s1")
+    assert rejected is not None
+    assert (rejected.group, rejected.status, rejected.words) == ("eu", REJECTED, "edge-9: no")
+    assert await store.list_snapshot_groups() == ("", "eu")
+
+
+async def test_each_group_has_its_own_newest_and_last_good(store: FleetStore) -> None:
+    for group, version in (("eu", "s1"), ("", "s2"), ("eu", "s3"), ("", "s4")):
+        await store.propose_snapshot(make_snapshot(version, group=group))
+    await store.mark_snapshot("eu", "s1", GOOD, "")
+    assert await store.load_newest_snapshot("eu") == make_snapshot("s3", group="eu")
+    assert await store.load_last_good_snapshot("eu") == make_snapshot("s1", group="eu", status=GOOD)
+    assert await store.load_last_good_snapshot("") is None
+
+
+async def test_pruning_one_group_leaves_the_others_theirs(store: FleetStore) -> None:
+    await store.propose_snapshot(make_snapshot("s1", group="eu"))
+    for version in ("s2", "s3", "s4"):
+        await store.propose_snapshot(make_snapshot(version))
+    await store.prune_snapshots(keep=1)
+    assert await store.load_newest_snapshot("eu") == make_snapshot("s1", group="eu")
+    assert await store.find_snapshot("", "s3") is None
+    assert await store.load_newest_snapshot("") == make_snapshot("s4")
+
+
+async def test_a_node_says_what_it_is(store: FleetStore) -> None:
+    client = dataclasses.replace(make_node("grpc-1"), group="eu", user_agent="gRPC C-core 1.85", is_envoy=False)
+    refused = dataclasses.replace(client.types["rds"], nacked="b2", words="no", nacked_at=NOW)
+    client = dataclasses.replace(client, types={**client.types, "rds": refused})
+    await store.record_nodes([client])
+    assert await store.load_nodes() == (client,)

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from statistics import NormalDist
 
 from controlplane.controller.loop import Controller
@@ -63,7 +63,9 @@ class World:
     silent: bool = False
     unhealthy: str = ""
     """The cluster whose workers fail their health checks."""
-    answered: tuple[str, tuple[str, ...]] = ("", ())
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The groups of the Envoys that are not in the group ``edge``."""
+    answered: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     running: dict[str, SnapshotRecord] = dataclasses.field(default_factory=dict)
     splits: list[dict[str, int]] = dataclasses.field(default_factory=list)
 
@@ -93,17 +95,11 @@ class World:
                 return
 
     async def envoys_answer(self) -> None:
-        """Have every Envoy acknowledge or refuse what is served, once."""
-        if not self.acking or self.answered == (self.cache.served_versions.get("", ""), self.nodes):
+        """Have every Envoy acknowledge or refuse what it is served, once."""
+        if not self.acking:
             return
-        snapshot = await self.store.find_snapshot("", self.cache.served_versions[""])
-        assert snapshot is not None, "a snapshot is a row before it is served"
-        self.answered = (snapshot.version, self.nodes)
-        words = self.refusing(snapshot)
         for node in self.nodes:
-            if not words:
-                self.running[node] = snapshot
-            await self.store.record_nodes([self._status(node, snapshot, words)])
+            await self._envoy_answers(node)
         spec = (await self.store.load_service("colorize")).served.spec
         health = tuple(
             ClusterHealth(node, version.cluster, 0 if version.cluster == self.unhealthy else 1, 1)
@@ -111,6 +107,19 @@ class World:
             for version in spec.versions
         )
         await self.store.record(TelemetryBatch("fleet", health=health))
+
+    async def _envoy_answers(self, node: str) -> None:
+        group = self.cache._grouping.of(node, self.groups.get(node, "edge"))
+        version = self.cache.served_versions.get(group)
+        if version is None or self.answered.get(node) == (group, version):
+            return
+        snapshot = await self.store.find_snapshot(group, version)
+        assert snapshot is not None, "a snapshot is a row before it is served"
+        self.answered[node] = (group, version)
+        words = self.refusing(snapshot)
+        if not words:
+            self.running[node] = snapshot
+        await self.store.record_nodes([self._status(node, snapshot, words)])
 
     async def report(self) -> None:
         """Report one second of traffic, shared as the Envoys' present snapshot says."""
@@ -157,7 +166,8 @@ class World:
             )
             for kind, version in snapshot.versions.items()
         }
-        return NodeStatus(node, "edge", "main", "delta", builders.NOW, None, types)
+        group = self.groups.get(node, "edge")
+        return NodeStatus(node, group, "main", "delta", builders.NOW, None, types, group)
 
 
 @contextlib.asynccontextmanager
