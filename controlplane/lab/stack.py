@@ -66,11 +66,22 @@ class EnvoyServer:
         admin_port: Where its admin interface shall listen.
         variant: How it asks for configuration.
         directory: For its bootstrap and log.
+        group: Which group it belongs to.
     """
 
-    def __init__(self, node_id: str, ports: Ports, admin_port: int, *, variant: Variant, directory: Path) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        ports: Ports,
+        admin_port: int,
+        *,
+        variant: Variant,
+        directory: Path,
+        group: str = "hueshift",
+    ) -> None:
         self._bootstrap = render_bootstrap(
             node_id=node_id,
+            cluster=group,
             xds_port=ports.xds,
             telemetry_port=ports.telemetry,
             admin_port=admin_port,
