@@ -246,15 +246,14 @@ class Client(abc.ABC):
         return answers
 
     def _answered(self, watch: Watch, got: Got, *, refused: bool) -> None:
-        same = watch.refused if got.version == watch.refused_version else frozenset()
-        watch.refused_version = got.version
         if refused:
-            watch.refused = same | got.touched
+            watch.refused_version = got.version
+            watch.refused |= got.touched
             watch.refused_whole = got.names
             for name in self._told(watch, got):
                 watch.known[name] = ""
             return
-        watch.refused = same - got.touched
+        watch.refused -= got.touched
         if self._is_whole(got):
             watch.known.clear()
         sure = (name for name in got.names if watch.covers(name) and name not in watch.forgone)

@@ -43,6 +43,9 @@ class DeltaSession(Session[Any]):
         names = (change.send | asked) - blocked
         kept = self._kept(channel, view, change.removed) - channel.owed
         removed = (change.removed - kept) | (channel.owed - selection.keys())
+        if len(names) > 1:
+            part = view.first_part(channel.kind, names)
+            blocked, names = blocked | (names - part), part  # the rest follows when this is answered
         channel.owed &= blocked
         greets = not channel.greeted and channel.fresh and subscription.wildcard and not selection
         if not names and not removed and not greets:

@@ -31,6 +31,9 @@ NOTHING: Final[Held] = SharedHeld()
 MAX_REMEMBERED: Final = 4096
 """Entries per cache of a snapshot. A client with odd subscriptions empties it, and costs work instead of memory."""
 
+MAX_PART_BYTES: Final = 1024 * 1024
+"""Resources in one incremental response, which can be split as others cannot: gRPC clients take 4 MiB by default."""
+
 _NONCE_TAG: Final = b"\x2a"
 """Field 5, length-delimited: the nonce in a response of either variant. Fields may stand in any order."""
 
@@ -96,6 +99,7 @@ class Responses:
         self._by_name: dict[Kind, frozenset[str]] = {
             kind: frozenset(snapshot.resources[kind].keys() - self._wildcards[kind].keys()) for kind in Kind
         }
+        self._parts: dict[tuple[Kind, frozenset[str]], frozenset[str]] = {}
         self._beyond: dict[Kind, frozenset[str]] = {}
         self._selections: dict[tuple[Kind, Subscription], Held] = {}
         self._changes: dict[tuple[Kind, Subscription, int], tuple[Held, Change]] = {}
@@ -172,6 +176,21 @@ class Responses:
     def delta(self, kind: Kind, names: frozenset[str], removed: frozenset[str]) -> Response:
         """Return the incremental response with these resources and removals."""
         return self._response(kind, names, removed)
+
+    def first_part(self, kind: Kind, names: frozenset[str]) -> frozenset[str]:
+        """Return those of *names*, in their order, that fit into one incremental response: one of them at least."""
+        found = self._parts.get((kind, names))
+        if found is None:
+            room = MAX_PART_BYTES
+            part: list[str] = []
+            for name in sorted(names):
+                room -= len(self.snapshot.resources[kind][name].packed) + len(name)
+                if room < 0 and part:
+                    break
+                part.append(name)
+            found = names if len(part) == len(names) else frozenset(part)
+            _remember(self._parts, (kind, names), found)
+        return found
 
     def renewed(self, response: Response) -> Response:
         """Return *response* under a new nonce, for a stream that has seen its number or a later one."""

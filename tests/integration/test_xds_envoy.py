@@ -1,9 +1,12 @@
 """The xDS side against a real Envoy: what the protocol promises is what traffic sees."""
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime as dt
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +28,11 @@ from controlplane.traffic.model import (
     ServedService,
     ServiceSpec,
 )
+from controlplane.xds import grpc_transport
 from controlplane.xds.bootstrap import Variant, config_source
 from controlplane.xds.envoy_process import EnvoyProcess
 from controlplane.xds.grpc_transport import GrpcTransport
+from controlplane.xds.kinds import Kind
 from controlplane.xds.server import XdsServer
 from tests.builders import make_spec, make_split, make_version
 from tests.envoy import (
@@ -169,6 +174,7 @@ async def test_a_weight_moves_traffic_once_it_is_acknowledged(
 # -- NACK --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("nack")
 async def test_a_refused_route_leaves_traffic_alone_and_is_sent_once(
     variant: Variant, spec: ServiceSpec, tmp_path: Path
 ) -> None:
@@ -210,6 +216,7 @@ def with_timeout(spec: ServiceSpec, seconds: int) -> Any:
 # -- clusters that change, come and go ---------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("eds-after-cds")
 async def test_a_changed_cluster_is_warm_within_seconds(variant: Variant, spec: ServiceSpec, tmp_path: Path) -> None:
     async with running_plane() as plane:
         plane.publish(serve(spec, v1=10_000))
@@ -230,6 +237,7 @@ async def test_a_changed_cluster_is_warm_within_seconds(variant: Variant, spec: 
             assert traffic.failures == []
 
 
+@pytest.mark.xds_row("order", "rds-not-warmed")
 async def test_a_replaced_version_leaves_without_a_failed_request(
     variant: Variant, spec: ServiceSpec, tmp_path: Path
 ) -> None:
@@ -311,6 +319,7 @@ async def test_envoy_waits_for_the_first_snapshot(variant: Variant, spec: Servic
         await envoy.wait_ready()
 
 
+@pytest.mark.xds_row("initial-versions", "sotw-reconnect", "shutdown")
 async def test_a_restart_changes_nothing_and_the_next_change_arrives(
     variant: Variant, spec: ServiceSpec, tmp_path: Path
 ) -> None:
@@ -373,3 +382,68 @@ async def test_two_envoys_of_one_name_are_counted_and_the_newest_counts(spec: Se
             await wait_until(lambda: plane.rows.nodes[NODE].variant == "delta", "the first one's row again")
             assert plane.rows.nodes[NODE].disconnected_at is None
         await wait_until(lambda: plane.rows.nodes[NODE].disconnected_at is not None, "the row of a node that left")
+
+
+async def test_a_restart_with_nothing_loaded_takes_nothing_away(
+    variant: Variant, spec: ServiceSpec, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with contextlib.AsyncExitStack() as stack:
+        async with running_plane(port=port) as plane:
+            record = plane.publish(serve(spec, v1=10_000))
+            await stack.enter_async_context(running_envoy(bootstrap_for(port, variant=variant), tmp_path))
+            await plane.wait_acked(record, NODE)
+        traffic = await stack.enter_async_context(Traffic(spec.listener.port).running())
+        async with running_plane(port=port) as plane:
+            await wait_until(lambda: NODE in plane.rows.nodes, "Envoy is back")
+            await traffic.wait_more(100)
+            assert sum(plane.metric("hueshift_xds_pushes_total", type=kind.value) for kind in Kind) == 0
+            plane.publish(serve(spec, v1=10_000))
+            record = plane.publish(serve(spec, v2=10_000))
+            await plane.wait_acked(record, NODE)
+            await traffic.wait_more(100)
+        assert traffic.answers["v2"] > 0
+        assert traffic.failures == []
+
+
+@pytest.mark.xds_row("initial-versions", "removed-delta")
+async def test_what_went_while_nobody_was_there_is_gone_after_the_reconnect(
+    variant: Variant, spec: ServiceSpec, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with contextlib.AsyncExitStack() as stack:
+        async with running_plane(port=port) as plane:
+            record = plane.publish(serve(spec, v1=10_000))
+            envoy = await stack.enter_async_context(running_envoy(bootstrap_for(port, variant=variant), tmp_path))
+            await plane.wait_acked(record, NODE)
+        traffic = await stack.enter_async_context(Traffic(spec.listener.port).running())
+        one = dataclasses.replace(spec, versions=spec.versions[:1], initial_split=make_split(v1=10_000))
+        async with running_plane(port=port) as plane:
+            record = plane.publish(serve(one, v1=10_000))
+            await plane.wait_acked(record, NODE)
+            clusters = (await dump(envoy, "ClustersConfigDump"))["dynamic_active_clusters"]
+            assert [each["cluster"]["name"] for each in clusters] == ["colorize_v1"]
+            if variant == "delta":
+                assert plane.metric("hueshift_xds_pushes_total", type="cds") == 1, "the removal and nothing else"
+            await traffic.wait_more(100)
+        assert traffic.failures == []
+
+
+@pytest.mark.xds_row("keepalive")
+async def test_an_envoy_that_hangs_is_noticed_and_comes_back(
+    spec: ServiceSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
+    options = tuple((name, 1_000 if name in quick else value) for name, value in grpc_transport.OPTIONS)
+    monkeypatch.setattr(grpc_transport, "OPTIONS", options)
+    async with running_plane() as plane:
+        record = plane.publish(serve(spec, v1=10_000))
+        async with running_envoy(bootstrap_for(plane.server.port), tmp_path) as envoy:
+            await plane.wait_acked(record, NODE)
+            os.kill(envoy.pid, signal.SIGSTOP)
+            try:
+                await wait_until(lambda: plane.server.stream_count == 0, "the stream of an Envoy that hangs ends")
+            finally:
+                os.kill(envoy.pid, signal.SIGCONT)
+            record = plane.publish(serve(spec, v2=10_000))
+            await plane.wait_acked(record, NODE)

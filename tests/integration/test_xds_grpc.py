@@ -71,6 +71,7 @@ async def plane() -> AsyncIterator[Plane]:
         yield running
 
 
+@pytest.mark.xds_row("streams-per-connection")
 async def test_two_hundred_streams_share_one_connection(plane: Plane) -> None:
     async with connected(plane) as channel:
         clients = [GrpcClient(channel, f"n{number}") for number in range(200)]
@@ -89,23 +90,49 @@ async def test_two_hundred_streams_share_one_connection(plane: Plane) -> None:
     )
 
 
-async def test_streams_that_come_and_go_leave_nothing_behind(plane: Plane) -> None:
-    for number in range(100):
+@pytest.mark.xds_row("stream-end")
+async def test_a_thousand_streams_that_come_and_go_leave_nothing_behind(plane: Plane) -> None:
+    for _ in range(20):
         async with connected(plane) as channel:
-            client = GrpcClient(channel, f"n{number % 3}")
-            await client.send(Kind.RDS, "r")
-            await client.read()
-            if number % 2:
-                await client.call.done_writing()
-                assert await client.end() is grpc.StatusCode.OK
+            for number in range(50):
+                client = GrpcClient(channel, f"n{number % 3}")
+                await client.send(Kind.RDS, "r")
+                await client.read()
+                if number == 49:
+                    break  # the connection closes under it
+                if number % 2:
+                    await client.call.done_writing()
+                    assert await client.end() is grpc.StatusCode.OK
+                else:
+                    client.call.cancel()
     await wait_until(lambda: plane.server.stream_count == 0, "all streams end")
     assert plane.cache._place == {}
     assert all(not group.listeners for group in plane.cache._groups.values())
     assert plane.fleet._links == {}
     assert plane.metric("hueshift_xds_streams", variant="sotw") == 0
-    assert plane.metric("hueshift_xds_streams_closed_total", reason="client") == 100
+    assert plane.metric("hueshift_xds_streams_closed_total", reason="client") == 1_000
 
 
+@pytest.mark.xds_row("keepalive")
+async def test_every_ping_is_answered_and_none_is_too_many(plane: Plane) -> None:
+    """Over plain HTTP/2: a gRPC server says GOAWAY to pings that come faster than it was told to bear."""
+    ping = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0))
+    reader, writer = await asyncio.open_connection("127.0.0.1", plane.server.port)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+    for number in range(100):
+        writer.write(ping + number.to_bytes(8))
+    answered: set[int] = set()
+    async with asyncio.timeout(30):
+        while len(answered) < 100:
+            head = await reader.readexactly(9)
+            payload = await reader.readexactly(int.from_bytes(head[:3]))
+            assert head[3] != 7, f"GOAWAY: {payload!r}"
+            if head[3] == 6 and head[4] & 1:
+                answered.add(int.from_bytes(payload))
+    writer.close()
+
+
+@pytest.mark.xds_row("message-size")
 async def test_five_megabytes_arrive(plane: Plane) -> None:
     many = {"r": ([f"{number:04}-{'x' * 200}" for number in range(25_000)], 1)}
     clusters = dict.fromkeys(many["r"][0], 1) | {"a": 1}
@@ -117,6 +144,7 @@ async def test_five_megabytes_arrive(plane: Plane) -> None:
         assert response.ByteSize() > 5 * 1024 * 1024
 
 
+@pytest.mark.xds_row("slow-client")
 async def test_clients_that_do_not_read_delay_nobody(plane: Plane) -> None:
     async with connected(plane) as channel, connected(plane) as slow_channel:
         fast = [GrpcClient(channel, f"fast{number}") for number in range(10)]
@@ -140,6 +168,7 @@ async def test_clients_that_do_not_read_delay_nobody(plane: Plane) -> None:
         assert pushes == 10 * 51 + 10 * 2
 
 
+@pytest.mark.xds_row("slow-client")
 async def test_a_client_that_does_not_answer_is_dropped_and_counted(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +223,7 @@ async def test_what_breaks_the_protocol_ends_one_stream_with_words(plane: Plane)
     assert plane.metric("hueshift_xds_streams_closed_total", reason="bug") == 0
 
 
+@pytest.mark.xds_row("unknown-type")
 async def test_an_unknown_type_is_logged_once_and_ignored(plane: Plane, capsys: pytest.CaptureFixture[str]) -> None:
     async with connected(plane) as channel:
         for node in ("a", "b"):
@@ -204,6 +234,7 @@ async def test_an_unknown_type_is_logged_once_and_ignored(plane: Plane, capsys: 
     assert capsys.readouterr().out.count("type.unknown") == 1
 
 
+@pytest.mark.xds_row("shutdown")
 async def test_a_stop_ends_streams_so_that_clients_look_elsewhere(plane: Plane) -> None:
     async with connected(plane) as channel:
         client = GrpcClient(channel, "n")
@@ -216,6 +247,7 @@ async def test_a_stop_ends_streams_so_that_clients_look_elsewhere(plane: Plane) 
     assert plane.metric("hueshift_xds_streams_closed_total", reason="stopping") == 1
 
 
+@pytest.mark.xds_row("reconnect-storm")
 async def test_a_thousand_streams_return_at_once(plane: Plane) -> None:
     async with connected(plane) as first, connected(plane) as second, connected(plane) as third:
         channels = (first, second, third)

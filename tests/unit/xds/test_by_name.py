@@ -171,6 +171,7 @@ def test_routes_wait_for_no_cluster_that_a_grpc_client_has_not_asked_for(cache: 
     assert [(got.kind, got.names) for got in client.ack_all()] == [(Kind.RDS, ("r",))]
 
 
+@pytest.mark.xds_row("grpc-clients")
 @variants
 @pytest.mark.parametrize("kind", [Kind.LDS, Kind.CDS])
 def test_a_grpc_client_that_names_nothing_after_a_reconnect_wants_nothing(

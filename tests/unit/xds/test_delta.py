@@ -1,6 +1,7 @@
 """The incremental variant, row by row of what naive servers get wrong."""
 
 import pytest
+from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.xds.channel import Acked, Ignored, Nacked, Stale
 from controlplane.xds.kinds import Kind, ProtocolError
@@ -27,6 +28,7 @@ def only(found: list[Got]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 # -- subscriptions -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("wildcard-delta")
 def test_a_first_request_without_names_means_everything_until_the_star_is_dropped() -> None:
     client = served(cds={"a": 1, "b": 1})
     assert only(client.ask(Kind.CDS)) == (("a", "b"), ())
@@ -43,6 +45,7 @@ def test_a_first_request_without_names_means_everything_until_the_star_is_droppe
     assert client.take() == []
 
 
+@pytest.mark.xds_row("wildcard-delta")
 def test_a_client_that_names_its_cluster_gets_no_other_until_it_asks_for_all() -> None:
     client = served(cds={"a": 1, "b": 1})
     assert only(client.ask(Kind.CDS, "a")) == (("a",), ())
@@ -50,10 +53,12 @@ def test_a_client_that_names_its_cluster_gets_no_other_until_it_asks_for_all() -
     assert only(client.ask(Kind.CDS, "*")) == (("b",), ())
 
 
+@pytest.mark.xds_row("duplicates")
 def test_star_and_a_name_send_the_resource_once() -> None:
     assert only(served(cds={"a": 1, "b": 1}).ask(Kind.CDS, "*", "a")) == (("a", "b"), ())
 
 
+@pytest.mark.xds_row("explicit-resubscribe")
 def test_a_name_that_is_asked_for_again_is_answered_again() -> None:
     client = served(cds={"a": 1})
     for _ in range(3):
@@ -61,6 +66,7 @@ def test_a_name_that_is_asked_for_again_is_answered_again() -> None:
         client.ack(client.last[Kind.EDS])
 
 
+@pytest.mark.xds_row("unsubscribe-delta")
 def test_dropping_a_name_that_was_never_asked_for_changes_nothing() -> None:
     client = served(cds={"a": 1})
     client.ask(Kind.CDS)
@@ -71,6 +77,7 @@ def test_dropping_a_name_that_was_never_asked_for_changes_nothing() -> None:
     assert only(client.take()) == (("a",), ())
 
 
+@pytest.mark.xds_row("unsubscribe-delta")
 def test_dropping_a_name_under_a_star_tells_what_is_there() -> None:
     client = served(cds={"a": 1})
     client.ask(Kind.CDS, "*", "a", "gone")
@@ -78,6 +85,7 @@ def test_dropping_a_name_under_a_star_tells_what_is_there() -> None:
     assert only(client.ask(Kind.CDS, drop=["a", "gone"])) == (("a",), ("gone",))
 
 
+@pytest.mark.xds_row("unsubscribe-delta", "new-names")
 def test_a_dropped_name_is_forgotten() -> None:
     client = served(cds={"a": 1, "b": 1})
     client.ask(Kind.EDS, "a", "b")
@@ -99,6 +107,7 @@ def test_too_many_names_end_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- what a response holds ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("partial")
 def test_one_of_fifty_clusters_changes_and_travels_alone() -> None:
     many = {f"c{number:02}": 1 for number in range(50)}
     client = served(cds=many)
@@ -110,6 +119,7 @@ def test_one_of_fifty_clusters_changes_and_travels_alone() -> None:
     assert one.size < everything.size / 10
 
 
+@pytest.mark.xds_row("missing-resource", "on-demand", "no-hold")
 def test_a_missing_resource_is_denied_at_once_and_sent_when_it_comes() -> None:
     client = served(cds={"a": 1})
     assert only(client.ask(Kind.EDS, "later")) == ((), ("later",))
@@ -118,6 +128,7 @@ def test_a_missing_resource_is_denied_at_once_and_sent_when_it_comes() -> None:
     assert only(client.take()) == (("later",), ())
 
 
+@pytest.mark.xds_row("removed-delta")
 def test_a_removal_is_told_once_and_a_return_again() -> None:
     client = served(cds={"a": 1, "b": 1})
     client.ask(Kind.CDS)
@@ -128,6 +139,7 @@ def test_a_removal_is_told_once_and_a_return_again() -> None:
     assert only(client.ack_all()) == (("b",), ())
 
 
+@pytest.mark.xds_row("removed-delta")
 def test_a_removal_is_not_told_to_who_never_had_it() -> None:
     client = served(cds={"a": 1, "b": 1})
     client.ask(Kind.CDS, "a")
@@ -136,6 +148,7 @@ def test_a_removal_is_not_told_to_who_never_had_it() -> None:
     assert client.take() == []
 
 
+@pytest.mark.xds_row("removed-delta", "slow-client")
 def test_a_stalled_client_learns_of_a_removal_that_happened_meanwhile() -> None:
     client = served(cds={"a": 1, "b": 1, "c": 1})
     (first,) = client.ask(Kind.CDS)
@@ -147,6 +160,7 @@ def test_a_stalled_client_learns_of_a_removal_that_happened_meanwhile() -> None:
     assert only(client.take()) == (("a", "d"), ("b",))
 
 
+@pytest.mark.xds_row("push-only-on-change")
 def test_identical_content_is_not_pushed() -> None:
     client = served(cds={"a": 1})
     client.ask(Kind.CDS)
@@ -172,6 +186,7 @@ def test_an_empty_snapshot_takes_nothing_away() -> None:
 # -- reconnecting ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("initial-versions")
 def test_a_reconnect_gets_what_changed_and_what_is_gone_and_nothing_else() -> None:
     before = make_snapshot(cds={"a": 1, "b": 1, "c": 1})
     has = {name: resource.version for name, resource in before.resources[Kind.CDS].items()}
@@ -179,6 +194,7 @@ def test_a_reconnect_gets_what_changed_and_what_is_gone_and_nothing_else() -> No
     assert only(client.ask(Kind.CDS, has=has)) == (("c",), ("b",))
 
 
+@pytest.mark.xds_row("initial-versions")
 def test_a_reconnect_in_step_gets_nothing_and_counts_as_acknowledged() -> None:
     before = make_snapshot(cds={"a": 1})
     has = {name: resource.version for name, resource in before.resources[Kind.CDS].items()}
@@ -194,6 +210,7 @@ def test_a_named_reconnect_gets_only_what_differs() -> None:
     assert only(client.ask(Kind.EDS, "a", "b", "c", has=has)) == (("b",), ("c",))
 
 
+@pytest.mark.xds_row("initial-versions")
 def test_names_and_a_star_are_both_restored() -> None:
     before = make_snapshot(cds={"a": 1, "b": 1})
     has = {name: resource.version for name, resource in before.resources[Kind.CDS].items()}
@@ -201,6 +218,7 @@ def test_names_and_a_star_are_both_restored() -> None:
     assert only(client.ask(Kind.CDS, "*", "a", has=has)) == (("b", "c"), ())
 
 
+@pytest.mark.xds_row("nonce")
 def test_the_nonce_of_an_old_stream_makes_a_first_request_of_it() -> None:
     client = served(cds={"a": 1})
     assert only(client.ask(Kind.CDS, nonce="77")) == (("a",), ())
@@ -210,6 +228,7 @@ def test_the_nonce_of_an_old_stream_makes_a_first_request_of_it() -> None:
 # -- nonces, ACK and NACK ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("stale-nonce-delta")
 def test_a_subscription_under_a_stale_nonce_or_none_is_honoured() -> None:
     client = served(cds={"a": 1, "b": 1, "c": 1})
     (first,) = client.ask(Kind.EDS, "a")
@@ -231,6 +250,7 @@ def test_an_ack_is_heard() -> None:
     assert dict(client.session.levels())[Kind.CDS].acked == got.version
 
 
+@pytest.mark.xds_row("nack")
 def test_a_nack_is_heard_once_and_its_content_never_resent() -> None:
     client = served(cds={"a": 1})
     (good,) = client.ask(Kind.CDS)
@@ -265,6 +285,7 @@ def test_a_removal_that_was_refused_is_told_again_when_something_changes() -> No
     assert only(client.take()) == (("a",), ("b",))
 
 
+@pytest.mark.xds_row("nonce")
 def test_nonces_of_successive_responses_differ() -> None:
     client = served(cds={"a": 1})
     nonces = set()
@@ -275,9 +296,82 @@ def test_nonces_of_successive_responses_differ() -> None:
     assert len(nonces) == 5
 
 
+# -- what a response may be --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.xds_row("message-size")
+def test_much_at_once_comes_in_parts_that_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.xds.responses.MAX_PART_BYTES", 200)
+    clusters = {f"c{number}": 1 for number in range(10)}
+    client = served(cds=clusters)
+    (first,) = client.ask(Kind.CDS)
+    assert 1 < len(first.names) < 10
+    assert client.take() == []
+    client.ack(first)
+    assert dict(client.session.levels())[Kind.CDS].acked == ""
+    rest = client.ack_all()
+    assert [*first.names, *(name for got in rest for name in got.names)] == sorted(clusters)
+    assert dict(client.session.levels())[Kind.CDS].acked == make_snapshot(cds=clusters).versions[Kind.CDS]
+
+
+@pytest.mark.xds_row("message-size")
+def test_a_resource_that_is_too_large_for_a_part_comes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.xds.responses.MAX_PART_BYTES", 1)
+    client = served(cds={"a": 1, "b": 1})
+    client.ask(Kind.EDS, "a", "b", "gone")
+    client.ack(client.last[Kind.EDS])
+    assert (client.last[Kind.EDS].names, client.last[Kind.EDS].removed) == (("a",), ("gone",))
+    assert only(client.ack_all()) == (("b",), ())
+
+
+@pytest.mark.xds_row("ttl")
+def test_nothing_expires() -> None:
+    client = served(cds={"a": 1})
+    response = discovery_pb2.DeltaDiscoveryResponse.FromString(client.ask(Kind.CDS)[0].data)
+    assert not any(resource.HasField("ttl") for resource in response.resources)
+
+
+# -- what long hunts found ---------------------------------------------------------------------------------------------
+
+
+def test_saying_yes_to_something_else_does_not_undo_a_refusal() -> None:
+    client = served(cds={"a": 1, "b": 1})
+    client.nack(client.ask(Kind.EDS, "a")[0])
+    (other,) = client.ask(Kind.EDS, "b")
+    client.ack(other)
+    assert client.take() == []
+    level = dict(client.session.levels())[Kind.EDS]
+    assert (level.acked, level.nacked, level.words) == ("", other.version, "bad")
+    publish(client, cds={"a": 1, "b": 1}, eds={"b": 2})
+    assert only(client.take()) == (("a", "b"), ())
+
+
+def test_what_was_refused_and_is_no_longer_wanted_does_not_come_again() -> None:
+    client = served(cds={"a": 1, "b": 1})
+    (bad,) = client.ask(Kind.EDS, "a", "b")
+    client.ask(Kind.EDS, drop=["b"])
+    client.nack(bad)
+    publish(client, cds={"a": 1, "b": 1}, eds={"a": 2})
+    assert only(client.take()) == (("a",), ())
+
+
+def test_a_removal_that_was_asked_about_is_told_once() -> None:
+    client = served(cds={"a": 1, "b": 1}, lds={"l": ("r", 1)}, rds={"r": (["a"], 1)})
+    client.ask(Kind.LDS)  # its routes it has not asked for yet, so the past is kept for it
+    client.ask(Kind.CDS)
+    for got in tuple(client.last.values()):
+        client.ack(got)
+    publish(client, cds={"a": 1}, lds={"l": ("r", 1)}, rds={"r": (["a"], 1)})
+    assert client.take() == []
+    assert names_of(client.ask(Kind.CDS, "gone")) == [(Kind.CDS, ())]
+    client.ack_all()
+    assert client.last[Kind.CDS].removed == ("gone",)
+
+
 # -- the rest ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("eds-after-cds")
 def test_endpoints_are_pushed_again_with_their_changed_cluster() -> None:
     client = served(cds={"a": 1, "b": 1})
     client.ask(Kind.CDS)
@@ -288,6 +382,7 @@ def test_endpoints_are_pushed_again_with_their_changed_cluster() -> None:
     assert names_of(client.take()) == [(Kind.CDS, ("a",)), (Kind.EDS, ("a",))]
 
 
+@pytest.mark.xds_row("unknown-type")
 def test_an_unknown_type_is_ignored_and_the_stream_lives() -> None:
     client = served(cds={"a": 1})
     assert client.raw(RUNTIME_TYPE) == Ignored(RUNTIME_TYPE)
@@ -295,6 +390,7 @@ def test_an_unknown_type_is_ignored_and_the_stream_lives() -> None:
     assert only(client.ask(Kind.CDS)) == (("a",), ())
 
 
+@pytest.mark.xds_row("unknown-type")
 def test_an_empty_type_ends_the_stream() -> None:
     with pytest.raises(ProtocolError, match="type_url"):
         served(cds={"a": 1}).raw("")

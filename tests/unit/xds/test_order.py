@@ -59,6 +59,7 @@ def acked(client: Client, kind: Kind) -> str:
     return dict(client.session.levels())[kind].acked
 
 
+@pytest.mark.xds_row("order", "rds-not-warmed")
 def test_additions_go_out_clusters_first_and_routes_last(envoy: MakeEnvoy) -> None:
     cache = cache_of(ONE)
     client = envoy(cache)
@@ -93,6 +94,7 @@ def test_a_pure_weight_change_waits_for_nothing(envoy: MakeEnvoy) -> None:
     assert names_of(client.take()) == [(Kind.RDS, ("r",))]
 
 
+@pytest.mark.xds_row("rds-not-warmed")
 def test_only_the_routes_to_new_clusters_wait(envoy: MakeEnvoy) -> None:
     before = make_snapshot(cds={"a": 1}, lds={"l": ("r", 1), "m": ("s", 1)}, rds={"r": (["a"], 1), "s": (["a"], 1)})
     after = make_snapshot(
@@ -112,6 +114,7 @@ def test_only_the_routes_to_new_clusters_wait(envoy: MakeEnvoy) -> None:
     assert acked(client, Kind.RDS) == after.versions[Kind.RDS]
 
 
+@pytest.mark.xds_row("rds-not-warmed")
 def test_routes_to_a_refused_cluster_never_go_out(envoy: MakeEnvoy) -> None:
     cache = cache_of(ONE)
     client = envoy(cache)
@@ -128,6 +131,7 @@ def test_routes_to_a_refused_cluster_never_go_out(envoy: MakeEnvoy) -> None:
     assert {kind: acked(client, kind) for kind in Kind} == dict(ONE.versions)
 
 
+@pytest.mark.xds_row("order")
 def test_a_cluster_goes_only_when_the_routes_that_dropped_it_are_acknowledged(envoy: MakeEnvoy) -> None:
     cache = cache_of(TWO)
     client = envoy(cache)
@@ -238,6 +242,7 @@ def test_a_listener_that_changed_its_routes_settles_when_those_are_acknowledged(
     assert client.session.settled
 
 
+@pytest.mark.xds_row("debounce", "slow-client")
 def test_of_many_changes_a_silent_client_gets_the_last(envoy: MakeEnvoy) -> None:
     cache = cache_of(ONE)
     client = envoy(cache)
@@ -254,6 +259,7 @@ def test_of_many_changes_a_silent_client_gets_the_last(envoy: MakeEnvoy) -> None
     assert acked(client, Kind.RDS) == with_routes(1002).versions[Kind.RDS]
 
 
+@pytest.mark.xds_row("reconnect-storm")
 def test_streams_in_the_same_place_share_the_very_bytes(envoy: MakeEnvoy) -> None:
     cache = cache_of(ONE)
     clients = [envoy(cache, f"n{number}") for number in range(3)]

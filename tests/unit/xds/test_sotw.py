@@ -24,6 +24,7 @@ def publish(client: SotwClient, **resources: object) -> None:
 # -- subscriptions -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("wildcard-sotw")
 def test_empty_names_mean_everything_only_until_a_name_was_given() -> None:
     client = served(cds={"a": 1, "b": 1})
     assert names_of(client.ask(Kind.CDS)) == [(Kind.CDS, ("a", "b"))]
@@ -42,6 +43,7 @@ def test_empty_names_mean_everything_only_until_a_name_was_given() -> None:
     assert client.ack_all() == []
 
 
+@pytest.mark.xds_row("wildcard-sotw")
 def test_empty_names_twice_still_mean_everything() -> None:
     client = served(cds={"a": 1})
     client.ask(Kind.CDS)
@@ -51,6 +53,7 @@ def test_empty_names_twice_still_mean_everything() -> None:
     assert names_of(client.take()) == [(Kind.CDS, ("a",))]
 
 
+@pytest.mark.xds_row("grpc-clients")
 def test_a_client_that_names_its_listener_gets_no_other() -> None:
     client = served(cds={"c": 1}, lds={"x": ("r", 1), "y": ("r", 1)}, rds={"r": (["c"], 1)})
     assert names_of(client.ask(Kind.LDS, "x")) == [(Kind.LDS, ("x",))]
@@ -59,6 +62,7 @@ def test_a_client_that_names_its_listener_gets_no_other() -> None:
     assert client.take() == []
 
 
+@pytest.mark.xds_row("duplicates")
 def test_star_and_a_name_send_the_resource_once() -> None:
     client = served(cds={"a": 1, "b": 1})
     assert names_of(client.ask(Kind.CDS, "*", "a")) == [(Kind.CDS, ("a", "b"))]
@@ -68,6 +72,7 @@ def test_empty_names_of_endpoints_mean_nothing() -> None:
     assert served(cds={"a": 1}).ask(Kind.EDS) == []
 
 
+@pytest.mark.xds_row("new-names")
 def test_a_name_added_at_the_same_version_is_answered() -> None:
     client = served(cds={"a": 1, "b": 1})
     assert names_of(client.ask(Kind.EDS, "a")) == [(Kind.EDS, ("a",))]
@@ -78,6 +83,7 @@ def test_a_name_added_at_the_same_version_is_answered() -> None:
     assert names_of(client.ask(Kind.EDS, "a", "b")) == [(Kind.EDS, ("b",))]
 
 
+@pytest.mark.xds_row("new-names", "full-state")
 def test_a_full_state_name_added_at_the_same_version_brings_all_names() -> None:
     client = served(cds={"a": 1, "b": 1, "c": 1})
     client.ask(Kind.CDS, "a")
@@ -95,6 +101,7 @@ def test_too_many_names_end_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- what a response holds ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("full-state")
 def test_clusters_always_come_whole_so_that_absence_deletes() -> None:
     client = served(cds={"a": 1, "b": 1, "c": 1})
     client.ask(Kind.CDS)
@@ -103,6 +110,7 @@ def test_clusters_always_come_whole_so_that_absence_deletes() -> None:
     assert names_of(client.ack_all()) == [(Kind.CDS, ("a", "b", "c"))]
 
 
+@pytest.mark.xds_row("partial")
 def test_one_of_fifty_routes_changes_and_travels_alone() -> None:
     many = {f"r{number}": (["a"], 1) for number in range(50)}
     client = served(cds={"a": 1}, rds=many)
@@ -114,6 +122,7 @@ def test_one_of_fifty_routes_changes_and_travels_alone() -> None:
     assert one.size < everything.size / 10
 
 
+@pytest.mark.xds_row("missing-resource", "no-hold")
 def test_a_missing_resource_is_remembered_and_sent_when_it_comes() -> None:
     client = served(cds={"a": 1})
     assert names_of(client.ask(Kind.EDS, "a", "later")) == [(Kind.EDS, ("a",))]
@@ -122,6 +131,7 @@ def test_a_missing_resource_is_remembered_and_sent_when_it_comes() -> None:
     assert names_of(client.take()) == [(Kind.EDS, ("later",))]
 
 
+@pytest.mark.xds_row("missing-resource", "partial")
 def test_a_missing_resource_alone_is_met_with_silence() -> None:
     client = served(cds={"a": 1})
     assert client.ask(Kind.EDS, "later") == []
@@ -139,6 +149,7 @@ def test_a_resource_that_went_and_came_back_is_sent_again() -> None:
     assert names_of(client.take()) == [(Kind.EDS, ("b",))]
 
 
+@pytest.mark.xds_row("push-only-on-change")
 def test_identical_content_is_not_pushed() -> None:
     client = served(cds={"a": 1})
     client.ask(Kind.CDS)
@@ -148,6 +159,7 @@ def test_identical_content_is_not_pushed() -> None:
     assert client.take() == []
 
 
+@pytest.mark.xds_row("push-only-on-change")
 def test_a_change_of_one_kind_is_no_push_of_another() -> None:
     client = served(cds={"a": 1})
     client.ask(Kind.CDS)
@@ -180,6 +192,7 @@ def test_an_empty_snapshot_is_no_answer_to_a_client_that_has_something() -> None
 # -- reconnecting ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("sotw-reconnect")
 def test_a_named_subscription_is_answered_after_a_reconnect_at_the_same_version() -> None:
     client = served(cds={"a": 1})
     (first,) = client.ask(Kind.EDS, "a")
@@ -187,6 +200,7 @@ def test_a_named_subscription_is_answered_after_a_reconnect_at_the_same_version(
     assert names_of(again.ask(Kind.EDS, "a", version=first.version)) == [(Kind.EDS, ("a",))]
 
 
+@pytest.mark.xds_row("nonce")
 def test_the_nonce_of_an_old_stream_makes_a_first_request_of_it() -> None:
     client = served(cds={"a": 1})
     (first,) = client.ask(Kind.CDS)
@@ -195,6 +209,7 @@ def test_the_nonce_of_an_old_stream_makes_a_first_request_of_it() -> None:
     assert not isinstance(again.reaction, Acked | Stale)
 
 
+@pytest.mark.xds_row("sotw-reconnect")
 def test_the_version_is_that_of_the_content_over_restarts() -> None:
     first, second = served(cds={"a": 1}), served(cds={"a": 1})
     assert (
@@ -207,6 +222,7 @@ def test_the_version_is_that_of_the_content_over_restarts() -> None:
 # -- nonces, ACK and NACK ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("nonce")
 def test_nonces_of_successive_responses_differ() -> None:
     client = served(cds={"a": 1})
     nonces = []
@@ -228,6 +244,7 @@ def test_an_ack_is_heard() -> None:
     assert dict(client.session.levels())[Kind.CDS].acked == got.version
 
 
+@pytest.mark.xds_row("nack")
 def test_a_nack_is_heard_once_and_its_content_never_resent() -> None:
     client = served(cds={"a": 1})
     (good,) = client.ask(Kind.CDS)
@@ -274,6 +291,7 @@ def test_what_came_along_with_a_bad_route_is_sent_again_when_something_changes()
     assert names_of(client.take()) == [(Kind.RDS, ("r", "s"))]
 
 
+@pytest.mark.xds_row("stale-nonce-sotw")
 def test_a_stale_answer_counts_for_names_only() -> None:
     client = served(cds={"a": 1, "b": 1})
     (first,) = client.ask(Kind.EDS, "a")
@@ -286,6 +304,7 @@ def test_a_stale_answer_counts_for_names_only() -> None:
     assert names_of(client.take()) == [(Kind.EDS, ("b",))]
 
 
+@pytest.mark.xds_row("stale-nonce-sotw")
 def test_a_stale_refusal_is_no_refusal() -> None:
     client = served(cds={"a": 1})
     (first,) = client.ask(Kind.CDS)
@@ -307,6 +326,7 @@ def test_the_words_of_a_refusal_are_bounded() -> None:
 # -- endpoints of changed clusters -------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("eds-after-cds")
 def test_endpoints_are_pushed_again_with_their_changed_cluster_and_answered_when_asked_again() -> None:
     client = served(cds={"a": 1, "b": 1})
     client.ask(Kind.CDS)
@@ -320,6 +340,7 @@ def test_endpoints_are_pushed_again_with_their_changed_cluster_and_answered_when
     assert names_of(client.ask(Kind.EDS, "a", "b")) == [(Kind.EDS, ("a", "b"))]
 
 
+@pytest.mark.xds_row("no-hold")
 def test_only_some_of_all_names_are_answered_at_once() -> None:
     client = served(cds={"a": 1, "b": 1})
     assert names_of(client.ask(Kind.EDS, "b")) == [(Kind.EDS, ("b",))]
@@ -328,6 +349,7 @@ def test_only_some_of_all_names_are_answered_at_once() -> None:
 # -- who and what ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("node")
 def test_the_node_is_only_in_the_first_request() -> None:
     client = served(cds={"a": 1})
     client.ask(Kind.CDS)
@@ -336,12 +358,14 @@ def test_the_node_is_only_in_the_first_request() -> None:
     assert client.session.node.id == "n1"
 
 
+@pytest.mark.xds_row("node")
 def test_a_stream_without_a_node_ends() -> None:
     client = SotwClient(make_cache(), node="")
     with pytest.raises(ProtocolError, match=r"node\.id"):
         client.ask(Kind.CDS)
 
 
+@pytest.mark.xds_row("unknown-type")
 def test_an_unknown_type_is_ignored_and_the_stream_lives() -> None:
     client = served(cds={"a": 1})
     assert client.raw(RUNTIME_TYPE) == Ignored(RUNTIME_TYPE)
@@ -349,6 +373,7 @@ def test_an_unknown_type_is_ignored_and_the_stream_lives() -> None:
     assert names_of(client.ask(Kind.CDS)) == [(Kind.CDS, ("a",))]
 
 
+@pytest.mark.xds_row("unknown-type")
 def test_an_empty_type_ends_the_stream() -> None:
     with pytest.raises(ProtocolError, match="type_url"):
         served(cds={"a": 1}).raw("")
