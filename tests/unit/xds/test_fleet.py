@@ -158,4 +158,4 @@ async def test_batches_are_bounded() -> None:
                 parts.rows.written.clear()
                 await parts.rows.written.wait()
         loop.cancel()
-    assert [len(batch) for batch in parts.rows.batches] == [500, 500, 200]
+    assert [len(batch) for batch in parts.rows.batches] == [1_000, 200]
