@@ -156,7 +156,7 @@ def _assemble(
         ingest=ingest,
         rpc_server=RpcServer(
             services={METRICS_SERVICE: MetricsService(ingest, verified=channel_tls is not None).handlers},
-            conditions=dict.fromkeys(("", ADS), lambda: cache.served is not None),
+            conditions=dict.fromkeys(("", ADS), lambda: bool(cache.served_versions)),
             files=describe_service(),
             clock=clock,
             address=settings.bind,

@@ -7,7 +7,6 @@ change goes from SQL through projector, snapshot and cache to the streams, and w
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import datetime as dt
 import json
 import sys
@@ -22,31 +21,11 @@ from controlplane.clock import Clock, SystemClock
 from controlplane.errors import ControlPlaneError
 from controlplane.lab.child import read_lines, say
 from controlplane.lab.fanout_client import raise_file_limit, use_core
-from controlplane.ports import Publisher
 from controlplane.settings import read_settings
 from controlplane.traffic.model import Share
 
 MAX_STREAMS = 20_000
 START_POLL = dt.timedelta(milliseconds=20)
-
-
-@dataclasses.dataclass(slots=True)
-class DatedPublisher:
-    """Notes when the projector hands a snapshot to the streams."""
-
-    inner: Publisher
-    clock: Clock
-    published: float = 0.0
-
-    @property
-    def served_version(self) -> str:
-        """The version that is served now."""
-        return self.inner.served_version
-
-    def publish(self, *what: Any) -> None:
-        """Publish, and note when that began."""
-        self.published = self.clock.steady()
-        self.inner.publish(*what)
 
 
 def resident_kib() -> int:
@@ -66,8 +45,6 @@ class Server:
     def __init__(self, parts: wiring.Parts, clock: Clock) -> None:
         self._parts = parts
         self._clock = clock
-        self._publisher = DatedPublisher(parts.projector.publisher, clock)
-        parts.projector.publisher = self._publisher
 
     async def obey(self, lines: "asyncio.Queue[bytes]") -> None:
         """Obey lines for ever."""
@@ -95,11 +72,12 @@ class Server:
         return {"called": called, "committed": self._clock.steady()}
 
     def _measure(self) -> dict[str, Any]:
+        served = self._parts.xds_server.streams.cache.served()
         return {
             "cpu_s": time.process_time(),
             "rss_kib": resident_kib(),
             "streams": self._parts.xds_server.stream_count,
-            "published": self._publisher.published,
+            "published": served.published_at if served is not None else 0.0,
         }
 
 
