@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     xds_plaintext: bool = False
     """Forces plaintext on the ports for Envoys beyond loopback: whoever reaches them reads the configuration, and
     speaks for any Envoy."""
+    certificates_dir: pathlib.Path | None = None
+    """Folder with the certificates that services' listeners name: ``NAME.crt`` and ``NAME.key``, or ``NAME/tls.crt``
+    and ``NAME/tls.key``, as PEM. New files are pushed to Envoys within a second; broken ones are not."""
     api_key_file: pathlib.Path | None = None
     """Where the first start writes an admin key (mode 0600). Default: ``admin.key`` in *data_dir*."""
     public_reads: bool = False

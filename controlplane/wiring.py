@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from controlplane.api.access import Certificates
 from controlplane.api.app import create_app
 from controlplane.auth.keys import KeyRing
 from controlplane.clock import SystemClock
@@ -42,6 +43,7 @@ from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.fleet import AckHook, Fleet
 from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
+from controlplane.xds.secrets import CertificateFolder
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
 from controlplane.xds.streams import ADS
@@ -66,6 +68,7 @@ class Parts:
     ingest: TelemetryIngest
     rpc_server: RpcServer
     channel_tls: ChannelTls | None
+    certificates: CertificateFolder | None
     api: FastAPI
     replica: str
 
@@ -115,7 +118,14 @@ def _assemble(
     cache = SnapshotCache(clock=clock, identifier=settings.replica)
     fleet = Fleet(store=store, clock=clock, replica=settings.replica, metrics=xds_metrics, on_ack=on_ack)
     compiler = SnapshotCompiler()
-    channel_tls = _channel_tls(settings, clock, TlsMetrics(registry))
+    tls_metrics = TlsMetrics(registry)
+    channel_tls = _channel_tls(settings, clock, tls_metrics)
+    certificates = None
+    if settings.certificates_dir is not None:
+        certificates = CertificateFolder(
+            settings.certificates_dir, offer=cache.serve_secrets, clock=clock, metrics=tls_metrics
+        )
+        certificates.load()
     ingest = TelemetryIngest(
         store=store, clock=clock, board=board, connected=fleet.connected_ids, metrics=TelemetryMetrics(registry)
     )
@@ -164,6 +174,7 @@ def _assemble(
             tls=channel_tls,
         ),
         channel_tls=channel_tls,
+        certificates=certificates,
         api=create_app(
             store=store,
             clock=clock,
@@ -171,8 +182,15 @@ def _assemble(
             authenticate=keys.authenticate,
             missing=lambda: _missing(store, cache, settings),
             public_reads=settings.public_reads,
+            certificates=_known_certificates(settings, certificates),
         ),
     )
+
+
+def _known_certificates(settings: Settings, folder: CertificateFolder | None) -> Certificates | None:
+    if folder is not None:
+        return lambda: folder.names
+    return frozenset if settings.role in SERVING_XDS else None  # an API alone does not know what the others have
 
 
 def _channel_tls(settings: Settings, clock: SystemClock, metrics: TlsMetrics) -> ChannelTls | None:
@@ -197,6 +215,8 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
         await parts.rpc_server.start()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(parts.store.run_listener(), name="listener")
+        if parts.certificates is not None:
+            tasks.create_task(parts.certificates.run(), name="certificates")
         if parts.serves_xds:
             tasks.create_task(parts.projector.run(), name="projector")
             tasks.create_task(parts.fleet.run(), name="fleet")

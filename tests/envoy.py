@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
+import itertools
 import socket
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -26,8 +28,10 @@ from controlplane.xds.envoy_process import EnvoyProcess, find_envoy
 from controlplane.xds.fleet import Fleet
 from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
+from controlplane.xds.secrets import CertificateFolder
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
+from tests.certificates import Authority
 
 CLOCK = SystemClock()
 PATIENCE_S = 30.0
@@ -117,12 +121,22 @@ class Plane:
 
 
 @contextlib.asynccontextmanager
-async def running_plane(*, port: int = 0, files: ChannelFiles | None = None) -> AsyncIterator[Plane]:
-    """Run an xDS server on loopback, with rows in memory; nothing is published yet. With *files* it is mutual TLS."""
+async def running_plane(
+    *, port: int = 0, files: ChannelFiles | None = None, certificates: Path | None = None
+) -> AsyncIterator[Plane]:
+    """Run an xDS server on loopback, with rows in memory; nothing is published yet.
+
+    With *files* it is mutual TLS; listeners have the *certificates* of that folder.
+    """
     registry = CollectorRegistry()
-    tls = None if files is None else ChannelTls(files, clock=CLOCK, metrics=TlsMetrics(registry))
+    tls_metrics = TlsMetrics(registry)
+    tls = None if files is None else ChannelTls(files, clock=CLOCK, metrics=tls_metrics)
     metrics = XdsMetrics(registry)
     cache = SnapshotCache(clock=CLOCK, identifier="test")
+    folder = None
+    if certificates is not None:
+        folder = CertificateFolder(certificates, offer=cache.serve_secrets, clock=CLOCK, metrics=tls_metrics)
+        folder.load()
     rows = NodeRows()
     acks: list[tuple[str, str, str, float]] = []
     fleet = Fleet(store=rows, clock=CLOCK, replica="test", metrics=metrics, on_ack=lambda *ack: acks.append(ack))
@@ -133,8 +147,7 @@ async def running_plane(*, port: int = 0, files: ChannelFiles | None = None) -> 
     try:
         async with asyncio.TaskGroup() as tasks:
             jobs = [tasks.create_task(fleet.run()), tasks.create_task(server.run())]
-            if tls is not None:
-                jobs.append(tasks.create_task(tls.run()))
+            jobs += [tasks.create_task(each.run()) for each in (tls, folder) if each is not None]
             try:
                 yield Plane(cache=cache, server=server, fleet=fleet, rows=rows, registry=registry, acks=acks)
             finally:
@@ -207,14 +220,27 @@ async def running_worker(name: str, *, health_takes: dt.timedelta = dt.timedelta
 
 
 class Traffic:
-    """Clients that ask without a pause over connections that they keep; counts what comes back."""
+    """Clients that ask without a pause over connections that they keep; counts what comes back.
 
-    def __init__(self, port: int, *, path: str = "/repair", connections: int = 4) -> None:
+    With *authority* they speak TLS and believe it. *requests* is after how many a connection is closed; 0 is never.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        path: str = "/repair",
+        connections: int = 4,
+        authority: Authority | None = None,
+        requests: int = 0,
+    ) -> None:
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
         self._port = port
         self._request = f"GET {path} HTTP/1.1\r\nhost: test\r\n\r\n".encode()
         self._connections = connections
+        self._tls = None if authority is None else ssl.create_default_context(cadata=authority.certificate.decode())
+        self._requests = requests
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Traffic"]:
@@ -236,19 +262,23 @@ class Traffic:
     async def _ask(self) -> None:
         while True:
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", self._port, ssl=self._tls, server_hostname="127.0.0.1" if self._tls else None
+                )
             except OSError as exc:
                 self.failures.append(str(exc))
                 await CLOCK.sleep(dt.timedelta(milliseconds=20))
                 continue
             try:
-                while True:
+                for count in itertools.count(1):
                     writer.write(self._request)
                     status, body = await _read_answer(reader)
                     if status == 200:
                         self.answers[body] += 1
                     else:
                         self.failures.append(f"{status} {body}")
+                    if count == self._requests:
+                        break
             except (OSError, asyncio.IncompleteReadError) as exc:
                 self.failures.append(repr(exc))
             finally:

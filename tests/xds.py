@@ -11,6 +11,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.ports import SnapshotRecord, SnapshotStatus
@@ -20,7 +21,7 @@ from controlplane.xds.delta import DeltaSession
 from controlplane.xds.kinds import Kind, find_kind
 from controlplane.xds.responses import Served
 from controlplane.xds.session import GROUP_KEY, Session
-from controlplane.xds.snapshot import Snapshot
+from controlplane.xds.snapshot import Resource, Snapshot
 from controlplane.xds.sotw import SotwSession
 from controlplane.xds.translate import pack
 from tests.builders import NOW
@@ -39,10 +40,12 @@ def make_snapshot(
     lds: Mapping[str, tuple[str, int]] | None = None,
     rds: Mapping[str, tuple[Sequence[str], int]] | None = None,
     api: Mapping[str, tuple[str, int]] | None = None,
+    tls: Mapping[str, str] | None = None,
 ) -> Snapshot:
     """Return a snapshot; a number is the resource's revision, a name what it refers to.
 
-    Clusters have endpoints of their own revision 1 unless *eds* says otherwise; *api* are listeners for gRPC clients.
+    Clusters have endpoints of their own revision 1 unless *eds* says otherwise; *api* are listeners for gRPC clients;
+    *tls* has secrets that listeners refer to.
     """
     clusters = cds or {}
     endpoints = dict.fromkeys(clusters, 1) | dict(eds or {})
@@ -60,6 +63,10 @@ def make_snapshot(
         chain = listener_components_pb2.FilterChain(
             filters=[listener_components_pb2.Filter(name="hcm", typed_config=pack(manager))]
         )
+        if tls and name in tls:
+            context = tls_pb2.DownstreamTlsContext()
+            context.common_tls_context.tls_certificate_sds_secret_configs.add(name=tls[name])
+            chain.transport_socket.typed_config.CopyFrom(pack(context))
         listener = listener_pb2.Listener(name=name, filter_chains=[chain])
         listener.address.socket_address.address = "127.0.0.1"
         listener.address.socket_address.port_value = port
@@ -76,6 +83,13 @@ def make_snapshot(
         routes = route_pb2.RouteConfiguration(name=name, virtual_hosts=[host], validate_clusters={"value": True})
         pieces.append((Kind.RDS, name, routes))
     return Snapshot.of(pieces)
+
+
+def make_secret(name: str, revision: int) -> Resource:
+    """Return a secret of that name; the certificate is none."""
+    secret = secret_pb2.Secret(name=name)
+    secret.tls_certificate.certificate_chain.inline_string = f"revision {revision}"
+    return Resource.of(name, pack(secret), by_name=True)
 
 
 def record(snapshot: Snapshot, *, group: str = "", status: SnapshotStatus = SnapshotStatus.PROPOSED) -> SnapshotRecord:
@@ -320,6 +334,7 @@ _MESSAGES = {
     Kind.CDS: cluster_pb2.Cluster,
     Kind.LDS: listener_pb2.Listener,
     Kind.RDS: route_pb2.RouteConfiguration,
+    Kind.SDS: secret_pb2.Secret,
 }
 
 

@@ -1,7 +1,7 @@
 """What stands between a request and the store: the API key, who asks and why."""
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Header, Request
@@ -23,6 +23,10 @@ Missing: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 """Say what is still missing before this process can be used, one phrase each; nothing when it is ready."""
 
 
+Certificates: TypeAlias = Callable[[], Collection[str]]
+"""Tells the names of the certificates that listeners may have."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What the routes need."""
@@ -32,6 +36,7 @@ class Parts:
     authenticate: Authenticate
     missing: Missing
     public_reads: bool
+    certificates: Certificates | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from controlplane.api import fleet, operations, rollouts, services
-from controlplane.api.access import Authenticate, BodyLimit, Missing, Parts
+from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
 from controlplane.api.answers import ErrorView, Problem
 from controlplane.api.documents import known_fields
 from controlplane.api.metrics import RequestMetrics
@@ -73,6 +73,7 @@ def create_app(
     authenticate: Authenticate,
     missing: Missing = _nothing_missing,
     public_reads: bool = False,
+    certificates: Certificates | None = None,
 ) -> FastAPI:
     """Build the API.
 
@@ -83,6 +84,7 @@ def create_app(
         authenticate: Tells whose API key it is; `auth.keys.KeyRing.authenticate`.
         missing: What /readyz reports.
         public_reads: Whether reading needs no key.
+        certificates: Those that listeners may name; None where this process does not know.
     """
     app = FastAPI(
         title="Hueshift",
@@ -94,7 +96,12 @@ def create_app(
         responses=_DOCUMENTED,
     )
     app.state.parts = Parts(
-        store=store, clock=clock, authenticate=authenticate, missing=missing, public_reads=public_reads
+        store=store,
+        clock=clock,
+        authenticate=authenticate,
+        missing=missing,
+        public_reads=public_reads,
+        certificates=certificates,
     )
     app.state.registry = registry
     app.state.watchers = 0

@@ -20,6 +20,7 @@ from controlplane.api.schemas import (
     HealthCheckDocument,
     LatencyDocument,
     ListenerDocument,
+    ListenerTlsDocument,
     MatchDocument,
     PlanDocument,
     RouteDocument,
@@ -43,6 +44,7 @@ from controlplane.traffic.model import (
     Share,
     Split,
     Version,
+    check_certificate,
     check_name,
     check_split,
 )
@@ -141,6 +143,7 @@ def spec_from(document: ServiceDocument) -> ServiceSpec:
             document.listener.address,
             document.listener.port,
             document.listener.stat_prefix,
+            _certificate(document.listener.tls),
         )
     )
     versions = [_version(problems, name, place, version) for place, version in enumerate(document.versions, start=1)]
@@ -262,6 +265,13 @@ def _route(problems: Problems, document: ServiceDocument, place: int, route: Rou
     )
 
 
+def _certificate(document: ListenerTlsDocument | None) -> str:
+    if document is None:
+        return ""
+    check_certificate("listener.tls.certificate", document.certificate)  # empty would be plaintext
+    return document.certificate
+
+
 def _called(name: str) -> Callable[[str], str]:
     return lambda _: name
 
@@ -308,6 +318,7 @@ def document_of(spec: ServiceSpec) -> ServiceDocument:
             address=spec.listener.address,
             port=spec.listener.port,
             stat_prefix=spec.listener.stat_prefix,
+            tls=ListenerTlsDocument(certificate=spec.listener.certificate) if spec.listener.certificate else None,
         ),
         virtual_host=spec.virtual_host,
         route_config=spec.route_config,

@@ -3,7 +3,8 @@
 This is the one place that reads such documents: `hueshift lint`, `hueshift apply` and the API share it. A field that
 is not known is refused, never ignored. What may be left out, and what it then is:
 
-- ``listener``: named ``<service>_listener``, on 0.0.0.0, port 8080, statistics under ``ingress_http``;
+- ``listener``: named ``<service>_listener``, on 0.0.0.0, port 8080, statistics under ``ingress_http``, in plaintext;
+  ``tls: {certificate: NAME}`` has it speak TLS with that certificate of the control plane's host;
 - ``virtual_host`` ``<service>_service``, ``route_config`` ``<service>_route``, ``domains`` ``*``;
 - ``grpc_target``: no gRPC client dials the service over xDS; with a name, ``xds:///NAME`` follows the same weights;
 - a version's ``cluster``: ``<service>-<version>``; its ``health_check``: GET /healthz every second;
@@ -34,6 +35,7 @@ EXAMPLES: Mapping[str, str] = {
     "path": "/healthz",
     "grpc_target": "colorize",
     "port": "8080",
+    "certificate": "colorize.example.org",
     "versions": "- {name: v1, endpoints: [worker:8083]}",
     "endpoints": "[worker:8083]",
     "routes": "- {name: all, split: true}",
@@ -147,6 +149,12 @@ class Document(BaseModel):
 # -- the service -------------------------------------------------------------------------------------------------------
 
 
+class ListenerTlsDocument(Document):
+    """TLS towards the service's clients."""
+
+    certificate: str
+
+
 class ListenerDocument(Document):
     """Where Envoy listens for the service's clients."""
 
@@ -154,6 +162,7 @@ class ListenerDocument(Document):
     address: str = "0.0.0.0"
     port: int = 8080
     stat_prefix: str = "ingress_http"
+    tls: ListenerTlsDocument | None = None
 
 
 class HealthCheckDocument(Document):

@@ -1,6 +1,7 @@
 """Services: apply a declaration, read it back, set the split by hand, follow the history."""
 
 import datetime as dt
+from collections.abc import Collection
 from typing import Annotated
 
 import structlog
@@ -62,12 +63,20 @@ async def apply_service(
     spec = spec_from(document)
     if spec.name != name:
         raise InvalidInputError("service", f"{spec.name!r} is not the {name!r} of the path", f"write service: {name}")
+    if parts.certificates is not None:
+        _check_certificate(spec.listener.certificate, parts.certificates())
     reason = one_line("why", why) or caller.why
     revision, changed = await parts.store.apply(spec, by=caller.name, why=reason, now=parts.clock.now())
     if changed:
         log.info("service.applied", service=name, revision=revision.number, by=caller.name)
     words = f"{name} is now at revision {revision.number}" if changed else f"{name} is unchanged"
     return AppliedView(service=name, revision=revision.number, changed=changed, words=words)
+
+
+def _check_certificate(name: str, known: Collection[str]) -> None:
+    if name and name not in known:
+        fix = f"use one of {', '.join(sorted(known))}" if known else "put its files into HUESHIFT_CERTIFICATES_DIR"
+        raise InvalidInputError("listener.tls.certificate", f"{name!r} is not on the control plane", fix)
 
 
 @router.put("/{name}/split")

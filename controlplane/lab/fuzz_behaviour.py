@@ -7,7 +7,7 @@ from typing import Final
 from controlplane.lab.fuzz_client import OTHER_TYPE, BrokenPromiseError, Client, Got
 from controlplane.lab.fuzz_world import NAMES
 from controlplane.xds.cache import SnapshotCache
-from controlplane.xds.kinds import Kind
+from controlplane.xds.kinds import SNAPSHOT_KINDS, Kind
 
 REFUSAL: Final = 0.12
 """How often a response is refused."""
@@ -80,7 +80,7 @@ class OddBehaviour(Behaviour):
 
     def step(self) -> None:
         client, rng = self.client, self.rng
-        kind = rng.choice(tuple(Kind))
+        kind = rng.choice(SNAPSHOT_KINDS)
         watch = client.watches[kind]
         names = rng.sample(NAMES[kind], rng.randrange(len(NAMES[kind])))
         wildcard = rng.random() < 0.3
@@ -254,6 +254,8 @@ class EnvoyBehaviour(Behaviour):
             case Kind.RDS:
                 self.client.answer(got, words=words)
                 self._follow_listeners()
+            case Kind.SDS:  # none is served here
+                self.client.answer(got, words=words)
         return True
 
     def _take_clusters(self, got: Got, before: dict[str, str], words: str | None) -> None:

@@ -16,7 +16,7 @@ from controlplane.errors import ControlPlaneError
 from controlplane.lab.fuzz_world import Published, World
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.channel import Acked, Ignored, Nacked, Outgoing, Reaction, Stale, Subscribed
-from controlplane.xds.kinds import Kind, ProtocolError
+from controlplane.xds.kinds import SNAPSHOT_KINDS, Kind, ProtocolError
 from controlplane.xds.responses import Served
 from controlplane.xds.session import Session
 
@@ -125,7 +125,7 @@ class Client(abc.ABC):
         self.is_envoy = is_envoy
         self.rng = rng
         self.world = world
-        self.watches = {kind: Watch(kind) for kind in Kind}
+        self.watches = {kind: Watch(kind) for kind in SNAPSHOT_KINDS}
         self.inbox: list[Got] = []
         self.lines: list[str] | None = None
         self.target: Published | None = None

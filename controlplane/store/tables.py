@@ -71,6 +71,7 @@ service_revision = sa.Table(
     sa.Column("listener_address", sa.Text, nullable=False),
     sa.Column("listener_port", sa.Integer, nullable=False),
     sa.Column("listener_stat_prefix", sa.Text, nullable=False),
+    sa.Column("listener_certificate", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("virtual_host", sa.Text, nullable=False),
     sa.Column("route_config", sa.Text, nullable=False),
     sa.Column("domains", Json, nullable=False),

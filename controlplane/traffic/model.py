@@ -16,6 +16,7 @@ from controlplane.rollout.model import FULL_WEIGHT_BP, Plan, Slo
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 GRPC_TARGET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,250}[a-z0-9])?(:[0-9]{1,5})?")
+CERTIFICATE_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?")
 HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -23,6 +24,12 @@ def check_name(field: str, value: str) -> None:
     """Refuse a name that could not be an Envoy cluster name and part of a URL: dots would split Envoy's statistics."""
     if not NAME.fullmatch(value):
         raise InvalidInputError(field, f"{value!r} is not a name", "use 1 to 63 of a-z, 0-9, - and _, no dots")
+
+
+def check_certificate(field: str, value: str) -> None:
+    """Refuse what could not be the name of a certificate: a host name, or a word like one."""
+    if not CERTIFICATE_NAME.fullmatch(value) or ".." in value:
+        raise InvalidInputError(field, f"{value!r} is not a certificate's name", "use a-z, 0-9, -, _ and dots")
 
 
 def check_port(field: str, value: int) -> None:
@@ -156,15 +163,21 @@ class Route:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Listener:
-    """Where Envoy listens for a service's clients. *address* is a bind address, an IP."""
+    """Where Envoy listens for a service's clients. *address* is a bind address, an IP.
+
+    With a *certificate*, by its name on the control plane's host, it speaks TLS; "" is plaintext.
+    """
 
     name: str
     address: str
     port: int
     stat_prefix: str = "ingress_http"
+    certificate: str = ""
 
     def __post_init__(self) -> None:
         check_name("listener.name", self.name)
+        if self.certificate:
+            check_certificate("listener.tls.certificate", self.certificate)
         check_name("listener.stat_prefix", self.stat_prefix)
         check_port("listener.port", self.port)
         try:

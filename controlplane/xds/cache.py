@@ -14,7 +14,7 @@ from controlplane.traffic.groups import EVERYONE, Grouping, whole_group
 from controlplane.xds.channel import Nacked, Node
 from controlplane.xds.kinds import Kind
 from controlplane.xds.responses import Responses, Served
-from controlplane.xds.snapshot import Snapshot
+from controlplane.xds.snapshot import Resource, Snapshot
 
 log = structlog.get_logger()
 
@@ -48,6 +48,7 @@ class Group:
     vouched: bool = False
     in_doubt: bool = False
     past: tuple[Snapshot, ...] = ()
+    missing: frozenset[str] = frozenset()
     # In the order of their coming, so that nobody is always the last to hear of a change.
     listeners: dict[Listener, Node] = dataclasses.field(default_factory=dict)
 
@@ -84,6 +85,7 @@ class SnapshotCache:
         self._grouping = Grouping()
         self._groups: dict[str, Group] = {}
         self._place: dict[Listener, Group] = {}
+        self._secrets: Mapping[str, Resource] = {}
 
     @property
     def served_versions(self) -> Mapping[str, str]:
@@ -130,6 +132,15 @@ class SnapshotCache:
         group.offer()
         if is_first:
             self._place_all()
+
+    def serve_secrets(self, secrets: Mapping[str, Resource]) -> None:
+        """Give out *secrets* from now on, each to those groups whose listeners refer to it."""
+        self._secrets = secrets
+        for group in self._groups.values():
+            if group.target is not None and group.target.with_secrets(secrets).has_other_secrets(group.target):
+                self._serve(group, group.target)
+                if not group.in_doubt:  # else those that joined since would get what is in doubt
+                    group.offer()
 
     def vouch(self, key: str) -> None:
         """What the group is served is good, whoever refuses it: those that join get it."""
@@ -200,7 +211,12 @@ class SnapshotCache:
             self._serve(after, after.target)
         after.join(listener, node)
 
-    def _serve(self, group: Group, target: Snapshot) -> None:
+    def _serve(self, group: Group, snapshot: Snapshot) -> None:
+        target = snapshot.with_secrets(self._secrets)
+        if target.missing_secrets - group.missing:
+            # Envoy keeps such a listener aside until its certificate comes, and what ran before it running.
+            log.warning("certificate.missing", group=group.key, certificates=sorted(target.missing_secrets))
+        group.missing = target.missing_secrets
         responses = self._responses(target)
         overlay = target.overlaid_on(group.past)
         group.served = Served(

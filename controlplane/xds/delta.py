@@ -46,6 +46,10 @@ class DeltaSession(Session[Any]):
         if len(names) > 1:
             part = view.first_part(channel.kind, names)
             blocked, names = blocked | (names - part), part  # the rest follows when this is answered
+        if channel.kind is Kind.SDS:
+            # Envoy takes "there is none" for an answer, and a listener without its certificate for ready: it would take
+            # the place of the one that runs, and cut off every client. So one that is missing is waited for in silence.
+            kept, removed = change.removed, frozenset()
         channel.owed &= blocked
         greets = not channel.greeted and channel.fresh and subscription.wildcard and not selection
         if not names and not removed and not greets:

@@ -167,7 +167,7 @@ class Household:
     def _level(self, kind: Kind, target: Responses) -> Level:
         members = tuple(self._relevant(kind, target))
         before = self._levels.get(kind, Level())
-        version = target.version(kind)
+        version = target.version(kind, frozenset[str]().union(*(member.subscription.names for member in members)))
         found = [member.level for member in members]
         complete = all(level.acked == version for level in found)
         if kind is Kind.RDS:

@@ -8,6 +8,7 @@ from typing import Any
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 
 from controlplane.errors import InvalidInputError, InvalidInputsError
 from controlplane.xds.kinds import Kind
@@ -23,7 +24,7 @@ Messages = Mapping[Kind, Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Links:
-    """The references of a snapshot: listener -> route configurations -> clusters -> endpoints.
+    """The references of a snapshot: listener -> route configurations -> clusters -> endpoints, and listener -> secrets.
 
     *warm_after* says of a cluster for how long Envoy keeps it aside, in seconds from when it has the endpoints: until
     the first round of health checks is over.
@@ -33,6 +34,7 @@ class Links:
     clusters_of: Mapping[str, frozenset[str]]
     endpoints_of: Mapping[str, str]
     warm_after: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    secrets_of: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
 
     def clusters(self, kind: Kind, name: str) -> Iterator[str]:
         """Return the clusters that a listener's or a route configuration's requests may go to."""
@@ -46,6 +48,7 @@ class Links:
             {**older.clusters_of, **self.clusters_of},
             {**older.endpoints_of, **self.endpoints_of},
             {**older.warm_after, **self.warm_after},
+            {**older.secrets_of, **self.secrets_of},
         )
 
 
@@ -65,6 +68,7 @@ def read_links(messages: Messages) -> Links:
             if cluster.type == cluster_pb2.Cluster.EDS
         },
         warm_after={name: _warm_after(cluster) for name, cluster in messages[Kind.CDS].items()},
+        secrets_of={name: frozenset(_secrets_of(listener)) for name, listener in messages[Kind.LDS].items()},
     )
 
 
@@ -178,6 +182,15 @@ def _routes_of(listener: Any) -> Iterable[str]:
             manager = hcm_pb2.HttpConnectionManager.FromString(config.value)
             if manager.HasField("rds"):
                 yield manager.rds.route_config_name
+
+
+def _secrets_of(listener: Any) -> Iterable[str]:
+    for chain in listener.filter_chains:
+        config = chain.transport_socket.typed_config
+        if config.Is(tls_pb2.DownstreamTlsContext.DESCRIPTOR):
+            context = tls_pb2.DownstreamTlsContext.FromString(config.value).common_tls_context
+            for reference in context.tls_certificate_sds_secret_configs:
+                yield reference.name
 
 
 def _clusters_of(routes: Any) -> Iterable[str]:

@@ -67,9 +67,9 @@ class Change:
 class Response:
     """A serialised response, for any number of streams: *data* is *body* with the nonce of *number* added."""
 
-    body: bytes
+    body: bytes = dataclasses.field(repr=False)
     number: int
-    data: bytes
+    data: bytes = dataclasses.field(repr=False)
 
     @property
     def nonce(self) -> str:
@@ -119,7 +119,7 @@ class Responses:
         hidden = self._by_name[kind]
         if hidden and not hidden.isdisjoint(names):
             return self.snapshot.named_versions[kind]
-        return self.snapshot.versions[kind]
+        return self.snapshot.versions.get(kind, "")
 
     def has(self, kind: Kind, name: str) -> bool:
         """Whether there is a resource of that name."""

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from controlplane.errors import InvalidInputError, InvalidInputsError
 from controlplane.ports import NAMED, CompiledConfig
 from controlplane.traffic.model import TrafficPlan
-from controlplane.xds.kinds import Kind, find_kind
+from controlplane.xds.kinds import SNAPSHOT_KINDS, Kind, find_kind
 from controlplane.xds.pgv import FieldRules
 from controlplane.xds.references import Links, check_references, is_api_listener, read_links
 from controlplane.xds.translate import Piece, pack, translate
@@ -40,7 +40,7 @@ class Resource:
 
     name: str
     version: str
-    packed: bytes
+    packed: bytes = dataclasses.field(repr=False)  # of a secret, it holds a private key
     by_name: bool = False
 
     @classmethod
@@ -91,12 +91,12 @@ class Snapshot:
     @classmethod
     def joined(cls, resources: Resources, links: Links) -> "Snapshot":
         """Return the snapshot of *resources*, which are in the order of their names."""
-        named = {kind: _digest_all(resources[kind].values()) for kind in Kind}
+        named = {kind: _digest_all(resources[kind].values()) for kind in SNAPSHOT_KINDS}
         versions = {
             kind: _digest_all(resource for resource in resources[kind].values() if not resource.by_name)
-            for kind in Kind
+            for kind in SNAPSHOT_KINDS
         }
-        whole = _digest("".join(f"{kind.value}={named[kind]};" for kind in Kind).encode())
+        whole = _digest("".join(f"{kind.value}={named[kind]};" for kind in SNAPSHOT_KINDS).encode())
         return cls(resources, versions, named, whole, links)
 
     @classmethod
@@ -110,30 +110,52 @@ class Snapshot:
 
     def versions_by_name(self) -> dict[str, str]:
         """Return the versions as rows have them: by short type name, and once more where some go by name only."""
-        versions = {kind.value: self.versions[kind] for kind in Kind}
+        versions = {kind.value: self.versions[kind] for kind in SNAPSHOT_KINDS}
         named = {
-            f"{kind.value}{NAMED}": version
-            for kind, version in self.named_versions.items()
-            if version != self.versions[kind]
+            f"{kind.value}{NAMED}": self.named_versions[kind]
+            for kind in SNAPSHOT_KINDS
+            if self.named_versions[kind] != self.versions[kind]
         }
         return versions | named
 
     def to_bytes(self) -> bytes:
-        """Return all resources as one message, the same bytes for the same content."""
+        """Return all resources but secrets as one message, the same bytes for the same content."""
         whole = discovery_pb2.DeltaDiscoveryResponse(system_version_info=self.version)
-        for kind in Kind:
+        for kind in SNAPSHOT_KINDS:
             for resource in self.resources[kind].values():
                 whole.resources.add(
                     name=resource.name, version=resource.version, resource=Any.FromString(resource.packed)
                 )
         return bytes(whole.SerializeToString(deterministic=True))
 
+    def with_secrets(self, secrets: Mapping[str, Resource]) -> "Snapshot":
+        """Return this snapshot with those of *secrets* that its listeners refer to; its versions stay what they are."""
+        found = {name: secrets[name] for name in sorted(self._wanted_secrets) if name in secrets}
+        return dataclasses.replace(
+            self,
+            resources={**self.resources, Kind.SDS: found},
+            named_versions={**self.named_versions, Kind.SDS: _digest_all(found.values())},
+        )
+
+    @property
+    def missing_secrets(self) -> frozenset[str]:
+        """Secrets that listeners refer to and that nobody has."""
+        return self._wanted_secrets - self.resources[Kind.SDS].keys()
+
+    @property
+    def _wanted_secrets(self) -> frozenset[str]:
+        return frozenset[str]().union(*self.links.secrets_of.values())
+
+    def has_other_secrets(self, other: "Snapshot") -> bool:
+        """Whether clients are given other secrets with this snapshot than with *other*."""
+        return self.named_versions.get(Kind.SDS) != other.named_versions.get(Kind.SDS)
+
     def overlaid_on(self, past: Sequence["Snapshot"]) -> "Snapshot":
         """Return this snapshot and what only *past* ones (newest first) have: for Envoys that may still use it.
 
-        Listeners are not taken from the past: that one is gone is the change itself.
+        Listeners are not taken from the past: that one is gone is the change itself. Nor are their secrets.
         """
-        resources: dict[Kind, Mapping[str, Resource]] = {Kind.LDS: self.resources[Kind.LDS]}
+        resources: dict[Kind, Mapping[str, Resource]] = {kind: self.resources[kind] for kind in (Kind.LDS, Kind.SDS)}
         extra = False
         for kind in (Kind.CDS, Kind.EDS, Kind.RDS):
             merged = dict(self.resources[kind])
@@ -192,7 +214,7 @@ def _read(content: bytes) -> Iterator[tuple[Kind, str, Message, Any]]:
     try:
         for row in discovery_pb2.DeltaDiscoveryResponse.FromString(content).resources:
             kind = find_kind(row.resource.type_url)
-            if kind is None:
+            if kind not in SNAPSHOT_KINDS:
                 raise InvalidInputError("snapshot", f"has a {row.resource.type_url!r}", "publish it anew")
             yield kind, row.name, _MESSAGES[kind].FromString(row.resource.value), row.resource
     except DecodeError as exc:

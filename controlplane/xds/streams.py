@@ -32,7 +32,7 @@ from controlplane.xds.sotw import SotwSession
 log = structlog.get_logger()
 
 STALL_LIMIT: Final = dt.timedelta(seconds=60)
-"""A client that leaves endpoints, listeners or routes unanswered, or its connection unread, for longer is dropped; it
+"""A client that leaves anything but clusters unanswered, or its connection unread, for longer is dropped; it
 comes back with a fresh stream. Envoy answers these at once."""
 
 WARMING_LIMIT: Final = dt.timedelta(minutes=6)
@@ -61,6 +61,7 @@ PER_TYPE: Final = {
     Kind.EDS: ("envoy.service.endpoint.v3.EndpointDiscoveryService", "Endpoints"),
     Kind.LDS: ("envoy.service.listener.v3.ListenerDiscoveryService", "Listeners"),
     Kind.RDS: ("envoy.service.route.v3.RouteDiscoveryService", "Routes"),
+    Kind.SDS: ("envoy.service.secret.v3.SecretDiscoveryService", "Secrets"),
 }
 """The services of clients without ADS, and what their two calls are about."""
 
@@ -219,7 +220,7 @@ class Stream:
         """Return since when the client has been too slow to be kept, or None."""
         marks = (
             (self.writing_since, STALL_LIMIT),
-            (self.session.oldest_unanswered((Kind.EDS, Kind.LDS, Kind.RDS)), STALL_LIMIT),
+            (self.session.oldest_unanswered((Kind.EDS, Kind.LDS, Kind.RDS, Kind.SDS)), STALL_LIMIT),
             (self.session.oldest_unanswered((Kind.CDS,)), WARMING_LIMIT),
         )
         late = [since for since, limit in marks if since is not None and now - since > limit.total_seconds()]

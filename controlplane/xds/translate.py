@@ -5,12 +5,13 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.core.v3 import address_pb2, config_source_pb2, health_check_pb2, protocol_pb2
+from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, health_check_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.config.listener.v3 import api_listener_pb2, listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
@@ -41,6 +42,7 @@ STREAM_IDLE_MARGIN = dt.timedelta(seconds=30)
 """How much later than the route's timeout a silent request is dropped as idle. Envoy's idle default (5 min) equals the
 300 s of a slow call and would win the race: a 408 that no cluster is blamed for, so a hung version would not show."""
 
+TLS_SOCKET = "envoy.transport_sockets.tls"
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -103,10 +105,11 @@ def _listener(spec: ServiceSpec) -> listener_pb2.Listener:
     network_filter = listener_components_pb2.Filter(
         name="envoy.filters.network.http_connection_manager", typed_config=pack(_connection_manager(spec))
     )
+    chain = listener_components_pb2.FilterChain(filters=[network_filter])
+    if listener.certificate:
+        chain.transport_socket.CopyFrom(_tls(listener.certificate))
     return listener_pb2.Listener(
-        name=listener.name,
-        address=_address(listener.address, listener.port),
-        filter_chains=[listener_components_pb2.FilterChain(filters=[network_filter])],
+        name=listener.name, address=_address(listener.address, listener.port), filter_chains=[chain]
     )
 
 
@@ -125,6 +128,20 @@ def _connection_manager(spec: ServiceSpec) -> hcm_pb2.HttpConnectionManager:
         rds=hcm_pb2.Rds(config_source=_over_ads(), route_config_name=spec.route_config),
         http_filters=[hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=pack(router_pb2.Router()))],
     )
+
+
+def _tls(certificate: str) -> base_pb2.TransportSocket:
+    source = _over_ads()
+    # 0 is for ever: after Envoy's default of 15 s a listener without its certificate would take the place of the one
+    # that runs, and cut off every client.
+    source.initial_fetch_timeout.SetInParent()
+    context = tls_pb2.DownstreamTlsContext(
+        common_tls_context=tls_pb2.CommonTlsContext(
+            alpn_protocols=["h2", "http/1.1"],
+            tls_certificate_sds_secret_configs=[secret_pb2.SdsSecretConfig(name=certificate, sds_config=source)],
+        )
+    )
+    return base_pb2.TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
 
 
 # -- routes ------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ MICROSECOND = dt.timedelta(microseconds=1)
 
 FULL_SPEC = ServiceSpec(
     name="everything",
-    listener=Listener("l", "::", 1, stat_prefix="s"),
+    listener=Listener("l", "::", 1, stat_prefix="s", certificate="a.example"),
     virtual_host="vh",
     route_config="rc",
     versions=(

@@ -90,6 +90,7 @@ async def test_what_was_written_once_stays(full_store: SqlStore, table: str) -> 
         "DELETE FROM service_revision",
         "UPDATE service_revision SET listener_port = 1",
         "UPDATE service_revision SET grpc_target = 'elsewhere'",
+        "UPDATE service_revision SET listener_certificate = 'other'",
         "UPDATE service_revision SET number = 2, status = 'good'",
     ],
 )

@@ -109,7 +109,13 @@ def services(draw: st.DrawFn) -> ServiceSpec:
     )
     return ServiceSpec(
         name=draw(NAMES),
-        listener=Listener(draw(NAMES), draw(st.sampled_from(["0.0.0.0", "127.0.0.1", "::"])), draw(PORTS), draw(NAMES)),
+        listener=Listener(
+            draw(NAMES),
+            draw(st.sampled_from(["0.0.0.0", "127.0.0.1", "::"])),
+            draw(PORTS),
+            draw(NAMES),
+            draw(st.sampled_from(["", "edge", "api.example.org"])),
+        ),
         virtual_host=draw(NAMES),
         route_config=draw(NAMES),
         versions=versions,

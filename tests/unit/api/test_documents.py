@@ -144,6 +144,18 @@ def test_a_service_without_objectives_is_refused_since_they_have_no_default() ->
         ({"service": None}, "service: is missing; add service: colorize"),
         ({"service": False}, "service: False is not a text; put it in quotes"),
         ({"service": "a.b"}, "service: 'a.b' is not a name; use 1 to 63 of a-z, 0-9, - and _, no dots"),
+        (
+            {"listener": {"tls": {"certificate": ""}}},
+            "listener.tls.certificate: '' is not a certificate's name; use a-z, 0-9, -, _ and dots",
+        ),
+        (
+            {"listener": {"tls": {"certificate": "../edge"}}},
+            "listener.tls.certificate: '../edge' is not a certificate's name; use a-z, 0-9, -, _ and dots",
+        ),
+        (
+            {"listener": {"tls": {}}},
+            "listener.tls.certificate: is missing; add certificate: colorize.example.org",
+        ),
         ({"versions": 3}, "versions: 3 is not a list; start each item with - "),
         ({"versions": []}, "versions: is empty; name at least one"),
         ({"routes": [{"name": "x"}]}, "routes.x: goes nowhere; give it version: NAME or split: true"),

@@ -1,5 +1,6 @@
 """Services over REST: declare, look, set the split, follow the history."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -82,6 +83,28 @@ async def test_values_out_of_range_are_refused_as_the_core_says_it(http: httpx.A
 async def test_a_document_of_another_name_than_the_path_is_refused(http: httpx.AsyncClient) -> None:
     refused = await http.put("/v1/services/other", json=document())
     assert (refused.status_code, refused.json()["field"]) == (422, "service")
+
+
+async def test_a_certificate_must_be_on_the_control_plane_where_that_is_known(
+    world: World, http: httpx.AsyncClient
+) -> None:
+    declared = document()
+    declared["listener"]["tls"] = {"certificate": "edge.example"}
+    for known, words in (
+        ([], "put its files into HUESHIFT_CERTIFICATES_DIR"),
+        (["b.example", "a.example"], "use one of a.example, b.example"),
+    ):
+        world.app.state.parts = dataclasses.replace(world.app.state.parts, certificates=lambda known=known: known)
+        refused = await http.put("/v1/services/colorize", json=declared)
+        assert refused.status_code == 422
+        assert refused.json()["error"] == (
+            f"listener.tls.certificate: 'edge.example' is not on the control plane; {words}"
+        )
+    for certificates in (lambda: ["edge.example"], None):  # None: nobody knows here; then Envoy waits for it
+        world.app.state.parts = dataclasses.replace(world.app.state.parts, certificates=certificates)
+        assert (await http.put("/v1/services/colorize", json=declared)).status_code == 200
+    shown = (await http.get("/v1/services/colorize")).json()
+    assert shown["document"]["listener"]["tls"] == {"certificate": "edge.example"}
 
 
 async def test_what_another_service_owns_is_a_conflict(http: httpx.AsyncClient) -> None:

@@ -14,7 +14,7 @@ from controlplane.xds.bootstrap import config_source
 from controlplane.xds.conversations import Clients, DeltaConversation, SotwConversation
 from controlplane.xds.fleet import Fleet
 from controlplane.xds.household import CLUSTERS_WITHIN, WARM_MARGIN
-from controlplane.xds.kinds import Kind, ProtocolError
+from controlplane.xds.kinds import SNAPSHOT_KINDS, Kind, ProtocolError
 from controlplane.xds.metrics import XdsMetrics
 from controlplane.xds.snapshot import Snapshot, SnapshotCompiler
 from controlplane.xds.sources import Source, redirect
@@ -134,7 +134,7 @@ def plane(request: pytest.FixtureRequest) -> MakePlane:
 def test_a_starting_envoy_waits_for_nothing_and_is_one_node(plane: MakePlane) -> None:
     here = plane(TWO_ROUTES)
     envoy = here.start("a", routes=("r", "s"))
-    assert {kind: here.acked(envoy.cds, kind) for kind in Kind} == dict(TWO_ROUTES.versions)
+    assert {kind: here.acked(envoy.cds, kind) for kind in SNAPSHOT_KINDS} == dict(TWO_ROUTES.versions)
     assert here.fleet.connected_ids() == {"n1"}
     assert envoy.rds["r"].last[Kind.RDS].names == ("r",)
     assert envoy.rds["s"].last[Kind.RDS].names == ("s",)
@@ -245,7 +245,7 @@ def test_a_cluster_stays_until_the_routes_have_left_it(plane: MakePlane) -> None
     envoy.cds.ack(clusters)
     here.close(envoy.eds["a"])
     assert envoy.eds["b"].take() == []
-    assert {kind: here.acked(envoy.cds, kind) for kind in Kind} == dict(ONLY_B.versions)
+    assert {kind: here.acked(envoy.cds, kind) for kind in SNAPSHOT_KINDS} == dict(ONLY_B.versions)
 
 
 def test_clusters_stay_while_one_of_several_route_conversations_uses_them(plane: MakePlane) -> None:

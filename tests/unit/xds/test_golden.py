@@ -17,7 +17,7 @@ from google.protobuf.any_pb2 import Any as PackedAny
 
 from controlplane.api.documents import parse_service
 from controlplane.traffic.model import ServedService, Share, TrafficPlan
-from controlplane.xds.kinds import Kind
+from controlplane.xds.kinds import SNAPSHOT_KINDS, Kind
 from controlplane.xds.snapshot import Snapshot, SnapshotCompiler
 
 with warnings.catch_warnings():
@@ -56,7 +56,7 @@ def as_json(packed: bytes) -> dict[str, Any]:
 def rendered(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     return {
         kind.value: {name: as_json(resource.packed) for name, resource in snapshot.resources[kind].items()}
-        for kind in Kind
+        for kind in SNAPSHOT_KINDS
     }
 
 
