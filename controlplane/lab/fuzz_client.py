@@ -86,7 +86,9 @@ class Watch:
     nonces: set[str] = dataclasses.field(default_factory=set)
     refused_version: str = ""
     refused: frozenset[str] = frozenset()
-    """What was refused, at which version of the kind, and has not been taken since."""
+    """What was refused, at which version of the kind last, and has not been taken since."""
+    refused_there: frozenset[str] = frozenset()
+    """Those of it that were refused at that version."""
     refused_whole: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def covers(self, name: str) -> bool:
@@ -247,13 +249,16 @@ class Client(abc.ABC):
 
     def _answered(self, watch: Watch, got: Got, *, refused: bool) -> None:
         if refused:
+            there = watch.refused_there if watch.refused_version == got.version else frozenset()
             watch.refused_version = got.version
+            watch.refused_there = there | got.touched
             watch.refused |= got.touched
             watch.refused_whole = got.names
             for name in self._told(watch, got):
                 watch.known[name] = ""
             return
         watch.refused -= got.touched
+        watch.refused_there -= got.touched
         if self._is_whole(got):
             watch.known.clear()
         sure = (name for name in got.names if watch.covers(name) and name not in watch.forgone)
@@ -344,7 +349,7 @@ class Client(abc.ABC):
         for name in got.removed:
             if name in wanted:
                 raise BrokenPromiseError(f"{name} was removed, which is there")
-            if name not in watch.known and name not in watch.asked:
+            if name not in watch.known and name not in watch.asked and name not in watch.refused:
                 raise BrokenPromiseError(f"the removal of {name} was told to a client that never had it")
         if self._is_whole(got):
             missing = [name for name in wanted if watch.covers(name) and name not in got.names]
@@ -369,7 +374,7 @@ class Client(abc.ABC):
             return
         allowed = watch.asked | self._endpoints_due if got.kind is Kind.EDS else watch.asked
         there = self.target.wanted[got.kind] if self.target is not None else {}
-        again = [name for name in got.touched & watch.refused if name not in allowed and name in there]
+        again = [name for name in got.touched & watch.refused_there if name not in allowed and name in there]
         if self._is_whole(got) and (watch.asked or got.names != watch.refused_whole):
             return
         if again:
@@ -381,7 +386,7 @@ class Client(abc.ABC):
         if not clusters.opened:
             return
         for name, version in got.names.items():
-            if watch.known.get(name) == version:
+            if version in (watch.known.get(name), watch.has.get(name)):
                 continue
             for cluster in self.world.leads_to(Kind.RDS, version):
                 if clusters.covers(cluster) and cluster not in clusters.accepted:

@@ -221,6 +221,7 @@ class Session(abc.ABC, Generic[Request]):
             self._mark_behind(channel, subscription, served.target)
         channel.last_number = response.number
         channel.held = parcel.held_after
+        channel.idle_in = None
         channel.greeted = True
         channel.level = channel.level._replace(sent=served.target.version(channel.kind, subscription.names))
         return Outgoing(channel.kind, response.data)
@@ -246,6 +247,7 @@ class Session(abc.ABC, Generic[Request]):
             return  # something waits for another kind's acknowledgement
         channel.idle_in = view
         if channel.refused:
+            self._mark_behind(channel, subscription, target)
             return
         channel.held = view.selection(channel.kind, subscription)  # equal, but shared with other streams
         channel.accepted = channel.held.keys()
@@ -261,6 +263,8 @@ class Session(abc.ABC, Generic[Request]):
             channel.level = channel.level._replace(acked="")
         if any(not wanted.covers(name) for name in channel.held):
             channel.held = {name: version for name, version in channel.held.items() if wanted.covers(name)}
+        if any(not wanted.covers(name) for name in channel.accepted):
+            channel.accepted = frozenset(name for name in channel.accepted if wanted.covers(name))
 
     def _mark_behind(self, channel: Channel, subscription: Subscription, target: Responses) -> None:
         """Note that the client lacks something of a version, even if it has said yes to that version before."""

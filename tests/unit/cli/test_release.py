@@ -299,7 +299,8 @@ def test_watching_on_a_terminal_draws_in_place_and_survives_an_absent_server(
     cli.later(_step, cli, rollout, RolledBack(NOW, RollbackCause.ABORTED, "ada: enough"))
     cli.transport = Away()
     screen = Terminal()
-    monkeypatch.setenv("TERM", "xterm-256color")
+    for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "120"), ("LINES", "50")):  # some runners set others
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", screen)
     assert cli("get", "colorize", "-w").code == 0
     drawn = screen.getvalue()
