@@ -8,6 +8,7 @@ are written into one static bootstrap, which `envoy --mode validate` reads witho
 import asyncio
 import contextlib
 import datetime as dt
+import functools
 import hashlib
 import re
 import tempfile
@@ -16,6 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from envoy.config.bootstrap.v3 import bootstrap_pb2
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.route.v3 import route_pb2
@@ -132,20 +137,18 @@ def static_bootstrap(content: bytes) -> Any:
     messages = read_messages(content)
     clusters = messages[Kind.CDS]
     bootstrap = bootstrap_pb2.Bootstrap()
+    secrets: set[str] = set()
     for routes in messages[Kind.RDS].values():
         _level_splits(routes, min(clusters, default=""))
     for listener in messages[Kind.LDS].values():
         if not is_api_listener(listener):  # those are gRPC's; an Envoy takes none
             _inline_routes(listener, messages[Kind.RDS])
-            _name_secrets(listener)
+            secrets.update(_name_secrets(listener))
             bootstrap.static_resources.listeners.append(listener)
     for name, cluster in clusters.items():
         _inline_endpoints(name, cluster, messages[Kind.EDS])
         bootstrap.static_resources.clusters.append(cluster)
-    for kind_messages in messages.values():
-        bootstrap.static_resources.secrets.extend(
-            message for message in kind_messages.values() if isinstance(message, secret_pb2.Secret)
-        )
+    bootstrap.static_resources.secrets.extend(_stand_in(name) for name in sorted(secrets))
     return bootstrap
 
 
@@ -173,23 +176,40 @@ def _inline_routes(listener: Any, routes: Mapping[str, Message]) -> None:
                 config.CopyFrom(pack(manager))
 
 
-def _name_secrets(listener: Any) -> None:
-    """Let the listener find its secrets among the static ones: those are named without a source."""
+def _name_secrets(listener: Any) -> Iterable[str]:
+    """Let the listener find its certificates among the static ones, which are named without a source; return them."""
     for chain in listener.filter_chains:
         config = chain.transport_socket.typed_config
         if config.Is(tls_pb2.DownstreamTlsContext.DESCRIPTOR):
             context = tls_pb2.DownstreamTlsContext.FromString(config.value)
-            for secret in _secrets_of(context.common_tls_context):
+            for secret in context.common_tls_context.tls_certificate_sds_secret_configs:
                 secret.ClearField("sds_config")
+                yield secret.name
             config.CopyFrom(pack(context))
 
 
-def _secrets_of(context: Any) -> Iterable[Any]:
-    yield from context.tls_certificate_sds_secret_configs
-    if context.HasField("validation_context_sds_secret_config"):
-        yield context.validation_context_sds_secret_config
-    if context.HasField("combined_validation_context"):
-        yield context.combined_validation_context.validation_context_sds_secret_config
+def _stand_in(name: str) -> secret_pb2.Secret:
+    """Return a certificate of nobody: a configuration holds none, and the real one is not for files."""
+    secret = secret_pb2.Secret(name=name)
+    secret.tls_certificate.certificate_chain.inline_bytes, secret.tls_certificate.private_key.inline_bytes = _nobody()
+    return secret
+
+
+@functools.cache  # for as long as the process lives: the same question must be the same bytes
+def _nobody() -> tuple[bytes, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), serial_number=1)
+        .not_valid_before(dt.datetime(2000, 1, 1, tzinfo=dt.UTC))
+        .not_valid_after(dt.datetime(3000, 1, 1, tzinfo=dt.UTC))
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    return (
+        certificate.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain),
+    )
 
 
 def _inline_endpoints(name: str, cluster: Any, endpoints: Mapping[str, Message]) -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.api.documents import document_of
+from controlplane.lab.stack import Stack
 from controlplane.traffic.model import Endpoint, ServedService, ServiceSpec
 from controlplane.xds.bootstrap import Variant
 from controlplane.xds.envoy_process import EnvoyProcess
 from tests.builders import make_spec, make_split, make_version
 from tests.certificates import Authority, Pair, replace_file, shown_serial
 from tests.envoy import (
+    CLOCK,
     Traffic,
     bootstrap_for,
     free_port,
@@ -160,3 +163,25 @@ async def is_warming(envoy: EnvoyProcess) -> bool:
 
 async def not_warming(envoy: EnvoyProcess) -> bool:
     return not await is_warming(envoy)
+
+
+async def test_a_declared_listener_is_served_over_https_by_the_program_as_installed(
+    spec: ServiceSpec, authority: Authority, folder: Path, tmp_path: Path
+) -> None:
+    """`hueshift serve` and `apply`, one Envoy; and no file of the control plane holds the key."""
+    pair = issue(authority)
+    pair.write(folder, NAME)
+    settings = {"HUESHIFT_CERTIFICATES_DIR": str(folder)}
+    async with Stack(directory=tmp_path / "plane", clock=CLOCK, settings=settings) as stack:
+        document = document_of(serve(spec).spec).model_dump(mode="json", exclude_none=True)
+        await stack.api.apply(document)
+        await stack.wait_listener(spec.listener.port)
+        async with Traffic(spec.listener.port, authority=authority).running() as traffic:
+            fresh = issue(authority)
+            fresh.write(folder, NAME)
+            await wait_shown(spec, authority, fresh, tmp_path)
+            await traffic.wait_more(100)
+            assert traffic.failures == []
+        kept = b"".join(path.read_bytes() for path in (tmp_path / "plane").rglob("*") if path.is_file())
+        for key in (pair.key, fresh.key):
+            assert key.splitlines()[1] not in kept

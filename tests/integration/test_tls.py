@@ -172,12 +172,14 @@ async def test_no_stream_is_opened(site: Site, spec: ServiceSpec, case: str) -> 
             assert sum(streams_closed(plane, reason.value) for reason in Reason) == 0
 
 
-async def test_an_envoy_may_not_be_another_node(site: Site, spec: ServiceSpec) -> None:
+@pytest.mark.parametrize("variant", ["delta", "sotw", "delta-per-type", "sotw-per-type"])
+async def test_an_envoy_may_not_be_another_node(site: Site, spec: ServiceSpec, variant: Variant) -> None:
     own = site.clients.issue("spiffe://colorize/envoy/envoy-9", "envoy-9")
     with capture_logs() as logs:
         async with running_plane(files=site.files) as plane:
             plane.publish(serve(spec))
-            async with running_envoy(site.bootstrap(plane, own), site.folder / NODE, ready=False) as envoy:
+            config = site.bootstrap(plane, own, variant=variant)
+            async with running_envoy(config, site.folder / NODE, ready=False) as envoy:
                 assert "'envoy-1' is not whom the client certificate names" in await wait_refused(envoy)
                 assert plane.rows.nodes == {}
                 assert streams_closed(plane, "identity") >= 1

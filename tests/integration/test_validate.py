@@ -88,6 +88,13 @@ async def test_what_only_envoy_knows_to_be_wrong_is_refused_in_its_words(binary:
     assert await EnvoyValidator(binary).refusal(compiled(regex_route("(?=a)b"))) == "invalid perl operator: (?="
 
 
+async def test_a_listener_with_a_certificate_is_taken_although_the_certificate_is_elsewhere(binary: Path) -> None:
+    spec = make_spec()
+    spec = dataclasses.replace(spec, listener=dataclasses.replace(spec.listener, certificate="a.example"))
+    plan = TrafficPlan((ServedService(spec, make_split(v1=10_000)),), {})
+    assert await EnvoyValidator(binary).refusal(SnapshotCompiler().compile(plan)) is None
+
+
 def test_words_are_the_reason_and_not_the_message_that_it_was_found_in() -> None:
     printed = (
         "[2026-11-22][critical][main] [server.cc:76] error initializing configuration '/c.pb': goo.gle/debugonly  \n"
