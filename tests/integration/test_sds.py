@@ -182,6 +182,12 @@ async def test_a_declared_listener_is_served_over_https_by_the_program_as_instal
             await wait_shown(spec, authority, fresh, tmp_path)
             await traffic.wait_more(100)
             assert traffic.failures == []
+        await wait_until(lambda: shows_in_step(stack), "proxies show the certificate as acknowledged")
         kept = b"".join(path.read_bytes() for path in (tmp_path / "plane").rglob("*") if path.is_file())
         for key in (pair.key, fresh.key):
             assert key.splitlines()[1] not in kept
+
+
+async def shows_in_step(stack: Stack) -> bool:
+    (proxy,) = await stack.api.proxies()
+    return {each.type: each.status for each in proxy.types}.get("sds") == "SYNCED"
