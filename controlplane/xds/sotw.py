@@ -65,7 +65,8 @@ class SotwSession(Session[Any]):
                 view.sotw(channel.kind, names), names | change.removed, held_after(channel, selection, left_out)
             )
         asked = frozenset(name for name in channel.owed if name in selection)
-        blocked = self._blocked(channel, view, change.send | asked.difference(channel.accepted))
+        refused = asked & channel.doubtful  # an older version of it may be accepted
+        blocked = self._blocked(channel, view, change.send | asked.difference(channel.accepted) | refused)
         channel.owed &= blocked
         names = (change.send | asked) - blocked
         if not names:
