@@ -6,6 +6,7 @@ If one part ends, all end, and the process with them; Envoys keep serving what t
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import signal
 import socket
@@ -49,6 +50,10 @@ from controlplane.xds.snapshot import SnapshotCompiler
 from controlplane.xds.streams import ADS
 
 log = structlog.get_logger()
+
+GC_THRESHOLDS = (50_000, 20, 100)
+"""Allocations that outnumber what was freed, before the youngest objects are looked through; then how often, before
+the older ones are. A cycle of 50,000 small objects is some megabytes."""
 
 SERVING_XDS: Final = frozenset({Role.ALL, Role.XDS})
 
@@ -233,6 +238,17 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(_serve_api(parts.api, api_socket, drain_s), name="api")
 
 
+def tune_collector() -> None:
+    """Have Python look for garbage in cycles less often: a fleet's streams are many objects that live long.
+
+    With the defaults, a change that a thousand Envoys follow costs the process a third of its time in looking through
+    them. What is loaded by now is never looked through again; call this once all is imported.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 async def serve(settings: Settings) -> None:
     """Run the control plane until SIGTERM or SIGINT.
 
@@ -245,6 +261,7 @@ async def serve(settings: Settings) -> None:
         if settings.role in {Role.ALL, Role.API}:
             api_socket = running.enter_context(bind_port(settings.bind, settings.api_port, "HUESHIFT_API_PORT"))
         parts = await running.enter_async_context(build(settings))
+        tune_collector()
         try:
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(

@@ -90,6 +90,7 @@ async def run(directory: Path) -> None:
     settings = read_settings(data_dir=directory, xds_port=0, telemetry_port=0, database_url="", log_level="warning")
     wiring.configure_logging(settings)
     async with wiring.build(settings) as parts:
+        wiring.tune_collector()
         clock = SystemClock()
         server = Server(parts, clock)
         lines: asyncio.Queue[bytes] = asyncio.Queue()

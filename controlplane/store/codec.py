@@ -4,10 +4,13 @@ import array
 import dataclasses
 import datetime as dt
 import enum
+import functools
+import json
 import sys
 import typing
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, assert_never
 
 from controlplane.ports import TypeStatus
@@ -174,8 +177,19 @@ def command_from_row(row: Mapping[Any, Any]) -> Command:
 # -- fleet and telemetry -----------------------------------------------------------------------------------------------
 
 
-def types_to_json(types: Mapping[str, TypeStatus]) -> Object:
-    """Write down what an Envoy said about each resource type."""
+@functools.lru_cache(maxsize=4_096)
+def types_to_text(types: tuple[tuple[str, TypeStatus], ...]) -> str:
+    """Write down what an Envoy said about each resource type. Envoys in step have said the same, so it is kept."""
+    return json.dumps(_types_to_json(types))
+
+
+@functools.lru_cache(maxsize=4_096)
+def types_from_text(text: str) -> Mapping[str, TypeStatus]:
+    """Read it back; the same text gives the same object."""
+    return MappingProxyType(_types_from_json(json.loads(text)))
+
+
+def _types_to_json(types: Iterable[tuple[str, TypeStatus]]) -> Object:
     return {
         name: {
             "sent": status.sent,
@@ -185,12 +199,11 @@ def types_to_json(types: Mapping[str, TypeStatus]) -> Object:
             "words": status.words,
             "nacked_at": None if status.nacked_at is None else status.nacked_at.isoformat(),
         }
-        for name, status in types.items()
+        for name, status in types
     }
 
 
-def types_from_json(data: Object) -> dict[str, TypeStatus]:
-    """Read it back."""
+def _types_from_json(data: Object) -> dict[str, TypeStatus]:
     return {
         name: TypeStatus(
             sent=status["sent"],

@@ -24,11 +24,12 @@ log = structlog.get_logger()
 BATCH: Final = 1_000
 """Nodes per write: one transaction should not keep other writers waiting for long."""
 
-LULL_PER_NODE: Final = dt.timedelta(microseconds=200)
-MAX_LULL: Final = dt.timedelta(seconds=1)
-"""The answers to one change come one by one, and whoever waits for them reads all rows after each write. So writes are
-this far apart per connected node: a small fleet notices nothing, a large one is written and read twice per change
-instead of ten times."""
+LULL_PER_NODE: Final = dt.timedelta(microseconds=50)
+MAX_LULL: Final = dt.timedelta(milliseconds=250)
+MAX_LULLS: Final = 8
+"""The answers to one change come one by one, and whoever waits for them reads all rows after each write. So a write
+waits until no answer came for this long per connected node, a few times at most: a small fleet notices nothing, and a
+large one is written and read once per change instead of ten times."""
 
 MOMENT_S: Final = 0.1
 """Acknowledgements this close together bear the same moment, and so make the same rows, which are encoded once."""
@@ -93,6 +94,7 @@ class Fleet:
         self._gone: dict[str, NodeStatus] = {}
         self._moment = clock.now()
         self._moment_until = -1.0
+        self._answers = 0
         self._statuses: dict[tuple[Level, dt.datetime | None, dt.datetime | None], TypeStatus] = {}
 
     # -- what streams report; nothing here blocks ----------------------------------------------------------------------
@@ -145,6 +147,7 @@ class Fleet:
         link.types[kind.value] = after
         self._dirty[link.node.id] = None
         if before is None or (after.acked, after.nacked) != (before.acked, before.nacked):
+            self._answers += 1
             self._wake.set()
 
     def connected_ids(self) -> frozenset[str]:
@@ -159,7 +162,7 @@ class Fleet:
             await self._wake.wait(IDLE)
             if not self._dirty:
                 continue
-            await self._clock.sleep(min(LULL_PER_NODE * len(self._links), MAX_LULL))
+            await self._wait_lull()
             try:
                 for _ in range(0, len(self._dirty), BATCH):
                     await self.write()
@@ -167,6 +170,14 @@ class Fleet:
                 log.warning("fleet.write_failed", nodes=len(self._dirty), exc_info=True)
                 await self._clock.sleep(RETRY)
                 self._wake.set()
+
+    async def _wait_lull(self) -> None:
+        lull = min(LULL_PER_NODE * len(self._links), MAX_LULL)
+        for _ in range(MAX_LULLS):
+            seen = self._answers
+            await self._clock.sleep(lull)
+            if self._answers == seen:
+                return
 
     async def write(self) -> None:
         """Write one batch of changed nodes; they stay marked if that fails.
