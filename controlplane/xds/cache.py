@@ -1,6 +1,7 @@
 """What each group of Envoys is served, and the streams that are told of it."""
 
 import dataclasses
+import datetime as dt
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Protocol
@@ -23,6 +24,11 @@ MAX_PAST: Final = 16
 this many changes in a row, each of which dropped a cluster, loses the oldest."""
 
 
+PAST_KEPT: Final = dt.timedelta(minutes=10)
+"""How long the clusters of an earlier snapshot are kept although every connected Envoy has left them behind: one that
+was away meanwhile comes back with routes to them, and in the state-of-the-world variant cannot say so."""
+
+
 class Listener(Protocol):
     """A stream, as the cache sees it."""
 
@@ -32,6 +38,14 @@ class Listener(Protocol):
 
     def offer(self, served: Served) -> None:
         """Take note of what is served now; must neither block nor raise."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Past:
+    """A snapshot that was followed by another one at *until*, in steady seconds."""
+
+    snapshot: Snapshot
+    until: float
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -47,7 +61,7 @@ class Group:
     version: str = ""
     vouched: bool = False
     in_doubt: bool = False
-    past: tuple[Snapshot, ...] = ()
+    past: tuple[Past, ...] = ()
     missing: frozenset[str] = frozenset()
     # In the order of their coming, so that nobody is always the last to hear of a change.
     listeners: dict[Listener, Node] = dataclasses.field(default_factory=dict)
@@ -125,7 +139,7 @@ class SnapshotCache:
             )
         if group.target is not None:
             _check_not_emptied(group.target, target)
-            group.past = _still_needed(group, target)
+            group.past = self._still_needed(group, target)
         is_first = group.served is None
         self._serve(group, target)
         group.version, group.vouched, group.in_doubt = snapshot.version, good, False
@@ -166,6 +180,7 @@ class SnapshotCache:
     def register(self, listener: Listener, node: Node) -> None:
         """Offer *listener* what its *node* is served, now and at every change, until it is unregistered."""
         group = self._group_of(node)
+        self._forget_old(group)
         self._place[listener] = group
         group.join(listener, node)
 
@@ -194,6 +209,12 @@ class SnapshotCache:
         group = self._group(key)
         return group if group.served is not None else self._group(whole_group(key))
 
+    def _forget_old(self, group: Group) -> None:
+        kept = self._kept(group, self._clock.steady())
+        if kept != group.past and group.target is not None:
+            group.past = kept
+            self._serve(group, group.target)
+
     def _place_all(self) -> None:
         for listener, group in tuple(self._place.items()):
             node = group.listeners[listener]
@@ -206,10 +227,22 @@ class SnapshotCache:
         self._place[listener] = after
         if before.target is not None and after.target is not None:
             # Its routes may lead to clusters that only its old group knows.
-            past = (before.target, *before.past, *after.past)
-            after.past = tuple(_with_more(dict.fromkeys(past), after.target))[:MAX_PAST]
+            newest = Past(before.target, self._clock.steady())
+            past = {one.snapshot: one for one in (*after.past, *before.past, newest)}
+            after.past = tuple(_with_more(reversed(past.values()), after.target))[:MAX_PAST]
             self._serve(after, after.target)
         after.join(listener, node)
+
+    def _still_needed(self, group: Group, target: Snapshot) -> tuple[Past, ...]:
+        """Return the snapshots, newest first, that hold something which *target* lacks and an Envoy may still use."""
+        now = self._clock.steady()
+        before = () if group.target is None else (Past(group.target, now),)
+        return tuple(_with_more((*before, *self._kept(group, now)), target))[:MAX_PAST]
+
+    def _kept(self, group: Group, now: float) -> tuple[Past, ...]:
+        if any(not listener.settled for listener in group.listeners):
+            return group.past
+        return tuple(past for past in group.past if now - past.until < PAST_KEPT.total_seconds())
 
     def _serve(self, group: Group, snapshot: Snapshot) -> None:
         target = snapshot.with_secrets(self._secrets)
@@ -218,7 +251,7 @@ class SnapshotCache:
             log.warning("certificate.missing", group=group.key, certificates=sorted(target.missing_secrets))
         group.missing = target.missing_secrets
         responses = self._responses(target)
-        overlay = target.overlaid_on(group.past)
+        overlay = target.overlaid_on([past.snapshot for past in group.past])
         group.served = Served(
             target=responses,
             transition=responses if overlay is target else self._responses(overlay),
@@ -229,21 +262,12 @@ class SnapshotCache:
         return Responses(snapshot, identifier=self._identifier, nonces=self._nonces)
 
 
-def _still_needed(group: Group, target: Snapshot) -> tuple[Snapshot, ...]:
-    """Return the snapshots, newest first, that hold something which *target* lacks and an Envoy may still use."""
-    older: Iterable[Snapshot] = group.past
-    if group.listeners and all(listener.settled for listener in group.listeners):
-        older = ()
-    before = () if group.target is None else (group.target,)
-    return tuple(_with_more((*before, *older), target))[:MAX_PAST]
-
-
-def _with_more(past: Iterable[Snapshot], target: Snapshot) -> Iterator[Snapshot]:
+def _with_more(past: Iterable[Past], target: Snapshot) -> Iterator[Past]:
     kinds = (Kind.CDS, Kind.EDS, Kind.RDS)
     return (
-        snapshot
-        for snapshot in past
-        if any(snapshot.resources[kind].keys() - target.resources[kind].keys() for kind in kinds)
+        one
+        for one in past
+        if any(one.snapshot.resources[kind].keys() - target.resources[kind].keys() for kind in kinds)
     )
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from controlplane.errors import InvalidInputError
-from controlplane.xds.cache import SnapshotCache
+from controlplane.xds.cache import PAST_KEPT, SnapshotCache
 from controlplane.xds.kinds import SNAPSHOT_KINDS, Kind
 from controlplane.xds.snapshot import Snapshot
+from tests.fakes import ManualClock
 from tests.xds import Client, DeltaClient, Got, SotwClient, make_cache, make_snapshot, names_of, record
 
 MakeEnvoy = Callable[..., SotwClient | DeltaClient]
@@ -286,15 +287,42 @@ def test_a_snapshot_that_is_not_its_version_is_refused() -> None:
         )
 
 
-def test_what_everyone_has_left_behind_is_forgotten_at_the_next_change() -> None:
-    cache = cache_of(TWO)
+def test_what_everyone_has_left_behind_is_forgotten_in_the_end() -> None:
+    clock = ManualClock()
+    cache = make_cache(clock)
+    cache.publish(record(TWO))
     client = SotwClient(cache, agent="envoy")
     open_all(client, "a", "b")
     cache.publish(record(ONLY_B))
     client.ack_all()
     client.ask(Kind.EDS, "b")
     client.ack_all()
-    cache.publish(record(make_snapshot(cds={"b": 2}, lds={"l": ("r", 2)}, rds={"r": (["b"], 3)})))
+    served = cache.served()
+    assert served is not None
+    assert served.transition is not served.target
+    clock.move(PAST_KEPT)
+    SotwClient(cache, node="n2", agent="envoy").ask(Kind.CDS)
     served = cache.served()
     assert served is not None
     assert served.transition is served.target
+
+
+def test_a_client_that_was_away_keeps_its_clusters_until_it_has_the_new_routes() -> None:
+    """It was away for two changes, each of which the others have left behind, and cannot say what it has."""
+    cache = cache_of(TWO)
+    others = SotwClient(cache, node="n1", agent="envoy")
+    open_all(others, "a", "b")
+    for after in (ONLY_B, make_snapshot(cds={"b": 2}, lds={"l": ("r", 2)}, rds={"r": (["b"], 3)})):
+        cache.publish(record(after))
+        others.ack_all()
+        others.ask(Kind.EDS, "b")
+        others.ack_all()
+    back = SotwClient(cache, node="n2", agent="envoy")
+    (clusters,) = back.ask(Kind.CDS, version=TWO.versions[Kind.CDS])
+    assert clusters.names == ("a", "b")
+    back.ack(clusters)
+    for kind, names in ((Kind.EDS, ("a", "b")), (Kind.LDS, ()), (Kind.RDS, ("r",))):
+        for got in back.ask(kind, *names, version=TWO.versions[kind]):
+            back.ack(got)
+        back.ack_all()
+    assert back.last[Kind.CDS].names == ("b",)
