@@ -166,7 +166,6 @@ class Conversation:
         self._tell(f"{behaviour.client.name} {'starts anew' if afresh else 'connects again'}")
         behaviour.away = False
         behaviour.come_back(self.cache, afresh=afresh)
-        behaviour.missed = 0
 
     def _publish(self, published: Published) -> None:
         self._tell(f"publish {published.words}")
@@ -177,7 +176,6 @@ class Conversation:
         self.since_good.append(published)
         for behaviour in self.behaviours:
             behaviour.client.aim(published)
-            behaviour.missed += behaviour.away
 
     def _offer(self, record: SnapshotRecord) -> None:
         self.cache.publish(record)

@@ -20,7 +20,6 @@ class Behaviour(abc.ABC):
         self.client = client
         self.rng = rng
         self.away = False
-        self.missed = 0
 
     @abc.abstractmethod
     def step(self) -> None:
@@ -190,9 +189,6 @@ class EnvoyBehaviour(Behaviour):
             if kind in before:
                 client.open(kind, before[kind], wildcard=kind.is_full_state)
         if not afresh:
-            if client.variant == "sotw" and self.missed:
-                # It cannot say what it has, and what others have left behind is forgotten: see the limits in README.
-                self.cut_off.update(client.watches[Kind.RDS].has)
             self._follow_listeners()
             self._want_endpoints(frozenset())
             if client.watches[Kind.CDS].has and Kind.LDS not in before:
