@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from controlplane.ports import NAMED, ClusterHealth, NodeStatus
 
@@ -61,14 +61,20 @@ def fleet_level(nodes: Sequence[NodeStatus], versions: Mapping[str, str] | None,
     expected = expected_nodes(nodes, now=now)
     if versions is None:
         return FleetLevel(len(expected), tuple(node.node for node in expected))
-    waiting = tuple(node.node for node in expected if not _runs(node, versions))
-    refusals = tuple(
-        Refusal(node.node, kind, status.words)
-        for node in expected
-        for kind, status in sorted(node.types.items())
-        if status.nacked and status.nacked == wanted_version(versions, kind, status.nacked)
-    )
-    return FleetLevel(len(expected), waiting, refusals)
+    waiting: list[str] = []
+    refusals: list[Refusal] = []
+    # Nodes in step share one object of what they said, so that a large fleet is a few comparisons.
+    known: dict[tuple[int, bool], tuple[bool, tuple[tuple[str, str], ...]]] = {}
+    for node in expected:
+        key = (id(node.types), node.is_envoy)
+        found = known.get(key)
+        if found is None:
+            found = known[key] = (_runs(node, versions), tuple(_refused(node, versions)))
+        runs, refused = found
+        if not runs or node.disconnected_at is not None:
+            waiting.append(node.node)
+        refusals.extend(Refusal(node.node, kind, words) for kind, words in refused)
+    return FleetLevel(len(expected), tuple(waiting), tuple(refusals))
 
 
 def wanted_version(versions: Mapping[str, str], kind: str, has: str) -> str:
@@ -103,9 +109,14 @@ def _counts(node: NodeStatus, *, now: dt.datetime) -> bool:
     return node.is_envoy and now - node.disconnected_at < RECONNECT_GRACE
 
 
+def _refused(node: NodeStatus, versions: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for kind, status in sorted(node.types.items()):
+        if status.nacked and status.nacked == wanted_version(versions, kind, status.nacked):
+            yield kind, status.words
+
+
 def _runs(node: NodeStatus, versions: Mapping[str, str]) -> bool:
-    if node.disconnected_at is not None:
-        return False
+    """Whether *node*, if it is connected, runs *versions*."""
     # An Envoy asks for everything; other clients ask for what they use, and are waited for only there.
     asked = [kind for kind, version in versions.items() if version and not kind.endswith(NAMED)]
     if not node.is_envoy:

@@ -3,7 +3,8 @@
 Context: a gRPC client in Python costs more than the server, and a bare cache is not the product. Choice: the whole
 control plane in one process, all streams in another, framed by hand, each pinned to a core of its own; a change is one
 commit of a split, and changes one route configuration. CPU is the server's between moments of rest, so it includes
-reading the commit, building the snapshot, all writes and answers, and the rows that the answers become.
+reading the commit, building the snapshot, all writes and answers, and the rows that the answers become; what it uses
+without any change is measured first, and reported by itself.
 Consequence: the figures compare with those of a bare cache only where there are so many streams that what they share
 does not count.
 """
@@ -55,6 +56,9 @@ REST_CPU_S = 0.004
 """A server that used less CPU than this between two looks is at rest: what is left are its once-a-second loops."""
 
 REST_WITHIN_S = 20.0
+STANDING = dt.timedelta(seconds=5)
+"""How long the server is watched without any change."""
+
 CHANGE_WITHIN_S = 60.0
 
 
@@ -87,11 +91,16 @@ class Change:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
-    """What was measured. *lost* counts streams that ended, and changes that did not come to a stream."""
+    """What was measured. *lost* counts streams that ended, and changes that did not come to a stream.
+
+    *standing_cpu* is what the server uses without any change, as a fraction of a core: its once-a-second loops look at
+    every node. *cpu_s* is beyond that.
+    """
 
     plan: Plan
     changes: tuple[Change, ...]
     cpu_s: float
+    standing_cpu: float
     rss_kib_before: float
     rss_kib: float
     connect_s: float
@@ -124,6 +133,7 @@ class Result:
             "cpu_seconds_per_change": round(self.cpu_s / len(self.changes), 4),
             "cpu_us_per_stream_and_change": round(self.cpu_us_per_stream_and_change, 1),
             "rss_kib_per_stream": round(self.rss_kib_per_stream, 1),
+            "standing_cpu": round(self.standing_cpu, 4),
             "rss_kib_before": round(self.rss_kib_before),
             "connect_s": round(self.connect_s, 2),
             "lost": self.lost,
@@ -270,7 +280,10 @@ async def run_plan(plan: Plan, *, directory: Path, clock: Clock) -> Result:
         version, missed = connected["version"], 0
         for _ in range(WARM_UPS):
             _, version, _ = await bench.change(version, plan.streams)
-        begun = await bench.wait_rest()
+        idle = await bench.wait_rest()
+        await clock.sleep(STANDING)
+        begun = await bench.measure()
+        standing = (begun["cpu_s"] - idle["cpu_s"]) / (begun["at"] - idle["at"])
         changes = []
         ended = begun
         for _ in track(range(plan.changes), "changes"):
@@ -281,7 +294,8 @@ async def run_plan(plan: Plan, *, directory: Path, clock: Clock) -> Result:
     return Result(
         plan,
         tuple(changes),
-        ended["cpu_s"] - begun["cpu_s"],
+        ended["cpu_s"] - begun["cpu_s"] - standing * (ended["at"] - begun["at"]),
+        standing,
         empty["rss_kib"],
         full["rss_kib"],
         connected["seconds"],
@@ -323,6 +337,7 @@ def main(
         ("commit to stream, max ms", "max_ms", ""),
         ("server CPU per change, s", "cpu_seconds_per_change", ""),
         ("server CPU per stream and change, us", "cpu_us_per_stream_and_change", f"{CPU_LIMIT_US:g}"),
+        ("server CPU without any change, of a core", "standing_cpu", ""),
         ("server memory per stream, KiB", "rss_kib_per_stream", f"{RSS_LIMIT_KIB:.1f}"),
         ("lost", "lost", "0"),
     ):

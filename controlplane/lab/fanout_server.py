@@ -74,6 +74,7 @@ class Server:
     def _measure(self) -> dict[str, Any]:
         served = self._parts.xds_server.streams.cache.served()
         return {
+            "at": self._clock.steady(),
             "cpu_s": time.process_time(),
             "rss_kib": resident_kib(),
             "streams": self._parts.xds_server.stream_count,
