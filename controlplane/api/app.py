@@ -4,7 +4,7 @@ Every refusal is a JSON body with one line in ``error`` that names the field and
 """
 
 import http
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -22,11 +22,11 @@ from controlplane.api.metrics import RequestMetrics
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES
 from controlplane.clock import Clock
+from controlplane.controller.preview import Preview
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
     InvalidInputError,
-    InvalidInputsError,
     NotFoundError,
     StaleWriteError,
     UnauthorizedError,
@@ -74,6 +74,7 @@ def create_app(
     missing: Missing = _nothing_missing,
     public_reads: bool = False,
     certificates: Certificates | None = None,
+    preview: Preview | None = None,
 ) -> FastAPI:
     """Build the API.
 
@@ -85,6 +86,7 @@ def create_app(
         missing: What /readyz reports.
         public_reads: Whether reading needs no key.
         certificates: Those that listeners may name; None where this process does not know.
+        preview: Tries declarations before they are stored; None stores what the documents' own checks let through.
     """
     app = FastAPI(
         title="Hueshift",
@@ -102,6 +104,7 @@ def create_app(
         missing=missing,
         public_reads=public_reads,
         certificates=certificates,
+        preview=preview,
     )
     app.state.registry = registry
     app.state.watchers = 0
@@ -131,8 +134,7 @@ async def _refused(_: Request, exc: Exception) -> JSONResponse:
 def _error_view(exc: Exception, status: http.HTTPStatus) -> ErrorView:
     code = status.phrase.lower().replace(" ", "_")
     if isinstance(exc, InvalidInputError):
-        found: Iterable[InvalidInputError] = exc.problems if isinstance(exc, InvalidInputsError) else (exc,)
-        problems = [Problem(error=str(one), field=one.field, fix=one.fix) for one in found]
+        problems = [Problem(error=str(one), field=one.field, fix=one.fix) for one in exc.problems]
         return ErrorView(code="invalid_input", error=str(exc), field=exc.field, fix=exc.fix, problems=problems)
     field = exc.kind if isinstance(exc, NotFoundError) else None
     return ErrorView(code=code, error=str(exc), field=field)

@@ -73,6 +73,14 @@ def parse_yaml(text: str, *, source: str = "document") -> object:
     Raises:
         InvalidInputError: It is not YAML, or not exactly one document.
     """
+    found = _load_all(text, source)
+    if len(found) > 1:
+        raise InvalidInputError(source, f"holds {len(found)} documents", "write one service per file, without ---")
+    return found[0]
+
+
+def _load_all(text: str, source: str) -> list[object]:
+    """Return the documents in *text*, at least one; raises as `parse_yaml` does."""
     try:
         found = list(yaml.load_all(text, Loader=_StrictLoader))
     except yaml.MarkedYAMLError as exc:
@@ -83,9 +91,7 @@ def parse_yaml(text: str, *, source: str = "document") -> object:
         raise InvalidInputError(source, f"is not YAML ({' '.join(str(exc).split())[:120]})", "correct it") from exc
     if not found or found == [None]:
         raise InvalidInputError(source, "is empty", "start it with service: NAME")
-    if len(found) > 1:
-        raise InvalidInputError(source, f"holds {len(found)} documents", "write one service per file, without ---")
-    return found[0]
+    return found
 
 
 def known_fields() -> frozenset[str]:
@@ -121,6 +127,26 @@ def parse_service(text: str, *, source: str = "document") -> ServiceSpec:
         InvalidInputError: It is wrong; an `InvalidDocumentError` lists everything that is.
     """
     return spec_from(read_document(parse_yaml(text, source=source)))
+
+
+def parse_services(text: str, *, source: str = "document") -> tuple[ServiceSpec, ...]:
+    """Read one service from each document of a YAML stream; where there are several, errors count them from one.
+
+    Raises:
+        InvalidInputError: It is wrong; an `InvalidDocumentError` lists everything that is, in all documents.
+    """
+    documents = _load_all(text, source)
+    specs: list[ServiceSpec] = []
+    problems: list[InvalidInputError] = []
+    for place, given in enumerate(documents, start=1):
+        try:
+            specs.append(spec_from(read_document(given)))
+        except InvalidInputError as refusal:
+            before = f"document[{place}]." if len(documents) > 1 else ""
+            problems += [InvalidInputError(before + one.field, one.problem, one.fix) for one in refusal.problems]
+    if problems:
+        raise InvalidDocumentError(problems)
+    return tuple(specs)
 
 
 # -- document -> core --------------------------------------------------------------------------------------------------

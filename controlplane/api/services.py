@@ -66,6 +66,8 @@ async def apply_service(
     if parts.certificates is not None:
         _check_certificate(spec.listener.certificate, parts.certificates())
     reason = one_line("why", why) or caller.why
+    if parts.preview is not None:
+        await parts.preview.refuse(spec)
     revision, changed = await parts.store.apply(spec, by=caller.name, why=reason, now=parts.clock.now())
     if changed:
         log.info("service.applied", service=name, revision=revision.number, by=caller.name)

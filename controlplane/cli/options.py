@@ -1,6 +1,8 @@
 """Options and arguments that commands share."""
 
 import enum
+import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -48,3 +50,16 @@ def percentages(field: str, texts: Sequence[str]) -> list[str]:
         except units.UnitError as exc:
             raise InvalidInputError(field, exc.problem, exc.fix) from exc
     return found
+
+
+def read_text(file: pathlib.Path) -> str:
+    """Return what a file holds; ``-`` is standard input.
+
+    Raises:
+        InvalidInputError: It cannot be read, or is not text.
+    """
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else "it is not UTF-8 text"
+        raise InvalidInputError("--file", f"{file} cannot be read ({why})", "name a YAML or JSON file") from exc

@@ -1,12 +1,21 @@
 """The commands of a release engineer: declare services, start rollouts, steer them, look at everything."""
 
 import pathlib
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, Service, Why, is_json, percentages, surroundings_of
+from controlplane.cli import linting
+from controlplane.cli.options import (
+    Format,
+    OutputOption,
+    Service,
+    Why,
+    is_json,
+    percentages,
+    read_text,
+    surroundings_of,
+)
 from controlplane.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -15,30 +24,6 @@ if TYPE_CHECKING:
 FileOption = Annotated[
     pathlib.Path, typer.Option("--file", "-f", help="The service's declaration, YAML or JSON; - is standard input.")
 ]
-
-
-def lint(file: FileOption, output: OutputOption = Format.TABLE) -> None:
-    """Check a declaration; needs no server.
-
-    Everything that is wrong is said at once. Exit code 2 if anything is.
-    """
-    spec = _read(file)
-    summary = {
-        "service": spec.name,
-        "versions": [version.name for version in spec.versions],
-        "routes": [route.name for route in spec.routes],
-        "steps": len(spec.plan.steps),
-        "valid": True,
-    }
-    if is_json(output):
-        from controlplane.cli import output as printing  # noqa: PLC0415 - see main
-
-        printing.print_json(summary)
-        return
-    print(
-        f"{file}: service {spec.name} is valid: {len(spec.versions)} versions, {len(spec.routes)} routes, "
-        f"{len(spec.slos)} objectives, {len(spec.plan.steps)} steps"
-    )
 
 
 def apply(context: typer.Context, file: FileOption, why: Why = "", output: OutputOption = Format.TABLE) -> None:
@@ -260,7 +245,7 @@ def proxies(context: typer.Context, output: OutputOption = Format.TABLE) -> None
 def register(app: typer.Typer) -> None:
     """Add these commands to *app*."""
     app.command()(apply)
-    app.command()(lint)
+    app.command()(linting.lint)
     app.command("list")(list_services)
     app.command()(get)
     for command in (start, status, pause, resume, promote, abort):
@@ -279,9 +264,4 @@ def _command(context: typer.Context, name: str, verb: str, body: dict[str, Any],
 def _read(file: pathlib.Path) -> "ServiceSpec":
     from controlplane.api.documents import parse_service  # noqa: PLC0415
 
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else "it is not UTF-8 text"
-        raise InvalidInputError("--file", f"{file} cannot be read ({why})", "name a YAML or JSON file") from exc
-    return parse_service(text, source=str(file))
+    return parse_service(read_text(file), source=str(file))

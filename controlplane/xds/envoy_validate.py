@@ -55,13 +55,16 @@ class EnvoyValidator:
     Args:
         binary: Envoy's program.
         within: How long to wait for its answer.
+
+    *unanswered* counts the questions that it could not answer.
     """
 
     def __init__(self, binary: Path, *, within: dt.timedelta = ANSWER_WITHIN) -> None:
         self._binary = binary
         self._within = within
         self._turn = asyncio.Lock()
-        self._answers: dict[str, str | None] = {}
+        self._answers: dict[str, str] = {}
+        self.unanswered = 0
 
     async def refusal(self, config: CompiledConfig) -> str | None:
         """Return why Envoy would refuse *config*, in its own words; None if it would not, or cannot be asked."""
@@ -70,11 +73,11 @@ class EnvoyValidator:
         async with self._turn:
             if key not in self._answers:
                 output = await self._validate(bootstrap)
-                if output is None:
-                    return None
+                self.unanswered += output is None
                 if len(self._answers) >= REMEMBERED:
                     self._answers.pop(next(iter(self._answers)))
-                self._answers[key] = output and words_of(output)
+                # No answer is one, too: whoever publishes must not wait for a sick Envoy at every change of a weight.
+                self._answers[key] = words_of(output) if output else ""
             return self._answers[key] or None
 
     async def _validate(self, bootstrap: bytes) -> str | None:

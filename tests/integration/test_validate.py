@@ -21,6 +21,7 @@ from controlplane.xds.pgv import FieldRules
 from controlplane.xds.snapshot import SnapshotCompiler
 from controlplane.xds.translate import pack
 from tests.builders import make_spec, make_split
+from tests.fakes import envoy_starts, make_envoy
 from tests.mutants import mutants
 
 pytestmark = pytest.mark.integration
@@ -108,18 +109,6 @@ def test_words_are_the_reason_and_not_the_message_that_it_was_found_in() -> None
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
-def make_program(folder: Path, body: str) -> Path:
-    """Write a shell script that stands where Envoy's binary would, and notes each of its starts."""
-    program = folder / "envoy"
-    program.write_text(f"#!/bin/sh\necho start >> {folder}/starts\n{body}\n")
-    program.chmod(0o755)
-    return program
-
-
-def starts(folder: Path) -> int:
-    return len((folder / "starts").read_text().splitlines())
-
-
 def test_what_a_rollout_moves_is_no_part_of_the_question() -> None:
     bootstraps = {
         static_bootstrap(compiled(v2_bp=weight).content).SerializeToString(True) for weight in (1, 500, 9_999)
@@ -130,18 +119,18 @@ def test_what_a_rollout_moves_is_no_part_of_the_question() -> None:
 
 async def test_an_answer_is_remembered_whatever_the_weights(tmp_path: Path) -> None:
     refuse = "echo \"error initializing configuration '/x': no good\" >&2; exit 1"
-    validator = EnvoyValidator(make_program(tmp_path, refuse))
+    validator = EnvoyValidator(make_envoy(tmp_path, refuse))
     async with asyncio.TaskGroup() as tasks:  # asked at once, too
         asked = [tasks.create_task(validator.refusal(compiled(v2_bp=weight))) for weight in (1, 500, 9_999)]
     assert {task.result() for task in asked} == {"no good"}
-    assert starts(tmp_path) == 1
+    assert envoy_starts(tmp_path) == 1
 
 
 @pytest.mark.parametrize("body", ["exec sleep 60", "exit 3", "kill -9 $$", "echo 'cannot map memory' >&2; exit 1"])
-async def test_an_envoy_that_cannot_say_refuses_nothing_and_is_asked_again(tmp_path: Path, body: str) -> None:
-    validator = EnvoyValidator(make_program(tmp_path, body), within=dt.timedelta(seconds=0.5))
+async def test_an_envoy_that_cannot_say_refuses_nothing_and_is_not_asked_again(tmp_path: Path, body: str) -> None:
+    validator = EnvoyValidator(make_envoy(tmp_path, body), within=dt.timedelta(seconds=0.5))
     assert [await validator.refusal(compiled()) for _ in range(2)] == [None, None]
-    assert starts(tmp_path) == 2
+    assert (validator.unanswered, envoy_starts(tmp_path)) == (1, 1)
 
 
 async def test_a_binary_that_does_not_start_refuses_nothing(tmp_path: Path) -> None:

@@ -9,9 +9,13 @@ import httpx
 import pytest
 
 from controlplane.api.documents import document_of, parse_service
+from controlplane.controller.preview import Preview
 from controlplane.ports import ClusterHealth, RevisionStatus
 from controlplane.rollout.model import Baking, Promoted
+from controlplane.xds.envoy_validate import EnvoyValidator
+from controlplane.xds.snapshot import SnapshotCompiler
 from tests import builders
+from tests.fakes import make_picky_envoy
 from tests.unit.api.world import World
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -56,6 +60,25 @@ async def test_who_declared_and_why_is_in_the_audit(world: World, http: httpx.As
     words = [entry[2] for entry in await world.audit()]
     assert "neue Farben, 新しい" in words[0]
     assert "by header" in words[1]
+
+
+async def test_what_an_envoy_would_refuse_is_refused_at_the_door_in_its_words(
+    world: World, http: httpx.AsyncClient, tmp_path: pathlib.Path
+) -> None:
+    odd = {"name": "odd", "match": {"headers": [{"name": "x-odd", "regex": "(odd)b"}]}, "version": "v1"}
+    check = EnvoyValidator(make_picky_envoy(tmp_path, "(odd)b"))
+    world.app.state.parts = dataclasses.replace(
+        world.app.state.parts, preview=Preview(compiler=SnapshotCompiler(), check=check)
+    )
+    assert (await http.put("/v1/services/colorize", json=document())).status_code == 200
+    refused = await http.put("/v1/services/colorize", json=document(routes=[*document()["routes"], odd]))
+    assert (refused.status_code, refused.json()["field"]) == (422, "routes.odd")
+    assert refused.json()["error"].startswith("routes.odd: Envoy refuses it: no good; ")
+    claimed = (await http.put("/v1/services/colorize", json=document(domains=["A.example", "a.example"]))).json()
+    assert claimed["error"] == (
+        "route_config.colorize_routes.domains: 'a.example' is claimed 2 times; name each domain once"
+    )
+    assert (await world.store.load_service("colorize")).newest.number == 1
 
 
 async def test_a_bad_declaration_lists_everything_and_changes_nothing(http: httpx.AsyncClient) -> None:

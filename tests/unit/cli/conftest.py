@@ -96,6 +96,11 @@ class Cli:
             self.meanwhile.pop(0)()
 
 
+def _environment(world: World) -> dict[str, str]:
+    """Return the environment of a command; the Envoy that may be on this machine is no part of a unit test."""
+    return {"HUESHIFT_API_KEY": world.key, "HUESHIFT_VALIDATE_WITH_ENVOY": "off"}
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return make_template(tmp_path_factory.mktemp("template"))
@@ -108,4 +113,4 @@ def cli(template: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFi
         portal.wrap_async_context_manager(open_world(template, tmp_path)) as world,
         structlog.testing.capture_logs(),  # the server's log is not the command's output
     ):
-        yield Cli(world, Bridge(portal, world), portal, capsys, {"HUESHIFT_API_KEY": world.key})
+        yield Cli(world, Bridge(portal, world), portal, capsys, _environment(world))

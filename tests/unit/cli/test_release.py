@@ -12,6 +12,7 @@ import pytest
 from controlplane.ports import ClusterHealth, Occurrence, Rollout, TypeStatus
 from controlplane.rollout.model import Abort, Baking, Pause, PauseCause, Paused, Promote, RollbackCause, RolledBack
 from tests import builders
+from tests.fakes import make_envoy, make_picky_envoy
 from tests.unit.api.test_rollouts import EVIDENCE
 from tests.unit.cli.conftest import Cli
 
@@ -32,8 +33,64 @@ def test_lint_needs_no_server(cli: Cli) -> None:
     ended = cli("lint", "-f", SHIPPED)
     assert (ended.code, ended.err) == (0, "")
     assert "service colorize is valid: 4 versions, 3 routes, 2 objectives, 5 steps" in ended.out
+    assert "Envoy's own validation: not used (HUESHIFT_VALIDATE_WITH_ENVOY is off)" in ended.out
     assert json.loads(cli("lint", "-f", SHIPPED, "-o", "json").out)["valid"] is True
     assert cli.bridge.requests == []
+
+
+def declaration(name: str, *, port: int, domains: str = "['*']", regex: str = "a", slo: str = "max: 1%") -> str:
+    return (
+        f"service: {name}\nlistener: {{port: {port}}}\ndomains: {domains}\n"
+        f"versions: [{{name: v1, endpoints: ['127.0.0.1:8083']}}]\n"
+        f"routes: [{{name: odd, match: {{headers: [{{name: x-odd, regex: '{regex}'}}]}}, version: v1}},\n"
+        f"  {{name: all, split: true}}]\nslos: [{{name: errors, kind: error_rate, {slo}}}]\n"
+    )
+
+
+def test_lint_tells_everything_that_is_wrong_in_all_files_and_documents(cli: Cli, tmp_path: pathlib.Path) -> None:
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text(declaration("shop", port=0) + "---\n" + declaration("desk", port=8081, slo="maximum: 1%"))
+    two.write_text(declaration("shop", port=8082, slo="max: 200%"))
+    ended = cli("lint", "-f", str(one), "-f", str(two), "-f", str(tmp_path / "none.yaml"))
+    assert (ended.code, ended.out) == (2, "")
+    assert [line.partition(";")[0].replace(f"{tmp_path}/", "") for line in ended.lines] == [
+        "hueshift: one.yaml: document[1].listener.port: 0 is not a port",
+        "hueshift: one.yaml: document[2].slos.errors.max: is missing",
+        "hueshift: one.yaml: document[2].slos.errors.maximum: is not a field here",
+        "hueshift: two.yaml: slos.errors.max: 200% is out of range",
+        "hueshift: --file: none.yaml cannot be read (No such file or directory)",
+    ]
+
+
+def test_lint_checks_what_envoys_would_be_sent_and_how_services_go_together(cli: Cli, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "all.yaml"
+    file.write_text(declaration("shop", port=8080, domains="[A.example, a.example]"))
+    assert "domains: 'a.example' is claimed 2 times" in cli("lint", "-f", str(file)).err
+    file.write_text(declaration("shop", port=8080) + "---\n" + declaration("desk", port=8080))
+    assert "listener.shop_listener.port: 0.0.0.0:8080 is taken by 'desk_listener'" in cli("lint", "-f", str(file)).err
+    file.write_text("\n---\n".join(f"groups: [{name}]\n" + declaration(name, port=8080) for name in ("shop", "desk")))
+    assert cli("lint", "-f", str(file)).code == 0, "no Envoy has both"
+    file.write_text(declaration("shop", port=8080) + "---\n" + declaration("shop", port=8081))
+    assert "service: 'shop' is declared twice" in cli("lint", "-f", str(file)).err
+    file.write_text(declaration("shop", port=8080) + "---\n" + declaration("desk", port=8081))
+    assert cli("lint", "-f", str(file)).code == 0
+
+
+def test_lint_asks_the_envoy_of_this_machine(cli: Cli, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = make_picky_envoy(tmp_path, "(odd)b")
+    cli.environment |= {"HUESHIFT_VALIDATE_WITH_ENVOY": "auto", "HUESHIFT_ENVOY": str(binary)}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(declaration("shop", port=8080, regex="(odd)b")))
+    ended = cli("lint", "-f", "-", "-f", SHIPPED, "-o", "json")
+    assert ended.code == 2
+    told = json.loads(ended.out)
+    assert (told["valid"], [service["source"] for service in told["services"]]) == (False, ["-", SHIPPED])
+    assert told["problems"] == [
+        {"field": "routes.odd", "problem": "Envoy refuses it: no good", "fix": "change it; a regex has RE2's syntax"}
+    ]
+    ended = cli("lint", "-f", SHIPPED)
+    assert (ended.code, f"Envoy's own validation: used ({binary})" in ended.out) == (0, True)
+    make_envoy(tmp_path, "exit 3")
+    assert f"Envoy's own validation: no answer from {binary}" in cli("lint", "-f", SHIPPED).out
 
 
 @pytest.mark.parametrize("command", ["lint", "apply"])

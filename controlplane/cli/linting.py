@@ -1,0 +1,132 @@
+"""`hueshift lint`: everything that would stop a declaration later, said before anything is sent anywhere."""
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from controlplane.cli.options import Format, OutputOption, is_json, read_text, surroundings_of
+from controlplane.errors import InvalidInputError, InvalidInputsError, UnavailableError
+
+if TYPE_CHECKING:
+    from controlplane.controller.preview import Preview
+    from controlplane.traffic.model import ServiceSpec
+
+FilesOption = Annotated[
+    list[pathlib.Path],
+    typer.Option("--file", "-f", help="Declarations, YAML or JSON, may be given again; - is standard input."),
+]
+
+
+def lint(context: typer.Context, files: FilesOption, output: OutputOption = Format.TABLE) -> None:
+    """Check declarations; needs no server.
+
+    The documents themselves, what Envoys would be sent for them, how they go together, and, where there is an Envoy on
+    this machine, what that one says (HUESHIFT_VALIDATE_WITH_ENVOY=off leaves it out). Everything that is wrong is said
+    at once. Exit code 2 if anything is.
+    """
+    preview, envoy = _preview(surroundings_of(context).environment)
+    specs, problems = _read_all(files)
+    if not problems:
+        problems = _try_all(preview, [spec for _, spec in specs])
+    if is_json(output):
+        from controlplane.cli import output as printing  # noqa: PLC0415 - see main
+
+        services = [{"source": source, **_summary(spec)} for source, spec in specs]
+        told = [{"field": one.field, "problem": one.problem, "fix": one.fix} for one in problems]
+        printing.print_json({"valid": not problems, "services": services, "problems": told, "envoy": envoy()})
+        raise typer.Exit(2 if problems else 0)
+    if problems:
+        raise InvalidInputsError(problems)
+    for source, spec in specs:
+        print(
+            f"{source}: service {spec.name} is valid: {len(spec.versions)} versions, {len(spec.routes)} routes, "
+            f"{len(spec.slos)} objectives, {len(spec.plan.steps)} steps"
+        )
+    print(f"Envoy's own validation: {envoy()}")
+
+
+def _read_all(files: Sequence[pathlib.Path]) -> "tuple[list[tuple[str, ServiceSpec]], list[InvalidInputError]]":
+    """Return the services with the names of their files, and what is wrong with the documents."""
+    from controlplane.api.documents import parse_services  # noqa: PLC0415
+
+    specs: list[tuple[str, ServiceSpec]] = []
+    problems: list[InvalidInputError] = []
+    for file in files:
+        try:
+            specs += [(str(file), spec) for spec in parse_services(read_text(file), source=str(file))]
+        except InvalidInputError as refusal:
+            before = f"{file}: " if len(files) > 1 and str(file) not in refusal.field else ""
+            problems += [InvalidInputError(before + one.field, one.problem, one.fix) for one in refusal.problems]
+    names = [spec.name for _, spec in specs]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.append(InvalidInputError("service", f"{name!r} is declared twice", "declare each service once"))
+    return specs, problems
+
+
+def _try_all(preview: "Preview", specs: "Sequence[ServiceSpec]") -> list[InvalidInputError]:
+    """Return what is wrong with each service, or, if each is sound, with all of them beside each other."""
+    import asyncio  # noqa: PLC0415
+
+    async def attempt() -> list[InvalidInputError]:
+        problems: list[InvalidInputError] = []
+        for spec in specs:
+            problems += await _problems(preview, (spec,))
+        if not problems:
+            for together in _groups(specs):
+                problems += await _problems(preview, together)
+        return list({str(problem): problem for problem in problems}.values())
+
+    return asyncio.run(attempt())
+
+
+async def _problems(preview: "Preview", specs: "Sequence[ServiceSpec]") -> Sequence[InvalidInputError]:
+    try:
+        await preview.refuse(*specs)
+    except InvalidInputError as refusal:
+        return refusal.problems
+    return ()
+
+
+def _groups(specs: "Sequence[ServiceSpec]") -> "Iterator[Sequence[ServiceSpec]]":
+    """Yield the services that one Envoy would be sent together, as far as these documents name the groups."""
+    for group in ("", *sorted({group for spec in specs for group in spec.groups})):
+        together = [spec for spec in specs if not spec.groups or group in spec.groups]
+        if len(together) > 1:
+            yield together
+
+
+def _preview(environment: Mapping[str, str]) -> "tuple[Preview, Callable[[], str]]":
+    """Return what tries services here, and what says afterwards which part Envoy had in it.
+
+    Raises:
+        InvalidInputError: HUESHIFT_ENVOY does not name a program.
+    """
+    from controlplane.controller.preview import Preview  # noqa: PLC0415
+    from controlplane.settings import ValidateWithEnvoy  # noqa: PLC0415
+    from controlplane.xds.envoy_process import find_envoy  # noqa: PLC0415
+    from controlplane.xds.envoy_validate import EnvoyValidator  # noqa: PLC0415
+    from controlplane.xds.snapshot import SnapshotCompiler  # noqa: PLC0415
+
+    compiler = SnapshotCompiler()
+    if environment.get("HUESHIFT_VALIDATE_WITH_ENVOY", "").lower() == ValidateWithEnvoy.OFF:
+        return Preview(compiler=compiler), lambda: "not used (HUESHIFT_VALIDATE_WITH_ENVOY is off)"
+    try:
+        binary = find_envoy(environment.get("HUESHIFT_ENVOY") or None)
+    except UnavailableError as exc:
+        words = f"not used ({exc})"
+        return Preview(compiler=compiler), lambda: words
+    validator = EnvoyValidator(binary)
+    return Preview(
+        compiler=compiler, check=validator
+    ), lambda: f"no answer from {binary}" if validator.unanswered else f"used ({binary})"
+
+
+def _summary(spec: "ServiceSpec") -> dict[str, object]:
+    return {
+        "service": spec.name,
+        "versions": [version.name for version in spec.versions],
+        "routes": [route.name for route in spec.routes],
+        "steps": len(spec.plan.steps),
+    }
