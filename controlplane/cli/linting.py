@@ -57,7 +57,7 @@ def _read_all(files: Sequence[pathlib.Path]) -> "tuple[list[tuple[str, ServiceSp
         try:
             specs += [(str(file), spec) for spec in parse_services(read_text(file), source=str(file))]
         except InvalidInputError as refusal:
-            before = f"{file}: " if len(files) > 1 and str(file) not in refusal.field else ""
+            before = f"{file}: " if len(files) > 1 and str(file) not in str(refusal) else ""
             problems += [InvalidInputError(before + one.field, one.problem, one.fix) for one in refusal.problems]
     names = [spec.name for _, spec in specs]
     for name in sorted({name for name in names if names.count(name) > 1}):

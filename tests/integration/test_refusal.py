@@ -10,6 +10,7 @@ import pytest
 
 from controlplane.api.answers import RolloutView
 from controlplane.clock import SystemClock
+from controlplane.errors import ControlPlaneError
 from controlplane.lab.api_client import service_document, wait_for_answer
 from controlplane.lab.load import LoadPlan, LoadProcess
 from controlplane.lab.server import free_ports
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 SOON = dt.timedelta(seconds=30)
 PLAN = {"steps": [{"weight": "50%", "hold": "10m"}, {"weight": "100%", "hold": "10m"}]}
-# A look-ahead: Python's re takes it, and so do we; Envoy's RE2 does not.
+# A look-ahead: Python's re takes it, and so do our own checks; Envoy's RE2 does not.
 REFUSED_ROUTE = {"name": "odd", "match": {"headers": [{"name": "x-odd", "regex": "(?=a)b"}]}, "version": "v1"}
 
 
@@ -72,7 +73,10 @@ async def test_a_nack_stops_the_rollout_and_never_reaches_a_newcomer(variant: Va
     upstreams = [ServerSpec("v1", "v1", port=v1), ServerSpec("v2", "v2", port=v2)]
     document = service_document("shop", port=listener, endpoints={"v1": v1, "v2": v2}, plan=PLAN)
     clock = SystemClock()
-    async with UpstreamProcess(upstreams), Stack(directory=tmp_path, clock=clock, variant=variant) as stack:
+    # The fleet's Envoys may be others than the one of this machine: what that one takes, they may refuse.
+    blind = {"HUESHIFT_VALIDATE_WITH_ENVOY": "off"}
+    world = Stack(directory=tmp_path, clock=clock, variant=variant, settings=blind)
+    async with UpstreamProcess(upstreams), world as stack:
         await stack.api.apply(document)
         await stack.wait_listener(listener)
         rollout = await stack.api.start("shop", to="v2")
@@ -111,3 +115,13 @@ async def test_a_nack_stops_the_rollout_and_never_reaches_a_newcomer(variant: Va
 
 def is_refused(view: RolloutView) -> bool:
     return view.phase == "paused (nack)"
+
+
+async def test_the_door_refuses_what_the_envoy_of_this_machine_refuses(tmp_path: pathlib.Path) -> None:
+    (listener,) = free_ports(1)
+    document = service_document("shop", port=listener, endpoints={"v1": 9, "v2": 9}, plan=PLAN)
+    async with Stack(directory=tmp_path, clock=SystemClock(), envoys=0) as stack:
+        await stack.api.apply(document)
+        with pytest.raises(ControlPlaneError, match=r"routes\.odd: Envoy refuses it: invalid perl operator: \(\?="):
+            await stack.api.apply({**document, "routes": [REFUSED_ROUTE, *document["routes"]]})
+        assert (await stack.api.status("shop")).revision.number == 1
