@@ -157,6 +157,7 @@ def _assemble(
             clock=clock,
             wake=_listening(board, Topic.DESIRED),
             interval=settings.interval,
+            check=check,
         ),
         resolver=Resolver(
             store=store, clock=clock, wake=_listening(board, Topic.DESIRED), interval=settings.resolve_interval

@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import structlog
 
@@ -12,9 +12,12 @@ from controlplane.controller.fleet import expected_nodes
 from controlplane.errors import ControlPlaneError, InvalidInputError
 from controlplane.ports import (
     CompiledConfig,
+    ConfigCheck,
     ConfigCompiler,
     Desired,
     Publisher,
+    Revision,
+    RevisionStatus,
     SnapshotRecord,
     SnapshotStatus,
     Store,
@@ -30,7 +33,10 @@ KEEP_SNAPSHOTS = 50
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Projector:
-    """Publishes what the rows ask for; on anything it cannot publish, the fleet keeps its last good configuration."""
+    """Publishes what the rows ask for; on anything it cannot publish, the fleet keeps its last good configuration.
+
+    *check* is asked before a revision that no fleet has acknowledged is published; None where there is no Envoy to ask.
+    """
 
     store: Store
     compiler: ConfigCompiler
@@ -38,6 +44,7 @@ class Projector:
     clock: Clock
     wake: Wake
     interval: dt.timedelta
+    check: ConfigCheck | None = None
 
     async def run(self) -> None:
         """Project at every wake-up, and every *interval* as a fallback, for ever."""
@@ -99,7 +106,14 @@ class Projector:
             raise refused[0]
 
     async def _project(self, group: str, plan: TrafficPlan, desired: Desired) -> None:
-        compiled = self.compiler.compile(plan)
+        unproven = _unproven(group, plan, desired)
+        try:
+            compiled = self.compiler.compile(plan)
+        except InvalidInputError as problem:
+            if not unproven:
+                raise
+            await self._refuse(unproven, str(problem))
+            return
         serving = compiled.version == self.publisher.served_versions.get(group)
         if serving and group not in self.publisher.doubted:
             return
@@ -109,12 +123,23 @@ class Projector:
         elif serving:
             if known is not None and known.status is SnapshotStatus.GOOD:
                 self.publisher.vouch(group)
+        elif unproven and (words := await self._refusal(compiled)):
+            await self._refuse(unproven, f"Envoy refuses it: {words}")
         else:
             snapshot = known or self._record(group, plan, compiled, desired)
             await self.store.propose_snapshot(snapshot)
             self.publisher.publish(snapshot)
             log.info("snapshot.published", group=group, version=snapshot.version, revisions=dict(snapshot.revisions))
             await self.store.prune_snapshots(keep=KEEP_SNAPSHOTS)
+
+    async def _refusal(self, compiled: CompiledConfig) -> str | None:
+        return None if self.check is None else await self.check.refusal(compiled)
+
+    async def _refuse(self, unproven: Mapping[str, int], words: str) -> None:
+        """Take revisions back before any Envoy has seen them, as if all had refused them."""
+        log.error("revision.refused", revisions=dict(unproven), words=words)
+        await self.store.mark_revisions(unproven, RevisionStatus.REJECTED, words, now=self.clock.now())
+        self.wake.set()  # the rows have changed: what is to be published now?
 
     async def _grouping(self, desired: Desired, plans: Mapping[str, TrafficPlan]) -> Grouping:
         # Who is there matters only where one of them goes first; weights change too often to ask each time.
@@ -130,17 +155,29 @@ class Projector:
             log.warning("snapshot.reverted", group=group, version=good.version)
 
     def _record(self, group: str, plan: TrafficPlan, compiled: CompiledConfig, desired: Desired) -> SnapshotRecord:
-        served = {service.spec.name for service in plan.services}
-        revisions = served_revisions(desired, trials=is_canary(group))
         return SnapshotRecord(
             version=compiled.version,
             versions=compiled.versions,
-            revisions={
-                revision.spec.name: revision.number for _, revision in revisions if revision.spec.name in served
-            },
+            revisions={revision.spec.name: revision.number for revision in _revisions(group, plan, desired)},
             content=compiled.content,
             status=SnapshotStatus.PROPOSED,
             words="",
             at=self.clock.now(),
             group=group,
         )
+
+
+def _revisions(group: str, plan: TrafficPlan, desired: Desired) -> Iterator[Revision]:
+    """Yield the revisions that *plan* is made of."""
+    served = {service.spec.name for service in plan.services}
+    for _, revision in served_revisions(desired, trials=is_canary(group)):
+        if revision.spec.name in served:
+            yield revision
+
+
+def _unproven(group: str, plan: TrafficPlan, desired: Desired) -> Mapping[str, int]:
+    return {
+        revision.spec.name: revision.number
+        for revision in _revisions(group, plan, desired)
+        if revision.status is RevisionStatus.PROPOSED
+    }
