@@ -8,7 +8,7 @@ import dataclasses
 import datetime as dt
 import enum
 from collections.abc import Mapping, Sequence
-from typing import NewType, Protocol
+from typing import Any, NewType, Protocol
 
 from controlplane.rollout.model import Command, Plan, Slo, State
 from controlplane.rollout.windows import VersionTick
@@ -331,6 +331,9 @@ class FleetStore(Protocol):
     async def list_snapshot_groups(self) -> tuple[str, ...]:
         """Return every group that has a snapshot."""
 
+    async def find_config(self, kind: str, version: str) -> SnapshotRecord | None:
+        """Return the newest snapshot, of whatever group, whose resources of type *kind* have this version."""
+
     async def prune_snapshots(self, *, keep: int) -> None:
         """Delete all but the newest *keep* of each group and its last good one."""
 
@@ -562,6 +565,34 @@ class ConfigCheck(Protocol):
 
     async def refusal(self, config: CompiledConfig) -> str | None:
         """Return why Envoy would refuse *config*, in its own words; None if it would not, or cannot be asked."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConfigResource:
+    """One resource of a snapshot. *version* is the hash of its content.
+
+    *packed* is the `Any` that goes to Envoy, serialised; None where the content is private and stays in the database.
+    One that is *by_name* goes only to clients that name it, which an Envoy does not.
+    """
+
+    name: str
+    version: str
+    packed: bytes | None
+    by_name: bool = False
+
+
+class ConfigReader(Protocol):
+    """Reads what was published, for those who look at the fleet from outside."""
+
+    def read(self, content: bytes) -> Mapping[str, Mapping[str, ConfigResource]]:
+        """Return the resources of a snapshot's *content*, by short type name and name.
+
+        Raises:
+            InvalidInputError: It cannot be read.
+        """
+
+    def document(self, resource: ConfigResource) -> Mapping[str, Any]:
+        """Return a resource as JSON, in the words of Envoy's own config_dump; a private one without its content."""
 
 
 class Publisher(Protocol):

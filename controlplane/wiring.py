@@ -23,6 +23,7 @@ from controlplane.api.access import Certificates
 from controlplane.api.app import create_app
 from controlplane.auth.keys import KeyRing
 from controlplane.clock import SystemClock
+from controlplane.controller.inspection import Inspector
 from controlplane.controller.janitor import Janitor
 from controlplane.controller.loop import Controller
 from controlplane.controller.preview import Preview
@@ -44,10 +45,13 @@ from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.envoy_process import find_envoy
 from controlplane.xds.envoy_validate import EnvoyValidator
+from controlplane.xds.secrets import CertificateFolder
+from controlplane.xds.csds import SERVICE as CSDS
+from controlplane.xds.csds import StatusService
 from controlplane.xds.fleet import AckHook, Fleet
 from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
-from controlplane.xds.secrets import CertificateFolder
+from controlplane.xds.reading import SnapshotReader
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
 from controlplane.xds.streams import ADS
@@ -138,6 +142,7 @@ def _assemble(
     ingest = TelemetryIngest(
         store=store, clock=clock, board=board, connected=fleet.connected_ids, metrics=TelemetryMetrics(registry)
     )
+    inspector = Inspector(store=store, reader=SnapshotReader(), clock=clock)
     return Parts(
         role=settings.role,
         store=store,
@@ -175,7 +180,10 @@ def _assemble(
         ),
         ingest=ingest,
         rpc_server=RpcServer(
-            services={METRICS_SERVICE: MetricsService(ingest, verified=channel_tls is not None).handlers},
+            services={
+                METRICS_SERVICE: MetricsService(ingest, verified=channel_tls is not None).handlers,
+                CSDS: StatusService(inspector).handlers,
+            },
             conditions=dict.fromkeys(("", ADS), lambda: bool(cache.served_versions)),
             files=describe_service(),
             clock=clock,
@@ -189,6 +197,7 @@ def _assemble(
             store=store,
             clock=clock,
             registry=registry,
+            inspector=inspector,
             authenticate=keys.authenticate,
             missing=lambda: _missing(store, cache, settings),
             public_reads=settings.public_reads,

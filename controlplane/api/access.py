@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controlplane.api.schemas import one_line
 from controlplane.clock import Clock
 from controlplane.controller.preview import Preview
+from controlplane.controller.inspection import Inspector
 from controlplane.errors import InvalidInputError, UnauthorizedError
 from controlplane.ports import Store
 
@@ -37,6 +38,7 @@ class Parts:
     authenticate: Authenticate
     missing: Missing
     public_reads: bool
+    inspector: Inspector
     certificates: Certificates | None = None
     preview: Preview | None = None
 

@@ -167,7 +167,10 @@ class CommandView(View):
 
 
 class TypeView(View):
-    """One resource type at one Envoy."""
+    """One resource type at one Envoy. *age_s* is how long it has been like this; versions are content hashes.
+
+    *words* are the Envoy's own, when it refused what it was *sent*; it still runs what it *acked*.
+    """
 
     type: str
     status: str
@@ -179,12 +182,59 @@ class TypeView(View):
 
 
 class ProxyView(View):
-    """One Envoy as one replica of the control plane sees it."""
+    """One Envoy as one replica of the control plane sees it. *since* is when it came, or (not connected) when it left.
+
+    *synced* says whether it runs all that it should. *group* is the one that it says it belongs to, *served_group* the
+    one whose configuration it gets: "" is for the Envoys whose group no service names, None before there is any.
+    """
 
     node: str
     cluster: str
+    group: str
+    served_group: str | None
+    user_agent: str
     replica: str
     variant: str
     connected: bool
     since: dt.datetime
+    age_s: float
+    synced: bool
     types: list[TypeView]
+
+
+class ResourceView(View):
+    """One resource at one Envoy: the *version* that it runs ("" for none), and the one that it should run.
+
+    *resource* is what it runs, as Envoy's own config_dump writes it; *wanted_resource* is what it should run, where
+    that is something else. Private content (keys) is left out.
+    """
+
+    name: str
+    status: str
+    version: str
+    wanted: str
+    resource: dict[str, Any] | None
+    wanted_resource: dict[str, Any] | None
+
+
+class TypeConfigView(TypeView):
+    """The resources of one type. *lost*: what the Envoy runs is no longer stored, so nobody here can say what it is."""
+
+    lost: bool
+    resources: list[ResourceView]
+
+
+class HealthView(View):
+    """How many workers of a cluster an Envoy finds healthy."""
+
+    cluster: str
+    healthy: int
+    total: int
+
+
+class ProxyConfigView(View):
+    """What one Envoy runs, resource by resource."""
+
+    proxy: ProxyView
+    types: list[TypeConfigView]
+    health: list[HealthView]

@@ -23,6 +23,7 @@ from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES
 from controlplane.clock import Clock
 from controlplane.controller.preview import Preview
+from controlplane.controller.inspection import Inspector
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
@@ -71,6 +72,7 @@ def create_app(
     clock: Clock,
     registry: CollectorRegistry,
     authenticate: Authenticate,
+    inspector: Inspector,
     missing: Missing = _nothing_missing,
     public_reads: bool = False,
     certificates: Certificates | None = None,
@@ -82,6 +84,7 @@ def create_app(
         store: What remembers.
         clock: What tells the time.
         registry: Where /metrics reads, and where the API's own counters go.
+        inspector: Knows what each Envoy runs.
         authenticate: Tells whose API key it is; `auth.keys.KeyRing.authenticate`.
         missing: What /readyz reports.
         public_reads: Whether reading needs no key.
@@ -105,6 +108,7 @@ def create_app(
         public_reads=public_reads,
         certificates=certificates,
         preview=preview,
+        inspector=inspector,
     )
     app.state.registry = registry
     app.state.watchers = 0

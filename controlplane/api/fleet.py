@@ -1,22 +1,77 @@
-"""The fleet: every Envoy, and what it made of the newest snapshot."""
+"""The fleet: every Envoy, what it made of the newest snapshot, and what it runs."""
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from controlplane.api.access import Reader, UseParts
-from controlplane.api.answers import ProxyView
-from controlplane.api.views import proxy_view
-from controlplane.controller.groups import load_newest_groups
+from fastapi import APIRouter, Path, Query
 
-router = APIRouter(prefix="/v1", tags=["fleet"])
+from controlplane.api.access import Parts, Reader, UseParts
+from controlplane.api.answers import ProxyConfigView, ProxyView
+from controlplane.api.views import proxy_config_view, proxy_view
+from controlplane.controller.inspection import Sync, kinds_of
+from controlplane.errors import InvalidInputError, NotFoundError
+from controlplane.ports import NodeStatus
+
+router = APIRouter(prefix="/v1/proxies", tags=["fleet"])
+
+MAX_NAMED = 20
+"""Envoys that are named when another one is asked for."""
+
+Node = Annotated[str, Path(description="The Envoy's node id.", max_length=256)]
 
 
-@router.get("/proxies")
-async def list_proxies(parts: UseParts, _: Reader) -> list[ProxyView]:
+@router.get("")
+async def list_proxies(
+    parts: UseParts,
+    _: Reader,
+    state: Annotated[
+        Sync | None, Query(description="Only Envoys that are like this with at least one type that they should run.")
+    ] = None,
+    group: Annotated[str | None, Query(description="Only Envoys that belong to this group.")] = None,
+) -> list[ProxyView]:
     """List every Envoy ever seen: per resource type SYNCED, STALE, NACKED or NEVER SENT."""
-    now = parts.clock.now()
-    _groups, who = await load_newest_groups(parts.store, now=now)
     nodes = sorted(await parts.store.load_nodes(), key=lambda node: (node.disconnected_at is not None, node.node))
-    keys = [who.of(node.node, node.group) for node in nodes]
-    newest = {key: await parts.store.load_newest_snapshot(key) for key in dict.fromkeys(keys)}
-    wanted = {key: snapshot.versions for key, snapshot in newest.items() if snapshot is not None}
-    return [proxy_view(node, wanted.get(key, {}), now=now) for node, key in zip(nodes, keys, strict=True)]
+    wanted = await parts.inspector.wanted(nodes)
+    now = parts.clock.now()
+    views = [proxy_view(node, wanted.get(node.node), now=now) for node in nodes]
+    return [view for view in views if (state is None or _has(view, state)) and group in {None, view.group}]
+
+
+@router.get("/{node:path}/resources")
+async def show_resources(
+    node: Node,
+    parts: UseParts,
+    _: Reader,
+    types: Annotated[
+        list[str] | None, Query(alias="type", description="Only these types: cds, eds, lds, rds; may be repeated.")
+    ] = None,
+) -> ProxyConfigView:
+    """Show what one Envoy runs, resource by resource, and what it should run where that differs."""
+    found = await _find(parts, node)
+    (config,) = await parts.inspector.inspect([found])
+    known = kinds_of(found, config.snapshot.versions if config.snapshot else ())
+    for name in types or ():
+        if name not in known:
+            raise InvalidInputError("type", f"{name!r} is not known", f"use {', '.join(known)}")
+    return proxy_config_view(
+        config, await parts.store.load_health(), parts.inspector.reader, types or (), now=parts.clock.now()
+    )
+
+
+@router.get("/{node:path}")
+async def show_proxy(node: Node, parts: UseParts, _: Reader) -> ProxyView:
+    """Show one Envoy as the list does."""
+    found = await _find(parts, node)
+    wanted = await parts.inspector.wanted([found])
+    return proxy_view(found, wanted.get(node), now=parts.clock.now())
+
+
+async def _find(parts: Parts, node: str) -> NodeStatus:
+    nodes = await parts.store.load_nodes()
+    for found in nodes:
+        if found.node == node:
+            return found
+    raise NotFoundError("Envoy", node, tuple(found.node for found in nodes[:MAX_NAMED]))
+
+
+def _has(view: ProxyView, state: Sync) -> bool:
+    return any(kind.status == state and (kind.wanted or kind.sent) for kind in view.types)

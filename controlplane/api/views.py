@@ -3,28 +3,42 @@
 import datetime as dt
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from controlplane.api import units
 from controlplane.api.answers import (
     AcksView,
     EventView,
+    HealthView,
+    ProxyConfigView,
     ProxyView,
+    ResourceView,
     RevisionView,
     RolloutView,
     ServiceView,
     ShareView,
     StatusView,
     SummaryView,
+    TypeConfigView,
     TypeView,
 )
 from controlplane.api.documents import describe_slo, document_of, plan_of
 from controlplane.controller.desired import live_split
 from controlplane.controller.fleet import wanted_version
 from controlplane.controller.groups import GroupView, level_of, nodes_of
+from controlplane.controller.inspection import (
+    HeldResource,
+    NodeConfig,
+    Sync,
+    is_in_sync,
+    kinds_of,
+    since,
+    sync_of,
+)
 from controlplane.ports import (
     ClusterHealth,
+    ConfigReader,
     DesiredService,
     HistoryEntry,
     NodeStatus,
@@ -32,6 +46,7 @@ from controlplane.ports import (
     Revision,
     Rollout,
     ServiceRecord,
+    SnapshotRecord,
     TypeStatus,
 )
 from controlplane.rollout.lifecycle import describe, weight_bp
@@ -48,14 +63,6 @@ from controlplane.rollout.model import (
     is_final,
 )
 from controlplane.traffic.model import Split
-
-TYPES = ("cds", "eds", "lds", "rds")
-
-SYNCED = "SYNCED"
-STALE = "STALE"
-NACKED = "NACKED"
-NEVER_SENT = "NEVER SENT"
-
 
 # -- rows -> views -----------------------------------------------------------------------------------------------------
 
@@ -227,17 +234,64 @@ def event_view(entry: HistoryEntry) -> EventView:
     )
 
 
-def proxy_view(node: NodeStatus, wanted: Mapping[str, str], *, now: dt.datetime) -> ProxyView:
-    """Show one Envoy against *wanted*, the newest snapshot's version per type."""
-    kinds = [*TYPES, *sorted(set(node.types) - set(TYPES))]
+def proxy_view(node: NodeStatus, snapshot: SnapshotRecord | None, *, now: dt.datetime) -> ProxyView:
+    """Show one Envoy against *snapshot*, which it should run."""
+    wanted = snapshot.versions if snapshot else {}
+    begun = node.disconnected_at or node.connected_at
     return ProxyView(
         node=node.node,
         cluster=node.cluster,
+        group=node.group,
+        served_group=snapshot.group if snapshot else None,
+        user_agent=node.user_agent,
         replica=node.replica,
         variant=node.variant,
         connected=node.disconnected_at is None,
-        since=node.disconnected_at or node.connected_at,
-        types=[_type_view(kind, node.types.get(kind, TypeStatus()), wanted, now) for kind in kinds],
+        since=begun,
+        age_s=(now - begun).total_seconds(),
+        synced=is_in_sync(node, wanted),
+        types=[_type_view(kind, node, snapshot, now) for kind in kinds_of(node, wanted)],
+    )
+
+
+def proxy_config_view(
+    config: NodeConfig,
+    health: Sequence[ClusterHealth],
+    reader: ConfigReader,
+    kinds: Collection[str],
+    *,
+    now: dt.datetime,
+) -> ProxyConfigView:
+    """Show what one Envoy runs; of the types *kinds* only, unless there are none."""
+    node = config.node
+    return ProxyConfigView(
+        proxy=proxy_view(node, config.snapshot, now=now),
+        types=[
+            TypeConfigView(
+                **_type_view(each.kind, node, config.snapshot, now).model_dump(),
+                lost=each.lost,
+                resources=[_resource_view(held, reader) for held in each.resources],
+            )
+            for each in config.types
+            if not kinds or each.kind in kinds
+        ],
+        health=[
+            HealthView(cluster=row.cluster, healthy=row.healthy, total=row.total)
+            for row in health
+            if row.node == node.node
+        ],
+    )
+
+
+def _resource_view(held: HeldResource, reader: ConfigReader) -> ResourceView:
+    runs, wanted = held.runs, held.wanted
+    return ResourceView(
+        name=held.name,
+        status=held.sync.value,
+        version=runs.version if runs else "",
+        wanted=wanted.version if wanted else "",
+        resource=dict(reader.document(runs)) if runs else None,
+        wanted_resource=dict(reader.document(wanted)) if wanted and held.sync is not Sync.SYNCED else None,
     )
 
 
@@ -246,24 +300,18 @@ def state_name(state: State) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(state).__name__).lower()
 
 
-def _type_view(kind: str, status: TypeStatus, versions: Mapping[str, str], now: dt.datetime) -> TypeView:
-    wanted = wanted_version(versions, kind, status.sent)
-    if not status.sent:
-        name = NEVER_SENT
-    elif status.nacked and status.nacked == status.sent and status.acked != status.sent:
-        name = NACKED
-    elif status.acked == status.sent and status.acked == (wanted or status.acked):
-        name = SYNCED
-    else:
-        name = STALE
+def _type_view(kind: str, node: NodeStatus, snapshot: SnapshotRecord | None, now: dt.datetime) -> TypeView:
+    status = node.types.get(kind, TypeStatus())
+    wanted = wanted_version(snapshot.versions, kind, status.sent) if snapshot else ""
+    sync = sync_of(status, wanted)
     return TypeView(
         type=kind,
-        status=name,
-        age_s=(now - status.acked_at).total_seconds() if status.acked_at else None,
+        status=sync.value,
+        age_s=(now - since(status, sync, node, snapshot)).total_seconds() if status.sent or wanted else None,
         sent=status.sent,
         acked=status.acked,
         wanted=wanted,
-        words=status.words if name == NACKED else "",
+        words=status.words if sync is Sync.NACKED else "",
     )
 
 

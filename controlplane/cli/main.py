@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import local, measure, release
+from controlplane.cli import fleet, local, measure, release
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import ControlPlaneError
 
@@ -50,6 +50,7 @@ def hueshift(
 
 
 release.register(app)
+fleet.register(app)
 local.register(app)
 measure.register(app)
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+import yaml
 from pydantic import BaseModel
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -19,12 +20,10 @@ from rich.tree import Tree
 from controlplane.api.answers import (
     AcksView,
     EventView,
-    ProxyView,
     RolloutView,
     ShareView,
     StatusView,
     SummaryView,
-    TypeView,
 )
 
 WIDE = 1000
@@ -74,15 +73,27 @@ def print_page(page: RenderableType, *, color: bool = True) -> None:
         print(line.rstrip(), file=target.file)
 
 
-def print_json(value: BaseModel | Sequence[BaseModel] | Mapping[str, Any], stream: TextIO | None = None) -> None:
+def print_json(
+    value: BaseModel | Sequence[BaseModel | Mapping[str, Any]] | Mapping[str, Any], stream: TextIO | None = None
+) -> None:
     """Print *value* as JSON."""
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=False), file=stream or sys.stdout)
+
+
+def print_yaml(value: BaseModel | Sequence[BaseModel | Mapping[str, Any]] | Mapping[str, Any]) -> None:
+    """Print *value* as YAML."""
+    print(as_yaml(_plain(value)), end="")
+
+
+def as_yaml(plain: object) -> str:
+    """Write plain data as YAML, in the order that it has."""
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=WIDE))
+
+
+def _plain(value: BaseModel | Sequence[BaseModel | Mapping[str, Any]] | Mapping[str, Any]) -> Any:
     if isinstance(value, BaseModel):
-        plain: Any = value.model_dump(mode="json")
-    elif isinstance(value, Mapping):
-        plain = dict(value)
-    else:
-        plain = [item.model_dump(mode="json") for item in value]
-    print(json.dumps(plain, indent=2, ensure_ascii=False), file=stream or sys.stdout)
+        return value.model_dump(mode="json")
+    return dict(value) if isinstance(value, Mapping) else [_plain(item) for item in value]
 
 
 def clean(text: str) -> str:
@@ -111,7 +122,7 @@ def marked(name: str, text: str | None = None) -> Text:
 
 def services_table(services: Iterable[SummaryView]) -> Table:
     """Show services, one line each."""
-    table = _table("NAME", "LISTENER", "SPLIT", "REVISION", "ROLLOUT", "STATE", "STEP", "WEIGHT")
+    table = new_table("NAME", "LISTENER", "SPLIT", "REVISION", "ROLLOUT", "STATE", "STEP", "WEIGHT")
     for service in services:
         rollout = service.rollout
         last: tuple[RenderableType, ...] = ("-", "-", "-", "-")
@@ -156,7 +167,7 @@ def reason(rollout: RolloutView) -> str:
 def status_tree(status: StatusView, *, now: dt.datetime, note: str = "") -> RenderableType:
     """Show everything about a service on one page, with a *note* at its end."""
     rollout = status.rollout
-    head = _table("", "", header=False)
+    head = new_table("", "", header=False)
     head.add_row("Service:", f"{status.service}  {status.listener}")
     if rollout:
         head.add_row("Status:", marked(rollout.state, rollout.phase))
@@ -192,7 +203,7 @@ def status_tree(status: StatusView, *, now: dt.datetime, note: str = "") -> Rend
 
 def evidence_table(evidence: Mapping[str, Any]) -> Table:
     """Show what the judge measured, one line per objective."""
-    table = _table("OBJECTIVE", "CANDIDATE", "BASELINE", "BOUND", "ODDS", "STILL NEEDED")
+    table = new_table("OBJECTIVE", "CANDIDATE", "BASELINE", "BOUND", "ODDS", "STILL NEEDED")
     for objective in evidence.get("objectives") or ():
         if not isinstance(objective, Mapping):
             continue
@@ -211,7 +222,7 @@ def evidence_table(evidence: Mapping[str, Any]) -> Table:
 
 def events_table(events: Iterable[EventView]) -> Table:
     """Show what happened, oldest first."""
-    table = _table("TIME", "BY", "WHAT", "WORDS")
+    table = new_table("TIME", "BY", "WHAT", "WORDS")
     for event in events:
         style = "yellow" if event.kind == "refused" else ""
         table.add_row(
@@ -223,41 +234,12 @@ def events_table(events: Iterable[EventView]) -> Table:
     return table
 
 
-# -- the fleet ---------------------------------------------------------------------------------------------------------
-
-
-def proxies_table(proxies: Sequence[ProxyView], *, now: dt.datetime) -> RenderableType:
-    """Show Envoys, one line each, and below them the words of those that refused something."""
-    kinds = list(dict.fromkeys(kind.type for proxy in proxies for kind in proxy.types))
-    table = _table("NODE", "CLUSTER", "CONNECTED", "VARIANT", *(kind.upper() for kind in kinds), "REPLICA")
-    words: list[Text] = []
-    for proxy in proxies:
-        since = age((now - proxy.since).total_seconds())
-        by_kind = {kind.type: kind for kind in proxy.types}
-        table.add_row(
-            clean(proxy.node),
-            clean(proxy.cluster),
-            Text(
-                f"yes, {since}" if proxy.connected else f"no, left {since} ago", style="" if proxy.connected else "red"
-            ),
-            proxy.variant,
-            *(_kind_text(by_kind.get(kind)) for kind in kinds),
-            proxy.replica,
-        )
-        words += [
-            marked("rejected", f"{proxy.node} refused {kind.type.upper()} {kind.sent}: {kind.words}")
-            for kind in proxy.types
-            if kind.status == "NACKED"
-        ]
-    return Group(table, *words)
-
-
 # -- anything else -----------------------------------------------------------------------------------------------------
 
 
 def rows_table(rows: Sequence[Mapping[str, str]]) -> Table:
     """Show rows that all have the same columns."""
-    table = _table(*(name.upper() for name in rows[0]))
+    table = new_table(*(name.upper() for name in rows[0]))
     for row in rows:
         table.add_row(*(clean(value) for value in row.values()))
     return table
@@ -266,7 +248,8 @@ def rows_table(rows: Sequence[Mapping[str, str]]) -> Table:
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def _table(*columns: str, header: bool = True) -> Table:
+def new_table(*columns: str, header: bool = True) -> Table:
+    """Return an empty table as all of ours look."""
     table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -314,13 +297,6 @@ def _acks_text(acks: AcksView) -> Text:
     if acks.waiting:
         text.append(f", waiting for {', '.join(clean(node) for node in acks.waiting)}")
     return text
-
-
-def _kind_text(kind: TypeView | None) -> Text:
-    if kind is None:
-        return marked("NEVER SENT")
-    words = kind.status if kind.age_s is None else f"{kind.status} {age(kind.age_s)}"
-    return marked(kind.status, words)
 
 
 def _share(value: object) -> str:

@@ -220,28 +220,6 @@ def history(
         print(f"nothing has happened to {name} yet")
 
 
-def proxies(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
-    """Show every Envoy and what it runs.
-
-    Per resource type, with the age of its last ACK:
-
-    SYNCED: it runs what it should. STALE: it has not acknowledged the newest yet. NACKED: it refused it, in its own
-    words. NEVER SENT: it has not been given this type. An Envoy that is not listed never connected.
-    """
-    from controlplane.api.answers import ProxyView  # noqa: PLC0415
-    from controlplane.cli import output as printing  # noqa: PLC0415
-
-    surroundings = surroundings_of(context)
-    with surroundings.client() as client:
-        found = client.get(list[ProxyView], "proxies")
-    if is_json(output):
-        printing.print_json(found)
-    elif found:
-        printing.print_page(printing.proxies_table(found, now=surroundings.now()), color=surroundings.color)
-    else:
-        print("no Envoy has connected yet; start one with: hueshift envoy --node-id NAME")
-
-
 def register(app: typer.Typer) -> None:
     """Add these commands to *app*."""
     app.command()(apply)
@@ -252,7 +230,6 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.command("set-weight")(set_weight)
     app.command()(history)
-    app.command()(proxies)
 
 
 def _command(context: typer.Context, name: str, verb: str, body: dict[str, Any], output: Format) -> None:

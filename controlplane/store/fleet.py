@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from controlplane.ports import NodeStatus, SnapshotRecord, SnapshotStatus
+from controlplane.ports import NAMED, NodeStatus, SnapshotRecord, SnapshotStatus
 from controlplane.store import tables
 from controlplane.store.codec import types_from_text, types_to_text
 from controlplane.store.engine import Tx
@@ -64,6 +64,12 @@ class SqlFleet(Part):
 
     async def list_snapshot_groups(self) -> tuple[str, ...]:
         return await self.database.read(lambda tx: tuple(tx.conn.scalars(_GROUPS)))
+
+    async def find_config(self, kind: str, version: str) -> SnapshotRecord | None:
+        keys = (kind, f"{kind}{NAMED}")
+        has_version = sa.or_(*(tables.snapshot.c.versions[key].as_string() == version for key in keys))
+        newest = sa.select(tables.snapshot).where(has_version).order_by(tables.snapshot.c.serial.desc()).limit(1)
+        return await self._snapshot(newest)
 
     async def prune_snapshots(self, *, keep: int) -> None:
         def work(tx: Tx) -> None:

@@ -94,6 +94,17 @@ async def test_a_snapshot_proposed_again_is_the_newest_and_keeps_its_status(stor
     assert await store.load_newest_snapshot("") == make_snapshot("s2")
 
 
+async def test_a_snapshot_is_found_by_the_version_of_one_type(store: FleetStore) -> None:
+    older = dataclasses.replace(make_snapshot("s1"), versions={"cds": "c", "eds": "", "lds": "l1", "rds": "r"})
+    newer = dataclasses.replace(make_snapshot("s2"), versions={"cds": "c", "eds": "", "lds": "l2", "rds": "r"})
+    for snapshot in (older, newer):
+        await store.propose_snapshot(snapshot)
+    assert await store.find_config("lds", "l1") == older
+    assert await store.find_config("rds", "r") == newer
+    assert await store.find_config("rds", "l1") is None
+    assert await store.find_config("nds", "r") is None
+
+
 async def test_good_stays_good(store: FleetStore) -> None:
     await store.propose_snapshot(make_snapshot())
     await store.mark_snapshot("", "s1", GOOD, "")

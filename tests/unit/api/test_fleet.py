@@ -45,7 +45,7 @@ async def served(world: World) -> World:
             "NACKED",
             "unknown cluster",
         ),
-        (TypeStatus(sent="s2-r", acked="", nacked="s2-r", words="bad"), "NACKED", "bad"),
+        (TypeStatus(sent="s2-r", acked="", nacked="s2-r", words="bad", nacked_at=NOW), "NACKED", "bad"),
         (TypeStatus(sent="s2-r", acked="s2-r", acked_at=NOW, nacked="s1-r", words="long ago"), "SYNCED", ""),
         (TypeStatus(), "NEVER SENT", ""),
     ],
@@ -57,7 +57,8 @@ async def test_a_type_is_synced_stale_nacked_or_never_sent(
     (proxy,) = (await http.get("/v1/proxies")).json()
     kinds = {kind["type"]: kind for kind in proxy["types"]}
     assert (kinds["rds"]["status"], kinds["rds"]["words"], kinds["rds"]["wanted"]) == (name, words, "s2-r")
-    assert kinds["rds"]["age_s"] == (90.0 if status.acked_at else None)
+    assert kinds["rds"]["age_s"] == 90.0
+    assert proxy["synced"] is (name == "SYNCED")
     assert kinds["cds"]["status"] == "SYNCED"
 
 

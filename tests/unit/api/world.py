@@ -17,10 +17,12 @@ from prometheus_client import CollectorRegistry
 from controlplane.api.access import Parts
 from controlplane.api.app import create_app
 from controlplane.auth.keys import KeyRing
+from controlplane.controller.inspection import Inspector
 from controlplane.ports import ClusterHealth, Occurrence, Rollout, TelemetryBatch
 from controlplane.rollout.model import State
 from controlplane.store import SqlStore, open_store, schema
 from controlplane.wake import WakeBoard
+from controlplane.xds.reading import SnapshotReader
 from tests import builders
 
 
@@ -124,6 +126,7 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
         clock=clock,
         registry=registry,
         authenticate=KeyRing(store=store, clock=clock).authenticate,
+        inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
     )
 
 
@@ -149,5 +152,6 @@ async def open_world(
             authenticate=ring.authenticate,
             missing=say_missing,
             public_reads=public_reads,
+            inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
         )
         yield World(app, store, clock, registry, await ring.create("ada"), missing)

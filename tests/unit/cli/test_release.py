@@ -418,7 +418,7 @@ def test_without_a_rollout_there_is_nothing_to_command(cli: Cli) -> None:
     assert (ended.code, len(ended.lines)) == (4, 1)
 
 
-# -- set-weight, history, proxies --------------------------------------------------------------------------------------
+# -- set-weight, history -----------------------------------------------------------------------------------------------
 
 
 def test_weights_are_set_with_or_without_percent_signs(cli: Cli) -> None:
@@ -458,21 +458,6 @@ def test_the_history_tells_when_who_what_and_why(cli: Cli) -> None:
     assert {event["rollout"] for event in events} == {"colorize-1"}
     assert len(json.loads(cli("history", "colorize", "--limit", "1", "-o", "json").out)) == 1
     assert cli("history", "colorize", "--limit", "0").code == 2
-
-
-def test_proxies_are_one_line_each(cli: Cli) -> None:
-    assert "no Envoy has connected yet" in cli("proxies").out
-    cli.do(cli.world.store.propose_snapshot, builders.make_snapshot("s1"))
-    node = builders.make_node("edge-1")
-    synced = {kind: TypeStatus(sent=f"s1-{kind[0]}", acked=f"s1-{kind[0]}", acked_at=NOW) for kind in ("cds", "lds")}
-    stale = TypeStatus(sent="s1-r", acked="s0-r", acked_at=NOW)
-    cli.do(cli.world.store.record_nodes, [type(node)(**{**_fields(node), "types": {**synced, "rds": stale}})])
-    cli.do(cli.world.store.record_nodes, [builders.make_node("edge-2", left=NOW)])
-    header, first, second = cli("proxies").out.splitlines()
-    assert header.split() == ["NODE", "CLUSTER", "CONNECTED", "VARIANT", "CDS", "EDS", "LDS", "RDS", "REPLICA"]
-    assert in_words(first) == "edge-1 edge yes, 0s delta ✔ SYNCED 0s • NEVER SENT ✔ SYNCED 0s ◌ STALE 0s one"
-    assert "edge-2 edge no, left 0s ago" in in_words(second)
-    assert [proxy["node"] for proxy in json.loads(cli("proxies", "-o", "json").out)] == ["edge-1", "edge-2"]
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------

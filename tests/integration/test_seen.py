@@ -1,0 +1,282 @@
+"""Seen from outside: the status service, REST and the command line agree with each Envoy's own config_dump."""
+
+import asyncio
+import contextlib
+import dataclasses
+import io
+import json
+import pathlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+import pytest
+from envoy.admin.v3 import config_dump_shared_pb2
+from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
+from google.protobuf import json_format
+
+from controlplane import wiring
+from controlplane.cli.main import run
+from controlplane.cli.surroundings import Surroundings
+from controlplane.lab.api_client import service_document
+from controlplane.settings import Role, Settings
+from controlplane.xds.bootstrap import Variant
+from controlplane.xds.envoy_process import EnvoyProcess
+from tests.envoy import bootstrap_for, free_port, running_envoy, running_worker, wait_until
+
+pytestmark = pytest.mark.integration
+
+NODE = "envoy-1"
+# A look-ahead: Python's re takes it, and so do we; Envoy's RE2 does not.
+REFUSED_ROUTE = {"name": "odd", "match": {"headers": [{"name": "x-odd", "regex": "(?=a)b"}]}, "version": "v1"}
+WORDS = "invalid perl operator: (?="
+
+Documents = dict[str, dict[str, tuple[str, Any]]]
+"""Version and content of each resource, by short type name and name."""
+
+
+@pytest.fixture(params=["sotw", "delta"])
+def variant(request: pytest.FixtureRequest) -> Variant:
+    found: Variant = request.param
+    return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+class Seen:
+    """A control plane without its controller, so that nobody takes a refused configuration back, and ways to ask it."""
+
+    def __init__(self, parts: wiring.Parts, api_port: int, key: str) -> None:
+        self._environment = {"HUESHIFT_URL": f"http://127.0.0.1:{api_port}", "HUESHIFT_API_KEY": key}
+        self.parts = parts
+        self.http = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{api_port}/v1",
+            headers={"Authorization": f"Bearer {key}"},
+            trust_env=False,
+            timeout=30,
+        )
+
+    async def get(self, path: str, **query: str) -> Any:
+        answer = await self.http.get(path, params=query)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    async def put(self, path: str, body: Mapping[str, Any]) -> None:
+        answer = await self.http.put(path, json=body)
+        assert answer.is_success, answer.text
+
+    async def csds(self, request: Any = None) -> dict[str, Any]:
+        """Return what the status service says, by node."""
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.parts.rpc_server.port}") as channel:
+            stub = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
+            answer = await stub.FetchClientStatus(request or csds_pb2.ClientStatusRequest())
+        return {config.node.id: config for config in answer.config}
+
+    async def cli(self, *arguments: str) -> Ended:
+        """Run a command as the shell would, but for the second that a new interpreter takes."""
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+            code = await asyncio.to_thread(run, arguments, Surroundings(environment=self._environment))
+        return Ended(code, out.getvalue(), err.getvalue())
+
+    async def statuses(self) -> dict[str, str]:
+        return {each["type"]: each["status"] for each in (await self.get(f"/proxies/{NODE}"))["types"]}
+
+    async def wait_statuses(self, **wanted: str) -> None:
+        async def has() -> bool:
+            answer = await self.http.get(f"/proxies/{NODE}")
+            found = {each["type"]: each["status"] for each in answer.json().get("types", ())}
+            return all(found.get(kind) == status for kind, status in wanted.items())
+
+        await wait_until(has, f"{NODE} is {wanted}")
+
+    async def wait_synced(self) -> None:
+        async def is_synced() -> bool:
+            answer = await self.http.get(f"/proxies/{NODE}")
+            return answer.is_success and answer.json()["synced"] is True
+
+        await wait_until(is_synced, f"{NODE} runs what it should")
+
+
+@contextlib.asynccontextmanager
+async def running_seen(folder: pathlib.Path) -> AsyncIterator[Seen]:
+    settings = Settings(data_dir=folder, role=Role.XDS, xds_port=0, telemetry_port=0, api_port=0)
+    async with wiring.build(settings) as parts:
+        with wiring.bind_port("127.0.0.1", 0, "HUESHIFT_API_PORT") as listening:
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(wiring.run(parts, api_socket=None)),
+                    tasks.create_task(wiring._serve_api(parts.api, listening, 1.0)),
+                ]
+                seen = Seen(parts, listening.getsockname()[1], (folder / "admin.key").read_text().strip())
+                try:
+                    await wait_until(lambda: parts.rpc_server.port > 0, "the control plane listens")
+                    yield seen
+                finally:
+                    await seen.http.aclose()
+                    for task in running:
+                        task.cancel()
+
+
+@pytest.fixture
+async def document() -> AsyncIterator[dict[str, Any]]:
+    async with running_worker("v1") as v1, running_worker("v2") as v2:
+        yield service_document("shop", port=free_port(), endpoints={"v1": v1, "v2": v2})
+
+
+# -- four answers to one question --------------------------------------------------------------------------------------
+
+
+async def own_dump(envoy: EnvoyProcess) -> Documents:
+    """Return what the Envoy itself says that it runs."""
+    found: Documents = {"cds": {}, "eds": {}, "lds": {}, "rds": {}}
+    for section in (await envoy.config_dump())["configs"]:
+        for each in section.get("dynamic_active_clusters", ()):
+            found["cds"][each["cluster"]["name"]] = (each["version_info"], each["cluster"])
+        for each in section.get("dynamic_listeners", ()):
+            state = each["active_state"]
+            found["lds"][each["name"]] = (state["version_info"], state["listener"])
+        for each in section.get("dynamic_route_configs", ()):
+            found["rds"][each["route_config"]["name"]] = (each["version_info"], each["route_config"])
+        for each in section.get("dynamic_endpoint_configs", ()):
+            # Envoy puts this one together from its hosts, without a version and with their health.
+            found["eds"][each["endpoint_config"]["cluster_name"]] = ("", addresses(each["endpoint_config"]))
+    return found
+
+
+def addresses(assignment: Mapping[str, Any]) -> set[tuple[str, int]]:
+    return {
+        (where["address"], where["port_value"])
+        for group in assignment.get("endpoints", ())
+        for member in group["lb_endpoints"]
+        for where in [member["endpoint"]["address"]["socket_address"]]
+    }
+
+
+def seen_in_csds(config: Any) -> Documents:
+    kinds = {"Cluster": "cds", "ClusterLoadAssignment": "eds", "Listener": "lds", "RouteConfiguration": "rds"}
+    found: Documents = {"cds": {}, "eds": {}, "lds": {}, "rds": {}}
+    for each in config.generic_xds_configs:
+        if each.client_status != config_dump_shared_pb2.REQUESTED:
+            kind = kinds[each.type_url.rpartition(".")[2]]
+            content = json_format.MessageToDict(each.xds_config, preserving_proto_field_name=True)
+            found[kind][each.name] = ("", addresses(content)) if kind == "eds" else (each.version_info, content)
+    return found
+
+
+def resources(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, Any]]:
+    for each in config["types"]:
+        for held in each["resources"]:
+            if held["version"]:
+                yield each["type"], held["name"], each["acked"], held["version"], held["resource"]
+
+
+async def check_agreement(seen: Seen, envoy: EnvoyProcess, variant: Variant) -> None:
+    """Check that the status service, REST and the command line say what the Envoy says, resource by resource."""
+    own = await own_dump(envoy)
+    assert all(own.values())
+    assert seen_in_csds((await seen.csds())[NODE]) == own
+
+    rest: Documents = {"cds": {}, "eds": {}, "lds": {}, "rds": {}}
+    for kind, name, of_type, of_resource, content in resources(await seen.get(f"/proxies/{NODE}/resources")):
+        version = of_type if variant == "sotw" else of_resource
+        rest[kind][name] = ("", addresses(content)) if kind == "eds" else (version, content)
+    assert rest == own
+
+    for what, kind in (("clusters", "cds"), ("endpoints", "eds"), ("listeners", "lds"), ("routes", "rds")):
+        printed = json.loads((await seen.cli("proxy", NODE, what, "-o", "json")).out)
+        if kind == "eds":
+            assert {each["cluster_name"]: addresses(each) for each in printed} == {
+                name: content for name, (_, content) in own[kind].items()
+            }
+        else:
+            assert {each["name"]: each for each in printed} == {
+                name: content for name, (_, content) in own[kind].items()
+            }
+
+
+def split_of(envoys: Documents) -> dict[str, int]:
+    ((_, routes),) = envoys["rds"].values()
+    (route,) = [each for each in routes["virtual_hosts"][0]["routes"] if "weighted_clusters" in each["route"]]
+    return {each["name"]: each["weight"] for each in route["route"]["weighted_clusters"]["clusters"]}
+
+
+async def test_all_ways_of_looking_agree_with_the_envoy(
+    variant: Variant, document: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    async with running_seen(tmp_path) as seen, contextlib.AsyncExitStack() as stack:
+        await seen.put("/services/shop", document)
+        bootstrap = bootstrap_for(seen.parts.xds_server.port, variant=variant)
+        envoy = await stack.enter_async_context(running_envoy(bootstrap, tmp_path / "envoy"))
+        await seen.wait_synced()
+        await check_agreement(seen, envoy, variant)
+        assert await seen.statuses() == dict.fromkeys(("cds", "eds", "lds", "rds"), "SYNCED")
+        assert (await seen.cli("proxies", "--check")).code == 0
+        assert await seen.cli("proxy", NODE, "diff") == Ended(0, "", "")
+
+        # A weight moves: everybody says so.
+        before = (await seen.get(f"/proxies/{NODE}"))["types"]
+        await seen.put("/services/shop/split", {"weights": {"v1": "70%", "v2": "30%"}})
+        await wait_until(lambda: _moved(seen, before), "the new weight is acknowledged")
+        await check_agreement(seen, envoy, variant)
+        assert split_of(await own_dump(envoy)) == {"shop-v1": 7_000, "shop-v2": 3_000}
+        assert "shop-v1 70%, shop-v2 30%" in (await seen.cli("proxy", NODE, "routes")).out
+
+        # Envoy refuses a route: it runs what it had, and everybody says that and why.
+        await seen.put("/services/shop", {**document, "routes": [REFUSED_ROUTE, *document["routes"]]})
+        await seen.wait_statuses(rds="NACKED")
+        await check_agreement(seen, envoy, variant)
+        await check_refusal(seen)
+
+        # The last good declaration again.
+        await seen.put("/services/shop", document)
+        await seen.wait_synced()
+        await check_agreement(seen, envoy, variant)
+        assert await seen.cli("proxy", NODE, "diff") == Ended(0, "", "")
+
+        # The Envoy goes: it is remembered as it was, and not taken for one that is there.
+        last = seen_in_csds((await seen.csds())[NODE])
+        await stack.aclose()
+        await wait_until(lambda: _left(seen), "the row of an Envoy that left")
+        config = (await seen.csds())[NODE]
+        assert seen_in_csds(config) == last
+        assert {each.config_status for each in config.generic_xds_configs} == {csds_pb2.UNKNOWN}
+        checked = await seen.cli("proxies", "--check")
+        assert (checked.code, checked.err) == (1, "hueshift: no Envoy is connected\n")
+        assert "no, left" in checked.out
+
+
+async def _moved(seen: Seen, before: Any) -> bool:
+    now = await seen.get(f"/proxies/{NODE}")
+    return now["synced"] is True and now["types"] != before and now["types"][3]["acked"] != before[3]["acked"]
+
+
+async def _left(seen: Seen) -> bool:
+    return (await seen.get(f"/proxies/{NODE}"))["connected"] is False
+
+
+async def check_refusal(seen: Seen) -> None:
+    config = (await seen.csds())[NODE]
+    errors = [each for each in config.generic_xds_configs if each.config_status == csds_pb2.ERROR]
+    assert [each.name for each in errors] == ["shop_route"]
+    assert errors[0].client_status == config_dump_shared_pb2.NACKED
+    assert WORDS in errors[0].error_state.details
+    assert errors[0].error_state.version_info not in ("", errors[0].version_info)
+    refused = json_format.MessageToDict(errors[0].error_state.failed_configuration, preserving_proto_field_name=True)
+    assert refused["virtual_hosts"][0]["routes"][0]["name"] == "odd"
+
+    (found,) = await seen.get("/proxies", state="NACKED")
+    assert WORDS in found["types"][3]["words"]
+    assert found["synced"] is False
+    assert (await seen.cli("proxies", "--check")).code == 1
+    difference = await seen.cli("proxy", NODE, "diff")
+    first, *lines = difference.out.splitlines()
+    assert difference.code == 1
+    assert WORDS in first
+    assert any(line.startswith("+") and "x-odd" in line for line in lines)
