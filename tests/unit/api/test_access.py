@@ -202,6 +202,8 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         *(f"/v1/services/{{name}}/rollout/{verb}" for verb in ("pause", "resume", "promote", "abort")),
         "/v1/rollouts/{rollout}",
         "/v1/proxies",
+        "/v1/proxies/{node}",
+        "/v1/proxies/{node}/resources",
     }
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
