@@ -43,15 +43,15 @@ from controlplane.tls.channel import ChannelTls
 from controlplane.tls.metrics import TlsMetrics
 from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.cache import SnapshotCache
-from controlplane.xds.envoy_process import find_envoy
-from controlplane.xds.envoy_validate import EnvoyValidator
-from controlplane.xds.secrets import CertificateFolder
 from controlplane.xds.csds import SERVICE as CSDS
 from controlplane.xds.csds import StatusService
+from controlplane.xds.envoy_process import find_envoy
+from controlplane.xds.envoy_validate import EnvoyValidator
 from controlplane.xds.fleet import AckHook, Fleet
 from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
 from controlplane.xds.reading import SnapshotReader
+from controlplane.xds.secrets import CertificateFolder
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
 from controlplane.xds.streams import ADS

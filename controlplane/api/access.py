@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.api.schemas import one_line
 from controlplane.clock import Clock
-from controlplane.controller.preview import Preview
 from controlplane.controller.inspection import Inspector
+from controlplane.controller.preview import Preview
 from controlplane.errors import InvalidInputError, UnauthorizedError
 from controlplane.ports import Store
 

@@ -22,8 +22,8 @@ from controlplane.api.metrics import RequestMetrics
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES
 from controlplane.clock import Clock
-from controlplane.controller.preview import Preview
 from controlplane.controller.inspection import Inspector
+from controlplane.controller.preview import Preview
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
@@ -66,7 +66,7 @@ async def _nothing_missing() -> Sequence[str]:
     return ()
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     *,
     store: Store,
     clock: Clock,

@@ -102,6 +102,7 @@ def test_acks_say_when_there_is_nothing_to_count() -> None:
 @pytest.mark.parametrize(("acked", "status"), [("l2", "SYNCED"), ("l0", "STALE")])
 def test_a_client_with_a_listener_of_its_own_is_held_against_that(acked: str, status: str) -> None:
     client = dataclasses.replace(builders.make_node(), types={"lds": TypeStatus(sent="l2", acked=acked)})
-    types = proxy_view(client, {"lds": "l1", f"lds{NAMED}": "l2"}, now=NOW).types
+    snapshot = dataclasses.replace(builders.make_snapshot(), versions={"lds": "l1", f"lds{NAMED}": "l2"})
+    types = proxy_view(client, snapshot, now=NOW).types
     (shown,) = (one for one in types if one.type == "lds")
     assert (shown.status, shown.wanted) == (status, "l2")
