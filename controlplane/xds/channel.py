@@ -109,7 +109,8 @@ class Channel:
     A client that is not *fresh* had something before this stream; a state-of-the-world one *claimed* its version.
     *held* is what the client has, should it take all that was sent; *accepted* the names it has said yes to and was
     not told to drop since; *owed* what it must be sent even at a version that it holds. After a NACK the resources it
-    was about are *doubtful* until the view is another one than *refused_view*. The view *idle_in* owes it nothing.
+    was about are *doubtful* until neither view nor target has one of *refused_versions*. The view *idle_in* owes
+    it nothing.
     """
 
     kind: Kind
@@ -122,7 +123,7 @@ class Channel:
     owed: frozenset[str] = frozenset()
     unanswered: Unanswered | None = None
     last_number: int = 0
-    refused_view: str = ""
+    refused_versions: frozenset[str] = frozenset()
     doubtful: frozenset[str] = frozenset()
     idle_in: Responses | None = None
     level: Level = UNKNOWN
@@ -130,7 +131,7 @@ class Channel:
     @property
     def refused(self) -> bool:
         """Whether the last answer was a NACK."""
-        return bool(self.refused_view)
+        return bool(self.refused_versions)
 
 
 class Outgoing(NamedTuple):

@@ -161,7 +161,7 @@ class Session(abc.ABC, Generic[Request]):
         if error is not None:
             words = error[:MAX_WORDS] or "(no words)"
             # Which of its resources were taken is unknown: all go out again once something has changed, not before.
-            channel.refused_view = sent.view.version(kind, names)
+            channel.refused_versions = frozenset((version, sent.view.version(kind, names)))
             channel.doubtful |= sent.touched
             # A client that asked for more of a version which it had said yes to, and refuses that, is not in step.
             acked = level.acked if level.acked != version else ""
@@ -172,7 +172,7 @@ class Session(abc.ABC, Generic[Request]):
             channel.accepted = frozenset(channel.accepted) | (channel.held.keys() - channel.doubtful)
             return Acked(kind, version, now - sent.due_at)
         channel.accepted = channel.held.keys()
-        channel.refused_view = ""
+        channel.refused_versions = frozenset()
         channel.level = Level(level.sent, level.acked)
         if sent.complete and sent.subscription is channel.subscription:
             channel.idle_in = sent.view
@@ -191,10 +191,10 @@ class Session(abc.ABC, Generic[Request]):
     ) -> Outgoing | None:
         if not channel.owed and self._stays_idle(channel, subscription, view, served.target):
             return None
-        if channel.refused and view.version(channel.kind, subscription.names) != channel.refused_view:
+        if channel.refused and self._is_news(channel, subscription, view, served.target):
             doubtful = (name for name in channel.doubtful if subscription.covers(name))
             channel.held = {**channel.held, **dict.fromkeys(doubtful, "")}
-            channel.refused_view, channel.doubtful = "", frozenset()
+            channel.refused_versions, channel.doubtful = frozenset(), frozenset()
         asked = bool(channel.owed) or not channel.greeted
         parcel = self._compose(channel, view)
         if parcel is None:
@@ -225,6 +225,14 @@ class Session(abc.ABC, Generic[Request]):
         channel.greeted = True
         channel.level = channel.level._replace(sent=served.target.version(channel.kind, subscription.names))
         return Outgoing(channel.kind, response.data)
+
+    def _is_news(self, channel: Channel, subscription: Subscription, view: Responses, target: Responses) -> bool:
+        """Whether *view* may be acceptable to a client that refused one before.
+
+        What only the past had comes into view and goes from it again: that alone makes nothing acceptable.
+        """
+        kind, names = channel.kind, subscription.names
+        return channel.refused_versions.isdisjoint((view.version(kind, names), target.version(kind, names)))
 
     def _stays_idle(self, channel: Channel, subscription: Subscription, view: Responses, target: Responses) -> bool:
         """Whether the client, to whom nothing was due, is in step with *view* too: most kinds of most changes."""

@@ -60,6 +60,8 @@ class SotwSession(Session[Any]):
             send = change.send - left_out
             if not (send or change.removed or greets) or self._blocked(channel, view, send):
                 return None
+            if channel.refused and not send:
+                return None  # a removal alone would say again what was refused
             names = frozenset(selection) - left_out
             return Parcel(
                 view.sotw(channel.kind, names), names | change.removed, held_after(channel, selection, left_out)

@@ -326,3 +326,20 @@ def test_a_client_that_was_away_keeps_its_clusters_until_it_has_the_new_routes()
             back.ack(got)
         back.ack_all()
     assert back.last[Kind.CDS].names == ("b",)
+
+
+def test_what_is_refused_is_not_said_again_because_the_past_is_over(envoy: MakeEnvoy) -> None:
+    """The listeners and routes are the target's at once, so that only the refused clusters keep the past alive."""
+    cache = cache_of(TWO)
+    client = envoy(cache)
+    open_all(client, "a", "b")
+    cache.publish(record(ONLY_B))
+    client.ack_all()
+    cache.publish(record(make_snapshot(cds={"b": 9}, lds={"l": ("r", 2)}, rds={"r": (["b"], 3)})))
+    for got in client.take():
+        client.nack(got, "Invalid duration")
+    for got in client.take():
+        assert "b" not in got.names
+        client.ack(got)
+    assert client.take() == []
+    assert acked(client, Kind.CDS) != cache.served_versions[""]
