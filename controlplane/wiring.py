@@ -30,7 +30,7 @@ from controlplane.controller.preview import Preview
 from controlplane.controller.projector import Projector
 from controlplane.discovery.dns import Resolver
 from controlplane.errors import ControlPlaneError, UnavailableError
-from controlplane.ports import ConfigCheck, Store
+from controlplane.ports import ConfigCheck, ConfigCompiler, Store
 from controlplane.rpc.server import RpcServer
 from controlplane.settings import Role, Settings, ValidateWithEnvoy
 from controlplane.store import SqlStore, open_store
@@ -101,8 +101,13 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def build(settings: Settings, *, on_ack: AckHook | None = None) -> Any:
+async def build(settings: Settings, *, on_ack: AckHook | None = None, compiler: ConfigCompiler | None = None) -> Any:
     """Open the database and build a process's `Parts`; close the database at the end.
+
+    Args:
+        settings: What the environment says.
+        on_ack: Hears of every ACK.
+        compiler: Makes Envoy's configuration; by default `SnapshotCompiler`.
 
     Raises:
         ControlPlaneError: The database cannot be used, or the key file cannot be written.
@@ -117,19 +122,24 @@ async def build(settings: Settings, *, on_ack: AckHook | None = None) -> Any:
         keys = KeyRing(store=store, clock=clock)
         if await keys.ensure_admin_key(settings.admin_key_file):
             log.info("key.created", file=str(settings.admin_key_file))
-        yield _assemble(settings, store, keys, clock, board, on_ack)
+        yield _assemble(settings, store, keys, clock, board, on_ack, compiler or SnapshotCompiler())
     finally:
         await store.close()
 
 
 def _assemble(
-    settings: Settings, store: SqlStore, keys: KeyRing, clock: SystemClock, board: WakeBoard, on_ack: AckHook | None
+    settings: Settings,
+    store: SqlStore,
+    keys: KeyRing,
+    clock: SystemClock,
+    board: WakeBoard,
+    on_ack: AckHook | None,
+    compiler: ConfigCompiler,
 ) -> Parts:
     registry = CollectorRegistry()
     xds_metrics = XdsMetrics(registry)
     cache = SnapshotCache(clock=clock, identifier=settings.replica)
     fleet = Fleet(store=store, clock=clock, replica=settings.replica, metrics=xds_metrics, on_ack=on_ack)
-    compiler = SnapshotCompiler()
     tls_metrics = TlsMetrics(registry)
     channel_tls = _channel_tls(settings, clock, tls_metrics)
     certificates = None
@@ -264,8 +274,8 @@ def tune_collector() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-async def serve(settings: Settings) -> None:
-    """Run the control plane until SIGTERM or SIGINT.
+async def serve(settings: Settings, *, compiler: ConfigCompiler | None = None) -> None:
+    """Run the control plane until SIGTERM or SIGINT; *compiler* as in `build`.
 
     Raises:
         ControlPlaneError: It cannot start; the text names the setting.
@@ -275,7 +285,7 @@ async def serve(settings: Settings) -> None:
         api_socket = None
         if settings.role in {Role.ALL, Role.API}:
             api_socket = running.enter_context(bind_port(settings.bind, settings.api_port, "HUESHIFT_API_PORT"))
-        parts = await running.enter_async_context(build(settings))
+        parts = await running.enter_async_context(build(settings, compiler=compiler))
         tune_collector()
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -10,6 +10,7 @@ import dataclasses
 import datetime as dt
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -110,6 +111,7 @@ class Stack:
         envoys: How many.
         variant: How they speak xDS: ``sotw`` or ``delta``.
         settings: ``HUESHIFT_*`` variables beyond ports and paths.
+        command: What serves; by default ``hueshift serve``.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Stack:
         envoys: int = 1,
         variant: Variant = "delta",
         settings: dict[str, str] | None = None,
+        command: Sequence[str] = (),
     ) -> None:
         api, xds, telemetry, *admins = free_ports(3 + envoys)
         self.ports = Ports(api=api, xds=xds, telemetry=telemetry, admins=tuple(admins))
@@ -128,7 +131,7 @@ class Stack:
         key_file = self._directory / "admin.key"
         self.api = ApiClient(api, key_file=key_file, clock=clock)
         self.control_plane = ServerProcess(
-            [program("hueshift"), "serve"],
+            command or [program("hueshift"), "serve"],
             log_file=self._directory / "control-plane.log",
             environment={
                 "HUESHIFT_DATA_DIR": str(self._directory),

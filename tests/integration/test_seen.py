@@ -21,7 +21,7 @@ from controlplane import wiring
 from controlplane.cli.main import run
 from controlplane.cli.surroundings import Surroundings
 from controlplane.lab.api_client import service_document
-from controlplane.settings import Role, Settings
+from controlplane.settings import Role, Settings, ValidateWithEnvoy
 from controlplane.xds.bootstrap import Variant
 from controlplane.xds.envoy_process import EnvoyProcess
 from tests.envoy import bootstrap_for, free_port, running_envoy, running_worker, wait_until
@@ -106,7 +106,14 @@ class Seen:
 
 @contextlib.asynccontextmanager
 async def running_seen(folder: pathlib.Path) -> AsyncIterator[Seen]:
-    settings = Settings(data_dir=folder, role=Role.XDS, xds_port=0, telemetry_port=0, api_port=0)
+    settings = Settings(
+        data_dir=folder,
+        role=Role.XDS,
+        xds_port=0,
+        telemetry_port=0,
+        api_port=0,
+        validate_with_envoy=ValidateWithEnvoy.OFF,
+    )
     async with wiring.build(settings) as parts:
         with wiring.bind_port("127.0.0.1", 0, "HUESHIFT_API_PORT") as listening:
             async with asyncio.TaskGroup() as tasks:
