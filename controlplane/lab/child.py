@@ -19,6 +19,8 @@ from controlplane.errors import ControlPlaneError
 
 START_WITHIN = dt.timedelta(seconds=60)
 END_WITHIN = dt.timedelta(seconds=10)
+MAX_LINE = 1 << 24
+"""Bytes in a child's answer: thousands of streams say when each of them heard of a change."""
 
 
 class ChildError(ControlPlaneError):
@@ -54,6 +56,7 @@ class JsonChild:
             stdout=asyncio.subprocess.PIPE,
             stderr=self._log,
             start_new_session=True,
+            limit=MAX_LINE,
         )
         return self
 
