@@ -160,8 +160,10 @@ class Session(abc.ABC, Generic[Request]):
         level = channel.level
         if error is not None:
             words = error[:MAX_WORDS] or "(no words)"
+            seen = sent.view.version(kind, names)
             # Which of its resources were taken is unknown: all go out again once something has changed, not before.
-            channel.refused_versions = frozenset((version, sent.view.version(kind, names)))
+            # Nothing at all cannot have been refused: where the target has none, what was sent was of the past.
+            channel.refused_versions = frozenset((version or seen, seen))
             channel.doubtful |= sent.touched
             # A client that asked for more of a version which it had said yes to, and refuses that, is not in step.
             acked = level.acked if level.acked != version else ""
