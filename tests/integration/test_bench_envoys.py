@@ -50,7 +50,5 @@ async def test_every_envoy_follows_what_another_replica_commits_to_postgresql(tm
         check(result)
         async with await open_store(url, board=WakeBoard(), clock=CLOCK) as store:
             split = (await store.load_service(SERVICE)).split
-            connected = [node for node in await store.load_nodes() if node.disconnected_at is None]
         assert {share.version: share.weight_bp for share in split} == {"v1": 8_700, "v2": 1_300}
-        assert connected == []
         assert result.seconds < dt.timedelta(minutes=1).total_seconds()
