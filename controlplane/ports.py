@@ -572,13 +572,14 @@ class ConfigResource:
     """One resource of a snapshot. *version* is the hash of its content.
 
     *packed* is the `Any` that goes to Envoy, serialised; None where the content is private and stays in the database.
-    One that is *by_name* goes only to clients that name it, which an Envoy does not.
+    One that is *by_name* goes only to clients that name it, which an Envoy does not. A listener names *secrets*.
     """
 
     name: str
     version: str
     packed: bytes | None
     by_name: bool = False
+    secrets: tuple[str, ...] = ()
 
 
 class ConfigReader(Protocol):

@@ -23,6 +23,12 @@ log = structlog.get_logger()
 TYPES: Final = ("cds", "eds", "lds", "rds")
 """The types that are always shown; further ones where an Envoy or its snapshot has them."""
 
+PRIVATE: Final = "sds"
+"""The type whose content is in no snapshot row: private keys."""
+
+ONE_BY_ONE: Final = ("Error adding/updating cluster(s) ", "Error adding/updating listener(s) ")
+"""How the refusal of a response begins whose good resources Envoy runs all the same."""
+
 MAX_REMEMBERED: Final = 256
 """Versions of a type whose resources are kept in memory: what a version stands for never changes."""
 
@@ -64,12 +70,16 @@ def kinds_of(node: NodeStatus, wanted: Iterable[str]) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HeldResource:
-    """One resource at one Envoy: the one it *runs*, the one it should run, and the one it refused since."""
+    """One resource at one Envoy: the one it *runs*, the one it should run, and the one it refused since.
+
+    *taken* says that what it runs came in a response that it refused for other resources in it.
+    """
 
     name: str
     runs: ConfigResource | None
     wanted: ConfigResource | None
     refused: ConfigResource | None = None
+    taken: bool = False
 
     @property
     def sync(self) -> Sync:
@@ -136,20 +146,30 @@ class Inspector:
             status = node.types.get(kind, TypeStatus())
             version = wanted_version(versions, kind, status.sent)
             sync = sync_of(status, version)
-            runs = await self._resources(kind, status.acked)
-            refused = await self._resources(kind, status.nacked) if sync is Sync.NACKED else None
-            wanted = await self._resources(kind, version) or {}
+            if kind == PRIVATE:
+                listeners = await self._resources("lds", node.types.get("lds", TypeStatus()).acked)
+                resources: tuple[HeldResource, ...] | None = _secrets(listeners or {}, status, sync)
+            else:
+                resources = await self._held(kind, status, sync, version)
             types.append(
                 TypeConfig(
                     kind=kind,
                     sync=sync,
                     status=status,
                     wanted=version,
-                    resources=() if runs is None else _compare(runs, wanted, refused or {}),
-                    lost=runs is None,
+                    resources=resources or (),
+                    lost=resources is None,
                 )
             )
         return NodeConfig(node, snapshot, tuple(types))
+
+    async def _held(self, kind: str, status: TypeStatus, sync: Sync, version: str) -> tuple[HeldResource, ...] | None:
+        runs = await self._resources(kind, status.acked)
+        if runs is None:
+            return None
+        refused = await self._resources(kind, status.nacked) if sync is Sync.NACKED else None
+        wanted = await self._resources(kind, version) or {}
+        return _compare(runs, wanted, refused or {}, status.words)
 
     async def _resources(self, kind: str, version: str) -> Mapping[str, ConfigResource] | None:
         """Return the resources of a version: none for "", None for one that is not stored or readable any more."""
@@ -191,17 +211,46 @@ def since(status: TypeStatus, sync: Sync, node: NodeStatus, snapshot: SnapshotRe
         case Sync.NEVER_SENT:
             return node.connected_at
         case Sync.STALE:
-            # It became stale when something newer was to be served, and not before it came.
-            return max(snapshot.at, node.connected_at) if snapshot is not None else node.connected_at
+            # It became stale when something else was to be served, and not before it ran what it runs.
+            begun = (node.connected_at, status.acked_at, snapshot.at if snapshot is not None else None)
+            return max(moment for moment in begun if moment is not None)
 
 
 def _compare(
-    runs: Mapping[str, ConfigResource], wanted: Mapping[str, ConfigResource], refused: Mapping[str, ConfigResource]
+    runs: Mapping[str, ConfigResource],
+    wanted: Mapping[str, ConfigResource],
+    refused: Mapping[str, ConfigResource],
+    words: str,
 ) -> tuple[HeldResource, ...]:
+    held = []
+    for name in sorted({*runs, *wanted, *refused}):
+        new = _if_new(refused.get(name), runs.get(name))
+        if new is not None and _was_taken(name, words):
+            held.append(HeldResource(name, new, wanted.get(name), taken=True))
+        else:
+            held.append(HeldResource(name, runs.get(name), wanted.get(name), new))
+    return tuple(held)
+
+
+def _was_taken(name: str, words: str) -> bool:
+    """Whether Envoy runs a new resource of a response that it refused: with these words it names all that it did not.
+
+    Measured: clusters and listeners are taken one by one, and the refusal is about the bad ones only.
+    """
+    return words.startswith(ONE_BY_ONE) and f" {name}: " not in words
+
+
+def _secrets(listeners: Mapping[str, ConfigResource], status: TypeStatus, sync: Sync) -> tuple[HeldResource, ...]:
+    """Return the secrets that the listeners of an Envoy name. Their content is in no row: the version is the type's."""
+    refused = status.nacked if sync is Sync.NACKED else ""
     return tuple(
-        HeldResource(name, runs.get(name), wanted.get(name), _if_new(refused.get(name), runs.get(name)))
-        for name in sorted({*runs, *wanted, *refused})
+        HeldResource(name, _secret(name, status.acked), _secret(name, status.sent), _secret(name, refused))
+        for name in sorted({name for listener in listeners.values() for name in listener.secrets})
     )
+
+
+def _secret(name: str, version: str) -> ConfigResource | None:
+    return ConfigResource(name, version, None) if version else None
 
 
 def _if_new(refused: ConfigResource | None, runs: ConfigResource | None) -> ConfigResource | None:

@@ -102,8 +102,9 @@ def _resources(config: NodeConfig, each: TypeConfig, *, contents: bool) -> Itera
         found.config_status = _CONFIG_STATUS[held.sync] if connected else csds_pb2.UNKNOWN
         found.client_status = _client_status(held)
         if held.runs is not None:
-            found.version_info = _version(config, each.status.acked, held.runs)
-            _stamp(found.last_updated, each.status.acked_at)
+            status = each.status
+            found.version_info = _version(config, status.nacked if held.taken else status.acked, held.runs)
+            _stamp(found.last_updated, status.nacked_at if held.taken else status.acked_at)
             if contents and held.runs.packed is not None:
                 found.xds_config.MergeFromString(held.runs.packed)
         if held.refused is not None:

@@ -5,8 +5,9 @@ waiting is bounded by the number of nodes, and a database that is away delays ro
 """
 
 import datetime as dt
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol, TypeAlias
 
 import structlog
@@ -17,7 +18,7 @@ from controlplane.ports import NodeStatus, TypeStatus
 from controlplane.wake import Wake
 from controlplane.xds.channel import Acked, Ignored, Level, Nacked, Node, Reaction, Stale, Subscribed
 from controlplane.xds.kinds import Kind
-from controlplane.xds.metrics import XdsMetrics
+from controlplane.xds.metrics import PROXY_STATES, XdsMetrics
 
 log = structlog.get_logger()
 
@@ -92,6 +93,8 @@ class Fleet:
         self._links: dict[str, list[Link]] = {}
         self._dirty: dict[str, None] = {}
         self._gone: dict[str, NodeStatus] = {}
+        for state in PROXY_STATES:  # counted when someone looks: a change of a thousand streams costs nothing here
+            metrics.proxies.labels(state).set_function(functools.partial(self._count, state))
         self._moment = clock.now()
         self._moment_until = -1.0
         self._answers = 0
@@ -153,6 +156,9 @@ class Fleet:
     def connected_ids(self) -> frozenset[str]:
         """Return the ids of the Envoys that have a stream open here; other clients send no telemetry."""
         return frozenset(node for node, links in self._links.items() if links[-1].node.is_envoy)
+
+    def _count(self, state: str) -> int:
+        return sum(_state(links[-1].types.values()) == state for links in tuple(self._links.values()))
 
     # -- the loop that writes ------------------------------------------------------------------------------------------
 
@@ -245,3 +251,11 @@ class Fleet:
     def _mark(self, node: str) -> None:
         self._dirty[node] = None
         self._wake.set()
+
+
+def _state(types: Iterable[TypeStatus]) -> str:
+    waiting = nacked = False
+    for status in types:
+        nacked = nacked or bool(status.nacked and status.nacked == status.sent)
+        waiting = waiting or status.acked != status.sent
+    return "nacked" if nacked else "waiting" if waiting else "synced"

@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from controlplane.xds.kinds import Kind
 
+PROXY_STATES: Final = ("synced", "waiting", "nacked")
+
 PUSH_TO_ACK_EDGES_S: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
@@ -30,6 +32,12 @@ class XdsMetrics:
         self.nacks: Mapping[Kind, Counter] = {kind: nacks.labels(kind.value) for kind in Kind}
         self.pushes: Mapping[Kind, Counter] = {kind: pushes.labels(kind.value) for kind in Kind}
         self.streams = Gauge("hueshift_xds_streams", "Open streams.", ("variant",), registry=registry)
+        self.proxies = Gauge(
+            "hueshift_xds_proxies",
+            "Clients connected to this replica: synced (all that was sent is acknowledged), waiting, nacked.",
+            ("state",),
+            registry=registry,
+        )
         self.closed = Counter(
             "hueshift_xds_streams_closed_total",
             "Streams that ended, by reason: client, stalled, protocol, identity, stopping, bug.",

@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from controlplane.errors import InvalidInputError
 from controlplane.ports import ConfigResource
 from controlplane.xds.kinds import Kind, find_kind
-from controlplane.xds.references import is_api_listener
+from controlplane.xds.references import is_api_listener, secrets_of
 
 KNOWN = (
     cluster_pb2,
@@ -59,11 +59,13 @@ class SnapshotReader:
             kind = find_kind(row.resource.type_url)
             if kind is not None:
                 is_private = row.resource.type_url == PRIVATE
+                listener = listener_pb2.Listener.FromString(row.resource.value) if kind is Kind.LDS else None
                 found.setdefault(kind.value, {})[row.name] = ConfigResource(
                     name=row.name,
                     version=row.version,
                     packed=None if is_private else row.resource.SerializeToString(deterministic=True),
-                    by_name=kind is Kind.LDS and is_api_listener(listener_pb2.Listener.FromString(row.resource.value)),
+                    by_name=listener is not None and is_api_listener(listener),
+                    secrets=() if listener is None else tuple(secrets_of(listener)),
                 )
         return found
 

@@ -68,7 +68,7 @@ def read_links(messages: Messages) -> Links:
             if cluster.type == cluster_pb2.Cluster.EDS
         },
         warm_after={name: _warm_after(cluster) for name, cluster in messages[Kind.CDS].items()},
-        secrets_of={name: frozenset(_secrets_of(listener)) for name, listener in messages[Kind.LDS].items()},
+        secrets_of={name: frozenset(secrets_of(listener)) for name, listener in messages[Kind.LDS].items()},
     )
 
 
@@ -184,7 +184,8 @@ def _routes_of(listener: Any) -> Iterable[str]:
                 yield manager.rds.route_config_name
 
 
-def _secrets_of(listener: Any) -> Iterable[str]:
+def secrets_of(listener: Any) -> Iterable[str]:
+    """Yield the names of the secrets that a listener refers to."""
     for chain in listener.filter_chains:
         config = chain.transport_socket.typed_config
         if config.Is(tls_pb2.DownstreamTlsContext.DESCRIPTOR):

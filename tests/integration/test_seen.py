@@ -21,10 +21,13 @@ from controlplane import wiring
 from controlplane.cli.main import run
 from controlplane.cli.surroundings import Surroundings
 from controlplane.lab.api_client import service_document
+from controlplane.ports import ConfigCompiler
 from controlplane.settings import Role, Settings, ValidateWithEnvoy
 from controlplane.xds.bootstrap import Variant
 from controlplane.xds.envoy_process import EnvoyProcess
-from tests.envoy import bootstrap_for, free_port, running_envoy, running_worker, wait_until
+from tests.certificates import Authority
+from tests.damages import DAMAGES, MARK, DamagingCompiler, Draft
+from tests.envoy import CLOCK, bootstrap_for, free_port, running_envoy, running_worker, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -32,6 +35,8 @@ NODE = "envoy-1"
 # A look-ahead: Python's re takes it, and so do we; Envoy's RE2 does not.
 REFUSED_ROUTE = {"name": "odd", "match": {"headers": [{"name": "x-odd", "regex": "(?=a)b"}]}, "version": "v1"}
 WORDS = "invalid perl operator: (?="
+
+NACKED = config_dump_shared_pb2.NACKED
 
 Documents = dict[str, dict[str, tuple[str, Any]]]
 """Version and content of each resource, by short type name and name."""
@@ -97,15 +102,13 @@ class Seen:
         await wait_until(has, f"{NODE} is {wanted}")
 
     async def wait_synced(self) -> None:
-        async def is_synced() -> bool:
-            answer = await self.http.get(f"/proxies/{NODE}")
-            return answer.is_success and answer.json()["synced"] is True
-
-        await wait_until(is_synced, f"{NODE} runs what it should")
+        await wait_until(lambda: _is_synced(self, NODE), f"{NODE} runs what it should")
 
 
 @contextlib.asynccontextmanager
-async def running_seen(folder: pathlib.Path) -> AsyncIterator[Seen]:
+async def running_seen(
+    folder: pathlib.Path, *, compiler: ConfigCompiler | None = None, certificates: pathlib.Path | None = None
+) -> AsyncIterator[Seen]:
     settings = Settings(
         data_dir=folder,
         role=Role.XDS,
@@ -113,8 +116,9 @@ async def running_seen(folder: pathlib.Path) -> AsyncIterator[Seen]:
         telemetry_port=0,
         api_port=0,
         validate_with_envoy=ValidateWithEnvoy.OFF,
+        certificates_dir=certificates,
     )
-    async with wiring.build(settings) as parts:
+    async with wiring.build(settings, compiler=compiler) as parts:
         with wiring.bind_port("127.0.0.1", 0, "HUESHIFT_API_PORT") as listening:
             async with asyncio.TaskGroup() as tasks:
                 running = [
@@ -147,8 +151,8 @@ async def own_dump(envoy: EnvoyProcess) -> Documents:
         for each in section.get("dynamic_active_clusters", ()):
             found["cds"][each["cluster"]["name"]] = (each["version_info"], each["cluster"])
         for each in section.get("dynamic_listeners", ()):
-            state = each["active_state"]
-            found["lds"][each["name"]] = (state["version_info"], state["listener"])
+            if state := each.get("active_state"):  # what it refused stands there as well, without a name
+                found["lds"][each["name"]] = (state["version_info"], state["listener"])
         for each in section.get("dynamic_route_configs", ()):
             found["rds"][each["route_config"]["name"]] = (each["version_info"], each["route_config"])
         for each in section.get("dynamic_endpoint_configs", ()):
@@ -228,9 +232,14 @@ async def test_all_ways_of_looking_agree_with_the_envoy(
         assert await seen.cli("proxy", NODE, "diff") == Ended(0, "", "")
 
         # A weight moves: everybody says so.
-        before = (await seen.get(f"/proxies/{NODE}"))["types"]
+        before, counted = (await seen.get(f"/proxies/{NODE}"))["types"], await metrics(seen)
+        began = CLOCK.steady()
         await seen.put("/services/shop/split", {"weights": {"v1": "70%", "v2": "30%"}})
         await wait_until(lambda: _moved(seen, before), "the new weight is acknowledged")
+        took = {name: value - counted.get(name, 0) for name, value in (await metrics(seen)).items()}
+        assert took['hueshift_xds_push_to_ack_seconds_count{type="rds"}'] == 1
+        assert 0 < took['hueshift_xds_push_to_ack_seconds_sum{type="rds"}'] < CLOCK.steady() - began
+        assert took['hueshift_xds_push_to_ack_seconds_count{type="cds"}'] == 0
         await check_agreement(seen, envoy, variant)
         assert split_of(await own_dump(envoy)) == {"shop-v1": 7_000, "shop-v2": 3_000}
         assert "shop-v1 70%, shop-v2 30%" in (await seen.cli("proxy", NODE, "routes")).out
@@ -268,7 +277,16 @@ async def _left(seen: Seen) -> bool:
     return (await seen.get(f"/proxies/{NODE}"))["connected"] is False
 
 
+async def metrics(seen: Seen) -> dict[str, float]:
+    text = (await seen.http.get(str(seen.http.base_url.join("/metrics")))).text
+    samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples}
+
+
 async def check_refusal(seen: Seen) -> None:
+    counted = await metrics(seen)
+    assert counted['hueshift_xds_nacks_total{type="rds"}'] == 1
+    assert counted['hueshift_xds_proxies{state="nacked"}'] == 1
     config = (await seen.csds())[NODE]
     errors = [each for each in config.generic_xds_configs if each.config_status == csds_pb2.ERROR]
     assert [each.name for each in errors] == ["shop_route"]
@@ -287,3 +305,131 @@ async def check_refusal(seen: Seen) -> None:
     assert difference.code == 1
     assert WORDS in first
     assert any(line.startswith("+") and "x-odd" in line for line in lines)
+
+
+def some_listeners(draft: Draft) -> None:
+    """Have a good listener beside the service's, which is bad; one of an unknown type Envoy could not dump."""
+    draft.add_listener("127.0.0.3")
+    DAMAGES["bad_certificate"].apply(draft)
+
+
+SOME = {
+    "some_clusters": DAMAGES["half_applied_clusters"],
+    "some_listeners": dataclasses.replace(DAMAGES["bad_certificate"], apply=some_listeners),
+}
+
+
+@pytest.mark.parametrize("damage", list(SOME))
+async def test_what_envoy_takes_of_a_response_that_it_refuses_is_seen_as_well(
+    damage: str, variant: Variant, document: dict[str, Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DAMAGES, damage, SOME[damage])
+    kind = SOME[damage].kind.value
+    slo = {"name": f"{MARK}{damage}", "kind": "error_rate", "max": "20%"}
+    async with running_seen(tmp_path, compiler=DamagingCompiler()) as seen:
+        await seen.put("/services/shop", document)
+        bootstrap = bootstrap_for(seen.parts.xds_server.port, variant=variant)
+        async with running_envoy(bootstrap, tmp_path / "envoy") as envoy:
+            await seen.wait_synced()
+            before = await own_dump(envoy)
+            await seen.put("/services/shop", {**document, "slos": [*document["slos"], slo]})
+            await seen.wait_statuses(**{kind: "NACKED"})
+            own = await own_dump(envoy)
+            assert own[kind] != before[kind]
+            config = (await seen.csds())[NODE]
+            assert seen_in_csds(config)[kind] == own[kind]
+            (refused,) = [each for each in config.generic_xds_configs if each.client_status == NACKED]
+            assert SOME[damage].words in refused.error_state.details
+            seen_over_rest = await seen.get(f"/proxies/{NODE}/resources", type=kind)
+            assert {name: content for _, name, _, _, content in resources(seen_over_rest)} == {
+                name: content for name, (_, content) in own[kind].items()
+            }
+
+
+async def test_a_certificate_is_named_and_its_key_is_shown_nowhere(
+    variant: Variant, document: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    pair = Authority().issue("edge.test")
+    pair.write(folder, "edge")
+    document["listener"]["tls"] = {"certificate": "edge"}
+    async with running_seen(tmp_path / "plane", certificates=folder) as seen:
+        await seen.put("/services/shop", document)
+        bootstrap = bootstrap_for(seen.parts.xds_server.port, variant=variant)
+        async with running_envoy(bootstrap, tmp_path / "envoy") as envoy:
+            await seen.wait_synced()
+            await seen.wait_statuses(sds="SYNCED")
+            own = [
+                each["name"]
+                for section in (await envoy.config_dump())["configs"]
+                for each in section.get("dynamic_active_secrets", ())
+            ]
+            config = (await seen.csds())[NODE]
+            (secret,) = [each for each in config.generic_xds_configs if each.type_url.endswith(".Secret")]
+            assert [secret.name] == own == ["edge"]
+            assert (secret.config_status, secret.client_status) == (csds_pb2.SYNCED, config_dump_shared_pb2.ACKED)
+            assert secret.version_info
+            assert not secret.HasField("xds_config")
+            rest = await seen.get(f"/proxies/{NODE}/resources")
+            (held,) = rest["types"][4]["resources"]
+            assert held["resource"] == {
+                "@type": secret.type_url,
+                "name": "edge",
+                "version": rest["types"][4]["acked"],
+                "private": True,
+            }
+            assert "SDS" in (await seen.cli("proxy", NODE)).out
+            assert await seen.cli("proxy", NODE, "diff") == Ended(0, "", "")
+            line = pair.key.splitlines()[1]
+            assert line not in config.SerializeToString()
+            assert line.decode() not in json.dumps(rest)
+
+
+async def test_the_status_service_answers_for_the_nodes_that_are_asked_for(
+    document: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    request = csds_pb2.ClientStatusRequest
+    async with running_seen(tmp_path) as seen:
+        await seen.put("/services/shop", document)
+        port = seen.parts.xds_server.port
+        async with (
+            running_envoy(bootstrap_for(port), tmp_path / "one"),
+            running_envoy(bootstrap_for(port, node_id="envoy-2"), tmp_path / "two"),
+            grpc.aio.insecure_channel(f"127.0.0.1:{seen.parts.rpc_server.port}") as channel,
+        ):
+            await seen.wait_synced()
+            await wait_until(lambda: _is_synced(seen, "envoy-2"), "the second one is in sync")
+            assert set(await seen.csds()) == {NODE, "envoy-2"}
+            one, other = {"node_id": {"exact": "envoy-2"}}, {"node_id": {"suffix": "-1"}}
+            assert set(await seen.csds(request(node_matchers=[one]))) == {"envoy-2"}
+            assert set(await seen.csds(request(node_matchers=[one, other]))) == {
+                NODE,
+                "envoy-2",
+            }
+
+            call = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel).StreamClientStatus()
+            for asked, found in ((request(node_matchers=[one]), ["envoy-2"]), (request(), [NODE, "envoy-2"])):
+                await call.write(asked)
+                assert [config.node.id for config in (await call.read()).config] == found
+            call.cancel()
+
+            config = (await seen.csds(request(node_matchers=[one], exclude_resource_contents=True)))["envoy-2"]
+            assert {each.config_status for each in config.generic_xds_configs} == {csds_pb2.SYNCED}
+            assert not any(each.HasField("xds_config") for each in config.generic_xds_configs)
+            assert all(each.version_info and each.name for each in config.generic_xds_configs)
+            assert (config.node.user_agent_name, config.node.cluster) == ("envoy", "hueshift")
+
+            wrongs: list[dict[str, Any]] = [
+                {"node_metadatas": [{}]},
+                {"node_id": {"safe_regex": {"regex": "(a+)+"}}},
+            ]
+            for wrong in wrongs:
+                with pytest.raises(grpc.aio.AioRpcError, match=r"node_matchers\[1\]") as refused:
+                    await seen.csds(request(node_matchers=[wrong]))
+                assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def _is_synced(seen: Seen, node: str) -> bool:
+    answer = await seen.http.get(f"/proxies/{node}")
+    return answer.is_success and answer.json()["synced"] is True

@@ -276,6 +276,14 @@ def test_what_is_no_longer_stored_is_said_and_not_guessed(stale: Cli) -> None:
     assert words in in_words(ended.out)
 
 
+def test_what_another_release_stored_is_not_guessed_either(cli: Cli) -> None:
+    publish(cli, dataclasses.replace(OLD, content=b"\xff"))
+    connect(cli, node())
+    ended = cli("proxy", NODE)
+    assert ended.code == 0
+    assert "not known any more" in ended.out
+
+
 def test_before_there_is_a_snapshot_there_is_nothing_to_differ_from(cli: Cli) -> None:
     connect(cli, dataclasses.replace(node(), types={}))
     ended = cli("proxy", NODE, "diff")

@@ -36,7 +36,7 @@ def config(
 
 def held(name: str, runs: Snapshot | None, wanted: Snapshot | None, refused: Snapshot | None = None) -> HeldResource:
     found = [clusters(each).get(name) if each else None for each in (runs, wanted, refused)]
-    return HeldResource(name, *found)
+    return HeldResource(name, found[0], found[1], found[2])
 
 
 def entries(of: NodeConfig, *, contents: bool = True) -> dict[str, Any]:

@@ -159,3 +159,23 @@ async def test_batches_are_bounded() -> None:
                 await parts.rows.written.wait()
         loop.cancel()
     assert [len(batch) for batch in parts.rows.batches] == [1_000, 200]
+
+
+def test_clients_are_counted_by_their_worst_type() -> None:
+    parts = make()
+
+    def counted() -> dict[str, float | None]:
+        return {
+            state: parts.registry.get_sample_value("hueshift_xds_proxies", {"state": state})
+            for state in ("synced", "waiting", "nacked")
+        }
+
+    links = [parts.fleet.connected(Node(name, "edge", is_envoy=True), variant="delta") for name in ("a", "b", "c")]
+    for link in links:
+        parts.fleet.moved(link, Kind.CDS, Level(sent="v1", acked="v1"))
+    parts.fleet.moved(links[1], Kind.RDS, Level(sent="v2", acked="v1"))
+    parts.fleet.moved(links[2], Kind.RDS, Level(sent="v2", acked="v1", nacked="v2", words="bad"))
+    assert counted() == {"synced": 1, "waiting": 1, "nacked": 1}
+    parts.fleet.disconnected(links[2])
+    parts.fleet.moved(links[1], Kind.RDS, Level(sent="v2", acked="v2"))
+    assert counted() == {"synced": 2, "waiting": 0, "nacked": 0}
