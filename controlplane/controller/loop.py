@@ -13,7 +13,7 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.controller.desired import grouping, live_split, served_revisions, traffic_plans
-from controlplane.controller.fleet import expected_nodes, unready_members
+from controlplane.controller.fleet import Refusal, expected_nodes, unready_members
 from controlplane.controller.groups import GroupView, carriers, level_of, nodes_of, view_groups
 from controlplane.controller.narrate import actor, sentence
 from controlplane.controller.observer import (
@@ -130,7 +130,7 @@ class Controller:
             if group.snapshot is None or group.snapshot.status is not SnapshotStatus.PROPOSED:
                 continue
             if group.level.refusals:
-                await self._reject(desired, group, group.snapshot, str(group.level.refusals[0]))
+                await self._reject(desired, group, group.snapshot, group.level.refusals[0])
                 return True
             if group.level.settled:
                 await self.store.mark_snapshot(group.key, group.snapshot.version, SnapshotStatus.GOOD, "")
@@ -146,13 +146,14 @@ class Controller:
             await self.store.mark_revisions(proven, RevisionStatus.GOOD, "", now=self.clock.now())
         return bool(proven)
 
-    async def _reject(self, desired: Desired, group: GroupView, snapshot: SnapshotRecord, words: str) -> None:
+    async def _reject(self, desired: Desired, group: GroupView, snapshot: SnapshotRecord, refusal: Refusal) -> None:
         """Stop the rollouts that the refusal concerns, then take its cause out of what is served.
 
         In this order: a crash in between repeats the step, and a rollout never goes on past a refusal unseen.
         """
+        words = str(refusal)
         log.error("snapshot.rejected", group=group.key, version=snapshot.version, words=words)
-        suspects = _unproven(desired, group)
+        suspects = await self._suspects(desired, group, refusal)
         for service in desired.services:
             name = service.revision.spec.name
             if service.rollout is not None and group.carries(name) and (not suspects or name in suspects):
@@ -160,6 +161,20 @@ class Controller:
         if suspects:
             await self.store.mark_revisions(suspects, RevisionStatus.REJECTED, words, now=self.clock.now())
         await self.store.mark_snapshot(group.key, snapshot.version, SnapshotStatus.REJECTED, words)
+
+    async def _suspects(self, desired: Desired, group: GroupView, refusal: Refusal) -> Mapping[str, int]:
+        """Return the revisions that *refusal* is blamed on: the unproven ones that the Envoy had not yet taken.
+
+        One that it runs may be unproven for as long as another Envoy is away; a new service must not be taken from its
+        clients for a mistake in a different one.
+        """
+        unproven = _unproven(desired, group)
+        acked = [node.types[refusal.kind].acked for node in group.nodes if node.node == refusal.node]
+        runs = await self.store.find_config(refusal.kind, acked[0]) if acked and acked[0] else None
+        if runs is None:
+            return unproven
+        news = {name: number for name, number in unproven.items() if runs.revisions.get(name) != number}
+        return news or unproven
 
     # -- configuration canaries ----------------------------------------------------------------------------------------
 

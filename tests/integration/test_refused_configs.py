@@ -65,8 +65,7 @@ class Stage:
     async def apply(self, *, damage: str = "") -> None:
         """Declare the next revision: sound, or with a damage. Each sound one changes a cluster, a little."""
         self.revision += 1
-        marked = {"name": f"{MARK}{damage}", "kind": "error_rate", "max": "1%"}
-        slos = [*DEFAULT_SLOS, marked] if damage else list(DEFAULT_SLOS)
+        slos = [*DEFAULT_SLOS, marked(damage)] if damage else list(DEFAULT_SLOS)
         versions = self.document["versions"]
         if not damage:
             timeout = {"connect_timeout": f"{10 + self.revision}s"}
@@ -167,6 +166,11 @@ class Stage:
             await envoy.server.stop()
 
 
+def marked(damage: str) -> dict[str, str]:
+    """Return the objective that asks for a damage."""
+    return {"name": f"{MARK}{damage}", "kind": "error_rate", "max": "1%"}
+
+
 def is_in_step(row: ProxyView) -> bool:
     return row.connected and all(kind.status == "SYNCED" for kind in row.types if kind.wanted)
 
@@ -226,6 +230,38 @@ async def test_a_bad_resource_stops_the_rollout_and_nothing_else(stage: Stage, n
 @pytest.mark.parametrize("name", list(DAMAGES)[::2])  # every kind, and all that are half applied
 async def test_so_it_does_where_the_whole_state_is_sent(stage: Stage, name: str) -> None:
     await check_refusal(stage, name)
+
+
+@pytest.mark.parametrize("stage", ["delta"], indirect=True, scope="module")
+async def test_a_service_without_a_rollout_says_it_in_its_history(stage: Stage) -> None:
+    """And a refusal of one service's revision is no reason to stop the rollout of another."""
+    damage = DAMAGES["bad_regex"]
+    (port,) = free_ports(1)
+    beside = {**stage.document, "service": "beside", "listener": {"address": "127.0.0.1", "port": port}}
+    api = stage.stack.api
+    await stage.recover()
+    before = await api.status(SERVICE)
+    await api.apply(beside)
+
+    async def runs_it() -> dict[str, str] | None:
+        found = await stage.configuration(stage.admin)
+        return found if any("beside" in name and "route" in name for name in found) else None
+
+    good = await wait_for_answer(runs_it, what="the new service", clock=CLOCK, at_most=SOON, every=EVERY)
+    async with stage.load():
+        await api.apply({**beside, "slos": [*DEFAULT_SLOS, marked("bad_regex")]})
+
+        async def said() -> list[str] | None:
+            return [event.words for event in await api.history("beside") if damage.words in event.words] or None
+
+        (words,) = await wait_for_answer(said, what="history", clock=CLOCK, at_most=SOON, every=EVERY)
+        check_words(words, damage)
+        await check_last_good(stage, good)
+    status = await api.status("beside")
+    assert status.rejected is not None
+    check_words(status.rejected.words, damage)
+    assert (await api.rollout(stage.rollout)).phase == "baking"
+    assert (await api.status(SERVICE)).revision.number == before.revision.number
 
 
 async def check_refusal(stage: Stage, name: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from controlplane.ports import RevisionStatus, SnapshotRecord, SnapshotStatus
 from controlplane.rollout.model import PauseCause, Paused, Preparing
 from controlplane.traffic.model import ServiceSpec
-from tests.builders import make_spec, seconds
+from tests.builders import make_node, make_spec, seconds
 from tests.simulation.world import World, open_world, restarted
 
 CANARY = "+canary"
@@ -64,6 +64,20 @@ async def test_a_refusal_in_one_group_takes_the_revision_back_everywhere(world: 
     await world.turn()
     assert running(world, "edge-1") == {"colorize": 1}
     assert running(world, "eu-1") == {"colorize": 1, "local": 1}
+
+
+async def test_a_new_service_that_envoys_run_is_not_blamed_for_another(world: World) -> None:
+    """An Envoy that has just left is waited for, so that nothing new is proven meanwhile."""
+    away = dataclasses.replace(make_node("edge-9"), cluster="edge", group="edge", disconnected_at=world.clock.now())
+    await world.store.record_nodes([away])
+    await apply(world, make_spec("local", port=9090))
+    assert await status(world, "local") == (1, RevisionStatus.PROPOSED)
+    world.refusing = lambda snapshot: "no such filter" if snapshot.revisions["colorize"] == 2 else ""
+    await apply(world, dataclasses.replace(make_spec(), routes=make_spec().routes[1:]))
+    await world.turn()
+    assert await status(world) == (2, RevisionStatus.REJECTED)
+    assert await status(world, "local") == (1, RevisionStatus.PROPOSED)
+    assert running(world, "edge-1") == {"colorize": 1, "local": 1}
 
 
 async def test_a_refusal_of_a_service_stops_no_rollout_in_another_group(world: World) -> None:
