@@ -549,6 +549,23 @@ class CompiledConfig:
     content: bytes
 
 
+class DiscoveryPolls(Protocol):
+    """Answers Envoys that poll for their configuration (``api_type: REST``)."""
+
+    def poll(self, resource: str, document: object) -> bytes | None:
+        """Answer a `DiscoveryRequest` with a `DiscoveryResponse`, both as JSON; None: the client has all it should.
+
+        Args:
+            resource: The last word of the path: clusters, endpoints, listeners or routes.
+            document: The request, decoded.
+
+        Raises:
+            NotFoundError: There is no such *resource*.
+            InvalidInputError: The request is wrong.
+            UnavailableError: Nothing can be served yet, or no more clients.
+        """
+
+
 class ConfigCompiler(Protocol):
     """Turns a plan into resources, and refuses what Envoy would refuse."""
 

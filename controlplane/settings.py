@@ -33,6 +33,14 @@ class ValidateWithEnvoy(enum.StrEnum):
     OFF = "off"
 
 
+class RestDiscovery(enum.StrEnum):
+    """Who may poll for configuration over REST, which needs no key."""
+
+    OFF = "off"
+    LOOPBACK = "loopback"
+    ANYONE = "anyone"
+
+
 class Settings(BaseSettings):
     """The control plane's settings."""
 
@@ -70,6 +78,10 @@ class Settings(BaseSettings):
     and ``NAME/tls.key``, as PEM. New files are pushed to Envoys within a second; broken ones are not."""
     api_key_file: pathlib.Path | None = None
     """Where the first start writes an admin key (mode 0600). Default: ``admin.key`` in *data_dir*."""
+    rest_discovery: RestDiscovery = RestDiscovery.OFF
+    """Whether Envoys may poll for their configuration on *api_port* (roles all and xds): not at all, those on this
+    machine, or anyone. Envoy cannot send a key: whoever is let in reads the configuration, and speaks for any Envoy
+    that polls."""
     public_reads: bool = False
     """Whether reading needs no API key. Writing always does."""
     interval: dt.timedelta = Field(default=dt.timedelta(seconds=1), gt=dt.timedelta(0), le=dt.timedelta(minutes=1))

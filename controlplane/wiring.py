@@ -20,7 +20,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from controlplane.api.access import Certificates
-from controlplane.api.app import create_app
+from controlplane.api.app import create_app, create_discovery_app
+from controlplane.api.discovery import Discovery
 from controlplane.auth.keys import KeyRing
 from controlplane.clock import SystemClock
 from controlplane.controller.inspection import Inspector
@@ -32,7 +33,7 @@ from controlplane.discovery.dns import Resolver
 from controlplane.errors import ControlPlaneError, UnavailableError
 from controlplane.ports import ConfigCheck, ConfigCompiler, Store
 from controlplane.rpc.server import RpcServer
-from controlplane.settings import Role, Settings, ValidateWithEnvoy
+from controlplane.settings import RestDiscovery, Role, Settings, ValidateWithEnvoy
 from controlplane.store import SqlStore, open_store
 from controlplane.store.schema import upgrade
 from controlplane.telemetry.ingest import TelemetryIngest
@@ -51,6 +52,7 @@ from controlplane.xds.fleet import AckHook, Fleet
 from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
 from controlplane.xds.reading import SnapshotReader
+from controlplane.xds.rest import RestPolls
 from controlplane.xds.secrets import CertificateFolder
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
@@ -77,11 +79,13 @@ class Parts:
     janitor: Janitor
     fleet: Fleet
     xds_server: XdsServer
+    polls: RestPolls
     ingest: TelemetryIngest
     rpc_server: RpcServer
     channel_tls: ChannelTls | None
     certificates: CertificateFolder | None
     api: FastAPI
+    http: bool
     replica: str
 
     @property
@@ -91,8 +95,8 @@ class Parts:
 
     @property
     def serves_api(self) -> bool:
-        """Whether people and programs connect to this process."""
-        return self.role in {Role.ALL, Role.API}
+        """Whether people and programs connect to this process, or Envoys that poll."""
+        return self.http
 
     @property
     def moves_rollouts(self) -> bool:
@@ -153,6 +157,19 @@ def _assemble(
         store=store, clock=clock, board=board, connected=fleet.connected_ids, metrics=TelemetryMetrics(registry)
     )
     inspector = Inspector(store=store, reader=SnapshotReader(), clock=clock)
+    xds_server = XdsServer(
+        cache=cache,
+        fleet=fleet,
+        clock=clock,
+        metrics=xds_metrics,
+        transport=GrpcTransport(
+            host=settings.bind, port=settings.xds_port, setting="HUESHIFT_XDS_PORT", tls=channel_tls
+        ),
+    )
+    polls = RestPolls(cache=cache, clients=xds_server.streams.clients, fleet=fleet, clock=clock, metrics=xds_metrics)
+    discovery = None
+    if _answers_polls(settings):
+        discovery = Discovery(polls=polls, loopback_only=settings.rest_discovery is RestDiscovery.LOOPBACK)
     return Parts(
         role=settings.role,
         store=store,
@@ -179,15 +196,8 @@ def _assemble(
         ),
         janitor=Janitor(store=store, clock=clock, retention=settings.telemetry_retention),
         fleet=fleet,
-        xds_server=XdsServer(
-            cache=cache,
-            fleet=fleet,
-            clock=clock,
-            metrics=xds_metrics,
-            transport=GrpcTransport(
-                host=settings.bind, port=settings.xds_port, setting="HUESHIFT_XDS_PORT", tls=channel_tls
-            ),
-        ),
+        xds_server=xds_server,
+        polls=polls,
         ingest=ingest,
         rpc_server=RpcServer(
             services={
@@ -203,7 +213,10 @@ def _assemble(
         ),
         channel_tls=channel_tls,
         certificates=certificates,
-        api=create_app(
+        http=_serves_http(settings),
+        api=create_discovery_app(discovery=discovery, registry=registry, clock=clock)
+        if discovery is not None and settings.role is Role.XDS
+        else create_app(
             store=store,
             clock=clock,
             registry=registry,
@@ -213,6 +226,7 @@ def _assemble(
             public_reads=settings.public_reads,
             certificates=_known_certificates(settings, certificates),
             preview=Preview(compiler=compiler, check=check),
+            discovery=discovery,
         ),
     )
 
@@ -221,6 +235,14 @@ def _known_certificates(settings: Settings, folder: CertificateFolder | None) ->
     if folder is not None:
         return lambda: folder.names
     return frozenset if settings.role in SERVING_XDS else None  # an API alone does not know what the others have
+
+
+def _serves_http(settings: Settings) -> bool:
+    return settings.role in {Role.ALL, Role.API} or _answers_polls(settings)
+
+
+def _answers_polls(settings: Settings) -> bool:
+    return settings.role in SERVING_XDS and settings.rest_discovery is not RestDiscovery.OFF
 
 
 def _channel_tls(settings: Settings, clock: SystemClock, metrics: TlsMetrics) -> ChannelTls | None:
@@ -251,6 +273,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(parts.projector.run(), name="projector")
             tasks.create_task(parts.fleet.run(), name="fleet")
             tasks.create_task(parts.xds_server.run(), name="xds")
+            tasks.create_task(parts.polls.run(), name="polls")
             tasks.create_task(parts.ingest.run(), name="ingest")
             tasks.create_task(parts.rpc_server.run(), name="rpc")
             if parts.channel_tls is not None:
@@ -283,7 +306,7 @@ async def serve(settings: Settings, *, compiler: ConfigCompiler | None = None) -
     configure_logging(settings)
     async with contextlib.AsyncExitStack() as running:
         api_socket = None
-        if settings.role in {Role.ALL, Role.API}:
+        if _serves_http(settings):
             api_socket = running.enter_context(bind_port(settings.bind, settings.api_port, "HUESHIFT_API_PORT"))
         parts = await running.enter_async_context(build(settings, compiler=compiler))
         tune_collector()
@@ -364,7 +387,12 @@ class _ApiServer(uvicorn.Server):
 
 async def _serve_api(app: FastAPI, api_socket: socket.socket, drain_s: float) -> None:
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=max(1, int(drain_s))
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        proxy_headers=False,  # who asks is who connects: Envoy names somebody else in x-forwarded-for when it polls
+        timeout_graceful_shutdown=max(1, int(drain_s)),
     )
     server = _ApiServer(config)
     host, port = api_socket.getsockname()[:2]

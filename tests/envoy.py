@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from controlplane.api.app import create_discovery_app
+from controlplane.api.discovery import Discovery
 from controlplane.clock import SystemClock
 from controlplane.errors import UnavailableError
 from controlplane.ports import NodeStatus, SnapshotRecord, SnapshotStatus
 from controlplane.tls.channel import ChannelFiles, ChannelTls
 from controlplane.tls.metrics import TlsMetrics
 from controlplane.traffic.model import ServedService, TrafficPlan
+from controlplane.wiring import _serve_api, bind_port
 from controlplane.xds import bootstrap
 from controlplane.xds.bootstrap import Variant
 from controlplane.xds.cache import SnapshotCache
@@ -28,6 +31,7 @@ from controlplane.xds.envoy_process import EnvoyProcess, find_envoy
 from controlplane.xds.fleet import Fleet
 from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
+from controlplane.xds.rest import RestPolls
 from controlplane.xds.secrets import CertificateFolder
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
@@ -86,6 +90,8 @@ class Plane:
     rows: NodeRows
     registry: CollectorRegistry
     acks: list[tuple[str, str, str, float]]
+    polls: RestPolls
+    rest_port: int
     compiler: SnapshotCompiler = dataclasses.field(default_factory=SnapshotCompiler)
 
     def publish(self, *services: ServedService) -> SnapshotRecord:
@@ -111,9 +117,9 @@ class Plane:
                 f"{node} acknowledges {kind}",
             )
 
-    def port_of(self, variant: Variant) -> int:  # noqa: ARG002
+    def port_of(self, variant: Variant) -> int:
         """Return the port that Envoys of *variant* come to."""
-        return self.server.port
+        return self.rest_port if variant == "rest" else self.server.port
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the value of one of the server's metrics, 0 if it was never touched."""
@@ -122,12 +128,18 @@ class Plane:
 
 @contextlib.asynccontextmanager
 async def running_plane(
-    *, port: int = 0, files: ChannelFiles | None = None, certificates: Path | None = None
+    *,
+    port: int = 0,
+    variant: Variant = "delta",
+    files: ChannelFiles | None = None,
+    certificates: Path | None = None,
 ) -> AsyncIterator[Plane]:
     """Run an xDS server on loopback, with rows in memory; nothing is published yet.
 
-    With *files* it is mutual TLS; listeners have the *certificates* of that folder.
+    With *files* it is mutual TLS; listeners have the *certificates* of that folder. *port* is where Envoys of *variant*
+    come to; only for those that poll there is an HTTP server.
     """
+    rest = variant == "rest"
     registry = CollectorRegistry()
     tls_metrics = TlsMetrics(registry)
     tls = None if files is None else ChannelTls(files, clock=CLOCK, metrics=tls_metrics)
@@ -141,15 +153,38 @@ async def running_plane(
     acks: list[tuple[str, str, str, float]] = []
     fleet = Fleet(store=rows, clock=CLOCK, replica="test", metrics=metrics, on_ack=lambda *ack: acks.append(ack))
     server = XdsServer(
-        cache=cache, fleet=fleet, clock=CLOCK, metrics=metrics, transport=GrpcTransport(port=port, tls=tls)
+        cache=cache,
+        fleet=fleet,
+        clock=CLOCK,
+        metrics=metrics,
+        transport=GrpcTransport(port=0 if rest else port, tls=tls),
     )
+    polls = RestPolls(cache=cache, clients=server.streams.clients, fleet=fleet, clock=CLOCK, metrics=metrics)
     await server.start()
     try:
         async with asyncio.TaskGroup() as tasks:
+            rest_port = 0
             jobs = [tasks.create_task(fleet.run()), tasks.create_task(server.run())]
             jobs += [tasks.create_task(each.run()) for each in (tls, folder) if each is not None]
+            if rest:
+                app = create_discovery_app(discovery=Discovery(polls=polls), registry=registry, clock=CLOCK)
+                listening = bind_port("127.0.0.1", port, "port")
+                rest_port = listening.getsockname()[1]
+                jobs += [
+                    tasks.create_task(polls.run()),
+                    tasks.create_task(_serve_api(app, listening, drain_s=1)),
+                ]
             try:
-                yield Plane(cache=cache, server=server, fleet=fleet, rows=rows, registry=registry, acks=acks)
+                yield Plane(
+                    cache=cache,
+                    server=server,
+                    fleet=fleet,
+                    rows=rows,
+                    registry=registry,
+                    acks=acks,
+                    polls=polls,
+                    rest_port=rest_port,
+                )
             finally:
                 for job in jobs:
                     job.cancel()

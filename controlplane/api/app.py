@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from controlplane.api import fleet, operations, rollouts, services
 from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
 from controlplane.api.answers import ErrorView, Problem
+from controlplane.api.discovery import Discovery, make_router
 from controlplane.api.documents import known_fields
 from controlplane.api.metrics import RequestMetrics
 from controlplane.api.problems import from_pydantic
@@ -77,6 +78,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     public_reads: bool = False,
     certificates: Certificates | None = None,
     preview: Preview | None = None,
+    discovery: Discovery | None = None,
 ) -> FastAPI:
     """Build the API.
 
@@ -90,6 +92,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         public_reads: Whether reading needs no key.
         certificates: Those that listeners may name; None where this process does not know.
         preview: Tries declarations before they are stored; None stores what the documents' own checks let through.
+        discovery: What answers Envoys that poll; without it those paths are not there.
     """
     app = FastAPI(
         title="Hueshift",
@@ -114,13 +117,27 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     app.state.watchers = 0
     for router in (services.router, rollouts.router, fleet.router, operations.router):
         app.include_router(router)
+    if discovery is not None:
+        app.include_router(make_router(discovery))
+    _finish(app, registry, clock)
+    return app
+
+
+def create_discovery_app(*, discovery: Discovery, registry: CollectorRegistry, clock: Clock) -> FastAPI:
+    """Build what a process serves that has Envoys but no API: the paths that Envoy polls, and nothing else."""
+    app = FastAPI(title="Hueshift", version="1", docs_url=None, redoc_url=None, responses=_DOCUMENTED)
+    app.include_router(make_router(discovery))
+    _finish(app, registry, clock)
+    return app
+
+
+def _finish(app: FastAPI, registry: CollectorRegistry, clock: Clock) -> None:
     app.add_exception_handler(ControlPlaneError, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _not_served)
     app.add_exception_handler(Exception, _crashed)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestMetrics, registry=registry, clock=clock)
-    return app
 
 
 async def _refused(_: Request, exc: Exception) -> JSONResponse:

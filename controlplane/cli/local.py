@@ -24,6 +24,7 @@ class Variant(enum.StrEnum):
     SOTW = "sotw"
     DELTA_PER_TYPE = "delta-per-type"
     SOTW_PER_TYPE = "sotw-per-type"
+    REST = "rest"
 
 
 class Client(enum.StrEnum):
@@ -197,7 +198,11 @@ async def _key_ring(database_url: str | None) -> "AsyncIterator[KeyRing]":
 NodeOption = Annotated[str, typer.Option("--node-id", help="This Envoy's name; no two may have the same.")]
 ClusterOption = Annotated[str, typer.Option("--cluster", help="The group it belongs to.")]
 XdsHostOption = Annotated[str, typer.Option("--xds-host", help="Host name or IP address of the control plane.")]
-XdsPortOption = Annotated[int, typer.Option("--xds-port", min=1, max=65535, help="The control plane's ADS.")]
+XdsPortOption = Annotated[
+    int | None,
+    typer.Option("--xds-port", min=1, max=65535, help="The control plane's discovery, 18000; for rest its API, 8000.",
+                 show_default=False),
+]  # fmt: skip
 TelemetryPortOption = Annotated[
     int, typer.Option("--telemetry-port", min=1, max=65535, help="The control plane's metrics service.")
 ]
@@ -206,7 +211,10 @@ AdminPortOption = Annotated[
 ]
 VariantOption = Annotated[
     Variant,
-    typer.Option("--variant", help="How it asks: for changes or for everything; with ADS, or on a stream per type."),
+    typer.Option(
+        "--variant",
+        help="How it asks: for changes or for everything, with ADS or on a stream per type; or by polling REST.",
+    ),
 ]
 TlsCertOption = Annotated[
     str | None, typer.Option("--tls-cert", help="PEM: this Envoy's certificate, which names its node id.",
@@ -236,7 +244,7 @@ def bootstrap(  # noqa: PLR0913, PLR0917 - one per option of the command line
     node_id: NodeOption,
     cluster: ClusterOption = "hueshift",
     xds_host: XdsHostOption = "127.0.0.1",
-    xds_port: XdsPortOption = 18000,
+    xds_port: XdsPortOption = None,
     telemetry_port: TelemetryPortOption = 18001,
     admin_port: AdminPortOption = 9901,
     variant: VariantOption = Variant.DELTA,
@@ -266,7 +274,7 @@ def envoy(  # noqa: PLR0913, PLR0917 - one per option of the command line
     node_id: NodeOption = "envoy-1",
     cluster: ClusterOption = "hueshift",
     xds_host: XdsHostOption = "127.0.0.1",
-    xds_port: XdsPortOption = 18000,
+    xds_port: XdsPortOption = None,
     telemetry_port: TelemetryPortOption = 18001,
     admin_port: AdminPortOption = 9901,
     variant: VariantOption = Variant.DELTA,
@@ -305,7 +313,7 @@ def _bootstrap(
     node_id: str,
     cluster: str,
     xds_host: str,
-    xds_port: int,
+    xds_port: int | None,
     telemetry_port: int,
     admin_port: int,
     variant: Variant,
@@ -318,7 +326,7 @@ def _bootstrap(
         node_id=node_id,
         cluster=cluster,
         xds_address=xds_host,
-        xds_port=xds_port,
+        xds_port=xds_port or (8000 if variant is Variant.REST else 18000),
         telemetry_port=telemetry_port,
         admin_port=admin_port,
         variant=variant.value,
@@ -327,12 +335,13 @@ def _bootstrap(
 
 
 def _grpc_bootstrap(
-    node_id: str, cluster: str, xds_host: str, xds_port: int, tls: "ChannelTls | None"
+    node_id: str, cluster: str, xds_host: str, xds_port: int | None, tls: "ChannelTls | None"
 ) -> dict[str, Any]:
     from controlplane.xds.bootstrap import render_grpc_bootstrap  # noqa: PLC0415
 
     _check_names(node_id, cluster, xds_host)
-    return render_grpc_bootstrap(node_id=node_id, cluster=cluster, xds_address=xds_host, xds_port=xds_port, tls=tls)
+    port = xds_port or 18000
+    return render_grpc_bootstrap(node_id=node_id, cluster=cluster, xds_address=xds_host, xds_port=port, tls=tls)
 
 
 def _check_names(node_id: str, cluster: str, xds_host: str) -> None:

@@ -83,7 +83,7 @@ class EnvoyServer:
         self._bootstrap = render_bootstrap(
             node_id=node_id,
             cluster=group,
-            xds_port=ports.xds,
+            xds_port=ports.api if variant == "rest" else ports.xds,
             telemetry_port=ports.telemetry,
             admin_port=admin_port,
             variant=variant,
@@ -109,7 +109,7 @@ class Stack:
         directory: For the database, keys, bootstraps and logs.
         clock: For waiting.
         envoys: How many.
-        variant: How they speak xDS: ``sotw`` or ``delta``.
+        variant: How they speak xDS.
         settings: ``HUESHIFT_*`` variables beyond ports and paths.
         command: What serves; by default ``hueshift serve``.
     """
@@ -139,6 +139,7 @@ class Stack:
                 "HUESHIFT_API_PORT": str(api),
                 "HUESHIFT_XDS_PORT": str(xds),
                 "HUESHIFT_TELEMETRY_PORT": str(telemetry),
+                "HUESHIFT_REST_DISCOVERY": "loopback" if variant == "rest" else "off",
                 **_bytecode(self._directory),
                 **(settings or {}),
             },

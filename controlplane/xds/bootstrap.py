@@ -108,7 +108,7 @@ def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and th
         admin_port: Its port; 0 lets the kernel choose.
         variant: How Envoy asks for configuration.
         flush: How often it reports its statistics.
-        tls: Mutual TLS towards the control plane; without it the channel is plaintext.
+        tls: Mutual TLS towards the control plane; without it the channel is plaintext. Polls are always plaintext.
     """
     return {
         "node": {"id": node_id, "cluster": cluster},
@@ -116,8 +116,10 @@ def render_bootstrap(  # noqa: PLR0913 - each is one setting of an Envoy, and th
         "dynamic_resources": _dynamic_resources(variant),
         "static_resources": {
             "clusters": [
-                _control_plane(XDS_CLUSTER, xds_address, xds_port, tls, http2=variant != "rest"),
-                _control_plane(TELEMETRY_CLUSTER, telemetry_address or xds_address, telemetry_port, tls),
+                _control_plane(XDS_CLUSTER, xds_address, xds_port, tls, http2=True)
+                if variant != "rest"
+                else _control_plane(XDS_CLUSTER, xds_address, xds_port, None, http2=False),
+                _control_plane(TELEMETRY_CLUSTER, telemetry_address or xds_address, telemetry_port, tls, http2=True),
             ]
         },
         "stats_flush_interval": _seconds(flush),
@@ -224,11 +226,17 @@ def _grpc_service(cluster: str) -> dict[str, Any]:
     return {"envoy_grpc": {"cluster_name": cluster, "retry_policy": {"retry_back_off": back_off}}}
 
 
-def _control_plane(name: str, address: str, port: int, tls: ChannelTls | None, *, http2: bool = True) -> dict[str, Any]:
+def _control_plane(name: str, address: str, port: int, tls: ChannelTls | None, *, http2: bool) -> dict[str, Any]:
     keepalive = {"interval": "5s", "timeout": "3s"}
-    protocol = (
-        {"http2_protocol_options": {"connection_keepalive": keepalive}} if http2 else {"http_protocol_options": {}}
-    )
+    protocol: dict[str, Any] = {
+        "explicit_http_config": {"http2_protocol_options": {"connection_keepalive": keepalive}},
+    }
+    if not http2:
+        # Before the API closes an idle connection (5 s), or a poll that crosses that on the wire fails.
+        protocol = {
+            "common_http_protocol_options": {"idle_timeout": "4s"},
+            "explicit_http_config": {"http_protocol_options": {}},
+        }
     socket = {} if tls is None else {"transport_socket": _tls_socket(tls)}
     return {
         "name": name,
@@ -237,7 +245,7 @@ def _control_plane(name: str, address: str, port: int, tls: ChannelTls | None, *
         "typed_extension_protocol_options": {
             HTTP_OPTIONS: {
                 "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
-                "explicit_http_config": protocol,
+                **protocol,
             }
         },
         "load_assignment": {

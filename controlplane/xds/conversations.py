@@ -108,7 +108,7 @@ class Conversation(Session[Any]):
         return iter(()) if self._household is None else self._household.levels()
 
     def update(self, served: Served) -> None:
-        """Serve *served* from now on."""
+        """Serve *served* from now on; the first request must have come."""
         self._serve(served.redirected(self.source))
 
     def receive(self, request: Any, *, now: float) -> Reaction:
@@ -126,7 +126,7 @@ class Conversation(Session[Any]):
         begun = self._household is not None
         reaction = super().receive(request, now=now) if begun else self._enter(request, now=now)
         if isinstance(reaction, Acked):
-            self._joined().acked(self.kind)
+            self._joined().acked(self, now=now)
         return reaction
 
     def take(self, *, now: float) -> Outgoing | None:
@@ -143,12 +143,10 @@ class Conversation(Session[Any]):
         household = self._clients.enter(self, identify(request.node), starts=self._starts(request), now=now)
         self._household = household
         settled = household.settled
-        if self._served is not None:
-            self._serve(self._served)
         reaction = super().receive(request, now=now)
         # A client that asks for clusters and has none has nothing at all; of other kinds that does not follow.
         household.settled = settled or (self.kind is Kind.CDS and self.fresh and len(household) == 1)
-        household.opened(self)
+        household.opened(self, now=now)
         return reaction
 
     def _starts(self, request: Any) -> bool:
@@ -156,12 +154,12 @@ class Conversation(Session[Any]):
         return self.kind is Kind.CDS and not _has_something(request)
 
     def _serve(self, served: Served) -> None:
-        household = self._household
-        if household is None or household.target is not served.target:
-            super().update(served)
-        self._served = served
-        if household is not None:
+        household = self._joined()
+        if household.target is not served.target:
+            # The first offer leaves a client settled that came with nothing.
+            household.settled = household.settled and household.target is None
             household.target = served.target
+        self._served = served
 
     def _joined(self) -> Household:
         if self._household is None:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from controlplane.xds.channel import Level, Node
 from controlplane.xds.fleet import Link
 from controlplane.xds.kinds import Kind
+from controlplane.xds.references import Links
 from controlplane.xds.responses import Held, Responses, Subscription
 
 WARM_MARGIN: Final = dt.timedelta(milliseconds=500)
@@ -119,11 +120,11 @@ class Household:
             return frozenset()
         links = view.snapshot.links
         wanted = {name: frozenset(links.clusters(kind, name)) for name in names}
-        # Each one is looked at, since that is what starts the time which it has to get warm.
-        unready = {one for one in frozenset().union(*wanted.values()) if not self._is_ready(one, view, now=now)}
+        # Each one is looked at, so that the one that takes longest is known.
+        unready = {one for one in frozenset().union(*wanted.values()) if not self._is_ready(one, now=now)}
         return frozenset(name for name, clusters in wanted.items() if not unready.isdisjoint(clusters))
 
-    def opened(self, member: Member) -> None:
+    def opened(self, member: Member, *, now: float) -> None:
         """Note the first request of *member*."""
         if member.kind is Kind.LDS and self._warm is None:
             # A starting Envoy asks for listeners when the clusters that it got first are warm.
@@ -132,14 +133,20 @@ class Household:
             self._warm = frozenset(clusters.held) if starting and clusters is not None else frozenset()
         if member.kind is Kind.CDS:
             self._wake(Kind.LDS, Kind.RDS)
+        if member.accepted:
+            self.acked(member, now=now)  # it came with what it has, and will not be asked to say so again
 
-    def acked(self, kind: Kind) -> None:
-        """Note that a conversation about *kind* took what it was sent: others may have waited for that."""
-        if kind is Kind.CDS:
-            clusters = self.newest(Kind.CDS)
-            known = clusters.accepted if clusters is not None else ()
+    def acked(self, member: Member, *, now: float) -> None:
+        """Note that *member* took what it was sent: others may have waited for that."""
+        if member.kind not in (Kind.CDS, Kind.EDS):
+            return
+        clusters = self.newest(Kind.CDS)
+        known = frozenset(clusters.accepted) if clusters is not None else frozenset()
+        if member.kind is Kind.CDS:
+            self._warm = None if self._warm is None else self._warm & known
             self._ready_at = {name: at for name, at in self._ready_at.items() if name in known}
-        if kind is Kind.CDS or (kind is Kind.EDS and self._waits_for_endpoints):
+        self._start_timers(known, (member,) if member.kind is Kind.EDS else self._members[Kind.EDS], now=now)
+        if member.kind is Kind.CDS or self._waits_for_endpoints:
             self._waits_for_endpoints = False
             self._wake(Kind.LDS, Kind.RDS)
 
@@ -199,7 +206,7 @@ class Household:
         held = [member.held for member in self._members[Kind.RDS]]
         return all(any(has.get(name) == wanted[name].version for has in held) for name in names)
 
-    def _is_ready(self, cluster: str, view: Responses, *, now: float) -> bool:
+    def _is_ready(self, cluster: str, *, now: float) -> bool:
         clusters = self.newest(Kind.CDS)
         if clusters is None:
             # Perhaps it has its clusters from elsewhere; perhaps that conversation is on its way.
@@ -213,22 +220,32 @@ class Household:
             return False
         if not self.node.is_envoy or cluster in (self._warm or ()):
             return True
-        return self._is_warm(cluster, view, now=now)
-
-    def _is_warm(self, cluster: str, view: Responses, *, now: float) -> bool:
         ready_at = self._ready_at.get(cluster)
         if ready_at is None:
-            links = view.snapshot.links
+            self._start_timers((cluster,), self._members[Kind.EDS], now=now)
+            ready_at = self._ready_at.get(cluster)
+        if ready_at is None:
+            self._waits_for_endpoints = True
+            return False
+        if now < ready_at:
+            self._look_again(ready_at)
+        return now >= ready_at
+
+    def _start_timers(self, clusters: Iterable[str], members: Iterable[Member], *, now: float) -> None:
+        """Give those *clusters* the time to get warm whose endpoints one of *members* has taken."""
+        links = self._links
+        if links is None:
+            return
+        taken = frozenset().union(*(member.accepted for member in members))
+        for cluster in clusters:
             endpoints = links.endpoints_of.get(cluster)
-            if endpoints is not None and not any(endpoints in one.accepted for one in self._members[Kind.EDS]):
-                self._waits_for_endpoints = True
-                return False
-            ready_at = now + links.warm_after.get(cluster, 0.0) + WARM_MARGIN.total_seconds()
-            self._ready_at[cluster] = ready_at
-        if now >= ready_at:
-            return True
-        self._look_again(ready_at)
-        return False
+            if cluster not in self._ready_at and (endpoints is None or endpoints in taken):
+                warm_after = links.warm_after.get(cluster, 0.0) + WARM_MARGIN.total_seconds()
+                self._ready_at[cluster] = now + warm_after
+
+    @property
+    def _links(self) -> Links | None:
+        return None if self.target is None else self.target.snapshot.links
 
     def _look_again(self, at: float) -> None:
         self._due_at = at if self._due_at is None else min(at, self._due_at)

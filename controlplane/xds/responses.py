@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any
 
 from controlplane.xds.kinds import Kind
@@ -104,6 +105,7 @@ class Responses:
         self._selections: dict[tuple[Kind, Subscription], Held] = {}
         self._changes: dict[tuple[Kind, Subscription, int], tuple[Held, Change]] = {}
         self._responses: dict[tuple[Kind, frozenset[str], frozenset[str] | None], Response] = {}
+        self._json: dict[tuple[Kind, frozenset[str], str], bytes] = {}
         self._redirected: dict[Source, Responses] = {}
 
     def redirected(self, source: Source) -> "Responses":
@@ -190,6 +192,18 @@ class Responses:
                 part.append(name)
             found = names if len(part) == len(names) else frozenset(part)
             _remember(self._parts, (kind, names), found)
+        return found
+
+    def json(self, kind: Kind, names: frozenset[str], version: str) -> bytes:
+        """Return the state-of-the-world response with the resources of these names as JSON, called *version*."""
+        key = (kind, names, version)
+        found = self._json.get(key)
+        if found is None:
+            resources = self.snapshot.resources[kind]
+            chosen = [resources[name] for name in sorted(names) if name in resources]
+            message = discovery_pb2.DiscoveryResponse.FromString(self._sotw_body(kind, version, chosen))
+            found = json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None).encode()
+            _remember(self._json, key, found)
         return found
 
     def renewed(self, response: Response) -> Response:

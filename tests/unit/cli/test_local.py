@@ -108,6 +108,8 @@ def test_the_bootstrap_is_printed_as_json(cli: Cli) -> None:
         assert text in ended.out
     without_ads = json.loads(cli("bootstrap", "--node-id", "edge-7", "--variant", "delta-per-type").out)
     assert "ads_config" not in without_ads["dynamic_resources"]
+    polls = cli("bootstrap", "--node-id", "edge-7", "--variant", "rest").out
+    assert (polls.count('"port_value": 8000'), polls.count('"port_value": 18000')) == (1, 0)
     assert cli("bootstrap").code == 2
     assert cli("bootstrap", "--node-id", " ").code == 2
     assert cli("bootstrap", "--node-id", "a", "--xds-port", "70000").code == 2

@@ -68,7 +68,9 @@ def test_the_variant_is_how_envoy_asks() -> None:
     assert kinds == {"sotw": "GRPC", "delta": "DELTA_GRPC"}
 
 
-@pytest.mark.parametrize(("variant", "api"), [("sotw-per-type", "GRPC"), ("delta-per-type", "DELTA_GRPC")])
+@pytest.mark.parametrize(
+    ("variant", "api"), [("sotw-per-type", "GRPC"), ("delta-per-type", "DELTA_GRPC"), ("rest", "REST")]
+)
 def test_without_ads_each_type_is_asked_for_by_itself(variant: Variant, api: str) -> None:
     resources = render_bootstrap(node_id="e1", variant=variant)["dynamic_resources"]
     assert resources.keys() == {"cds_config", "lds_config"}

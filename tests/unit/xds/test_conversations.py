@@ -321,11 +321,37 @@ def test_after_a_restart_routes_wait_for_the_conversation_about_clusters(plane: 
     assert [got.names for got in routes.take()] == [("r",)]
 
 
-def come_back(talk: Talk, kind: Kind, *names: str) -> list[Got]:
-    """Open a conversation as a client that has something old."""
+def held(talk: Talk) -> Mapping[str, str]:
+    assert isinstance(talk.session, SotwConversation | DeltaConversation)
+    return dict(talk.session.held)
+
+
+def come_back(talk: Talk, kind: Kind, *names: str, has: Mapping[str, str] | None = None) -> list[Got]:
+    """Open a conversation as a client that has something, by default something old."""
     if isinstance(talk, SotwClient):
         return talk.ask(kind, *names, version="old")
-    return talk.ask(kind, *names, has=dict.fromkeys(names or ("a",), "old"))
+    return talk.ask(kind, *names, has=has or dict.fromkeys(names or ("a",), "old"))
+
+
+def test_after_a_restart_what_the_client_has_need_not_be_acknowledged_again() -> None:
+    """An incremental client says in its first requests what it has, and is sent nothing."""
+    envoy = Plane("delta", BOTH).start("a", "b")
+    here = Plane("delta", BOTH)
+    routes = here.open(Kind.RDS)
+    assert come_back(routes, Kind.RDS, "r", has=held(envoy.rds["r"])) == []
+    for name, talk in envoy.eds.items():
+        assert come_back(here.open(Kind.EDS), Kind.EDS, name, has=held(talk)) == []
+    assert come_back(here.open(Kind.CDS), Kind.CDS, has=held(envoy.cds)) == []
+    assert come_back(here.open(Kind.LDS), Kind.LDS, has=held(envoy.lds)) == []
+    here.cache.publish(record(make_snapshot(
+        cds={"a": 1, "b": 1}, lds={"l": ("r", 1)}, rds={"r": (["a", "b"], 9)}
+    )))  # fmt: skip
+    assert routes.take() == []
+    here.woken.clear()
+    here.clock.move(WARM_MARGIN)
+    here.clients.wake_due(here.clock.steady())
+    assert Kind.RDS in here.woken
+    assert [got.names for got in routes.take()] == [("r",)]
 
 
 def test_a_client_that_never_asks_for_clusters_gets_its_routes_a_little_later(plane: MakePlane) -> None:
