@@ -330,7 +330,7 @@ def has_been_put_off(plane: Plane) -> bool:
     return plane.metric("hueshift_api_requests_total", **labels) > 0
 
 
-@pytest.mark.xds_row("initial-versions", "sotw-reconnect", "shutdown")
+@pytest.mark.xds_row("initial-versions", "sotw-reconnect", "shutdown", "rest")
 async def test_a_restart_changes_nothing_and_the_next_change_arrives(
     variant: Variant, spec: ServiceSpec, tmp_path: Path
 ) -> None:

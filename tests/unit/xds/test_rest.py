@@ -119,6 +119,7 @@ def names_in(answer: dict[str, Any]) -> list[str]:
 # -- versions ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xds_row("rest")
 async def test_a_client_gets_everything_once_and_nothing_after() -> None:
     plane = Plane(ONE)
     envoy = Envoy(plane)
@@ -150,6 +151,7 @@ async def test_a_change_of_one_name_is_no_change_of_another() -> None:
     assert envoy.round("a", "b") == ["endpoints/a"]
 
 
+@pytest.mark.xds_row("rest")
 async def test_a_process_after_this_one_answers_not_modified() -> None:
     envoy = Envoy(Plane(ONE))
     envoy.start("a")

@@ -47,9 +47,10 @@ ROWS = {
     "streams-per-connection": "two hundred streams share a connection",
     "stream-end": "a thousand streams come and go, however they end, and leave nothing behind",
     "shutdown": "a stop sends clients elsewhere, and traffic goes on meanwhile",
+    "rest": "a poll for what the client has is answered with 304, also by the process after this one",
 }
 
-WITH_ENVOY = ("eds-after-cds", "nack", "order", "rds-not-warmed", "initial-versions", "keepalive", "shutdown")
+WITH_ENVOY = ("eds-after-cds", "nack", "order", "rds-not-warmed", "initial-versions", "keepalive", "shutdown", "rest")
 """The risky ones: what Envoy makes of it is the point."""
 
 
