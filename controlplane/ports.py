@@ -243,8 +243,21 @@ class RolloutStore(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PastRefusal:
+    """What one Envoy refused, in its own words, and when."""
+
+    version: str
+    words: str
+    at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TypeStatus:
-    """What one Envoy said about one resource type on its present stream. Versions are content hashes, "" for none."""
+    """What one Envoy said about one resource type on its present stream. Versions are content hashes, "" for none.
+
+    *nacked*, *words* and *nacked_at* are of a refusal that stands; *last_refusal* stays when the Envoy has long been
+    served something else, which happens within moments and by itself.
+    """
 
     sent: str = ""
     acked: str = ""
@@ -252,6 +265,7 @@ class TypeStatus:
     nacked: str = ""
     words: str = ""
     nacked_at: dt.datetime | None = None
+    last_refusal: PastRefusal | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

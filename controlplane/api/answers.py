@@ -166,10 +166,19 @@ class CommandView(View):
     words: str
 
 
+class RefusalView(View):
+    """What an Envoy refused last on its present stream, in its own words, and how long ago."""
+
+    version: str
+    words: str
+    age_s: float
+
+
 class TypeView(View):
     """One resource type at one Envoy. *age_s* is how long it has been like this; versions are content hashes.
 
-    *words* are the Envoy's own, when it refused what it was *sent*; it still runs what it *acked*.
+    *words* are the Envoy's own, when it refused what it was *sent*; it still runs what it *acked*. *last_refusal* stays
+    when it is back in step.
     """
 
     type: str
@@ -179,6 +188,7 @@ class TypeView(View):
     acked: str
     wanted: str
     words: str
+    last_refusal: RefusalView | None = None
 
 
 class ProxyView(View):

@@ -13,6 +13,7 @@ from controlplane.api.answers import (
     HealthView,
     ProxyConfigView,
     ProxyView,
+    RefusalView,
     ResourceView,
     RevisionView,
     RolloutView,
@@ -42,6 +43,7 @@ from controlplane.ports import (
     DesiredService,
     HistoryEntry,
     NodeStatus,
+    PastRefusal,
     PendingCommand,
     Revision,
     Rollout,
@@ -312,7 +314,12 @@ def _type_view(kind: str, node: NodeStatus, snapshot: SnapshotRecord | None, now
         acked=status.acked,
         wanted=wanted,
         words=status.words if sync is Sync.NACKED else "",
+        last_refusal=_refusal_view(status.last_refusal, now) if status.last_refusal else None,
     )
+
+
+def _refusal_view(refusal: PastRefusal, now: dt.datetime) -> RefusalView:
+    return RefusalView(version=refusal.version, words=refusal.words, age_s=(now - refusal.at).total_seconds())
 
 
 def _outcome(state: State) -> Literal["promoted", "rolled_back"] | None:

@@ -51,12 +51,16 @@ def connection_text(proxy: ProxyView) -> Text:
 
 
 def refusals(node: str, types: Iterable[TypeView]) -> list[Text]:
-    """Return what an Envoy says of what it refused, one line per type."""
-    return [
-        marked("rejected", f"{node} refused {kind.type.upper()} {kind.sent}: {kind.words}")
-        for kind in types
-        if kind.status == "NACKED"
-    ]
+    """Return what an Envoy says of what it refused, one line per type; also where it has long been back in step."""
+    lines = []
+    for kind in types:
+        past = kind.last_refusal
+        if kind.status == "NACKED":
+            lines.append(marked("rejected", f"{node} refused {kind.type.upper()} {kind.sent}: {kind.words}"))
+        elif past is not None:
+            words = f"{node} refused {kind.type.upper()} {past.version} {age(past.age_s)} ago: {past.words}"
+            lines.append(Text(clean(words), "dim"))
+    return lines
 
 
 def _kind_text(kind: TypeView | None, *, wide: bool) -> Text:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, assert_never
 
-from controlplane.ports import TypeStatus
+from controlplane.ports import PastRefusal, TypeStatus
 from controlplane.rollout.model import (
     Abort,
     Baking,
@@ -198,6 +198,7 @@ def _types_to_json(types: Iterable[tuple[str, TypeStatus]]) -> Object:
             "nacked": status.nacked,
             "words": status.words,
             "nacked_at": None if status.nacked_at is None else status.nacked_at.isoformat(),
+            "last_refusal": None if status.last_refusal is None else _refusal_to_json(status.last_refusal),
         }
         for name, status in types
     }
@@ -213,9 +214,18 @@ def _types_from_json(data: Object) -> dict[str, TypeStatus]:
             words=status["words"],
             # Absent where an earlier release wrote the row.
             nacked_at=_moment(status["nacked_at"]) if status.get("nacked_at") else None,
+            last_refusal=_refusal_from_json(status["last_refusal"]) if status.get("last_refusal") else None,
         )
         for name, status in data.items()
     }
+
+
+def _refusal_to_json(refusal: PastRefusal) -> Object:
+    return {"version": refusal.version, "words": refusal.words, "at": refusal.at.isoformat()}
+
+
+def _refusal_from_json(data: Object) -> PastRefusal:
+    return PastRefusal(data["version"], data["words"], _moment(data["at"]))
 
 
 def histogram_to_bytes(counts: Sequence[int]) -> bytes:

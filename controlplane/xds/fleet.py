@@ -7,14 +7,14 @@ waiting is bounded by the number of nodes, and a database that is away delays ro
 import datetime as dt
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Final, Protocol, TypeAlias
 
 import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
-from controlplane.ports import NodeStatus, TypeStatus
+from controlplane.ports import NodeStatus, PastRefusal, TypeStatus
 from controlplane.wake import Wake
 from controlplane.xds.channel import Acked, Ignored, Level, Nacked, Node, Reaction, Stale, Subscribed
 from controlplane.xds.kinds import Kind
@@ -98,7 +98,7 @@ class Fleet:
         self._moment = clock.now()
         self._moment_until = -1.0
         self._answers = 0
-        self._statuses: dict[tuple[Level, dt.datetime | None, dt.datetime | None], TypeStatus] = {}
+        self._statuses: dict[Hashable, TypeStatus] = {}
 
     # -- what streams report; nothing here blocks ----------------------------------------------------------------------
 
@@ -144,7 +144,10 @@ class Fleet:
         nacked_at = before.nacked_at if before is not None and before.nacked == level.nacked else None
         if level.nacked and nacked_at is None:
             nacked_at = self._clock.now()
-        after = self._shared(level, acked_at, nacked_at if level.nacked else None)
+        refusal = before.last_refusal if before is not None else None
+        if nacked_at is not None and level.nacked:
+            refusal = PastRefusal(level.nacked, level.words, nacked_at)
+        after = self._shared(level, acked_at, nacked_at if level.nacked else None, refusal)
         if after is before:
             return
         link.types[kind.value] = after
@@ -231,9 +234,15 @@ class Fleet:
             self._moment, self._moment_until = self._clock.now(), steady + MOMENT_S
         return self._moment
 
-    def _shared(self, level: Level, acked_at: dt.datetime | None, nacked_at: dt.datetime | None) -> TypeStatus:
+    def _shared(
+        self,
+        level: Level,
+        acked_at: dt.datetime | None,
+        nacked_at: dt.datetime | None,
+        last_refusal: PastRefusal | None,
+    ) -> TypeStatus:
         """Return the one object that says this: in a fleet, most nodes are at the same level."""
-        key = (level, acked_at, nacked_at)
+        key = (level, acked_at, nacked_at, last_refusal)
         found = self._statuses.get(key)
         if found is None:
             if len(self._statuses) >= MAX_REMEMBERED:
@@ -245,6 +254,7 @@ class Fleet:
                 nacked=level.nacked,
                 words=level.words,
                 nacked_at=nacked_at,
+                last_refusal=last_refusal,
             )
         return found
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from controlplane.ports import FleetStore, SnapshotStatus, TypeStatus
+from controlplane.ports import FleetStore, PastRefusal, SnapshotStatus, TypeStatus
 from tests.builders import NOW, make_node, make_snapshot, seconds
 
 GOOD, REJECTED = SnapshotStatus.GOOD, SnapshotStatus.REJECTED
@@ -170,7 +170,9 @@ async def test_pruning_one_group_leaves_the_others_theirs(store: FleetStore) -> 
 
 async def test_a_node_says_what_it_is(store: FleetStore) -> None:
     client = dataclasses.replace(make_node("grpc-1"), group="eu", user_agent="gRPC C-core 1.85", is_envoy=False)
-    refused = dataclasses.replace(client.types["rds"], nacked="b2", words="no", nacked_at=NOW)
+    refused = dataclasses.replace(
+        client.types["rds"], nacked="b2", words="no", nacked_at=NOW, last_refusal=PastRefusal("b2", "no", NOW)
+    )
     client = dataclasses.replace(client, types={**client.types, "rds": refused})
     await store.record_nodes([client])
     assert await store.load_nodes() == (client,)

@@ -256,7 +256,7 @@ async def test_a_service_without_a_rollout_says_it_in_its_history(stage: Stage) 
 
         (words,) = await wait_for_answer(said, what="history", clock=CLOCK, at_most=SOON, every=EVERY)
         check_words(words, damage)
-        await check_last_good(stage, good)
+        await check_last_good(stage, damage, good)
     status = await api.status("beside")
     assert status.rejected is not None
     check_words(status.rejected.words, damage)
@@ -275,7 +275,7 @@ async def check_refusal(stage: Stage, name: str) -> None:
         await stage.apply(damage=name)
         stopped = await stage.wait_phase("paused (nack)")
         check_words(stopped.words, damage)
-        await check_last_good(stage, good)
+        await check_last_good(stage, damage, good)
         after = await stage.rejections(stage.admin)
         assert set((after - refused).values()) == {1}
         # What is bad, then what was good before: a refusal is never answered with the same again. Clusters that came
@@ -306,10 +306,13 @@ def check_words(words: str, damage: Damage) -> None:
     assert damage.words in words
 
 
-async def check_last_good(stage: Stage, good: dict[str, str]) -> None:
-    """Wait until the Envoy is back, by itself, exactly where it was."""
-    await stage.wait_in_step(NODE)
+async def check_last_good(stage: Stage, damage: Damage, good: dict[str, str]) -> None:
+    """Wait until the Envoy is back, by itself, exactly where it was, and `proxies` still says what it refused."""
+    row = (await stage.wait_in_step(NODE))[NODE]
     assert differences(await stage.configuration(stage.admin), good) == []
+    (kind,) = [kind for kind in row.types if kind.type == damage.kind.value]
+    assert kind.last_refusal is not None
+    assert damage.words in kind.last_refusal.words
 
 
 def differences(found: dict[str, str], wanted: dict[str, str]) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from controlplane.api.views import acks_view, proxy_view
 from controlplane.controller.groups import GroupView, view_groups
-from controlplane.ports import NAMED, SnapshotRecord, TypeStatus
+from controlplane.ports import NAMED, PastRefusal, SnapshotRecord, TypeStatus
 from controlplane.traffic.groups import Grouping
 from controlplane.traffic.model import TrafficPlan
 from tests import builders
@@ -60,6 +60,18 @@ async def test_a_type_is_synced_stale_nacked_or_never_sent(
     assert kinds["rds"]["age_s"] == 90.0
     assert proxy["synced"] is (name == "SYNCED")
     assert kinds["cds"]["status"] == "SYNCED"
+
+
+async def test_the_last_refusal_stays(served: World, http: httpx.AsyncClient) -> None:
+    status = TypeStatus(sent="s2-r", acked="s2-r", acked_at=NOW, last_refusal=PastRefusal("bad", "no regex", NOW))
+    await served.store.record_nodes([node(rds=status)])  # type: ignore[list-item] # a node
+    (proxy,) = (await http.get("/v1/proxies")).json()
+    assert {kind["type"]: kind["last_refusal"] for kind in proxy["types"]} == {
+        "cds": None,
+        "eds": None,
+        "lds": None,
+        "rds": {"version": "bad", "words": "no regex", "age_s": 90.0},
+    }
 
 
 async def test_a_type_without_resources_was_never_sent(served: World, http: httpx.AsyncClient) -> None:

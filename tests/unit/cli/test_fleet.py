@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
-from controlplane.ports import ClusterHealth, CompiledConfig, NodeStatus, SnapshotRecord, SnapshotStatus, TypeStatus
+from controlplane.ports import (
+    ClusterHealth,
+    CompiledConfig,
+    NodeStatus,
+    PastRefusal,
+    SnapshotRecord,
+    SnapshotStatus,
+    TypeStatus,
+)
 from controlplane.traffic.model import ServedService, TrafficPlan
 from controlplane.xds.snapshot import SnapshotCompiler
 from tests import builders
@@ -92,6 +100,15 @@ def test_envoys_are_one_line_each(stale: Cli) -> None:
     assert in_words(first).startswith(f"edge-1 lab yes, 95s ✔ SYNCED 95s {cds}")
     assert in_words(first).endswith(f"◌ STALE 5s {rds} one")
     assert in_words(second) == "edge-2 lab no, left 95s ago" + " • NEVER SENT 95s" * 4 + " one"
+
+
+def test_what_was_refused_is_still_said_when_the_envoy_is_back_in_step(synced: Cli) -> None:
+    rds = OLD.versions["rds"]
+    connect(synced, node(rds=TypeStatus(rds, rds, NOW, last_refusal=PastRefusal("b4d", "no\nregex", NOW))))
+    _, row, *words = synced("proxies").out.splitlines()
+    assert "SYNCED" in row
+    assert in_words(" ".join(words)) == "edge-1 refused RDS b4d 90s ago: no regex"
+    assert "edge-1 refused RDS b4d 90s ago" in in_words(synced("proxy", NODE).out)
 
 
 def test_wide_adds_columns_and_whole_versions(stale: Cli) -> None:

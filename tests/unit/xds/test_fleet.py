@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry
 
 from controlplane.errors import UnavailableError
-from controlplane.ports import NodeStatus
+from controlplane.ports import NodeStatus, PastRefusal
 from controlplane.xds.channel import Acked, Level, Nacked, Node
 from controlplane.xds.fleet import Fleet
 from controlplane.xds.kinds import Kind
@@ -80,6 +80,19 @@ async def test_the_time_of_an_acknowledgement_stays_while_its_version_does() -> 
     await parts.fleet.write()
     status = parts.rows.batches[0][0].types["rds"]
     assert (status.acked_at, status.nacked, status.words) == (NOW, "b", "bad")
+
+
+async def test_the_last_refusal_stays_when_the_client_is_back_in_step() -> None:
+    parts = make()
+    link = parts.fleet.connected(NODE, variant="delta")
+    parts.fleet.moved(link, Kind.RDS, Level(sent="b", acked="a", nacked="b", words="bad"))
+    refusal = link.types["rds"].last_refusal
+    assert refusal == PastRefusal("b", "bad", NOW)
+    parts.clock.move(seconds(5))
+    parts.fleet.moved(link, Kind.RDS, Level(sent="a", acked="a"))
+    assert (link.types["rds"].nacked, link.types["rds"].last_refusal) == ("", refusal)
+    parts.fleet.moved(link, Kind.RDS, Level(sent="c", acked="a", nacked="c", words="worse"))
+    assert link.types["rds"].last_refusal == PastRefusal("c", "worse", NOW + seconds(5))
 
 
 async def test_a_node_that_left_says_when() -> None:
