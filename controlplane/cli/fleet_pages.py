@@ -40,7 +40,7 @@ def proxies_table(proxies: Sequence[ProxyView], *, wide: bool = False) -> Render
             clean(proxy.replica),
             *((clean(proxy.cluster), clean(proxy.user_agent) or "-", proxy.variant) if wide else ()),
         )
-    return Group(table, *(line for proxy in proxies for line in refusals(proxy.node, proxy.types)))
+    return Group(table, *(line for proxy in proxies for line in all_refusals(proxy.node, proxy.types)))
 
 
 def connection_text(proxy: ProxyView) -> Text:
@@ -51,16 +51,26 @@ def connection_text(proxy: ProxyView) -> Text:
 
 
 def refusals(node: str, types: Iterable[TypeView]) -> list[Text]:
-    """Return what an Envoy says of what it refused, one line per type; also where it has long been back in step."""
-    lines = []
-    for kind in types:
-        past = kind.last_refusal
-        if kind.status == "NACKED":
-            lines.append(marked("rejected", f"{node} refused {kind.type.upper()} {kind.sent}: {kind.words}"))
-        elif past is not None:
-            words = f"{node} refused {kind.type.upper()} {past.version} {age(past.age_s)} ago: {past.words}"
-            lines.append(Text(clean(words), "dim"))
-    return lines
+    """Return what an Envoy says of what it refuses now, one line per type."""
+    return [
+        marked("rejected", f"{node} refused {kind.type.upper()} {kind.sent}: {kind.words}")
+        for kind in types
+        if kind.status == "NACKED"
+    ]
+
+
+def past_refusals(node: str, types: Iterable[TypeView]) -> list[Text]:
+    """Return what an Envoy said of what it refused last, where it has been back in step since, one line per type."""
+    return [
+        Text(clean(f"{node} refused {kind.type.upper()} {past.version} {age(past.age_s)} ago: {past.words}"), "dim")
+        for kind in types
+        if (past := kind.last_refusal) is not None and kind.status != "NACKED"
+    ]
+
+
+def all_refusals(node: str, types: Sequence[TypeView]) -> list[Text]:
+    """Return what an Envoy says of what it refuses, then of what it once did."""
+    return [*refusals(node, types), *past_refusals(node, types)]
 
 
 def _kind_text(kind: TypeView | None, *, wide: bool) -> Text:
@@ -87,7 +97,7 @@ def proxy_page(config: ProxyConfigView, what: str, *, wide: bool = False) -> Ren
     """Show one Envoy: *what* is summary, diff, or one of `NAMES`."""
     if what == "diff":
         return _diff(config)
-    refused = refusals(config.proxy.node, config.types)
+    refused = all_refusals(config.proxy.node, config.types)
     lost = [Text(_lost(config.proxy.node, each), style="yellow") for each in config.types if each.lost]
     if what == "summary":
         return Group(_head(config.proxy), "", _summary(config, wide=wide), *refused, *lost)

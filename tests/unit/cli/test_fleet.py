@@ -109,6 +109,7 @@ def test_what_was_refused_is_still_said_when_the_envoy_is_back_in_step(synced: C
     assert "SYNCED" in row
     assert in_words(" ".join(words)) == "edge-1 refused RDS b4d 90s ago: no regex"
     assert "edge-1 refused RDS b4d 90s ago" in in_words(synced("proxy", NODE).out)
+    assert synced("proxy", NODE, "diff") == Ended(0, "", "")  # it runs what it should
 
 
 def test_wide_adds_columns_and_whole_versions(stale: Cli) -> None:
