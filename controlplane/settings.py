@@ -33,6 +33,13 @@ class ValidateWithEnvoy(enum.StrEnum):
     OFF = "off"
 
 
+class XdsTransport(enum.StrEnum):
+    """What carries the discovery streams."""
+
+    LEAN = "lean"
+    GRPC = "grpc"
+
+
 class RestDiscovery(enum.StrEnum):
     """Who may poll for configuration over REST, which needs no key."""
 
@@ -61,6 +68,9 @@ class Settings(BaseSettings):
     """REST. 0 lets the kernel choose, and the log says which."""
     xds_port: Port = 18000
     """ADS for Envoys. 0 lets the kernel choose."""
+    xds_transport: XdsTransport = XdsTransport.LEAN
+    """``lean``: HTTP/2 of our own on *xds_port*, for fleets. ``grpc``: gRPC's server, at several times the CPU and
+    memory per Envoy; the same to Envoys, and the way round a bug of ours."""
     telemetry_port: Port = 18001
     """Envoy's metrics service. 0 lets the kernel choose."""
     tls_cert_file: pathlib.Path | None = None

@@ -11,7 +11,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -33,7 +33,7 @@ from controlplane.discovery.dns import Resolver
 from controlplane.errors import ControlPlaneError, UnavailableError
 from controlplane.ports import ConfigCheck, ConfigCompiler, Store
 from controlplane.rpc.server import RpcServer
-from controlplane.settings import RestDiscovery, Role, Settings, ValidateWithEnvoy
+from controlplane.settings import RestDiscovery, Role, Settings, ValidateWithEnvoy, XdsTransport
 from controlplane.store import SqlStore, open_store
 from controlplane.store.schema import upgrade
 from controlplane.telemetry.ingest import TelemetryIngest
@@ -50,6 +50,7 @@ from controlplane.xds.envoy_process import find_envoy
 from controlplane.xds.envoy_validate import EnvoyValidator
 from controlplane.xds.fleet import AckHook, Fleet
 from controlplane.xds.grpc_transport import GrpcTransport
+from controlplane.xds.lean.transport import LeanTransport
 from controlplane.xds.metrics import XdsMetrics
 from controlplane.xds.reading import SnapshotReader
 from controlplane.xds.rest import RestPolls
@@ -65,6 +66,11 @@ GC_THRESHOLDS = (50_000, 20, 100)
 the older ones are. A cycle of 50,000 small objects is some megabytes."""
 
 SERVING_XDS: Final = frozenset({Role.ALL, Role.XDS})
+
+TRANSPORTS: Final[Mapping[XdsTransport, type[LeanTransport | GrpcTransport]]] = {
+    XdsTransport.LEAN: LeanTransport,
+    XdsTransport.GRPC: GrpcTransport,
+}
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -162,7 +168,7 @@ def _assemble(
         fleet=fleet,
         clock=clock,
         metrics=xds_metrics,
-        transport=GrpcTransport(
+        transport=TRANSPORTS[settings.xds_transport](
             host=settings.bind, port=settings.xds_port, setting="HUESHIFT_XDS_PORT", tls=channel_tls
         ),
     )

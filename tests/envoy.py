@@ -20,16 +20,16 @@ from controlplane.api.discovery import Discovery
 from controlplane.clock import SystemClock
 from controlplane.errors import UnavailableError
 from controlplane.ports import NodeStatus, SnapshotRecord, SnapshotStatus
+from controlplane.settings import XdsTransport, read_settings
 from controlplane.tls.channel import ChannelFiles, ChannelTls
 from controlplane.tls.metrics import TlsMetrics
 from controlplane.traffic.model import ServedService, TrafficPlan
-from controlplane.wiring import _serve_api, bind_port
+from controlplane.wiring import TRANSPORTS, _serve_api, bind_port
 from controlplane.xds import bootstrap
 from controlplane.xds.bootstrap import Variant
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.envoy_process import EnvoyProcess, find_envoy
 from controlplane.xds.fleet import Fleet
-from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.metrics import XdsMetrics
 from controlplane.xds.rest import RestPolls
 from controlplane.xds.secrets import CertificateFolder
@@ -133,11 +133,13 @@ async def running_plane(
     variant: Variant = "delta",
     files: ChannelFiles | None = None,
     certificates: Path | None = None,
+    transport: XdsTransport | None = None,
 ) -> AsyncIterator[Plane]:
     """Run an xDS server on loopback, with rows in memory; nothing is published yet.
 
     With *files* it is mutual TLS; listeners have the *certificates* of that folder. *port* is where Envoys of *variant*
-    come to; only for those that poll there is an HTTP server.
+    come to; only for those that poll there is an HTTP server. *transport* is by default what the setting says,
+    so that whole suites can be run on another one.
     """
     rest = variant == "rest"
     registry = CollectorRegistry()
@@ -157,7 +159,7 @@ async def running_plane(
         fleet=fleet,
         clock=CLOCK,
         metrics=metrics,
-        transport=GrpcTransport(port=0 if rest else port, tls=tls),
+        transport=TRANSPORTS[transport or read_settings().xds_transport](port=0 if rest else port, tls=tls),
     )
     polls = RestPolls(cache=cache, clients=server.streams.clients, fleet=fleet, clock=CLOCK, metrics=metrics)
     await server.start()

@@ -104,10 +104,12 @@ class Kinds(enum.StrEnum):
 class Carrier(enum.StrEnum):
     """The server's transport."""
 
+    LEAN = "lean"
     GRPC = "grpc"
 
 
 StreamsOption = Annotated[int, typer.Option("--streams", min=1, max=20_000, help="How many, each on its connection.")]
+TransportOption = Annotated[Carrier, typer.Option("--transport", help="The server's, see HUESHIFT_XDS_TRANSPORT.")]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="How clients speak xDS.")]
 
 
@@ -118,7 +120,7 @@ def fanout(
     mode: ModeOption = Mode.SOTW,
     size: Annotated[Size, typer.Option("--size", help="Of the changed routes: 0.2 or 4 kB.")] = Size.SMALL,
     kinds: Annotated[Kinds, typer.Option("--kinds", help="What clients subscribe to.")] = Kinds.RDS,
-    transport: Annotated[Carrier, typer.Option("--transport", help="The server's.")] = Carrier.GRPC,
+    transport: TransportOption = Carrier.LEAN,
     json: JsonFile = None,
 ) -> None:
     """Change weights past many streams: latency, server CPU and memory of each.
@@ -142,10 +144,11 @@ def storm(
     streams: StreamsOption = 1_000,
     rounds: Annotated[int, typer.Option("--rounds", min=1, max=100, help="How many storms.")] = 3,
     mode: ModeOption = Mode.SOTW,
+    transport: TransportOption = Carrier.LEAN,
     json: JsonFile = None,
 ) -> None:
     """Drop all clients and let them return at once: seconds until in sync, memory."""
-    _run("bench_storm", streams=streams, rounds=rounds, mode=mode.value, json_file=json)
+    _run("bench_storm", streams=streams, rounds=rounds, mode=mode.value, transport=transport.value, json_file=json)
 
 
 def soak(

@@ -35,7 +35,7 @@ from controlplane.lab.server import free_ports
 
 Size: TypeAlias = Literal["small", "medium"]
 Kinds: TypeAlias = Literal["rds", "all"]
-Transport: TypeAlias = Literal["grpc"]
+Transport: TypeAlias = Literal["lean", "grpc"]
 
 SERVICE = "fan"
 ROUTES: Mapping[Size, int] = {"small": 1, "medium": 66}
@@ -251,12 +251,15 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def running_bench(directory: Path, *, clock: Clock) -> AsyncIterator[Bench]:
+async def running_bench(directory: Path, *, transport: Transport, clock: Clock) -> AsyncIterator[Bench]:
     """Run a server on the first core and clients on the last, which is also ours."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     program = [sys.executable, "-m"]
     server = JsonChild(
-        [*program, "controlplane.lab.fanout_server", "--core", str(cores[0]), "--directory", str(directory)],
+        [
+            *(*program, "controlplane.lab.fanout_server", "--core", str(cores[0])),
+            *("--transport", transport, "--directory", str(directory)),
+        ],
         log_file=directory / "server.log",
     )
     client = JsonChild(
@@ -272,7 +275,7 @@ async def run_plan(plan: Plan, *, directory: Path, clock: Clock) -> Result:
     Raises:
         ControlPlaneError: The server or the clients failed.
     """
-    async with running_bench(directory, clock=clock) as bench:
+    async with running_bench(directory, transport=plan.transport, clock=clock) as bench:
         await bench.prepare(plan.size, plan.kinds)
         empty = await bench.wait_rest()
         connected = await bench.connect(plan, at_once=AT_ONCE)
@@ -315,7 +318,7 @@ def main(
     mode: Mode = "sotw",
     size: Size = "small",
     kinds: Kinds = "rds",
-    transport: Transport = "grpc",
+    transport: Transport = "lean",
     json_file: Path | None = None,
 ) -> int:
     """Run the bench, print its table, and return 0 if everything holds."""
@@ -327,7 +330,7 @@ def main(
         print(f"bench fanout: {exc} (logs: {directory})", file=sys.stderr)
         return exc.code
     row = result.to_json()
-    table = Table("", f"{streams} streams, {mode}, {size}", "bound")
+    table = Table("", f"{streams} streams, {mode}, {size}, {transport}", "bound")
     for words, key, bound in (
         ("bytes of a response", "bytes", ""),
         ("commit to stream, p50 ms", "p50_ms", ""),

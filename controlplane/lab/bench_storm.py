@@ -16,7 +16,7 @@ from rich.table import Table
 
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import UnavailableError
-from controlplane.lab.bench_fanout import AT_ONCE, WARM_UPS, Bench, Plan, running_bench, track
+from controlplane.lab.bench_fanout import AT_ONCE, WARM_UPS, Bench, Plan, Transport, running_bench, track
 from controlplane.lab.fanout_client import Mode
 from controlplane.lab.program import EndedEarlyError, console, run_program
 
@@ -54,7 +54,7 @@ async def run_storms(plan: Plan, *, rounds: int, directory: Path, clock: Clock) 
         ControlPlaneError: The server or the clients failed, or some clients were not served again.
     """
     storms = []
-    async with running_bench(directory, clock=clock) as bench:
+    async with running_bench(directory, transport=plan.transport, clock=clock) as bench:
         await bench.prepare(plan.size, plan.kinds)
         version = (await bench.connect(plan, at_once=AT_ONCE))["version"]
         for _ in range(WARM_UPS):
@@ -80,10 +80,17 @@ async def _wait_calm(bench: Bench, streams: int, before: float, clock: Clock) ->
     return seen
 
 
-def main(*, streams: int = 1_000, rounds: int = 3, mode: Mode = "sotw", json_file: Path | None = None) -> int:
+def main(
+    *,
+    streams: int = 1_000,
+    rounds: int = 3,
+    mode: Mode = "sotw",
+    transport: Transport = "lean",
+    json_file: Path | None = None,
+) -> int:
     """Run the bench, print its table, and return 0 if everything holds."""
     directory = Path(tempfile.mkdtemp(prefix="hueshift-bench-storm-"))
-    plan = Plan(streams, 0, mode, "small", "rds", "grpc")
+    plan = Plan(streams, 0, mode, "small", "rds", transport)
     try:
         storms = run_program(run_storms(plan, rounds=rounds, directory=directory, clock=SystemClock()))
     except EndedEarlyError as exc:

@@ -82,13 +82,20 @@ class Server:
         }
 
 
-async def run(directory: Path) -> None:
+async def run(directory: Path, transport: str) -> None:
     """Run the control plane until standard input is closed.
 
     Raises:
         ControlPlaneError: It cannot start.
     """
-    settings = read_settings(data_dir=directory, xds_port=0, telemetry_port=0, database_url="", log_level="warning")
+    settings = read_settings(
+        data_dir=directory,
+        xds_port=0,
+        xds_transport=transport,
+        telemetry_port=0,
+        database_url="",
+        log_level="warning",
+    )
     wiring.configure_logging(settings)
     async with wiring.build(settings) as parts:
         wiring.tune_collector()
@@ -109,13 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until standard input is closed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--core", type=int, required=True, help="the core to run on")
+    parser.add_argument("--transport", required=True, help="what carries the streams, see HUESHIFT_XDS_TRANSPORT")
     parser.add_argument("--directory", type=Path, required=True, help="for the database and keys")
     options = parser.parse_args(argv)
     use_core(options.core)
     with contextlib.suppress(ValueError):  # the client says so if it is too low
         raise_file_limit(MAX_STREAMS)
     try:
-        asyncio.run(run(options.directory))
+        asyncio.run(run(options.directory, options.transport))
     except ControlPlaneError as exc:
         say({"error": str(exc)})
         return 1

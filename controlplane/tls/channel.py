@@ -1,22 +1,31 @@
 """The channel to Envoys: which certificate it shows, whose it accepts, and that it is never plaintext by accident."""
 
+import contextlib
 import dataclasses
 import ipaddress
-from collections.abc import Callable
+import os
+import ssl
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import grpc
+import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import InvalidInputError
 from controlplane.tls.certificates import WATCH_INTERVAL, Kept, KeyPair, Place, TrustedCa, read_ca, read_pair
 from controlplane.tls.metrics import TlsMetrics
 
+log = structlog.get_logger()
+
 CERTIFICATE: Final = "HUESHIFT_TLS_CERT_FILE"
 KEY: Final = "HUESHIFT_TLS_KEY_FILE"
 CLIENT_CA: Final = "HUESHIFT_TLS_CLIENT_CA_FILE"
 PLAINTEXT: Final = "HUESHIFT_XDS_PLAINTEXT"
+
+ALPN: Final = ("h2",)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,18 +97,26 @@ class ChannelTls:
             clock=clock,
             metrics=metrics,
         )
-        self._configuration = self._configure(self._pair.load(), self._ca.load())
+        self._newest = _configure(self._pair.load(), self._ca.load())
 
     def look(self) -> None:
         """See whether the files changed; `run` does it every second."""
         changed = self._pair.look()
         if (self._ca.look() or changed) and self._pair.content is not None and self._ca.content is not None:
-            self._configuration = self._configure(self._pair.content, self._ca.content)
+            try:
+                self._newest = _configure(self._pair.content, self._ca.content)
+            except InvalidInputError as exc:
+                log.warning("certificate.refused", certificate="channel", words=str(exc), kept="the last good one")
+
+    def context(self) -> ssl.SSLContext:
+        """Return what the next connection is to be secured with: as `credentials`, for those who speak TLS by `ssl`."""
+        self._metrics.handshakes.inc()
+        return self._newest.context
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return credentials for one server: TLS 1.2 or newer, and no client without a certificate."""
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration,
+            self._newest.for_grpc,
             self._fetcher(),  # type: ignore[arg-type] # None means "nothing new", which the stubs leave out
             require_client_authentication=True,
         )
@@ -110,19 +127,68 @@ class ChannelTls:
             await self._clock.sleep(WATCH_INTERVAL)
             self.look()
 
-    def _configure(self, pair: KeyPair, ca: TrustedCa) -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)], root_certificates=ca.pem)
-
     def _fetcher(self) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
-        taken = self._configuration
+        taken = self._newest
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
             """Return what is new since the last handshake, or None; runs in a thread of gRPC's."""
             nonlocal taken
             self._metrics.handshakes.inc()
-            if taken is self._configuration:
+            if taken is self._newest:
                 return None
-            taken = self._configuration
-            return taken
+            taken = self._newest
+            return taken.for_grpc
 
         return fetch
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Configuration:
+    """The same certificates for both who speak TLS here: gRPC, and `ssl`."""
+
+    for_grpc: grpc.ServerCertificateConfiguration
+    context: ssl.SSLContext
+
+
+def _configure(pair: KeyPair, ca: TrustedCa) -> _Configuration:
+    return _Configuration(
+        grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)], root_certificates=ca.pem),
+        _context(pair, ca),
+    )
+
+
+def _context(pair: KeyPair, ca: TrustedCa) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # the newest that Envoy offers by default
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an authority need not be a root
+    # A session that is resumed is not verified again, whatever authorities are trusted by then.
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    context.set_alpn_protocols(list(ALPN))
+    try:
+        context.load_verify_locations(cadata=ca.pem.decode())
+        with _as_file(pair.chain.rstrip() + b"\n" + pair.key) as path:
+            context.load_cert_chain(path)
+    except (ssl.SSLError, ValueError) as exc:
+        reason = getattr(exc, "reason", None) or str(exc)
+        raise InvalidInputError(
+            CERTIFICATE, f"and its key or {CLIENT_CA} are not accepted by OpenSSL ({reason})", "make new ones"
+        ) from exc
+    return context
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """Give *content*, which has a private key, a path, in memory if that can be: `ssl` reads keys from paths only."""
+    if hasattr(os, "memfd_create"):
+        number = os.memfd_create("hueshift")
+        with os.fdopen(number, "wb") as file:
+            file.write(content)
+            file.flush()
+            yield f"/proc/self/fd/{number}"
+    else:
+        with tempfile.NamedTemporaryFile() as file:  # only this user may read it
+            file.write(content)
+            file.flush()
+            yield file.name

@@ -5,7 +5,7 @@ acknowledge and report for the whole fleet.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from controlplane.errors import ControlPlaneError
 
@@ -45,6 +45,14 @@ def identities_of(auth_context: Mapping[str, Iterable[bytes]]) -> Identities:
     """Return the names in the verified certificate of a gRPC call's peer."""
     uris = [name for name in _decoded(auth_context.get("peer_uri", ())) if name.startswith(SPIFFE)]
     hosts = [name for name in _decoded(auth_context.get("peer_dns", ())) if not name.startswith(SPIFFE)]
+    return (*uris, *hosts)
+
+
+def identities_in(certificate: Mapping[str, Any]) -> Identities:
+    """Return the names in a verified certificate, as `ssl` shows it."""
+    names = certificate.get("subjectAltName", ())
+    uris = [name for kind, name in names if kind == "URI" and name.startswith(SPIFFE)]
+    hosts = [name for kind, name in names if kind == "DNS" and not name.startswith(SPIFFE)]
     return (*uris, *hosts)
 
 

@@ -12,10 +12,10 @@ from typing import Final, TypeAlias
 import grpc
 import structlog
 
-from controlplane.errors import UnavailableError
 from controlplane.tls.channel import ChannelTls
 from controlplane.tls.identity import Identities, identities_of
 from controlplane.xds.streams import METHODS, Method, Reason, Stream, Streams
+from controlplane.xds.transport import STATUS, taken
 
 log = structlog.get_logger()
 
@@ -39,15 +39,6 @@ OPTIONS: Final = (
 )
 
 STOP_GRACE: Final = dt.timedelta(seconds=2)
-
-STATUS: Final = {
-    Reason.CLIENT: grpc.StatusCode.OK,
-    Reason.STALLED: grpc.StatusCode.UNAVAILABLE,
-    Reason.STOPPING: grpc.StatusCode.UNAVAILABLE,
-    Reason.PROTOCOL: grpc.StatusCode.INVALID_ARGUMENT,
-    Reason.IDENTITY: grpc.StatusCode.PERMISSION_DENIED,
-    Reason.BUG: grpc.StatusCode.INTERNAL,
-}
 
 # In quotes: these take type arguments for the type checker only.
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -109,6 +100,9 @@ class GrpcTransport:
             await server.stop(STOP_GRACE.total_seconds())
             log.info("xds.stopped")
 
+    def tick(self) -> None:
+        """Nothing: gRPC looks after silent clients by itself, see `OPTIONS`."""
+
     def _check_port(self) -> None:
         """Say what is wrong with the address before grpc does, which would say less and leave a server behind."""
         if self._wanted_port == 0:
@@ -117,11 +111,7 @@ class GrpcTransport:
         try:
             socket.create_server((self._host, self._wanted_port), family=family).close()
         except OSError as exc:
-            words = exc.strerror or str(exc)
-            raise UnavailableError(
-                f"{self._setting}: {self._host}:{self._wanted_port} cannot be bound ({words}); stop the process that "
-                f"listens there, or set {self._setting} to a free port"
-            ) from exc
+            raise taken(self._setting, self._host, self._wanted_port, exc) from exc
 
 
 class _Handlers(grpc.GenericRpcHandler):

@@ -63,6 +63,7 @@ class XdsServer:
                     await self._clock.sleep(DUE_CHECK)
                     self.streams.clients.wake_due(self._clock.steady())
                 self.streams.drop_stalled()
+                self._transport.tick()
         finally:
             await self.stop()
 

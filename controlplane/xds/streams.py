@@ -125,6 +125,9 @@ class Transport(Protocol):
     async def stop(self) -> None:
         """Free the port and end what is still open after a moment; clients look for another server."""
 
+    def tick(self) -> None:
+        """See to clients that are silent; called every few seconds."""
+
 
 class Stream:
     """One open stream, to be driven by its transport.

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from controlplane.errors import InvalidInputError, UnavailableError
+from controlplane.settings import XdsTransport
 from controlplane.traffic.model import ServedService
 from controlplane.xds import grpc_transport
+from controlplane.xds import server as xds_server
 from controlplane.xds.envoy_process import EnvoyProcess, find_envoy
 from controlplane.xds.grpc_transport import OPTIONS
 from tests.builders import make_spec, make_split, seconds
@@ -65,10 +67,15 @@ async def test_a_killed_envoy_takes_no_stream_down_but_its_own(tmp_path: Path) -
             assert plane.metric("hueshift_xds_streams_closed_total", reason="bug") == 0
 
 
-async def test_an_envoy_that_hangs_is_noticed_and_welcome_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.xds_row("keepalive")
+@pytest.mark.parametrize("transport", list(XdsTransport))
+async def test_an_envoy_that_hangs_is_noticed_and_welcome_back(
+    transport: XdsTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xds_server, "STALL_CHECK", xds_server.DUE_CHECK)
     faster = [(name, 1000 if "keepalive_time" in name or "ping_timeout" in name else value) for name, value in OPTIONS]
     monkeypatch.setattr(grpc_transport, "OPTIONS", tuple(faster))
-    async with running_plane() as plane:
+    async with running_plane(transport=transport) as plane:
         record = plane.publish(ServedService(make_spec(port=free_port()), make_split(v1=10_000)))
         async with running_envoy(bootstrap_for(plane.server.port), tmp_path) as envoy:
             await plane.wait_acked(record, "envoy-1")
@@ -79,7 +86,8 @@ async def test_an_envoy_that_hangs_is_noticed_and_welcome_back(tmp_path: Path, m
             finally:
                 os.kill(envoy.pid, signal.SIGCONT)
             await wait_until(lambda: plane.rows.nodes["envoy-1"].disconnected_at is None, "it comes back")
-            await plane.wait_acked(record, "envoy-1")
+            newer = plane.publish(ServedService(make_spec(port=free_port()), make_split(v1=9_999, v2=1)))
+            await plane.wait_acked(newer, "envoy-1", "rds")
 
 
 def test_a_binary_that_is_none_is_named() -> None:

@@ -18,6 +18,7 @@ from controlplane.lab.server import ServerProcess, free_ports
 from controlplane.lab.stack import program
 from controlplane.pb import envoy_metrics_pb2 as pb
 from controlplane.rpc.server import RpcServer
+from controlplane.settings import XdsTransport
 from controlplane.store.sql import open_store
 from controlplane.telemetry.ingest import TelemetryIngest
 from controlplane.telemetry.service import SERVICE, MetricsService
@@ -91,6 +92,11 @@ class Site:
         )
 
 
+@pytest.fixture(params=list(XdsTransport))
+def transport(request: pytest.FixtureRequest) -> XdsTransport:
+    return XdsTransport(request.param)
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     servers, clients = Authority(), Authority()
@@ -120,9 +126,9 @@ def serve(spec: ServiceSpec) -> ServedService:
 @pytest.mark.parametrize("identity", [SPIFFE, NODE])
 @pytest.mark.parametrize("variant", ["sotw", "delta"])
 async def test_an_envoy_with_its_own_certificate_is_served(
-    site: Site, spec: ServiceSpec, identity: str, variant: Variant
+    site: Site, spec: ServiceSpec, transport: XdsTransport, identity: str, variant: Variant
 ) -> None:
-    async with running_plane(files=site.files) as plane:
+    async with running_plane(files=site.files, transport=transport) as plane:
         record = plane.publish(serve(spec))
         config = site.bootstrap(plane, site.clients.issue(identity), variant=variant)
         async with (
@@ -150,12 +156,12 @@ async def wait_refused(envoy: EnvoyProcess) -> str:
 
 
 @pytest.mark.parametrize("case", ["wrong authority", "expired", "plaintext", "wrong server"])
-async def test_no_stream_is_opened(site: Site, spec: ServiceSpec, case: str) -> None:
+async def test_no_stream_is_opened(site: Site, spec: ServiceSpec, transport: XdsTransport, case: str) -> None:
     own = {
         "wrong authority": lambda: Authority().issue(SPIFFE),
         "expired": lambda: site.clients.issue(SPIFFE, starts=-2 * DAY, ends=-DAY),
     }.get(case, lambda: site.clients.issue(SPIFFE))()
-    async with running_plane(files=site.files) as plane:
+    async with running_plane(files=site.files, transport=transport) as plane:
         plane.publish(serve(spec))
         config = (
             bootstrap_for(plane.server.port)
@@ -173,10 +179,12 @@ async def test_no_stream_is_opened(site: Site, spec: ServiceSpec, case: str) -> 
 
 
 @pytest.mark.parametrize("variant", ["delta", "sotw", "delta-per-type", "sotw-per-type"])
-async def test_an_envoy_may_not_be_another_node(site: Site, spec: ServiceSpec, variant: Variant) -> None:
+async def test_an_envoy_may_not_be_another_node(
+    site: Site, spec: ServiceSpec, transport: XdsTransport, variant: Variant
+) -> None:
     own = site.clients.issue("spiffe://colorize/envoy/envoy-9", "envoy-9")
     with capture_logs() as logs:
-        async with running_plane(files=site.files) as plane:
+        async with running_plane(files=site.files, transport=transport) as plane:
             plane.publish(serve(spec))
             config = site.bootstrap(plane, own, variant=variant)
             async with running_envoy(config, site.folder / NODE, ready=False) as envoy:
@@ -288,8 +296,8 @@ async def wait_serial(fresh: Pair, ask: Callable[[], Awaitable[int]]) -> None:
     await wait_until(shown, "new connections are shown the new certificate")
 
 
-async def test_a_server_certificate_changes_under_load(site: Site, spec: ServiceSpec) -> None:
-    async with running_plane(files=site.files) as plane:
+async def test_a_server_certificate_changes_under_load(site: Site, spec: ServiceSpec, transport: XdsTransport) -> None:
+    async with running_plane(files=site.files, transport=transport) as plane:
         record = plane.publish(serve(spec))
         async with (
             running_envoy(site.bootstrap(plane, site.clients.issue(SPIFFE)), site.folder / NODE) as envoy,
@@ -311,8 +319,8 @@ async def test_a_server_certificate_changes_under_load(site: Site, spec: Service
             assert traffic.failures == []
 
 
-async def test_half_a_new_pair_on_disk_changes_nothing(site: Site, spec: ServiceSpec) -> None:
-    async with running_plane(files=site.files) as plane:
+async def test_half_a_new_pair_on_disk_changes_nothing(site: Site, spec: ServiceSpec, transport: XdsTransport) -> None:
+    async with running_plane(files=site.files, transport=transport) as plane:
         plane.publish(serve(spec))
         before = await served_serial(plane.server.port, site)
         fresh = site.servers.issue(SERVER)
@@ -327,9 +335,11 @@ async def test_half_a_new_pair_on_disk_changes_nothing(site: Site, spec: Service
         assert plane.metric("hueshift_tls_certificate_refused", certificate="channel") == 0
 
 
-async def test_an_envoy_follows_its_own_certificate_without_a_restart(site: Site, spec: ServiceSpec) -> None:
+async def test_an_envoy_follows_its_own_certificate_without_a_restart(
+    site: Site, spec: ServiceSpec, transport: XdsTransport
+) -> None:
     """The authorities of both ends change too: what signed the old pair is trusted by nobody any more."""
-    async with running_plane(files=site.files) as plane:
+    async with running_plane(files=site.files, transport=transport) as plane:
         port = plane.server.port
         record = plane.publish(serve(spec))
         config = site.bootstrap(plane, site.clients.issue(SPIFFE))
@@ -346,7 +356,7 @@ async def test_an_envoy_follows_its_own_certificate_without_a_restart(site: Site
             site.clients.write(site.folder / "plane")
             site.renew_server()
             await plane.server.stop()
-            async with running_plane(port=port, files=site.files) as successor:
+            async with running_plane(port=port, files=site.files, transport=transport) as successor:
                 successor.publish(serve(spec))
                 await successor.wait_acked(record, NODE)
             assert traffic.failures == []

@@ -5,8 +5,6 @@ import contextlib
 import dataclasses
 import datetime as dt
 import json
-import os
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from google.protobuf import json_format
 from controlplane.api.documents import parse_service
 from controlplane.clock import SystemClock
 from controlplane.errors import UnavailableError
+from controlplane.settings import XdsTransport
 from controlplane.traffic.model import (
     Endpoint,
     HeaderMatch,
@@ -28,10 +27,9 @@ from controlplane.traffic.model import (
     ServedService,
     ServiceSpec,
 )
-from controlplane.xds import grpc_transport
+from controlplane.wiring import TRANSPORTS
 from controlplane.xds.bootstrap import Variant, config_source
 from controlplane.xds.envoy_process import EnvoyProcess
-from controlplane.xds.grpc_transport import GrpcTransport
 from controlplane.xds.kinds import Kind
 from controlplane.xds.server import XdsServer
 from tests.builders import make_spec, make_split, make_version
@@ -366,14 +364,15 @@ def configured(config_dump: dict[str, Any]) -> str:
     return "\n".join(line for line in json.dumps(dynamic, indent=1).splitlines() if '"last_updated"' not in line)
 
 
-async def test_a_port_in_use_is_refused_in_one_line() -> None:
+@pytest.mark.parametrize("transport", list(XdsTransport))
+async def test_a_port_in_use_is_refused_in_one_line(transport: XdsTransport) -> None:
     async with running_plane() as plane:
         second = XdsServer(
             cache=plane.cache,
             fleet=plane.fleet,
             clock=SystemClock(),
             metrics=plane.server.streams.metrics,
-            transport=GrpcTransport(port=plane.server.port),
+            transport=TRANSPORTS[transport](port=plane.server.port),
         )
         with pytest.raises(UnavailableError, match="HUESHIFT_XDS_PORT") as refused:
             await second.start()
@@ -438,23 +437,3 @@ async def test_what_went_while_nobody_was_there_is_gone_after_the_reconnect(
                 assert plane.metric("hueshift_xds_pushes_total", type="cds") == 1, "the removal and nothing else"
             await traffic.wait_more(100)
         assert traffic.failures == []
-
-
-@pytest.mark.xds_row("keepalive")
-async def test_an_envoy_that_hangs_is_noticed_and_comes_back(
-    spec: ServiceSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quick = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
-    options = tuple((name, 1_000 if name in quick else value) for name, value in grpc_transport.OPTIONS)
-    monkeypatch.setattr(grpc_transport, "OPTIONS", options)
-    async with running_plane() as plane:
-        record = plane.publish(serve(spec, v1=10_000))
-        async with running_envoy(bootstrap_for(plane.server.port), tmp_path) as envoy:
-            await plane.wait_acked(record, NODE)
-            os.kill(envoy.pid, signal.SIGSTOP)
-            try:
-                await wait_until(lambda: plane.server.stream_count == 0, "the stream of an Envoy that hangs ends")
-            finally:
-                os.kill(envoy.pid, signal.SIGCONT)
-            record = plane.publish(serve(spec, v2=10_000))
-            await plane.wait_acked(record, NODE)

@@ -1,0 +1,46 @@
+"""The headers of gRPC calls: what a client must say to be served, and what it is answered. Pure.
+
+Answers are compressed without a table: a block is then good for every connection.
+"""
+
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import hpack
+
+CONTENT_TYPE: Final = "application/grpc"
+
+
+def encode(headers: Iterable[tuple[str, str]]) -> bytes:
+    """Return a block that no decoder has to remember anything of."""
+    return _ENCODER.encode([hpack.NeverIndexedHeaderTuple(name, value) for name, value in headers], huffman=False)
+
+
+def answer_of(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the answer to a request that cannot be a call of gRPC, None for one that can.
+
+    Source: gRPC over HTTP2, sections Requests and Responses.
+    """
+    if not headers.get(b":path", b"").startswith(b"/"):
+        return encode([(":status", "400")])
+    if headers.get(b":method") != b"POST":
+        return encode([(":status", "405"), ("allow", "POST")])
+    if not headers.get(b"content-type", b"").startswith(CONTENT_TYPE.encode()):
+        return encode([(":status", "415")])
+    return None
+
+
+def trailers(status: int, words: str) -> bytes:
+    """Return the block that ends a call."""
+    headers = [("grpc-status", str(status))]
+    if words:
+        headers.append(("grpc-message", urllib.parse.quote(words, safe=_SAFE)))
+    return encode(headers)
+
+
+_ENCODER: Final = hpack.Encoder()
+_SAFE: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+OPENING: Final = encode([(":status", "200"), ("content-type", CONTENT_TYPE)])
+"""The block that begins every answer."""
