@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -58,6 +59,7 @@ from controlplane.xds.secrets import CertificateFolder
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
 from controlplane.xds.streams import ADS
+from controlplane.xds.transport import bind_port
 
 log = structlog.get_logger()
 
@@ -303,6 +305,18 @@ def tune_collector() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
+def raise_file_limit() -> None:
+    """Let this process have as many connections as it may ever have: each Envoy is one or two open files.
+
+    The usual limit, 1,024, is there for programs that still use `select`; to go on to the hard one is what it is for.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # some systems have a lower ceiling than they say
+        log.warning("process.file_limit", files=soft, words="raise it with ulimit -n: each Envoy needs two")
+
+
 async def serve(settings: Settings, *, compiler: ConfigCompiler | None = None) -> None:
     """Run the control plane until SIGTERM or SIGINT; *compiler* as in `build`.
 
@@ -316,6 +330,7 @@ async def serve(settings: Settings, *, compiler: ConfigCompiler | None = None) -
             api_socket = running.enter_context(bind_port(settings.bind, settings.api_port, "HUESHIFT_API_PORT"))
         parts = await running.enter_async_context(build(settings, compiler=compiler))
         tune_collector()
+        raise_file_limit()
         try:
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(
@@ -329,24 +344,6 @@ async def serve(settings: Settings, *, compiler: ConfigCompiler | None = None) -
                 raise
             raise _first(refused) from failures
         log.info("process.stopped")
-
-
-def bind_port(host: str, port: int, setting: str) -> socket.socket:
-    """Return a listening TCP socket.
-
-    Raises:
-        UnavailableError: The address cannot be bound; the text names *setting*.
-    """
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-    except OSError as exc:
-        listening.close()
-        raise UnavailableError(
-            f"{setting}: cannot listen on {host}:{port} ({exc.strerror}); stop what listens there, or set {setting}"
-        ) from exc
-    return listening
 
 
 def configure_logging(settings: Settings) -> None:

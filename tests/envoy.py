@@ -24,7 +24,7 @@ from controlplane.settings import XdsTransport, read_settings
 from controlplane.tls.channel import ChannelFiles, ChannelTls
 from controlplane.tls.metrics import TlsMetrics
 from controlplane.traffic.model import ServedService, TrafficPlan
-from controlplane.wiring import TRANSPORTS, _serve_api, bind_port
+from controlplane.wiring import TRANSPORTS, _serve_api
 from controlplane.xds import bootstrap
 from controlplane.xds.bootstrap import Variant
 from controlplane.xds.cache import SnapshotCache
@@ -35,6 +35,7 @@ from controlplane.xds.rest import RestPolls
 from controlplane.xds.secrets import CertificateFolder
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
+from controlplane.xds.transport import bind_port
 from tests.certificates import Authority
 
 CLOCK = SystemClock()

@@ -19,9 +19,10 @@ from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.clock import Clock, SystemClock
-from controlplane.lab import h2_frames as h2
+from controlplane.lab import h2_opening
 from controlplane.lab.child import read_lines, say
 from controlplane.xds.kinds import Kind
+from controlplane.xds.lean import frames
 from controlplane.xds.streams import ADS
 
 Mode: TypeAlias = Literal["sotw", "delta"]
@@ -128,7 +129,7 @@ class Crowd:
         if found is None:
             type_url, version, response = self.asking.read(body)
             is_routes = type_url == Kind.RDS.type_url
-            frame = h2.message(self.asking.acknowledgement(response))
+            frame = h2_opening.message(self.asking.acknowledgement(response))
             found = Answer(version if is_routes else None, frame, len(body))
             if len(self._answers) >= MAX_REMEMBERED:
                 self._answers.clear()
@@ -190,9 +191,9 @@ class HandStream(asyncio.Protocol):
         self._message = b""
         self._received = 0
         self._waiting: list[bytes] = []
-        self._credit = h2.DEFAULT_WINDOW
-        self._stream_credit = h2.DEFAULT_WINDOW
-        self._initial_window = h2.DEFAULT_WINDOW
+        self._credit = frames.DEFAULT_WINDOW
+        self._stream_credit = frames.DEFAULT_WINDOW
+        self._initial_window = frames.DEFAULT_WINDOW
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
@@ -207,14 +208,14 @@ class HandStream(asyncio.Protocol):
         if self._rest:
             data = self._rest + data
         at, end = 0, len(data)
-        while end - at >= h2.HEAD_SIZE:
-            stop = at + h2.HEAD_SIZE + int.from_bytes(data[at : at + 3], "big")
+        while end - at >= frames.HEAD_SIZE:
+            stop = at + frames.HEAD_SIZE + int.from_bytes(data[at : at + 3], "big")
             if stop > end:
                 break
             kind, flags = data[at + 3], data[at + 4]
-            payload = data[at + h2.HEAD_SIZE : stop]
+            payload = data[at + frames.HEAD_SIZE : stop]
             at = stop
-            if kind == h2.DATA:
+            if kind == frames.DATA:
                 self._on_data(payload)
             else:
                 stream = int.from_bytes(data[stop - len(payload) - 4 : stop - len(payload)], "big")
@@ -234,16 +235,16 @@ class HandStream(asyncio.Protocol):
 
     def _on_data(self, payload: bytes) -> None:
         self._received += len(payload)
-        if self._received >= h2.OUR_WINDOW // 2:
-            for stream in (0, h2.STREAM_ID):
-                self._write(h2.window_update(self._received, stream=stream))
+        if self._received >= h2_opening.OUR_WINDOW // 2:
+            for stream in (0, h2_opening.STREAM_ID):
+                self._write(frames.window_update(self._received, stream=stream))
             self._received = 0
         held = self._message + payload if self._message else payload
-        while len(held) >= h2.PREFIX_SIZE:
-            stop = h2.PREFIX_SIZE + int.from_bytes(held[1 : h2.PREFIX_SIZE], "big")
+        while len(held) >= frames.PREFIX_SIZE:
+            stop = frames.PREFIX_SIZE + int.from_bytes(held[1 : frames.PREFIX_SIZE], "big")
             if len(held) < stop:
                 break
-            answer = self._crowd.answer(held[h2.PREFIX_SIZE : stop])
+            answer = self._crowd.answer(held[frames.PREFIX_SIZE : stop])
             self._crowd.arrived(answer, self._crowd.clock.steady())
             self._send(answer.frame)
             held = held[stop:]
@@ -251,24 +252,24 @@ class HandStream(asyncio.Protocol):
 
     def _on_control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         match kind:
-            case h2.SETTINGS if not flags & h2.ACK:
-                window = h2.read_settings(payload).get(h2.INITIAL_WINDOW_SIZE, self._initial_window)
+            case frames.SETTINGS if not flags & frames.ACK:
+                window = frames.read_settings(payload).get(frames.INITIAL_WINDOW_SIZE, self._initial_window)
                 self._stream_credit += window - self._initial_window
                 self._initial_window = window
-                self._write(h2.SETTINGS_ACK)
+                self._write(frames.SETTINGS_ACK)
                 self._flush()
-            case h2.PING if not flags & h2.ACK:
-                self._write(h2.frame(h2.PING, payload, flags=h2.ACK))
-            case h2.WINDOW_UPDATE:
+            case frames.PING if not flags & frames.ACK:
+                self._write(frames.frame(frames.PING, payload, flags=frames.ACK))
+            case frames.WINDOW_UPDATE:
                 increment = int.from_bytes(payload, "big")
                 if stream == 0:
                     self._credit += increment
                 else:
                     self._stream_credit += increment
                 self._flush()
-            case h2.HEADERS if flags & h2.END_STREAM:
+            case frames.HEADERS if flags & frames.END_STREAM:
                 self._end("the server ended the stream")
-            case h2.RST_STREAM | h2.GOAWAY:
+            case frames.RST_STREAM | frames.GOAWAY:
                 self._end("the server reset the stream")
             case _:
                 pass
@@ -284,7 +285,7 @@ class HandStream(asyncio.Protocol):
 
     def _flush(self) -> None:
         while self._waiting:
-            size = len(self._waiting[0]) - h2.HEAD_SIZE
+            size = len(self._waiting[0]) - frames.HEAD_SIZE
             if size > min(self._credit, self._stream_credit):
                 return
             self._credit -= size
@@ -358,7 +359,7 @@ class Client:
                 tasks.create_task(self._open(crowd, port, f"bench-{number}"))
 
     async def _open(self, crowd: Crowd, port: int, node: str) -> None:
-        opening = h2.opening(PATHS[crowd.asking.mode], f"127.0.0.1:{port}", crowd.asking.first(node))
+        opening = h2_opening.opening(PATHS[crowd.asking.mode], f"127.0.0.1:{port}", crowd.asking.first(node))
         await asyncio.get_running_loop().create_connection(lambda: HandStream(crowd, opening), "127.0.0.1", port)
 
     async def _wait(self, *, other_than: str, streams: int, within_s: float) -> dict[str, Any]:

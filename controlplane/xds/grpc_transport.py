@@ -5,7 +5,6 @@ A stream is two tasks of one handler: one reads requests into it, the other writ
 
 import asyncio
 import datetime as dt
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
@@ -15,7 +14,7 @@ import structlog
 from controlplane.tls.channel import ChannelTls
 from controlplane.tls.identity import Identities, identities_of
 from controlplane.xds.streams import METHODS, Method, Reason, Stream, Streams
-from controlplane.xds.transport import STATUS, taken
+from controlplane.xds.transport import STATUS, bind_port, taken
 
 log = structlog.get_logger()
 
@@ -107,11 +106,11 @@ class GrpcTransport:
         """Say what is wrong with the address before grpc does, which would say less and leave a server behind."""
         if self._wanted_port == 0:
             return
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        try:
-            socket.create_server((self._host, self._wanted_port), family=family).close()
-        except OSError as exc:
-            raise taken(self._setting, self._host, self._wanted_port, exc) from exc
+        with bind_port(self._host, self._wanted_port, self._setting) as trial:
+            try:
+                trial.listen()
+            except OSError as exc:
+                raise taken(self._host, self._wanted_port, self._setting, exc) from exc
 
 
 class _Handlers(grpc.GenericRpcHandler):

@@ -198,7 +198,8 @@ class Stream:
         self.end(Reason.BUG, "a bug of the control plane ended the stream; see its log")
 
     def close(self) -> None:
-        """Forget the stream, which is over, whoever ended it."""
+        """Forget the stream, which is over, whoever ended it, and its transport's end: both are then freed at once."""
+        self._wire = _NOWHERE
         self._streams.closed(self, self._link)
 
     # -- for the cache and the limits ----------------------------------------------------------------------------------
@@ -298,6 +299,19 @@ class Stream:
     def _refuse(self, reason: Reason, words: str) -> None:
         log.warning("stream.refused", node=self.node_id, reason=reason.value, words=words)
         self.end(reason, words)
+
+
+class _Nowhere:
+    """The end of a transport that has let go of its stream."""
+
+    def wake(self) -> None:
+        pass
+
+    def cut(self) -> None:
+        pass
+
+
+_NOWHERE: Final = _Nowhere()
 
 
 class Streams:

@@ -1,5 +1,6 @@
-"""What all transports of streams have in common: how streams end in words of gRPC, and what a taken port is called."""
+"""What all transports of streams have in common: how a port is bound, and how streams end in words of gRPC."""
 
+import socket
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,9 +19,24 @@ STATUS: Final[Mapping[Reason, grpc.StatusCode]] = {
 }
 
 
-def taken(setting: str, host: str, port: int, exc: OSError) -> UnavailableError:
-    """Return the error that says why *host* and *port*, which *setting* names, cannot be bound."""
+def bind_port(host: str, port: int, setting: str) -> socket.socket:
+    """Return a TCP socket that is bound, and does not listen yet; for both families where *host* is ``::``.
+
+    Raises:
+        UnavailableError: The address cannot be bound; the text names *setting*.
+    """
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as exc:
+        listening.close()
+        raise taken(host, port, setting, exc) from exc
+    return listening
+
+
+def taken(host: str, port: int, setting: str, exc: OSError) -> UnavailableError:
+    """Return what to say of an address that *setting* names and that cannot be listened on."""
     return UnavailableError(
-        f"{setting}: {host}:{port} cannot be bound ({exc.strerror or exc}); stop the process that listens there, or "
-        f"set {setting} to a free port"
+        f"{setting}: cannot listen on {host}:{port} ({exc.strerror}); stop what listens there, or set {setting}"
     )

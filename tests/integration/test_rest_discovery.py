@@ -8,6 +8,7 @@ import pytest
 
 from controlplane import wiring
 from controlplane.settings import read_settings
+from controlplane.xds.transport import bind_port
 from tests.envoy import wait_until
 
 pytestmark = pytest.mark.integration
@@ -19,7 +20,7 @@ async def test_role_xds_answers_polls_and_nothing_else(tmp_path: Path) -> None:
     settings = read_settings(
         data_dir=tmp_path, role="xds", rest_discovery="loopback", api_port=0, xds_port=0, telemetry_port=0
     )
-    listening = wiring.bind_port("127.0.0.1", 0, "HUESHIFT_API_PORT")
+    listening = bind_port("127.0.0.1", 0, "HUESHIFT_API_PORT")
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     async with wiring.build(settings) as parts, asyncio.TaskGroup() as tasks:
         assert parts.serves_api

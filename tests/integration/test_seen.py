@@ -25,6 +25,7 @@ from controlplane.ports import ConfigCompiler
 from controlplane.settings import Role, Settings, ValidateWithEnvoy
 from controlplane.xds.bootstrap import Variant
 from controlplane.xds.envoy_process import EnvoyProcess
+from controlplane.xds.transport import bind_port
 from tests.certificates import Authority
 from tests.damages import DAMAGES, MARK, DamagingCompiler, Draft
 from tests.envoy import CLOCK, bootstrap_for, free_port, running_envoy, running_worker, wait_until
@@ -119,7 +120,7 @@ async def running_seen(
         certificates_dir=certificates,
     )
     async with wiring.build(settings, compiler=compiler) as parts:
-        with wiring.bind_port("127.0.0.1", 0, "HUESHIFT_API_PORT") as listening:
+        with bind_port("127.0.0.1", 0, "HUESHIFT_API_PORT") as listening:
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(wiring.run(parts, api_socket=None)),

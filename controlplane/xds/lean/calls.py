@@ -123,6 +123,7 @@ class Call:
             self._carrier.put(frames.frame(frames.HEADERS, block, flags=flags, stream=self._number))
             if not self._is_half_closed:
                 self._carrier.put(frames.rst_stream(Code.NO_ERROR, stream=self._number))
+        self._receiver = None
         self._carrier.forget(self._number)
 
     # -- for the connection --------------------------------------------------------------------------------------------
@@ -181,8 +182,13 @@ class Call:
         if not self._is_over:
             self._is_over = True
             self._unsent = self._partial = None
-            if self._receiver is not None:
-                self._receiver.lost()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Tell the receiver that it is over; nothing refers back to the call any more, so that it is freed at once."""
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.lost()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -232,7 +238,8 @@ class Call:
         return (frames.prefix(len(message))[self._offset :] + message[:size])[:size]
 
     def _refuse(self, status: Status, words: str) -> None:
+        receiver = self._receiver
         self.finish(status, words)
         self._partial = None
-        if self._receiver is not None:
-            self._receiver.lost()
+        if receiver is not None:
+            receiver.lost()

@@ -132,8 +132,8 @@ class Connection:
         self._silent_ticks = 0 if heard else self._silent_ticks + 1
         if self._silent_ticks >= 2 * SILENT_TICKS or (not self._has_settings and self._ticks >= GREETING_TICKS):
             log.info("connection.silent", calls=len(self._calls))
-            self.lose()
             self._wire.abort()
+            self.lose()
         elif self._silent_ticks == SILENT_TICKS:
             self.put(_PING)
             self.flush()
@@ -147,8 +147,9 @@ class Connection:
             self.flush()
 
     def lose(self) -> None:
-        """Note that the connection is gone."""
+        """Note that the connection is gone. What refers back to it is let go, so that it is freed at once."""
         self._is_over = True
+        self._wire, self._accept = _NOWHERE, _nobody
         calls, self._calls = self._calls, {}
         self._waiting.clear()
         for call in calls.values():
@@ -422,14 +423,34 @@ class Connection:
         log.info("connection.failed", code=code.name, words=words)
         self.put(frames.goaway(self._last_stream, code, words))
         self.flush()
-        self.lose()
         self._wire.close()
+        self.lose()
 
     def _close_if_done(self) -> None:
         if self._is_leaving and not self._calls and not self._is_over:
             self._is_over = True
             self.flush()
             self._wire.close()
+
+
+class _Nowhere:
+    """The wire of a connection that is gone."""
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+_NOWHERE: Final = _Nowhere()
+
+
+def _nobody(_path: str, _call: Call) -> None:
+    return None
 
 
 class _HeaderBlock:

@@ -13,7 +13,7 @@ from controlplane.xds.lean.calls import Call, Receiver
 from controlplane.xds.lean.connection import Connection
 from controlplane.xds.lean.tls import NotHttp2Error, TlsSide
 from controlplane.xds.streams import METHODS, Method, Reason, Streams
-from controlplane.xds.transport import STATUS, taken
+from controlplane.xds.transport import STATUS, bind_port, taken
 
 log = structlog.get_logger()
 
@@ -62,15 +62,14 @@ class LeanTransport:
             UnavailableError: The port is taken.
         """
         loop = asyncio.get_running_loop()
+        bound = bind_port(self._host, self._wanted_port, self._setting)
         try:
             self._server = await loop.create_server(
-                lambda: _Client(loop, streams, self._clients, self._empty, self._tls),
-                self._host,
-                self._wanted_port,
-                backlog=BACKLOG,
+                lambda: _Client(loop, streams, self._clients, self._empty, self._tls), sock=bound, backlog=BACKLOG
             )
-        except OSError as exc:
-            raise taken(self._setting, self._host, self._wanted_port, exc) from exc
+        except OSError as exc:  # somebody else bound it too, and was the first to listen
+            bound.close()
+            raise taken(self._host, self._wanted_port, self._setting, exc) from exc
         self._port = self._server.sockets[0].getsockname()[1]
         log.info("xds.started", host=self._host, port=self._port, mtls=self._tls is not None)
 

@@ -1,6 +1,9 @@
 """What clients of the lean transport say and hear, with hyper-h2 at the other end."""
 
+import gc
 import struct
+import weakref
+from typing import Any
 
 import h2.errors
 import h2.settings
@@ -8,9 +11,10 @@ import pytest
 
 from controlplane.xds.lean import connection as lean
 from controlplane.xds.lean import frames
-from controlplane.xds.lean.calls import MAX_MESSAGE_BYTES
+from controlplane.xds.lean.calls import MAX_MESSAGE_BYTES, Call
+from controlplane.xds.lean.connection import Connection
 from controlplane.xds.lean.frames import Code
-from tests.http2 import CALL, GRPC, Pair, block, message, opened, raw, split
+from tests.http2 import CALL, GRPC, Pair, Recorder, Wire, block, message, opened, raw, split
 
 # -- messages ----------------------------------------------------------------------------------------------------------
 
@@ -310,3 +314,29 @@ def test_calls_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     pair.turn()
     pair.call()
     assert len(pair.calls) == 3
+
+
+def test_what_is_over_is_freed_at_once() -> None:
+    gc.collect()
+    gc.disable()  # cycles would wait for the collector, which a fleet's control plane seldom runs
+    try:
+        wire = Wire()
+        gone: list[weakref.ref[Any]] = []
+        for finishes in (True, False):
+            recorders: list[Recorder] = []
+
+            def accept(_path: str, call: Call, recorders: list[Recorder] = recorders) -> Recorder:
+                recorders.append(Recorder(call))
+                return recorders[0]
+
+            connection = Connection(wire, accept=accept)
+            connection.receive(CALL)
+            if finishes:
+                recorders[0].call.finish(0)
+            connection.lose()
+            gone += [weakref.ref(connection), weakref.ref(recorders[0])]
+            recorders.clear()
+            del connection, accept
+        assert [each() for each in gone] == [None] * 4
+    finally:
+        gc.enable()
