@@ -161,6 +161,8 @@ class Session(abc.ABC, Generic[Request]):
         if error is not None:
             words = error[:MAX_WORDS] or "(no words)"
             seen = sent.view.version(kind, names)
+            if not (version or seen):  # only removals, of what nobody serves: there is nothing to send again, or not
+                return Nacked(kind, version, words)
             # Which of its resources were taken is unknown: all go out again once something has changed, not before.
             # Nothing at all cannot have been refused: where the target has none, what was sent was of the past.
             channel.refused_versions = frozenset((version or seen, seen))
