@@ -67,9 +67,13 @@ class Config:
         return after
 
     def renewed(self) -> "Config":
-        """Return the configuration with a new revision of everything."""
+        """Return the configuration with a new revision of everything, some endpoints among it.
+
+        There being none is the same at every revision: who has refused to hear that is not told again.
+        """
+        clusters = {*self.clusters} if self.clusters.keys() & ENDPOINTS.keys() else {*self.clusters, min(ENDPOINTS)}
         return Config(
-            dict.fromkeys(self.clusters, LAST_REVISION),
+            dict.fromkeys(sorted(clusters), LAST_REVISION),
             dict.fromkeys(ENDPOINTS.values(), LAST_REVISION),
             {name: (targets, LAST_REVISION) for name, (targets, _) in self.routes.items()},
             {name: (routes, LAST_REVISION) for name, (routes, _) in self.listeners.items()},

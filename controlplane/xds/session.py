@@ -161,7 +161,8 @@ class Session(abc.ABC, Generic[Request]):
         if error is not None:
             words = error[:MAX_WORDS] or "(no words)"
             seen = sent.view.version(kind, names)
-            if not (version or seen):  # only removals, of what nobody serves: there is nothing to send again, or not
+            wanted = channel.subscription is not None and any(map(channel.subscription.covers, sent.touched))
+            if not (version or seen or wanted):  # removals of what nobody serves and the client wants no more
                 return Nacked(kind, version, words)
             # Which of its resources were taken is unknown: all go out again once something has changed, not before.
             # Nothing at all cannot have been refused: where the target has none, what was sent was of the past.

@@ -3,7 +3,7 @@
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
-from controlplane.xds.channel import Acked, Ignored, Nacked, Stale
+from controlplane.xds.channel import Acked, Ignored, Level, Nacked, Stale
 from controlplane.xds.kinds import Kind, ProtocolError
 from tests.xds import RUNTIME_TYPE, DeltaClient, Got, make_cache, make_snapshot, names_of, record
 
@@ -394,3 +394,13 @@ def test_an_unknown_type_is_ignored_and_the_stream_lives() -> None:
 def test_an_empty_type_ends_the_stream() -> None:
     with pytest.raises(ProtocolError, match="type_url"):
         served(cds={"a": 1}).raw("")
+
+
+def test_a_refused_removal_of_what_is_wanted_no_more_leaves_nothing_behind() -> None:
+    client = served(cds={"a": 1})
+    (gone,) = client.ask(Kind.RDS, "r")
+    assert (gone.names, gone.removed) == ((), ("r",))
+    client.ask(Kind.RDS, drop=["r"])
+    client.nack(gone)
+    assert client.take() == []
+    assert dict(client.session.levels())[Kind.RDS] == Level()

@@ -34,11 +34,6 @@ def test_no_conversation_breaks_a_promise(seed: int) -> None:
     assert failure is None, str(failure)
 
 
-def test_what_longer_hunts_found_is_mended() -> None:
-    failure = hunt([19_209], world=WORLD)  # a removal, of what nobody serves any more, is refused and then unsubscribed
-    assert failure is None, str(failure)
-
-
 def nothing(*_: Any) -> frozenset[str]:
     return frozenset()
 
