@@ -123,10 +123,13 @@ class OddBehaviour(Behaviour):
                 watch.has, watch.claims, watch.version = {}, {}, ""
         client.reconnect(cache)
         for kind, (names, wildcard) in before.items():
+            watch = client.watches[kind]
+            if client.variant == "sotw" and not watch.version:
+                # By its words a client that has never said yes has nothing, whatever it took of what it refused.
+                watch.has, watch.claims = {}, {}
             if self.rng.random() < 0.8:
                 client.open(kind, names, wildcard=wildcard)
             else:
-                watch = client.watches[kind]
                 watch.has, watch.claims, watch.version = {}, {}, ""
 
     def settle(self) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime as dt
 import ipaddress
 import os
 import ssl
@@ -113,6 +114,10 @@ class ChannelTls:
         self._metrics.handshakes.inc()
         return self._newest.context
 
+    def now(self) -> dt.datetime:
+        """Return the moment against which certificates are held."""
+        return self._clock.now()
+
     def credentials(self) -> grpc.ServerCredentials:
         """Return credentials for one server: TLS 1.2 or newer, and no client without a certificate."""
         return grpc.dynamic_ssl_server_credentials(
@@ -162,8 +167,9 @@ def _context(pair: KeyPair, ca: TrustedCa) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # the newest that Envoy offers by default
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an authority need not be a root
-    # A session that is resumed is not verified again, whatever authorities are trusted by then.
-    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    # A session that is resumed is not verified again. So TLS 1.3 has none; in TLS 1.2, where they cannot be had without
+    # taking up memory here, clients keep them as tickets that no other context reads: new authorities end them all.
     context.num_tickets = 0
     context.set_alpn_protocols(list(ALPN))
     try:

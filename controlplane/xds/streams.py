@@ -187,10 +187,13 @@ class Stream:
         self.writing_since = None
 
     def end(self, reason: Reason, words: str = "") -> None:
-        """Have the stream end soon, and at once if it is stuck in a write; the first reason stands."""
+        """Have the stream end soon; the first reason stands.
+
+        A write that is under way is cut, but for a client that only has no more to say: it may be reading.
+        """
         self.ending = self.ending or Ending(reason, words)
         self._wire.wake()
-        if self.writing_since is not None:
+        if self.writing_since is not None and reason is not Reason.CLIENT:
             self._wire.cut()
 
     def crash(self) -> None:
@@ -366,7 +369,7 @@ class Streams:
         now = self.clock.steady()
         for stream in tuple(self._open):
             since = stream.stalled_since(now)
-            if since is not None and stream.ending is None:
+            if since is not None:
                 log.warning("stream.stalled", node=stream.node_id, seconds=round(now - since, 1))
                 stream.end(Reason.STALLED, "stalled; connect again")
 

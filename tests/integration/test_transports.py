@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,8 +12,11 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.settings import XdsTransport
+from controlplane.tls.channel import ChannelFiles
+from controlplane.xds import server as xds_server
 from controlplane.xds import streams as xds_streams
 from controlplane.xds.kinds import Kind
+from tests.certificates import Authority
 from tests.envoy import Plane, running_plane, wait_until
 from tests.xds import RUNTIME_TYPE, make_snapshot, record
 
@@ -135,6 +139,45 @@ async def test_every_ping_is_answered_and_none_is_too_many(plane: Plane) -> None
             if head[3] == 6 and head[4] & 1:
                 answered.add(int.from_bytes(payload))
     writer.close()
+
+
+@pytest.mark.parametrize("transport", list(XdsTransport))
+async def test_who_connects_to_mutual_tls_and_says_nothing_harms_nobody(
+    transport: XdsTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xds_server, "STALL_CHECK", xds_server.DUE_CHECK)
+    servers, clients = Authority(), Authority()
+    files = ChannelFiles(*servers.issue("xds.test").write(tmp_path, "xds"), clients.write(tmp_path))
+    own = clients.issue("n")
+    async with running_plane(files=files, transport=transport) as plane:
+        plane.cache.publish(with_routes(1))
+        silent = [await asyncio.open_connection("127.0.0.1", plane.server.port) for _ in range(3)]
+        credentials = grpc.ssl_channel_credentials(servers.certificate, own.key, own.certificate)
+        options = [*OPTIONS, ("grpc.ssl_target_name_override", "xds.test")]
+        async with grpc.aio.secure_channel(f"127.0.0.1:{plane.server.port}", credentials, options=options) as channel:
+            client = GrpcClient(channel, "n")
+            await client.send(Kind.RDS, "r")
+            first = await client.read()
+            if transport is XdsTransport.LEAN:
+                assert await silent[0][0].read() == b"", "it is given up"
+            await client.send(Kind.RDS, "r", nonce=first.nonce, version=first.version_info)
+            plane.cache.publish(with_routes(2))
+            assert (await client.read()).version_info == with_routes(2).versions["rds"]
+            late = await asyncio.open_connection("127.0.0.1", plane.server.port)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(plane.server.stop())
+                assert await client.end() is grpc.StatusCode.UNAVAILABLE
+            for _, writer in (*silent, late):
+                writer.close()
+    assert plane.metric("hueshift_xds_streams_closed_total", reason="bug") == 0
+
+
+async def test_a_client_that_has_said_all_still_gets_what_is_under_way(plane: Plane) -> None:
+    async with connected(plane) as channel:
+        client = GrpcClient(channel, "n")
+        await client.send(Kind.RDS, "r")
+        await client.call.done_writing()
+        assert await client.end() is grpc.StatusCode.OK
 
 
 @pytest.mark.xds_row("message-size")

@@ -5,10 +5,13 @@ from typing import Final, Protocol
 
 from controlplane.xds.lean import frames
 from controlplane.xds.lean.frames import Code
-from controlplane.xds.lean.headers import OPENING, trailers
+from controlplane.xds.lean.headers import OPENING, trailers, trailers_only
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """The longest request that is read."""
+
+MAX_HELD_BYTES: Final = 64 * 1024 * 1024
+"""What a connection's unfinished requests may be together."""
 
 
 class Status(enum.IntEnum):
@@ -41,6 +44,8 @@ class Carrier(Protocol):
     window_out: int
     max_frame_out: int
     is_blocked: bool
+    held: int
+    """Bytes of requests that are not whole yet."""
 
     def put(self, data: bytes) -> None:
         """Have *data* sent with the next `flush`."""
@@ -90,6 +95,11 @@ class Call:
 
     # -- for whoever serves it -----------------------------------------------------------------------------------------
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether a part of a message has not left."""
+        return self._unsent is not None
+
     def has_room(self) -> bool:
         """Whether something may be sent now; if not, `Receiver.drained` says when."""
         if self._unsent is None and not self._carrier.is_blocked:
@@ -118,12 +128,13 @@ class Call:
             self._unsent = None
             self._carrier.put(frames.rst_stream(Code.CANCEL, stream=self._number))
         else:
-            block = trailers(status, words) if self._receiver is not None else OPENING + trailers(status, words)
+            block = trailers(status, words) if self._receiver is not None else trailers_only(status, words)
             flags = frames.END_HEADERS | frames.END_STREAM
             self._carrier.put(frames.frame(frames.HEADERS, block, flags=flags, stream=self._number))
             if not self._is_half_closed:
                 self._carrier.put(frames.rst_stream(Code.NO_ERROR, stream=self._number))
         self._receiver = None
+        self._drop_partial()
         self._carrier.forget(self._number)
 
     # -- for the connection --------------------------------------------------------------------------------------------
@@ -181,20 +192,21 @@ class Call:
         """Note that the call is over."""
         if not self._is_over:
             self._is_over = True
-            self._unsent = self._partial = None
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """Tell the receiver that it is over; nothing refers back to the call any more, so that it is freed at once."""
-        receiver, self._receiver = self._receiver, None
-        if receiver is not None:
-            receiver.lost()
+            self._unsent = None
+            self._drop_partial()
+            receiver, self._receiver = self._receiver, None  # nothing refers back to the call: it is freed at once
+            if receiver is not None:
+                receiver.lost()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _collect(self, data: bytes) -> None:
         partial = self._partial = self._partial or bytearray()
         partial += data
+        self._carrier.held += len(data)
+        if self._carrier.held > MAX_HELD_BYTES:
+            self._refuse(Status.RESOURCE_EXHAUSTED, "too many long requests at once on this connection")
+            return
         while len(partial) >= frames.PREFIX_SIZE and not self._is_over:
             compressed, length = frames.read_prefix(partial)
             if compressed:
@@ -208,6 +220,7 @@ class Call:
                 break
             message = bytes(partial[frames.PREFIX_SIZE : end])
             del partial[:end]
+            self._carrier.held -= end
             self._hand_over(message)
         if not partial:
             self._partial = None
@@ -215,6 +228,11 @@ class Call:
     def _hand_over(self, message: bytes) -> None:
         if self._receiver is not None and not self._is_over:
             self._receiver.receive(message)
+
+    def _drop_partial(self) -> None:
+        partial, self._partial = self._partial, None
+        if partial is not None:
+            self._carrier.held -= len(partial)
 
     def _send_more(self) -> bool:
         """Send as much of what has not left as the windows allow; return whether that is all."""
@@ -240,6 +258,5 @@ class Call:
     def _refuse(self, status: Status, words: str) -> None:
         receiver = self._receiver
         self.finish(status, words)
-        self._partial = None
         if receiver is not None:
             receiver.lost()

@@ -35,6 +35,12 @@ FLUSH_BYTES: Final = 64 * 1024
 SILENT_TICKS: Final = 2
 """Ticks without a byte after which the client is asked whether it is there; after as many again it is given up."""
 
+BLOCKED_TICKS: Final = 12
+"""The same for one that takes what was written so slowly that our question has not come to it yet."""
+
+CALLS_PER_STRIKE: Final = 100
+"""SETTINGS touch every call, so that they count for more where there are many."""
+
 GREETING_TICKS: Final = 3
 """Ticks within which a connection has to begin as HTTP/2 does."""
 
@@ -73,6 +79,7 @@ class Connection:
         self.window_out = frames.DEFAULT_WINDOW
         self.max_frame_out = frames.MAX_FRAME
         self.is_blocked = False
+        self.held = 0
         self._wire = wire
         self._accept = accept
         self._calls: dict[int, Call] = {}
@@ -82,13 +89,15 @@ class Connection:
         self._rest = b""
         self._decoder: hpack.Decoder | None = None
         self._block: _HeaderBlock | None = None
-        self._last_stream = 0
+        self._highest_stream = 0
+        self._last_accepted = 0
         self._window_in = CONNECTION_WINDOW
         self._initial_window_out = frames.DEFAULT_WINDOW
         self._is_greeted = False
         self._has_settings = False
         self._is_leaving = False
         self._is_over = False
+        self._may_resume = False
         self._strikes = 0
         self._heard = False
         self._silent_ticks = 0
@@ -110,6 +119,9 @@ class Connection:
             data = self._rest + data
         try:
             self._rest = data[self._read(data) :]
+            if self._may_resume:  # once, however many frames say so
+                self._may_resume = False
+                self._resume()
         except FailedConnectionError as exc:
             self._fail(exc.code, exc.words)
         self.flush()
@@ -126,11 +138,14 @@ class Connection:
 
     def tick(self) -> None:
         """Give up a client that is silent, after a question; to be called every few seconds."""
+        if self._is_over:
+            return
         self._ticks += 1
         self._strikes = 0
         heard, self._heard = self._heard, False
         self._silent_ticks = 0 if heard else self._silent_ticks + 1
-        if self._silent_ticks >= 2 * SILENT_TICKS or (not self._has_settings and self._ticks >= GREETING_TICKS):
+        most = BLOCKED_TICKS if self.is_blocked else 2 * SILENT_TICKS
+        if self._silent_ticks >= most or (not self._has_settings and self._ticks >= GREETING_TICKS):
             log.info("connection.silent", calls=len(self._calls))
             self._wire.abort()
             self.lose()
@@ -142,7 +157,7 @@ class Connection:
         """Accept no more calls, and end the connection when those that are open have ended."""
         if not self._is_over:
             self._is_leaving = True
-            self.put(frames.goaway(self._last_stream, Code.NO_ERROR))
+            self.put(frames.goaway(self._last_accepted, Code.NO_ERROR))
             self._close_if_done()
             self.flush()
 
@@ -289,14 +304,15 @@ class Connection:
             else:
                 call.half_close()
             return
-        if stream <= self._last_stream:
+        if stream <= self._highest_stream:
             return  # of a call that we have ended; it was on its way
         if stream % 2 == 0:
             raise FailedConnectionError(Code.PROTOCOL_ERROR, "a client's streams have odd numbers")
+        self._highest_stream = stream
         if self._is_leaving or len(self._calls) >= MAX_CALLS:
             self.put(frames.rst_stream(Code.REFUSED_STREAM, stream=stream))
             return
-        self._last_stream = stream
+        self._last_accepted = stream
         self._open_call(stream, headers, ends_stream=ends_stream)
 
     def _open_call(self, stream: int, headers: Mapping[bytes, bytes], *, ends_stream: bool) -> None:
@@ -311,7 +327,7 @@ class Connection:
         path = headers[b":path"].decode("ascii", "replace")
         receiver = self._accept(path, call)
         if receiver is None:
-            call.finish(Status.UNIMPLEMENTED, f"{path[:200]} is not served here")
+            call.finish(Status.UNIMPLEMENTED, "this call is not served here")
             return
         call.begin(receiver)
         if ends_stream:
@@ -344,6 +360,7 @@ class Connection:
             raise FailedConnectionError(Code.FRAME_SIZE_ERROR, "SETTINGS of an odd length")
         if flags & frames.ACK:
             return
+        self._strikes += len(self._calls) // CALLS_PER_STRIKE
         self._has_settings = True
         values = frames.read_settings(payload)
         if values.get(frames.ENABLE_PUSH, 0) > 1:
@@ -353,7 +370,7 @@ class Connection:
             raise FailedConnectionError(Code.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE is out of range")
         self._resize(values.get(frames.INITIAL_WINDOW_SIZE, self._initial_window_out))
         self.put(frames.SETTINGS_ACK)
-        self._resume()
+        self._may_resume = True
 
     def _resize(self, initial_window: int) -> None:
         growth = initial_window - self._initial_window_out
@@ -392,7 +409,7 @@ class Connection:
             if increment == 0 or self.window_out > frames.MAX_WINDOW:
                 code = Code.FLOW_CONTROL_ERROR if increment else Code.PROTOCOL_ERROR
                 raise FailedConnectionError(code, "WINDOW_UPDATE of nothing, or of too much")
-            self._resume()
+            self._may_resume = True
             return
         self._check_not_idle(stream, "WINDOW_UPDATE")
         call = self._calls.get(stream)
@@ -406,7 +423,7 @@ class Connection:
     # -- ends ----------------------------------------------------------------------------------------------------------
 
     def _check_not_idle(self, stream: int, what: str) -> None:
-        if stream == 0 or stream > self._last_stream:
+        if stream == 0 or stream > self._highest_stream:
             raise FailedConnectionError(Code.PROTOCOL_ERROR, f"{what} of a stream that was never opened")
 
     def _strike(self) -> None:
@@ -415,13 +432,17 @@ class Connection:
             raise FailedConnectionError(Code.ENHANCE_YOUR_CALM, "too many frames that bring nothing")
 
     def _resume(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for call in waiting:
+        waiting, self._waiting = tuple(self._waiting), {}
+        for place, call in enumerate(waiting):
+            if self.is_blocked or self.window_out <= 0:
+                # Those that had no turn are the first at the next one.
+                self._waiting = dict.fromkeys(waiting[place:]) | self._waiting
+                return
             call.resume()
 
     def _fail(self, code: Code, words: str) -> None:
         log.info("connection.failed", code=code.name, words=words)
-        self.put(frames.goaway(self._last_stream, code, words))
+        self.put(frames.goaway(self._last_accepted, code, words))
         self.flush()
         self._wire.close()
         self.lose()

@@ -13,8 +13,12 @@ CONTENT_TYPE: Final = "application/grpc"
 
 
 def encode(headers: Iterable[tuple[str, str]]) -> bytes:
-    """Return a block that no decoder has to remember anything of."""
-    return _ENCODER.encode([hpack.NeverIndexedHeaderTuple(name, value) for name, value in headers], huffman=False)
+    """Return a block that no decoder has to remember anything of.
+
+    It begins by saying so: a peer that makes its table smaller waits for that (RFC 7541, section 4.2).
+    """
+    literals = [hpack.NeverIndexedHeaderTuple(name, value) for name, value in headers]
+    return _NO_TABLE + _ENCODER.encode(literals, huffman=False)
 
 
 def answer_of(headers: Mapping[bytes, bytes]) -> bytes | None:
@@ -33,14 +37,26 @@ def answer_of(headers: Mapping[bytes, bytes]) -> bytes | None:
 
 def trailers(status: int, words: str) -> bytes:
     """Return the block that ends a call."""
+    return encode(_ending(status, words))
+
+
+def trailers_only(status: int, words: str) -> bytes:
+    """Return the block that begins and ends a call."""
+    return encode([*_OPENING, *_ending(status, words)])
+
+
+def _ending(status: int, words: str) -> list[tuple[str, str]]:
     headers = [("grpc-status", str(status))]
     if words:
         headers.append(("grpc-message", urllib.parse.quote(words, safe=_SAFE)))
-    return encode(headers)
+    return headers
 
 
+_NO_TABLE: Final = b"\x20"
 _ENCODER: Final = hpack.Encoder()
 _SAFE: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
-OPENING: Final = encode([(":status", "200"), ("content-type", CONTENT_TYPE)])
-"""The block that begins every answer."""
+_OPENING: Final = ((":status", "200"), ("content-type", CONTENT_TYPE), ("grpc-accept-encoding", "identity"))
+
+OPENING: Final = encode(_OPENING)
+"""The block that begins every other answer."""

@@ -5,6 +5,7 @@ each connection takes the newest certificates.
 """
 
 import contextlib
+import datetime as dt
 import ssl
 from typing import Final
 
@@ -15,8 +16,8 @@ PROTOCOL: Final = "h2"
 READ_BYTES: Final = 64 * 1024
 
 
-class NotHttp2Error(Exception):
-    """The client did not agree to HTTP/2 (RFC 9113, section 3.2)."""
+class RefusedError(Exception):
+    """The client is not let in, for a reason that TLS itself does not know."""
 
 
 class TlsSide:
@@ -24,24 +25,23 @@ class TlsSide:
 
     Args:
         context: Whom it shows itself as and whom it believes.
+        now: When the connection begins.
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, *, now: dt.datetime) -> None:
+        self.is_established = False
+        self.is_over = False
+        self.identities: Identities = ()
+        self._now = now
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self.is_established = False
-
-    @property
-    def identities(self) -> Identities:
-        """Whom the client has proved to be, once the connection is established."""
-        return identities_in(self._object.getpeercert() or {})
 
     def feed(self, data: bytes) -> bytes:
         """Take in what came; return what it says. See to `pending` afterwards, also after an error.
 
         Raises:
             ssl.SSLError: The client is not let in, or broke the protocol.
-            NotHttp2Error: It speaks something else.
+            RefusedError: It speaks something else than HTTP/2, or its certificate cannot be used.
         """
         self._incoming.write(data)
         if not self.is_established and not self._shake_hands():
@@ -50,6 +50,7 @@ class TlsSide:
         try:
             while part := self._object.read(READ_BYTES):
                 parts.append(part)
+            self.is_over = True  # the client has said that nothing follows
         except ssl.SSLWantReadError:
             pass
         return b"".join(parts)
@@ -75,6 +76,19 @@ class TlsSide:
         except ssl.SSLWantReadError:
             return False
         if self._object.selected_alpn_protocol() != PROTOCOL:
-            raise NotHttp2Error
+            raise RefusedError("the client does not offer HTTP/2 (ALPN h2)")  # RFC 9113, section 3.2
+        self._identify()
         self.is_established = True
         return True
+
+    def _identify(self) -> None:
+        try:
+            certificate = self._object.getpeercert() or {}
+        except ValueError as exc:
+            raise RefusedError("the names in the client's certificate are not readable") from exc
+        # A session that is resumed is not verified again; its certificate may have ended meanwhile.
+        if self._object.session_reused:
+            ends = ssl.cert_time_to_seconds(str(certificate.get("notAfter", "Jan  1 00:00:00 1970 GMT")))
+            if ends <= self._now.timestamp():
+                raise RefusedError("the client's certificate has ended")
+        self.identities = identities_in(certificate)

@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -11,7 +12,7 @@ from controlplane.tls.channel import ChannelTls
 from controlplane.tls.identity import Identities
 from controlplane.xds.lean.calls import Call, Receiver
 from controlplane.xds.lean.connection import Connection
-from controlplane.xds.lean.tls import NotHttp2Error, TlsSide
+from controlplane.xds.lean.tls import RefusedError, TlsSide
 from controlplane.xds.streams import METHODS, Method, Reason, Streams
 from controlplane.xds.transport import STATUS, bind_port, taken
 
@@ -21,6 +22,12 @@ BACKLOG: Final = 4_096
 """Connections that wait to be accepted: a fleet that returns at once. The kernel may allow fewer."""
 
 STOP_GRACE: Final = dt.timedelta(seconds=2)
+
+MAX_UNSENT_BYTES: Final = 1024 * 1024
+"""What may wait for a client that does not read before nothing more is read of it, which might be to be answered."""
+
+CLOSING_TICKS: Final = 3
+"""Ticks that a connection may take to close once all is said."""
 
 
 class LeanTransport:
@@ -46,8 +53,7 @@ class LeanTransport:
         self._setting = setting
         self._tls = tls
         self._server: asyncio.Server | None = None
-        self._clients: dict[_Client, None] = {}
-        self._empty = asyncio.Event()
+        self._clients = _Clients()
         self._port = 0
 
     @property
@@ -65,11 +71,12 @@ class LeanTransport:
         bound = bind_port(self._host, self._wanted_port, self._setting)
         try:
             self._server = await loop.create_server(
-                lambda: _Client(loop, streams, self._clients, self._empty, self._tls), sock=bound, backlog=BACKLOG
+                lambda: _Client(loop, streams, self._clients, self._tls), sock=bound, backlog=BACKLOG
             )
         except OSError as exc:  # somebody else bound it too, and was the first to listen
             bound.close()
             raise taken(self._host, self._wanted_port, self._setting, exc) from exc
+        self._clients.are_welcome = True
         self._port = self._server.sockets[0].getsockname()[1]
         log.info("xds.started", host=self._host, port=self._port, mtls=self._tls is not None)
 
@@ -79,22 +86,52 @@ class LeanTransport:
         if server is None:
             return
         server.close()
-        for client in tuple(self._clients):
-            client.leave()
-        if self._clients:
-            self._empty.clear()
-            try:
-                async with asyncio.timeout(STOP_GRACE.total_seconds()):
-                    await self._empty.wait()
-            except TimeoutError:
-                for client in tuple(self._clients):
-                    client.abort()
+        self._clients.are_welcome = False
+        self._clients.each(_Client.leave)
+        try:
+            async with asyncio.timeout(STOP_GRACE.total_seconds()):
+                await self._clients.wait_none()
+        except TimeoutError:
+            self._clients.each(_Client.abort)
         log.info("xds.stopped")
 
     def tick(self) -> None:
         """Ask clients that are silent whether they are there, and give up those that are not."""
-        for client in tuple(self._clients):
-            client.tick()
+        self._clients.each(_Client.tick)
+
+
+class _Clients:
+    """The connections of a server, and whether there may be more."""
+
+    def __init__(self) -> None:
+        self.are_welcome = False
+        self._open: dict[_Client, None] = {}
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def join(self, client: "_Client") -> None:
+        """Note a connection."""
+        self._open[client] = None
+        self._none.clear()
+
+    def leave(self, client: "_Client") -> None:
+        """Note the end of one."""
+        self._open.pop(client, None)
+        if not self._open:
+            self._none.set()
+
+    async def wait_none(self) -> None:
+        """Wait until all are gone."""
+        await self._none.wait()
+
+    def each(self, act: "Callable[[_Client], None]") -> None:
+        """Do something to every connection; one with which that fails is ended, and no other."""
+        for client in tuple(self._open):
+            try:
+                act(client)
+            except Exception:  # a bug in one client's connection must not end the server
+                log.exception("connection.crashed")
+                client.abort()
 
 
 class _Client(asyncio.Protocol):
@@ -104,27 +141,29 @@ class _Client(asyncio.Protocol):
         self,
         loop: asyncio.AbstractEventLoop,
         streams: Streams,
-        clients: "dict[_Client, None]",
-        empty: asyncio.Event,
+        clients: _Clients,
         tls: ChannelTls | None,
     ) -> None:
         self._loop = loop
         self._streams = streams
         self._clients = clients
-        self._empty = empty
         self._connection = Connection(self, accept=self._accept)
-        self._tls = None if tls is None else TlsSide(tls.context())
+        self._tls = None if tls is None else TlsSide(tls.context(), now=tls.now())
         self._transport: asyncio.Transport | None = None
         self._identities: Identities | None = None
         self._is_closing = False
+        self._is_reading = True
+        self._closing_ticks = 0
 
     # -- for asyncio ---------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
         self._transport = transport
-        self._clients[self] = None
-        if self._tls is None:
+        self._clients.join(self)
+        if not self._clients.are_welcome:
+            self.abort()  # accepted a moment before the port was freed
+        elif self._tls is None:
             self._connection.open()
 
     def data_received(self, data: bytes) -> None:
@@ -132,29 +171,32 @@ class _Client(asyncio.Protocol):
             data = self._decrypt(self._tls, data)
         if data and not self._is_closing:
             self._connection.receive(data)
+        if self._tls is not None and self._tls.is_over:
+            self.close()
+        elif self._unsent_bytes() > MAX_UNSENT_BYTES:
+            self._set_reading(False)
 
     def pause_writing(self) -> None:
         self._connection.block()
-        if self._transport is not None:
-            self._transport.pause_reading()  # or its questions would be answered into memory
 
     def resume_writing(self) -> None:
-        if self._transport is not None and not self._is_closing:
-            self._transport.resume_reading()
+        self._set_reading(True)
         self._connection.unblock()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever it was, it is over
         self._connection.lose()
-        self._clients.pop(self, None)
-        if not self._clients:
-            self._empty.set()
+        self._clients.leave(self)
 
     # -- for the connection --------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send *data* soon."""
-        if self._transport is not None and not self._is_closing:
-            self._transport.write(data if self._tls is None else self._tls.say(data))
+        """Send *data* soon; nothing before the client has proved who it is."""
+        if self._transport is None or self._is_closing:
+            return
+        if self._tls is None:
+            self._transport.write(data)
+        elif self._tls.is_established:
+            self._transport.write(self._tls.say(data))
 
     def close(self) -> None:
         """End the connection once all is sent."""
@@ -162,7 +204,8 @@ class _Client(asyncio.Protocol):
             self._is_closing = True
             if self._tls is not None and self._tls.is_established:
                 self._transport.write(self._tls.goodbye())
-            self._transport.close()
+            # Not at once: asyncio may be in the middle of telling us that all is sent.
+            self._loop.call_soon(self._transport.close)
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -178,8 +221,12 @@ class _Client(asyncio.Protocol):
         self._connection.leave()
 
     def tick(self) -> None:
-        """See `Connection.tick`."""
+        """See `Connection.tick`; one that should have closed long ago is cut."""
         self._connection.tick()
+        if self._is_closing:
+            self._closing_ticks += 1
+            if self._closing_ticks > CLOSING_TICKS:
+                self.abort()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -187,7 +234,7 @@ class _Client(asyncio.Protocol):
         was_established = tls.is_established
         try:
             said = tls.feed(data)
-        except (ssl.SSLError, NotHttp2Error) as exc:
+        except (ssl.SSLError, RefusedError) as exc:
             log.info("connection.refused", words=_reason(exc), established=was_established)
             said = b""
             self._write_raw(tls.pending())  # the alert that says why
@@ -198,6 +245,18 @@ class _Client(asyncio.Protocol):
             self._identities = tls.identities
             self._connection.open()
         return said
+
+    def _unsent_bytes(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def _set_reading(self, reading: bool) -> None:  # noqa: FBT001 - it is what is set
+        if self._transport is None or self._is_closing or reading is self._is_reading:
+            return
+        self._is_reading = reading
+        if reading:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
 
     def _write_raw(self, data: bytes) -> None:
         if data and self._transport is not None:
@@ -264,7 +323,7 @@ class _Line:
                 break
             if call.send(data):
                 stream.written()
-        if stream.ending is not None:
+        if stream.ending is not None and not call.is_sending:
             self._finish()
 
     def _finish(self) -> None:
@@ -275,9 +334,9 @@ class _Line:
             self._stream.close()
 
 
-def _reason(exc: ssl.SSLError | NotHttp2Error) -> str:
-    if isinstance(exc, NotHttp2Error):
-        return "the client does not offer HTTP/2 (ALPN h2)"
+def _reason(exc: ssl.SSLError | RefusedError) -> str:
+    if isinstance(exc, RefusedError):
+        return str(exc)
     return getattr(exc, "verify_message", "") or exc.reason or str(exc)
 
 

@@ -1,14 +1,19 @@
 """HTTP/2's rules on the lean transport: what is allowed, what is answered how, and anything at all."""
 
+import contextlib
+
+import h2.exceptions
 import h2.settings
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controlplane.xds.lean import calls, frames
 from controlplane.xds.lean import connection as lean
-from controlplane.xds.lean import frames
+from controlplane.xds.lean.calls import Call
+from controlplane.xds.lean.connection import Connection
 from controlplane.xds.lean.frames import Code
-from tests.http2 import CALL, GREETING, GRPC, Pair, block, message, opened, raw, split
+from tests.http2 import CALL, GREETING, GRPC, Pair, Recorder, Wire, block, message, opened, raw, split
 
 # -- what the protocol allows ------------------------------------------------------------------------------------------
 
@@ -153,6 +158,102 @@ def test_more_data_than_was_allowed_ends_the_connection() -> None:
     assert split(bytes(pair.wire.written))[-1][1][4:8] == int(Code.FLOW_CONTROL_ERROR).to_bytes(4)
 
 
+def test_what_follows_a_refused_call_is_ignored() -> None:
+    """A client sends its first request with the headers, before it can have heard of our GOAWAY."""
+    pair = raw(CALL)
+    pair.server.leave()
+    late = (
+        opened(block(GRPC), stream=3),
+        frames.frame(frames.DATA, message(b"late"), stream=3),
+        frames.window_update(1, stream=3),
+        frames.rst_stream(Code.CANCEL, stream=3),
+    )
+    pair.server.receive(b"".join(late))
+    assert pair.calls[0].heard == []
+    (goaway,) = [payload for kind, payload in split(bytes(pair.wire.written)) if kind == frames.GOAWAY]
+    assert goaway == (1).to_bytes(4) + bytes(4)
+    pair.calls[0].call.finish(14)
+    assert pair.wire.ended == "closed"
+
+
+@pytest.mark.parametrize("size", [0, 100, 4_096, 1 << 20])
+def test_a_client_may_have_a_table_of_any_size(size: int) -> None:
+    pair = Pair()
+    pair.client.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: size})
+    pair.turn()
+    number = pair.call()
+    pair.calls[0].call.send(b"x")
+    pair.client.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: size // 2})
+    pair.turn()
+    pair.calls[0].call.finish(3, "words")
+    pair.turn()
+    assert pair.seen[number].trailers["grpc-status"] == "3"
+    refused = pair.call({**dict(GRPC), ":path": "/other"}.items())
+    assert pair.seen[refused].trailers["grpc-status"] == "12"
+
+
+def test_many_long_requests_at_once_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MAX_HELD_BYTES", 105_000)
+    pair = Pair()
+    numbers = [pair.call() for _ in range(3)]
+    for number in numbers:
+        with contextlib.suppress(h2.exceptions.StreamClosedError):  # of the third not all is asked for
+            pair.send(number, message(b"l" * 60_000)[:40_000])
+    assert [call.heard for call in pair.calls] == [[], [], ["lost"]]
+    assert pair.seen[numbers[2]].trailers["grpc-status"] == "8"
+    for number in numbers[:2]:
+        pair.send(number, message(b"l" * 60_000)[40_000:])
+    assert [len(call.messages) for call in pair.calls] == [1, 1, 0]
+    assert pair.server.held == 0
+    pair.send(pair.call(), message(b"l" * 60_000)[:50_000])
+    pair.client.reset_stream(7)
+    pair.turn()
+    assert pair.server.held == 0
+
+
+class Counting(Connection):
+    """Counts how often it looks at all calls that wait."""
+
+    looks = 0
+
+    def _resume(self) -> None:
+        self.looks += 1
+        super()._resume()
+
+
+def test_windows_that_open_again_and_again_cost_one_look() -> None:
+    """A look at every waiting call for each of many frames in one read would be work without end."""
+    waiting: list[Recorder] = []
+
+    def accept(_path: str, call: Call) -> Recorder:
+        waiting.append(Recorder(call))
+        return waiting[-1]
+
+    connection = Counting(Wire(), accept=accept)
+    connection.receive(frames.PREFACE + frames.settings([(frames.INITIAL_WINDOW_SIZE, 0)]))
+    connection.receive(b"".join(opened(block(GRPC), stream=number) for number in range(1, 401, 2)))
+    for recorder in waiting:
+        recorder.call.send(b"waits")
+    before = connection.looks
+    connection.receive(frames.window_update(1, stream=0) * 5_000)
+    assert connection.looks == before + 1
+
+
+def test_calls_take_turns_at_the_window_of_the_connection() -> None:
+    pair = Pair(reads=False)
+    pair.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1 << 20})
+    numbers = [pair.call() for _ in range(3)]
+    for recorder in pair.calls:
+        assert recorder.call.has_room()
+        recorder.call.send(b"t" * 200_000)
+    for _ in range(10):
+        pair.client.increment_flow_control_window(10_000)
+        pair.turn()
+    received = [len(pair.seen[number].data) for number in numbers]
+    assert sum(received) == frames.DEFAULT_WINDOW + 100_000
+    assert min(received) >= 30_000
+
+
 # -- clients that are silent -------------------------------------------------------------------------------------------
 
 
@@ -168,6 +269,18 @@ def test_a_silent_client_is_asked_and_then_given_up() -> None:
     assert pair.wire.ended == "aborted"
     assert pair.wire.written.count(b"hueshift") == 1
     assert pair.calls[0].heard == ["lost"]
+
+
+def test_a_client_that_reads_slowly_is_given_longer() -> None:
+    pair = Pair()
+    pair.call()
+    pair.server.block()
+    pair.server.tick()
+    for _ in range(lean.BLOCKED_TICKS - 1):
+        pair.server.tick()
+        assert pair.wire.ended == ""
+    pair.server.tick()
+    assert pair.wire.ended == "aborted"
 
 
 def test_a_client_that_answers_pings_stays() -> None:

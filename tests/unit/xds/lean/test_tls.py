@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from controlplane.clock import SystemClock
 from controlplane.tls.channel import ChannelFiles, ChannelTls
 from controlplane.tls.metrics import TlsMetrics
-from controlplane.xds.lean.tls import NotHttp2Error, TlsSide
+from controlplane.xds.lean.tls import RefusedError, TlsSide
 from tests.certificates import DAY, Authority, Pair
 
 SPIFFE = "spiffe://colorize/envoy/envoy-1"
@@ -70,7 +70,7 @@ class Client:
 
 
 def connect(site: Site, own: Pair | None, *, context: ssl.SSLContext | None = None) -> tuple[TlsSide, Client]:
-    side, client = TlsSide(site.tls.context()), Client(context or site.client_context(own))
+    side, client = TlsSide(site.tls.context(), now=site.tls.now()), Client(context or site.client_context(own))
     client.shake_hands(side)
     return side, client
 
@@ -80,7 +80,7 @@ def connect(site: Site, own: Pair | None, *, context: ssl.SSLContext | None = No
 def test_both_ends_understand_each_other(site: Site, version: ssl.TLSVersion, cut: int) -> None:
     context = site.client_context(site.clients.issue(SPIFFE, "envoy-1"))
     context.minimum_version = context.maximum_version = version
-    side, client = TlsSide(site.tls.context()), Client(context)
+    side, client = TlsSide(site.tls.context(), now=site.tls.now()), Client(context)
     client.shake_hands(side, cut=cut)
     assert side.is_established
     assert side.identities == (SPIFFE, "envoy-1")
@@ -97,7 +97,10 @@ def test_both_ends_understand_each_other(site: Site, version: ssl.TLSVersion, cu
 
 
 def test_requests_that_come_with_the_end_of_the_handshake_are_not_lost(site: Site) -> None:
-    side, client = TlsSide(site.tls.context()), Client(site.client_context(site.clients.issue(SPIFFE)))
+    side, client = (
+        TlsSide(site.tls.context(), now=site.tls.now()),
+        Client(site.client_context(site.clients.issue(SPIFFE))),
+    )
     for _ in range(3):
         try:
             client.object.do_handshake()
@@ -124,7 +127,7 @@ def expired(site: Site) -> Pair:
 @pytest.mark.parametrize("make", [no_certificate, somebody_elses, expired])
 def test_others_are_told_no(site: Site, make: object) -> None:
     own = make(site)  # type: ignore[operator] # one of the three above
-    side, client = TlsSide(site.tls.context()), Client(site.client_context(own))
+    side, client = TlsSide(site.tls.context(), now=site.tls.now()), Client(site.client_context(own))
     with pytest.raises(ssl.SSLError):
         client.shake_hands(side)
     assert not side.is_established
@@ -134,7 +137,7 @@ def test_others_are_told_no(site: Site, make: object) -> None:
 
 def test_plaintext_is_told_no(site: Site) -> None:
     with pytest.raises(ssl.SSLError):
-        TlsSide(site.tls.context()).feed(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        TlsSide(site.tls.context(), now=site.tls.now()).feed(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 
 
 def test_old_tls_is_told_no(site: Site) -> None:
@@ -150,7 +153,7 @@ def test_old_tls_is_told_no(site: Site) -> None:
 @pytest.mark.parametrize("alpn", [(), ("http/1.1",)])
 def test_who_does_not_offer_http2_is_told_no(site: Site, alpn: tuple[str, ...]) -> None:
     context = site.client_context(site.clients.issue(SPIFFE), alpn=alpn)
-    with pytest.raises(NotHttp2Error):
+    with pytest.raises(RefusedError):
         connect(site, None, context=context)
 
 
@@ -183,7 +186,35 @@ def test_no_session_is_resumed_past_a_change_of_authorities(site: Site) -> None:
     again = Client(context)
     again.object = context.wrap_bio(again.incoming, again.outgoing, server_hostname=SERVER, session=session)
     with pytest.raises(ssl.SSLError):
-        again.shake_hands(TlsSide(site.tls.context()))
+        again.shake_hands(TlsSide(site.tls.context(), now=site.tls.now()))
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_session_is_resumed_until_its_certificate_ends(site: Site, ended: bool) -> None:  # noqa: FBT001
+    context = site.client_context(site.clients.issue(SPIFFE))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    _, client = connect(site, None, context=context)
+    again = Client(context)
+    again.object = context.wrap_bio(
+        again.incoming, again.outgoing, server_hostname=SERVER, session=client.object.session
+    )
+    side = TlsSide(site.tls.context(), now=site.tls.now() + (2 * DAY if ended else 0 * DAY))
+    if ended:
+        with pytest.raises(RefusedError, match="ended"):
+            again.shake_hands(side)
+    else:
+        again.shake_hands(side)
+        assert again.object.session_reused
+        assert side.identities == (SPIFFE,)
+
+
+def test_nothing_is_taken_in_after_the_clients_goodbye(site: Site) -> None:
+    side, client = connect(site, site.clients.issue(SPIFFE))
+    client.object.write(b"last words")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.object.unwrap()
+    assert side.feed(client.outgoing.read()) == b"last words"
+    assert side.is_over
 
 
 def test_what_openssl_does_not_take_leaves_the_last_good_ones(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
