@@ -290,7 +290,12 @@ class Session(abc.ABC, Generic[Request]):
         if endpoints.subscription is None:
             return
         links = view.snapshot.links.endpoints_of
-        changed = (name for name in parcel.touched if channel.held.get(name) != parcel.held_after.get(name))
+        changed = (
+            name
+            for name in parcel.touched
+            # What was refused is held in name only: the client may take it now.
+            if name in channel.doubtful or channel.held.get(name) != parcel.held_after.get(name)
+        )
         names = {links[name] for name in changed if name in links}
         endpoints.owed |= {name for name in names if name in endpoints.held}
 
