@@ -178,10 +178,19 @@ def simulate(
         int | None, typer.Option("--replications", min=1, help="Runs per scenario.", show_default=False)
     ] = None,
     seed: SeedOption = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine",
+            help="Who decides; give it again for more. hueshift (by default), flagger60_t5, flagger10_t5, argo60_f0, "
+            "argo60_f3, kayenta, sre_burn, or all.",
+            show_default=False,
+        ),
+    ] = None,
     json: JsonFile = None,
 ) -> None:
-    """Run the production judge on simulated rollouts."""
-    _run("simulate", scenarios=scenarios, replications=replications, seed=seed, json_file=json)
+    """Run the production judge on simulated rollouts, beside the rules of its peers if wanted."""
+    _run("simulate", scenarios=scenarios, replications=replications, seed=seed, engines=engine, json_file=json)
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from controlplane.errors import InvalidInputError
-from controlplane.rollout import engine
+from controlplane.lab.peers import PEERS
+from controlplane.rollout.engine import judge_batch, observe_batch
 from controlplane.rollout.policy import BatchPolicy, Policy
 from controlplane.rollout.state import BatchState
 from controlplane.rollout.verdict import BatchExposure, Cause, Verdict
@@ -35,6 +36,10 @@ BAKE_S: Final = 60.0
 PROBE_WEIGHT: Final = 0.5
 ROWS: Final = 2000
 """Rollouts that live at the same time; more do not run faster."""
+
+OURS: Final = "hueshift"
+EVERYONE: Final = "all"
+ENGINES: Final = (OURS, *PEERS)
 
 # Below and above, latencies are put into the next of these buckets: the judge compares near the median and the 95th
 # percentile and at the SLO's threshold, and there every edge counts.
@@ -76,9 +81,10 @@ class Scenario:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one scenario's rollouts: shares of 1, seconds, requests."""
+    """What became of one scenario's rollouts under one engine: shares of 1, seconds, requests."""
 
     scenario: Scenario
+    engine: str
     replications: int
     rolled_back: float
     promoted: float
@@ -86,13 +92,13 @@ class Outcome:
     """Median and 95th percentile from the defect's start."""
     promotion_s: tuple[float, float] | None
     harmed: float
-    """Median of the candidate's bad answers."""
+    """Median of the candidate's bad answers; after a bad version was promoted, until the horizon."""
     causes: Mapping[str, int]
 
     @property
     def inconclusive(self) -> float:
         """Share that reached the horizon without a decision."""
-        return 1 - self.rolled_back - self.promoted
+        return max(0.0, 1 - self.rolled_back - self.promoted)
 
 
 def load(path: Path) -> tuple[Policy, tuple[float, ...], list[Scenario]]:
@@ -114,8 +120,9 @@ def simulate(
     seed: int = 1,
     policy: Policy | None = None,
     steps: Sequence[float] = (0.05, 0.1, 0.25, 0.5, 1.0),
+    engine: str = OURS,
 ) -> list[Outcome]:
-    """Run every scenario *replications* times and sum up what happened."""
+    """Run every scenario *replications* times and sum up what happened, *engine* deciding (one of `ENGINES`)."""
     if replications < 1:
         raise ValueError(f"replications is {replications}; give 1 or more")
     runs = [scenario for scenario in scenarios for _ in range(replications)]
@@ -125,9 +132,12 @@ def simulate(
     record = _Record.of(len(runs))
     for start in range(0, len(order), ROWS):
         rows = np.array(order[start : start + ROWS])
-        _Batch([runs[row] for row in rows], policy=policy or Policy(), steps=np.array(steps), rng=rng).run(record, rows)
+        batch = _Batch(
+            [runs[row] for row in rows], policy=policy or Policy(), steps=np.array(steps), rng=rng, engine=engine
+        )
+        batch.run(record, rows)
     return [
-        record.outcome(scenario, slice(index * replications, (index + 1) * replications))
+        record.outcome(scenario, engine, slice(index * replications, (index + 1) * replications))
         for index, scenario in enumerate(scenarios)
     ]
 
@@ -143,12 +153,13 @@ class _Record:
     def of(cls, runs: int) -> Self:
         return cls(np.zeros(runs, np.int64), np.zeros(runs), np.zeros(runs, np.int64), np.zeros(runs))
 
-    def outcome(self, scenario: Scenario, rows: slice) -> Outcome:
+    def outcome(self, scenario: Scenario, engine: str, rows: slice) -> Outcome:
         verdict, ended_s = self.verdict[rows], self.ended_s[rows]
         back, promoted = verdict == Verdict.ROLLBACK, verdict == Verdict.ADVANCE
         causes, counts = np.unique(self.cause[rows][back], return_counts=True)
         return Outcome(
             scenario=scenario,
+            engine=engine,
             replications=verdict.size,
             rolled_back=float(back.mean()),
             promoted=float(promoted.mean()),
@@ -178,6 +189,7 @@ class _Columns:
         self.onset = column(run.onset for run in runs)
         self.zero = np.array([run.zero for run in runs])
         self.horizon = column(run.horizon for run in runs)
+        self.bad = np.array([bool(run.bad) for run in runs])
         low = column(run.incident.get("start", (0, 0))[0] for run in runs)
         high = column(run.incident.get("start", (0, 0))[1] for run in runs)
         self.incident_start = np.floor(rng.uniform(low, high + 1e-9))
@@ -225,16 +237,51 @@ class _Columns:
         return (since >= 0) & (phase < self.gap_s)
 
 
+class Umpire(Protocol):
+    """What decides about many rollouts, a second at a time."""
+
+    def observe(self, ticks: BatchTicks) -> None:
+        """Take in a second before the rollouts start."""
+
+    def judge(self, ticks: BatchTicks, exposure: BatchExposure) -> tuple[Ints, Ints]:
+        """Take in a second; return a `Verdict` and a `Cause` for every rollout."""
+
+    def keep(self, rows: Bools) -> None:
+        """Go on with these rollouts only."""
+
+
+class ProductionJudge:
+    """The judge that the controller runs, as an umpire: `rollout.engine` itself, on its own state."""
+
+    def __init__(self, policies: Sequence[Policy]) -> None:
+        self._policy = BatchPolicy.of(policies)
+        self._state = BatchState.initial(policies)
+
+    def observe(self, ticks: BatchTicks) -> None:
+        self._state = observe_batch(self._state, ticks, self._policy)
+
+    def judge(self, ticks: BatchTicks, exposure: BatchExposure) -> tuple[Ints, Ints]:
+        self._state, judged = judge_batch(self._state, ticks, exposure, self._policy)
+        return judged.verdict, judged.cause
+
+    def keep(self, rows: Bools) -> None:
+        self._policy, self._state = self._policy.take(rows), self._state.take(rows)
+
+
 class _Batch:
     """Rollouts that live through the same seconds; those that end leave."""
 
-    def __init__(self, runs: Sequence[Scenario], *, policy: Policy, steps: Floats, rng: np.random.Generator) -> None:
+    def __init__(
+        self, runs: Sequence[Scenario], *, policy: Policy, steps: Floats, rng: np.random.Generator, engine: str
+    ) -> None:
         rows = len(runs)
+        policies = [policy] * rows
         self.rng = rng
         self.steps = steps
         self.world = _Columns(runs, rng)
-        self.policy = BatchPolicy.of([policy] * rows)
-        self.state = BatchState.initial([policy] * rows)
+        self.slow_edge = BatchPolicy.of([policy]).slow_edge[0]
+        self.slow_ms = LATENCY_EDGES_MS[self.slow_edge]
+        self.umpire: Umpire = ProductionJudge(policies) if engine == OURS else PEERS[engine](BatchPolicy.of(policies))
         self.step = np.zeros(rows, np.int64)
         self.held_s = np.zeros(rows)
         self.probing = np.zeros(rows, np.bool_)
@@ -248,7 +295,7 @@ class _Batch:
         """Live until all rollouts have ended; *numbers* say where each is recorded."""
         for second in range(-HISTORY_S, 0):
             ticks = self._tick(second, np.zeros(numbers.size))
-            self.state = engine.observe_batch(self.state, ticks, self.policy)
+            self.umpire.observe(ticks)
         second = 0
         while numbers.size:
             weight = np.where(self.probing, PROBE_WEIGHT, self.steps[self.step])
@@ -265,9 +312,18 @@ class _Batch:
                 record.verdict[where] = np.where(late, Verdict.HOLD, verdict)[gone]
                 record.cause[where] = cause[gone]
                 record.ended_s[where] = second
+                wrong = ended & (verdict == Verdict.ADVANCE) & self.world.bad
+                self.harmed += np.where(wrong, self._harm_to_come(second), 0)
                 record.harmed[where] = self.harmed[gone]
                 numbers = numbers[~gone]
                 self._keep(~gone)
+
+    def _harm_to_come(self, second: int) -> Floats:
+        """Expect the bad answers of a version that has all traffic from *second* on."""
+        p, lat, hang = self.world.defects(second, np.ones_like(self.world.rps))
+        slow = 1 - _normal_cdf(np.log(self.slow_ms / (MEDIAN_MS * lat)) / SIGMA)
+        share = p + hang + np.where(self.slow_counts, (1 - p) * slow, 0)
+        return np.asarray(self.world.rps * share * np.maximum(self.world.horizon - second, 0))
 
     def _judge(self, ticks: BatchTicks, weight: Floats) -> tuple[Ints, Ints]:
         last = self.step == self.steps.size - 1
@@ -280,8 +336,7 @@ class _Batch:
             held_s=self.held_s + 1,
             probing=self.probing,
         )
-        self.state, judged = engine.judge_batch(self.state, ticks, exposure, self.policy)
-        return judged.verdict, judged.cause
+        return self.umpire.judge(ticks, exposure)
 
     def _act(self, verdict: Ints, ended: Bools) -> None:
         ahead = (verdict == Verdict.ADVANCE) & ~ended
@@ -292,8 +347,7 @@ class _Batch:
 
     def _keep(self, rows: Bools) -> None:
         self.world.keep(rows)
-        self.policy = self.policy.take(rows)
-        self.state = self.state.take(rows)
+        self.umpire.keep(rows)
         for name in ("step", "held_s", "probing", "harmed", "slow_counts", "unsent", "hanging"):
             setattr(self, name, getattr(self, name)[rows])
 
@@ -315,7 +369,7 @@ class _Batch:
         errors[:, 1] += timed_out
         answered[:, 1] += timed_out
         latency[:, 1, -1] += timed_out
-        slow = latency[:, 1, self.policy.slow_edge[0] + 1 :].sum(axis=-1) + hung - timed_out
+        slow = latency[:, 1, self.slow_edge + 1 :].sum(axis=-1) + hung - timed_out
         self.harmed += errors[:, 1] + np.where(self.slow_counts | (world.hang > 0), slow, 0)
         active = np.zeros_like(started)
         active[:, 1] = self.hanging.sum(axis=-1)
@@ -377,30 +431,46 @@ def _normal_cdf(z: Floats) -> Floats:
     return result
 
 
-def main(*, scenarios: Path, replications: int = 200, seed: int = 1, json_file: Path | None = None) -> int:
-    """Run the production judge on a scenario file; print a line per scenario, and write ``--json`` if wanted.
+def main(
+    *,
+    scenarios: Path,
+    replications: int = 200,
+    seed: int = 1,
+    engines: Sequence[str] = (OURS,),
+    json_file: Path | None = None,
+) -> int:
+    """Run *engines* on a scenario file; print a line per scenario and engine, and write ``--json`` if wanted.
 
     Raises:
-        InvalidInputError: The file cannot be read as scenarios.
+        InvalidInputError: The file cannot be read as scenarios, or an engine is unknown.
     """
+    for engine in engines:
+        if engine not in {*ENGINES, EVERYONE}:
+            raise InvalidInputError("--engine", f"{engine} is not known", f"give one of {', '.join(ENGINES)}, or all")
     try:
         policy, steps, worlds = load(scenarios)
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise InvalidInputError(
             "--scenarios", f"{scenarios} holds no scenarios ({exc})", "see tests/data/judge_scenarios.json for the form"
         ) from exc
-    outcomes = simulate(worlds, replications=replications, seed=seed, policy=policy, steps=steps)
-    rows = [_row(outcome) for outcome in outcomes]
+    chosen = ENGINES if EVERYONE in engines else tuple(dict.fromkeys(engines))
+    by_engine = [
+        simulate(worlds, replications=replications, seed=seed, policy=policy, steps=steps, engine=engine)
+        for engine in chosen
+    ]
+    # Side by side, scenario by scenario: what the engines make of the same worlds.
+    rows = [_row(outcome) for outcomes in zip(*by_engine, strict=True) for outcome in outcomes]
     table = Table(title=f"{replications} rollouts per scenario", title_justify="left")
-    for name in ("scenario", "rolled back", "promoted", "inconclusive", "s to rollback", "s to promotion", "harmed"):
-        table.add_column(name, justify="left" if name == "scenario" else "right", no_wrap=True)
+    columns = ("scenario", "engine", "rolled back", "promoted", "inconclusive", "s to rollback", "s to promotion")
+    for name in (*columns, "harmed"):
+        table.add_column(name, justify="left" if name in {"scenario", "engine"} else "right", no_wrap=True)
     for row in rows:
         shares = [f"{row[name]:.1%}" for name in ("rollback", "promoted", "inconclusive")]
         spans = [_span(row["t_rb_med"], row["t_rb_95"]), _span(row["t_prom_med"], row["t_prom_95"])]
-        table.add_row(row["id"], *shares, *spans, f"{row['harmed_med']:.0f}")
+        table.add_row(row["id"], row["engine"], *shares, *spans, f"{row['harmed_med']:.0f}")
     output = Console()
     if not output.is_terminal:
-        output.width = 120
+        output.width = 140
     output.print(table)
     if json_file is not None:
         json_file.write_text(json.dumps({"results": rows}, indent=2) + "\n", encoding="utf-8")
@@ -411,7 +481,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     back, on = outcome.rollback_s or (None, None), outcome.promotion_s or (None, None)
     return {
         "id": outcome.scenario.id,
-        "engine": "hueshift",
+        "engine": outcome.engine,
         "runs": outcome.replications,
         "rollback": outcome.rolled_back,
         "promoted": outcome.promoted,

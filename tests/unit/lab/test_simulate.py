@@ -29,3 +29,26 @@ def test_a_file_that_holds_no_scenarios_is_refused_by_name(tmp_path: pathlib.Pat
     broken.write_text("{}")
     with pytest.raises(InvalidInputError, match=r"--scenarios: .*broken\.json holds no scenarios"):
         simulate.main(scenarios=broken)
+
+
+def test_engines_stand_side_by_side_and_a_wrong_promotion_is_paid_for(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(SCENARIOS.read_text())
+    slow = {"id": "slow", "rps": 100, "lat2": 1.25, "bad": True, "horizon": 600}
+    document["scenarios"] = [slow, {"id": "dead", "rps": 100, "p2": 1.0, "bad": True, "horizon": 600}]
+    chosen, written = tmp_path / "scenarios.json", tmp_path / "out.json"
+    chosen.write_text(json.dumps(document))
+    assert simulate.main(scenarios=chosen, replications=4, engines=["all"], json_file=written) == 0
+    rows = {(row["id"], row["engine"]): row for row in json.loads(written.read_text())["results"]}
+    assert [engine for scenario, engine in rows if scenario == "slow"] == list(simulate.ENGINES)
+    assert rows["slow", "hueshift"]["rollback"] == 1
+    assert rows["slow", "sre_burn"]["promoted"] == 1
+    assert rows["slow", "sre_burn"]["harmed_med"] > 10 * rows["slow", "hueshift"]["harmed_med"]
+    assert all(rows["dead", engine]["promoted"] == 0 for engine in simulate.ENGINES if engine != "kayenta")
+    assert "flagger60_t5" in capsys.readouterr().out
+
+
+def test_an_unknown_engine_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInputError, match="--engine: magic is not known; give one of hueshift, flagger60_t5"):
+        simulate.main(scenarios=SCENARIOS, engines=["magic"])
