@@ -150,6 +150,40 @@ class StatusView(View):
     events: list[EventView]
 
 
+class StandingView(View):
+    """How far one objective is: shares as fractions of 1, *odds* and *odds_limit* as 1 in so many healthy rollouts.
+
+    *wait_s* is how long what is *still_needed* takes at the present rate. Null: no number will do, or nobody can say.
+    """
+
+    name: str
+    words: str
+    candidate: float | None
+    baseline: float | None
+    bound: float
+    odds: float
+    odds_limit: float
+    still_needed: int | None
+    wait_s: float | None
+
+
+class ExplanationView(View):
+    """Why a rollout stands where it stands.
+
+    *summary* says it in a sentence, *objectives* what is measured, *next* what happens then or what a person can do.
+    *rate* is how many requests a second the candidate answers.
+    """
+
+    service: str
+    rollout: str
+    state: str
+    phase: str
+    summary: str
+    objectives: list[StandingView]
+    rate: float
+    next: str
+
+
 class EventsView(View):
     """Events after the one asked for. Ask again with *after* set to *next*."""
 

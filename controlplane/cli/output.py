@@ -20,6 +20,7 @@ from rich.tree import Tree
 from controlplane.api.answers import (
     AcksView,
     EventView,
+    ExplanationView,
     RolloutView,
     ShareView,
     StatusView,
@@ -218,6 +219,15 @@ def evidence_table(evidence: Mapping[str, Any]) -> Table:
             "-" if objective.get("still_needed") is None else str(objective["still_needed"]),
         )
     return table
+
+
+def explanation(found: ExplanationView) -> RenderableType:
+    """Say why a rollout stands where it stands."""
+    head = Text(f"{found.rollout}: ")
+    head.append_text(marked(found.state, found.phase))
+    lines = [head, Text(clean(found.summary))]
+    lines += [Text(f"  {clean(each.words)}") for each in found.objectives]
+    return Group(*lines, Text(clean(found.next)))
 
 
 def events_table(events: Iterable[EventView]) -> Table:

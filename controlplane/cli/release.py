@@ -220,6 +220,24 @@ def history(
         print(f"nothing has happened to {name} yet")
 
 
+def explain(context: typer.Context, name: Service, output: OutputOption = Format.TABLE) -> None:
+    """Say why a rollout stands where it stands.
+
+    Each objective with what was measured, its bound, the old version in the same seconds, the evidence as odds, and
+    what is still needed for the next step.
+    """
+    from controlplane.api.answers import ExplanationView  # noqa: PLC0415
+    from controlplane.cli import output as printing  # noqa: PLC0415
+
+    surroundings = surroundings_of(context)
+    with surroundings.client() as client:
+        explanation = client.get(ExplanationView, "services", name, "explain")
+    if is_json(output):
+        printing.print_json(explanation)
+    else:
+        printing.print_page(printing.explanation(explanation), color=surroundings.color)
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to *app*."""
     app.command()(apply)
@@ -230,6 +248,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.command("set-weight")(set_weight)
     app.command()(history)
+    app.command()(explain)
 
 
 def _command(context: typer.Context, name: str, verb: str, body: dict[str, Any], output: Format) -> None:

@@ -195,6 +195,7 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         "/v1/services",
         "/v1/services/{name}",
         "/v1/services/{name}/split",
+        "/v1/services/{name}/explain",
         "/v1/services/{name}/history",
         "/v1/services/{name}/events",
         "/v1/services/{name}/rollouts",

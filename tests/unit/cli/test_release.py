@@ -225,6 +225,31 @@ def test_a_start_whose_connection_breaks_is_repeated_and_done_once(cli: Cli) -> 
     assert len(keys) == 1
 
 
+# -- explain -----------------------------------------------------------------------------------------------------------
+
+
+def test_explain_says_each_objective_on_a_line_of_its_own(cli: Cli) -> None:
+    cli.do(cli.world.declare)
+    objective = {
+        "name": "error_abs",
+        "candidate": 0.0,
+        "baseline": 0.001,
+        "bound": 0.01,
+        "odds": 1.0,
+        "still_needed": 9,
+    }
+    evidence = {**EVIDENCE, "objectives": [objective]}
+    cli.do(cli.world.move, cli.do(cli.world.roll), Baking(step=1, since=NOW), evidence=json.dumps(evidence))
+    ended = cli("explain", "colorize")
+    head, summary, errors, then = ended.out.splitlines()
+    assert (ended.code, head) == (0, "colorize-1: ◌ baking")
+    assert summary == EVIDENCE["reason"]
+    assert errors.strip().startswith("failed requests: v2 0 %, v1 0.1 % in the same seconds, at most 1 %; evidence")
+    assert then == "then 50%; how long that takes cannot be said yet"
+    found = json.loads(cli("explain", "colorize", "-o", "json").out)
+    assert (found["phase"], found["objectives"][0]["still_needed"]) == ("baking", 9)
+
+
 # -- get ---------------------------------------------------------------------------------------------------------------
 
 

@@ -128,7 +128,20 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
     assert ended.code == 0
     for name in (
         *("apply", "lint", "list", "get", "start", "status", "pause", "resume", "promote", "abort", "set-weight"),
-        *("history", "proxies", "serve", "bootstrap", "envoy", "db", "keys", "demo", "bench", "soak", "simulate"),
+        *(
+            "history",
+            "explain",
+            "proxies",
+            "serve",
+            "bootstrap",
+            "envoy",
+            "db",
+            "keys",
+            "demo",
+            "bench",
+            "soak",
+            "simulate",
+        ),
     ):
         assert f"\n  {name} " in ended.out
         assert cli(name, "--help").code == 0
