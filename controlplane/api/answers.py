@@ -150,6 +150,21 @@ class StatusView(View):
     events: list[EventView]
 
 
+class TrafficView(View):
+    """A service's requests over *seconds* seconds in which Envoys reported: *rate* a second, latencies in ms.
+
+    *error_ratio* is a fraction of 1; latencies are null without requests.
+    """
+
+    service: str
+    seconds: int
+    requests: int
+    rate: float
+    error_ratio: float
+    p50_ms: float | None
+    p95_ms: float | None
+
+
 class StandingView(View):
     """How far one objective is: shares as fractions of 1, *odds* and *odds_limit* as 1 in so many healthy rollouts.
 

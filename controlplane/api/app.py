@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from controlplane.api import explanations, fleet, operations, rollouts, services
+from controlplane.api import explanations, fleet, operations, recent, rollouts, services
 from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
 from controlplane.api.answers import ErrorView, Problem
 from controlplane.api.discovery import Discovery, make_router
@@ -115,7 +115,14 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     )
     app.state.registry = registry
     app.state.watchers = 0
-    for router in (services.router, rollouts.router, explanations.router, fleet.router, operations.router):
+    for router in (
+        services.router,
+        rollouts.router,
+        explanations.router,
+        recent.router,
+        fleet.router,
+        operations.router,
+    ):
         app.include_router(router)
     if discovery is not None:
         app.include_router(make_router(discovery))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
 from controlplane.errors import InvalidInputError
 
 JsonFile = Annotated[
@@ -193,9 +194,51 @@ def simulate(
     _run("simulate", scenarios=scenarios, replications=replications, seed=seed, engines=engine, json_file=json)
 
 
+def plan(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The service.", show_default=False)],
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", min=0.001, help="Requests per second, instead of the recent ones.", show_default=False),
+    ] = None,
+    errors: Annotated[
+        str | None, typer.Option("--errors", help="Share that fails anyway, as 0.1%.", show_default=False)
+    ] = None,
+    p50: Annotated[str | None, typer.Option("--p50", help="Median latency, as 120ms.", show_default=False)] = None,
+    p95: Annotated[
+        str | None, typer.Option("--p95", help="95th percentile of latency, as 400ms.", show_default=False)
+    ] = None,
+    replications: Annotated[int, typer.Option("--replications", min=10, max=2_000, help="Runs per case.")] = 100,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Say what a rollout would be like, before it starts.
+
+    From the service's traffic of the last 10 minutes, its SLOs and its plan: how long a healthy version takes to
+    promote, how soon and after how many harmed requests which defect is caught, how often it ends inconclusive, and
+    what to change.
+    """
+    from controlplane.api.answers import ServiceView, TrafficView  # noqa: PLC0415 - see main
+    from controlplane.api.documents import spec_from  # noqa: PLC0415
+    from controlplane.cli.estimates import given_traffic  # noqa: PLC0415
+    from controlplane.controller.observer import policy_of  # noqa: PLC0415
+
+    with surroundings_of(context).client() as client:
+        spec = spec_from(client.get(ServiceView, "services", name).document)
+        recent = client.get(TrafficView, "services", name, "traffic")
+    _run(
+        "planning",
+        service=name,
+        traffic=given_traffic(recent, rate=rate, errors=errors, p50=p50, p95=p95),
+        plan=spec.plan,
+        policy=policy_of(spec.slos),
+        replications=replications,
+        as_json=is_json(output),
+    )
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to *app*."""
-    for command in (demo, soak, simulate):
+    for command in (demo, soak, simulate, plan):
         app.command()(command)
     app.add_typer(bench, name="bench")
 

@@ -41,13 +41,7 @@ OURS: Final = "hueshift"
 EVERYONE: Final = "all"
 ENGINES: Final = (OURS, *PEERS)
 
-# Below and above, latencies are put into the next of these buckets: the judge compares near the median and the 95th
-# percentile and at the SLO's threshold, and there every edge counts.
-_KEPT: Final = np.array(
-    [i for i, edge in enumerate(LATENCY_EDGES_MS) if 70 <= edge <= 650 or edge in {50, 1000, 2000, 5000, 300_000}]
-)
-_LOG_KEPT: Final = np.log(np.array(LATENCY_EDGES_MS)[_KEPT])
-_CELLS: Final = np.append(_KEPT, BUCKETS - 1)
+COARSE: Final = frozenset({50, 1000, 2000, 5000, 300_000})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,6 +61,8 @@ class Scenario:
     onset: float = 0.0
     zero: bool = False
     horizon: int = 1800
+    sigma: float = SIGMA
+    """Spread of the latencies' logarithm; their median is `MEDIAN_MS`."""
     hang: float = 0.0
     """Share of the candidate's requests that get no answer until `timeout` seconds have passed."""
     timeout: int = 300
@@ -120,9 +116,13 @@ def simulate(
     seed: int = 1,
     policy: Policy | None = None,
     steps: Sequence[float] = (0.05, 0.1, 0.25, 0.5, 1.0),
+    holds: Sequence[float] | None = None,
     engine: str = OURS,
 ) -> list[Outcome]:
-    """Run every scenario *replications* times and sum up what happened, *engine* deciding (one of `ENGINES`)."""
+    """Run every scenario *replications* times and sum up what happened, *engine* deciding (one of `ENGINES`).
+
+    Steps are held for *holds* seconds at least; by default for `HOLD_S`, the last one for `BAKE_S`.
+    """
     if replications < 1:
         raise ValueError(f"replications is {replications}; give 1 or more")
     runs = [scenario for scenario in scenarios for _ in range(replications)]
@@ -130,10 +130,16 @@ def simulate(
     order = sorted(range(len(runs)), key=lambda run: (runs[run].horizon, runs[run].rps))
     rng = np.random.default_rng(seed)
     record = _Record.of(len(runs))
+    held = np.array(holds if holds is not None else [HOLD_S] * (len(steps) - 1) + [BAKE_S])
     for start in range(0, len(order), ROWS):
         rows = np.array(order[start : start + ROWS])
         batch = _Batch(
-            [runs[row] for row in rows], policy=policy or Policy(), steps=np.array(steps), rng=rng, engine=engine
+            [runs[row] for row in rows],
+            policy=policy or Policy(),
+            steps=np.array(steps),
+            holds=held,
+            rng=rng,
+            engine=engine,
         )
         batch.run(record, rows)
     return [
@@ -185,6 +191,7 @@ class _Columns:
         self.p1 = column(run.p1 for run in runs)
         self.p2 = column(run.p1 if run.p2 is None else run.p2 for run in runs)
         self.lat2 = column(run.lat2 for run in runs)
+        self.sigma = column(run.sigma for run in runs)
         self.burst = column(run.burst for run in runs)
         self.onset = column(run.onset for run in runs)
         self.zero = np.array([run.zero for run in runs])
@@ -272,15 +279,26 @@ class _Batch:
     """Rollouts that live through the same seconds; those that end leave."""
 
     def __init__(
-        self, runs: Sequence[Scenario], *, policy: Policy, steps: Floats, rng: np.random.Generator, engine: str
+        self,
+        runs: Sequence[Scenario],
+        *,
+        policy: Policy,
+        steps: Floats,
+        holds: Floats,
+        rng: np.random.Generator,
+        engine: str,
     ) -> None:
         rows = len(runs)
         policies = [policy] * rows
         self.rng = rng
         self.steps = steps
+        self.holds = holds
         self.world = _Columns(runs, rng)
         self.slow_edge = BatchPolicy.of([policy]).slow_edge[0]
         self.slow_ms = LATENCY_EDGES_MS[self.slow_edge]
+        kept = _kept_buckets(runs, self.slow_ms)
+        self.log_kept = np.log(np.array(LATENCY_EDGES_MS)[kept])
+        self.cells = np.append(kept, BUCKETS - 1)
         self.umpire: Umpire = ProductionJudge(policies) if engine == OURS else PEERS[engine](BatchPolicy.of(policies))
         self.step = np.zeros(rows, np.int64)
         self.held_s = np.zeros(rows)
@@ -321,7 +339,7 @@ class _Batch:
     def _harm_to_come(self, second: int) -> Floats:
         """Expect the bad answers of a version that has all traffic from *second* on."""
         p, lat, hang = self.world.defects(second, np.ones_like(self.world.rps))
-        slow = 1 - _normal_cdf(np.log(self.slow_ms / (MEDIAN_MS * lat)) / SIGMA)
+        slow = 1 - _normal_cdf(np.log(self.slow_ms / (MEDIAN_MS * lat)) / self.world.sigma)
         share = p + hang + np.where(self.slow_counts, (1 - p) * slow, 0)
         return np.asarray(self.world.rps * share * np.maximum(self.world.horizon - second, 0))
 
@@ -332,7 +350,7 @@ class _Batch:
             next_weight=np.where(self.probing | last, 1.0, self.steps[np.minimum(self.step + 1, self.steps.size - 1)]),
             last=last,
             weight_changed=self.held_s == 0,
-            min_hold_s=np.where(last, BAKE_S, HOLD_S),
+            min_hold_s=self.holds[self.step],
             held_s=self.held_s + 1,
             probing=self.probing,
         )
@@ -394,11 +412,12 @@ class _Batch:
         return np.asarray(errors + self.rng.binomial(requests - errors, np.minimum(extra, 1)[:, None]), np.int64)
 
     def _latencies(self, requests: Ints, multiplier: Floats) -> Ints:
-        unique, inverse = np.unique(np.round(multiplier, 4), return_inverse=True)
-        below = _normal_cdf((_LOG_KEPT - np.log(MEDIAN_MS * unique)[:, None]) / SIGMA)
+        alike = np.round(multiplier, 4) + 1j * self.world.sigma[:, None]  # pairs that numpy can sort
+        unique, inverse = np.unique(alike, return_inverse=True)
+        below = _normal_cdf((self.log_kept - np.log(MEDIAN_MS * unique.real)[:, None]) / unique.imag[:, None])
         shares = np.diff(below, axis=-1, prepend=0.0, append=1.0)
         latency = np.zeros((*requests.shape, BUCKETS), np.int64)
-        latency[..., _CELLS] = self.rng.multinomial(requests, shares[inverse.reshape(requests.shape)])
+        latency[..., self.cells] = self.rng.multinomial(requests, shares[inverse.reshape(requests.shape)])
         return latency
 
     def _send(self, second: int, counts: Ints, latency: Ints) -> BatchTicks:
@@ -420,6 +439,16 @@ class _Batch:
             active=active,
             latency=latency,
         )
+
+
+def _kept_buckets(runs: Sequence[Scenario], slow_ms: float) -> Ints:
+    """Return the buckets that latencies are counted in; those in between go into the next one.
+
+    The judge compares near the median and the 95th percentile and at the threshold, and there every edge counts.
+    """
+    p95 = MEDIAN_MS * np.exp(1.645 * max((run.sigma for run in runs), default=SIGMA))
+    high = max(2.6 * p95, 1.6 * slow_ms)
+    return np.array([i for i, edge in enumerate(LATENCY_EDGES_MS) if 70 <= edge <= high or edge in COARSE])
 
 
 def _normal_cdf(z: Floats) -> Floats:

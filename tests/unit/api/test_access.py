@@ -199,6 +199,7 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         "/v1/services/{name}/history",
         "/v1/services/{name}/events",
         "/v1/services/{name}/rollouts",
+        "/v1/services/{name}/traffic",
         "/v1/services/{name}/status",
         *(f"/v1/services/{{name}}/rollout/{verb}" for verb in ("pause", "resume", "promote", "abort")),
         "/v1/rollouts/{rollout}",

@@ -250,6 +250,42 @@ def test_explain_says_each_objective_on_a_line_of_its_own(cli: Cli) -> None:
     assert (found["phase"], found["objectives"][0]["still_needed"]) == ("baking", 9)
 
 
+# -- plan --------------------------------------------------------------------------------------------------------------
+
+
+def test_plan_goes_by_the_recent_traffic_and_by_what_is_given_instead(cli: Cli) -> None:
+    cli.do(cli.world.declare)
+    ended = cli("plan", "colorize", "--replications", "10")
+    words = (
+        "hueshift: traffic: colorize has had no requests of late; say what it will have: --rate, --errors, --p50, --p95"
+    )
+    assert (ended.code, ended.lines) == (2, [words])
+    batch = builders.make_batch("one", tick=builders.TICK - 1, colorize_v1=builders.make_counts(200, errors=1))
+    cli.do(cli.world.store.record, batch)
+    found = json.loads(cli("plan", "colorize", "--replications", "10", "-o", "json").out)
+    assert (found["traffic"]["rate"], found["traffic"]["error_ratio"]) == (200.0, 0.005)
+    assert [row["version"] for row in found["forecasts"]][:2] == ["healthy", "2 % more errors"]
+    given = ("--rate", "50", "--errors", "0.1%", "--p50", "80ms", "--p95", "200ms")
+    found = json.loads(cli("plan", "colorize", "--replications", "10", *given, "-o", "json").out)
+    assert [found["traffic"][key] for key in ("rate", "error_ratio", "p50_ms", "p95_ms")] == [50.0, 0.001, 80.0, 200.0]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--errors", "lots", "--errors: "),
+        ("--errors", "120%", "--errors: "),
+        ("--p50", "fast", "--p50: "),
+        ("--p50", "10m", "--p50: 10m is out of range; give 1ms to 5m"),
+    ],
+)
+def test_plan_refuses_what_is_no_share_or_span(cli: Cli, option: str, value: str, words: str) -> None:
+    cli.do(cli.world.declare)
+    ended = cli("plan", "colorize", "--rate", "1", option, value)
+    assert (ended.code, len(ended.lines)) == (2, 1)
+    assert words in ended.err
+
+
 # -- get ---------------------------------------------------------------------------------------------------------------
 
 

@@ -141,6 +141,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
             "bench",
             "soak",
             "simulate",
+            "plan",
         ),
     ):
         assert f"\n  {name} " in ended.out
