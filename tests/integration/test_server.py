@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -79,3 +80,15 @@ async def test_servers_end_with_the_program_that_started_them_even_when_it_is_ki
         os.kill(owner.pid, signal.SIGKILL)
         await owner.wait()
     await wait_listening(port, wanted=False)
+
+
+def test_a_process_takes_all_the_open_files_it_may_have() -> None:
+    program = """
+import resource
+from controlplane.wiring import raise_file_limit
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+raise_file_limit()
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
