@@ -7,7 +7,9 @@ replica, reaches the same decision from the same rows.
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -17,11 +19,14 @@ from controlplane.controller.fleet import Refusal, expected_nodes, unready_membe
 from controlplane.controller.groups import GroupView, carriers, level_of, nodes_of, view_groups
 from controlplane.controller.narrate import actor, sentence
 from controlplane.controller.observer import (
+    Case,
     Clusters,
     FleetView,
+    Judged,
     clock_event,
     first_tick,
     heard_at,
+    judge_many,
     judge_ticks,
     level_event,
 )
@@ -48,6 +53,8 @@ from controlplane.traffic.model import Split
 from controlplane.wake import Wake
 
 log = structlog.get_logger()
+
+Result = TypeVar("Result")
 
 BACKOFF = dt.timedelta(seconds=5)
 """How long a rollout whose step crashed is left alone, so that one bug neither spins nor floods the log."""
@@ -93,9 +100,13 @@ class Controller:
             return
         health = await self.store.load_health()
         await self._end_trials(desired, groups, health)
-        for service in desired.services:
-            if service.rollout is not None:
-                await self._step_safely(service, service.rollout, self._fleet_of(service, groups, health))
+        await self._step_all(
+            [
+                (service, service.rollout, self._fleet_of(service, groups, health))
+                for service in desired.services
+                if service.rollout is not None
+            ]
+        )
 
     async def _survey(self, desired: Desired) -> tuple[GroupView, ...]:
         now = self.clock.now()
@@ -218,12 +229,22 @@ class Controller:
         elif not (isinstance(state, Paused) and state.cause is PauseCause.NACK):
             await self._apply(rollout, Nacked(words))
 
-    async def _step_safely(self, service: DesiredService, rollout: Rollout, fleet: FleetView) -> None:
+    async def _step_all(self, rollouts: Sequence[tuple[DesiredService, Rollout, FleetView]]) -> None:
+        """Move every rollout as far as commands, ticks, the fleet and the clock say; the judge sees all at once."""
+        due: list[tuple[Case, FleetView]] = []
+        for service, rollout, fleet in rollouts:
+            case = await self._safely(rollout, functools.partial(self._gather, service, rollout))
+            if case is not None:
+                due.append((case, fleet))
+        for (case, fleet), judged in zip(due, _judge([case for case, _ in due]), strict=True):
+            await self._safely(case.rollout, functools.partial(self._decide, case, judged, fleet))
+
+    async def _safely(self, rollout: Rollout, step: Callable[[], Awaitable[Result]]) -> Result | None:
+        """Take one step of one rollout; whatever goes wrong concerns that rollout only."""
         if self.clock.steady() < self._resting.get(rollout.id, 0.0):
-            return
+            return None
         try:
-            await self._step(service, rollout, fleet)
-            self._resting.pop(rollout.id, None)
+            result = await step()
         except StaleWriteError:
             self.wake.set()  # somebody else moved it: look again
         except ControlPlaneError:
@@ -231,17 +252,25 @@ class Controller:
         except Exception:  # a bug in one rollout must not freeze the others
             log.exception("rollout.step_crashed", rollout_id=rollout.id)
             self._resting[rollout.id] = self.clock.steady() + BACKOFF.total_seconds()
+        else:
+            return result
+        return None
 
-    async def _step(self, service: DesiredService, rollout: Rollout, fleet: FleetView) -> None:
-        now = self.clock.now()
+    async def _gather(self, service: DesiredService, rollout: Rollout) -> Case | None:
+        """Read what the judge may want to see; None where a command came first and was answered."""
         pending = await self.store.load_pending(rollout.id)
         if pending:
             await self._obey(rollout, pending[0])
-            return
+            return None
         spec = service.revision.spec
         clusters = Clusters(spec.version(rollout.baseline).cluster, spec.version(rollout.candidate).cluster)
         ticks = await self.store.load_ticks((clusters.baseline, clusters.candidate), after=first_tick(rollout))
-        judged = judge_ticks(rollout, clusters, ticks)
+        return Case(rollout, clusters, ticks)
+
+    async def _decide(self, case: Case, judged: Judged | None, fleet: FleetView) -> None:
+        rollout, clusters, ticks = case.rollout, case.clusters, case.ticks
+        now = self.clock.now()
+        judged = judged or judge_ticks(rollout, clusters, ticks)
         event = (
             judged.event
             or level_event(rollout, clusters, fleet, now=now)
@@ -251,6 +280,7 @@ class Controller:
             await self._apply(judged.rollout, event)
         elif judged.rollout != rollout:
             await self.store.save(judged.rollout, now=now)
+        self._resting.pop(rollout.id, None)
 
     def _heard_at(self, rollout: Rollout, ticks: Sequence[TickRead]) -> dt.datetime:
         """Return when telemetry was last complete. Our own absence is no silence of the fleet's: it starts at now."""
@@ -286,6 +316,15 @@ class Controller:
         await self.store.save(moved, occurred=(occurred,), handled=handled, split=_final_split(rollout, after), now=now)
         log.info("rollout.advanced", rollout_id=rollout.id, because=occurred.what, words=occurred.words)
         self.wake.set()  # the new state may already have what it waits for
+
+
+def _judge(cases: Sequence[Case]) -> Sequence[Judged | None]:
+    """Let the judge see all *cases* together; None where each must be judged by itself, to find the one that fails."""
+    try:
+        return judge_many(cases)
+    except Exception:  # a bug over one rollout must not freeze the others
+        log.exception("controller.judge_crashed", rollouts=len(cases))
+        return [None] * len(cases)
 
 
 def _unproven(desired: Desired, group: GroupView) -> Mapping[str, int]:

@@ -3,7 +3,8 @@
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import TypeAlias
 
 from controlplane.controller.fleet import FleetLevel, unready_members
 from controlplane.ports import ClusterHealth, NodeStatus, Rollout, TickRead
@@ -115,11 +116,65 @@ class Judged:
     event: Event | None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Case:
+    """A rollout and the ticks that its judge may not have seen yet."""
+
+    rollout: Rollout
+    clusters: Clusters
+    ticks: Sequence[TickRead]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Question:
+    """What the judge is asked about one tick of one rollout."""
+
+    state: JudgeState
+    window: TickWindow
+    exposure: Exposure
+    policy: Policy
+
+
+_Answer: TypeAlias = tuple[JudgeState, Judgement]
+
+
 def judge_ticks(rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead]) -> Judged:
     """Let the judge see the closed ticks it has not seen, up to the first that decides something, and peek at the next.
 
     Before the candidate carries traffic, ticks only teach the judge what the baseline is like.
     """
+    (judged,) = judge_many([Case(rollout, clusters, ticks)])
+    return judged
+
+
+def judge_many(cases: Sequence[Case]) -> list[Judged]:
+    """Do what `judge_ticks` does for many rollouts, tick by tick together: ten cost little more than one."""
+    found: dict[int, Judged] = {}
+    asked: dict[int, _Question] = {}
+    courses = [_course(case.rollout, case.clusters, case.ticks) for case in cases]
+
+    def go_on(number: int, answer: _Answer | None) -> None:
+        try:
+            asked[number] = next(courses[number]) if answer is None else courses[number].send(answer)
+        except StopIteration as end:
+            found[number] = end.value
+
+    for number in range(len(courses)):
+        go_on(number, None)
+    while asked:
+        questions, asked = asked, {}
+        answers = judging.judge_all(
+            [question.state for question in questions.values()],
+            [question.window for question in questions.values()],
+            [question.exposure for question in questions.values()],
+            [question.policy for question in questions.values()],
+        )
+        for number, answer in zip(questions, answers, strict=True):
+            go_on(number, answer)
+    return [found[number] for number in range(len(courses))]
+
+
+def _course(rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead]) -> Generator[_Question, _Answer, Judged]:
     policy = policy_of(rollout.slos)
     state = JudgeState.from_json(json.loads(rollout.judge)) if rollout.judge else JudgeState.initial(policy)
     judged_tick, judgement, event = rollout.judged_tick, None, None
@@ -133,7 +188,7 @@ def judge_ticks(rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead])
             break
         if carries_traffic(rollout.state) and not _precedes_exposure(rollout, tick.tick):
             exposure = _exposure(rollout, tick.tick, judged_tick)
-            state, judgement = judging.judge(state, window, exposure, policy)
+            state, judgement = yield _Question(state, window, exposure, policy)
             event = _meaning(rollout, judgement, live=_is_live(rollout, tick.tick))
         else:
             state = judging.observe_history(state, window, policy)

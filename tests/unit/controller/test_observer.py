@@ -4,17 +4,23 @@ import dataclasses
 import datetime as dt
 import json
 
+from structlog.testing import capture_logs
+
+from controlplane.controller.loop import _judge
 from controlplane.controller.observer import (
     TELEMETRY_TIMEOUT,
+    Case,
     Clusters,
     clock_event,
     first_tick,
     heard_at,
+    judge_many,
     judge_ticks,
     policy_of,
 )
 from controlplane.ports import Rollout, TickRead
 from controlplane.rollout.model import (
+    Advance,
     Baking,
     Breach,
     DeadlinePassed,
@@ -74,6 +80,35 @@ def test_what_the_candidate_did_before_this_rollout_is_not_held_against_it() -> 
     assert judged.event is None
     (errors,) = [row for row in json.loads(judged.rollout.evidence or "")["objectives"] if row["name"] == "error_abs"]
     assert (errors["candidate"], judged.rollout.judged_tick) == (0, TICK)
+
+
+def test_many_rollouts_are_judged_together_exactly_as_each_by_itself() -> None:
+    healthy = [tick(TICK + second, errors=int(second == 5)) for second in range(40)]
+    failing = [tick(TICK + second, errors=12) for second in range(40)]
+    loose = dataclasses.replace(baking(), slos=(ErrorRateSlo("errors", 0.3),))
+    cases = [
+        Case(baking(), CLUSTERS, healthy),
+        Case(baking(), CLUSTERS, failing),
+        Case(loose, CLUSTERS, failing),
+        Case(baking(Preparing(NOW)), CLUSTERS, healthy),
+        Case(baking(), CLUSTERS, []),
+        Case(baking(), CLUSTERS, [*healthy[:7], tick(TICK + 7, errors=60, closed=False)]),
+    ]
+    together = judge_many(cases)
+    assert together == [judge_ticks(case.rollout, case.clusters, case.ticks) for case in cases]
+    healthy_now, failing_now, *_ = together
+    assert isinstance(healthy_now.event, Advance)
+    assert isinstance(failing_now.event, Breach)
+    assert judge_many([]) == []
+
+
+def test_one_that_cannot_be_judged_leaves_the_others_to_be_judged_by_themselves() -> None:
+    broken = dataclasses.replace(baking(), judge="{}")
+    cases = [Case(broken, CLUSTERS, [tick(TICK)]), Case(baking(), CLUSTERS, [tick(TICK)])]
+    with capture_logs() as logs:
+        assert _judge(cases) == [None, None]
+    assert [line["event"] for line in logs] == ["controller.judge_crashed"]
+    assert _judge(cases[1:]) == [judge_ticks(baking(), CLUSTERS, [tick(TICK)])]
 
 
 def test_history_begins_five_minutes_before_the_start() -> None:
