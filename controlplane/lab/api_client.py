@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from controlplane.api.answers import EventView, ProxyView, RolloutView, StatusView
+from controlplane.api.answers import EventView, ExplanationView, ProxyView, RolloutView, StatusView
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError, UnavailableError
 
@@ -106,6 +106,10 @@ class ApiClient:
     async def status(self, service: str) -> StatusView:
         """Return everything about a service."""
         return StatusView.model_validate(await self._ask("GET", f"/v1/services/{service}/status"))
+
+    async def explain(self, service: str) -> ExplanationView:
+        """Return why a service's rollout stands where it stands."""
+        return ExplanationView.model_validate(await self._ask("GET", f"/v1/services/{service}/explain"))
 
     async def history(self, service: str, *, rollout: str | None = None) -> tuple[EventView, ...]:
         """Return what happened, oldest first."""
