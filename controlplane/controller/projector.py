@@ -119,6 +119,11 @@ class Projector:
             return
         known = await self.store.find_snapshot(group, compiled.version)
         if known is not None and known.status is SnapshotStatus.REJECTED:
+            if await self.store.load_desired() != desired:
+                # What was refused has been taken out of the rows since we read them. The last good snapshot would take
+                # with it what is new and waits for its acknowledgements, so look again instead.
+                self.wake.set()
+                return
             await self._serve_last_good(group)
         elif serving:
             if known is not None and known.status is SnapshotStatus.GOOD:

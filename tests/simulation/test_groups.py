@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from controlplane.ports import RevisionStatus, SnapshotRecord, SnapshotStatus
+from controlplane.ports import Desired, RevisionStatus, SnapshotRecord, SnapshotStatus, Store
 from controlplane.rollout.model import PauseCause, Paused, Preparing
 from controlplane.traffic.model import ServiceSpec
 from tests.builders import make_node, make_spec, seconds
@@ -130,6 +131,44 @@ async def test_a_snapshot_of_proven_revisions_that_is_refused_goes_back_too(worl
     newest = await world.store.load_newest_snapshot("")
     assert newest is not None
     assert newest.version == good
+
+
+class Overtaken:
+    """A store whose rows were read a moment too early, once."""
+
+    def __init__(self, store: Store, stale: Desired) -> None:
+        self._store = store
+        self._stale: Desired | None = stale
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def load_desired(self) -> Desired:
+        stale, self._stale = self._stale, None
+        return stale or await self._store.load_desired()
+
+
+async def test_a_refusal_takes_nothing_from_a_new_service_that_waits_for_its_acknowledgements(world: World) -> None:
+    """Also when the projector read the rows before the refusal was written, and the snapshot's fate after it."""
+    away = dataclasses.replace(make_node("edge-9"), cluster="edge", group="edge", disconnected_at=world.clock.now())
+    await world.store.record_nodes([away])
+    await apply(world, make_spec("beside", port=9090))
+    assert await status(world, "beside") == (1, RevisionStatus.PROPOSED)
+    both = world.cache.served_versions[""]
+    world.refusing = lambda snapshot: "no" if snapshot.revisions["colorize"] == 2 else ""
+    world.acking = False
+    await apply(world, dataclasses.replace(make_spec(), routes=make_spec().routes[1:]))
+    stale, refused = await world.store.load_desired(), world.cache.served_versions[""]
+    world.acking = True
+    await world.envoys_answer()
+    await world.controller.turn()
+    assert await status(world) == (2, RevisionStatus.REJECTED)
+    world.cache._groups[""].in_doubt = True  # as a stream that hears the refusal would have it
+    world.projector.store = Overtaken(world.store, stale)
+    await world.projector.project()
+    assert world.cache.served_versions[""] == refused
+    await world.projector.project()
+    assert world.cache.served_versions[""] == both
 
 
 # -- canaries of revisions ---------------------------------------------------------------------------------------------
