@@ -10,7 +10,8 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Any, NewType, Protocol
 
-from controlplane.rollout.model import Command, Plan, Slo, State
+from controlplane.rollout.model import Command, Plan, State
+from controlplane.rollout.slo import Slo
 from controlplane.rollout.windows import VersionTick
 from controlplane.traffic.groups import Grouping
 from controlplane.traffic.model import ServiceSpec, Split, TrafficPlan

@@ -16,7 +16,8 @@ from controlplane.ports import (
     TelemetryBatch,
     TypeStatus,
 )
-from controlplane.rollout.model import ErrorRateSlo, LatencySlo, Plan, Preparing, Slo, State, Step
+from controlplane.rollout.model import Plan, Preparing, State, Step
+from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, Slo
 from controlplane.rollout.windows import BUCKETS, VersionTick
 from controlplane.traffic.model import (
     Endpoint,

@@ -10,27 +10,24 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from controlplane.api import units
+from controlplane.api.objectives import slo_from, slo_of
 from controlplane.api.problems import InvalidDocumentError, Problems, from_pydantic
 from controlplane.api.schemas import (
     EXAMPLES,
     Document,
-    ErrorRateDocument,
     HeaderDocument,
     HealthCheckDocument,
-    LatencyDocument,
     ListenerDocument,
     ListenerTlsDocument,
     MatchDocument,
     PlanDocument,
     RouteDocument,
     ServiceDocument,
-    SloDocument,
     StepDocument,
     VersionDocument,
 )
 from controlplane.errors import InvalidInputError
-from controlplane.rollout.model import FULL_WEIGHT_BP, ErrorRateSlo, LatencySlo, Plan, Slo, Step
+from controlplane.rollout.model import FULL_WEIGHT_BP, Plan, Step
 from controlplane.traffic.model import (
     NAME,
     Endpoint,
@@ -174,7 +171,10 @@ def spec_from(document: ServiceDocument) -> ServiceSpec:
     )
     versions = [_version(problems, name, place, version) for place, version in enumerate(document.versions, start=1)]
     routes = [_route(problems, document, place, route) for place, route in enumerate(document.routes, start=1)]
-    slos = [problems.attempt(functools.partial(slo_from, objective)) for objective in document.slos]
+    slos = [
+        problems.attempt(functools.partial(slo_from, objective, grpc=bool(document.grpc_target)))
+        for objective in document.slos
+    ]
     split = _split(problems, document)
     plan = problems.attempt(lambda: plan_from(document.plan))
     problems.raise_any()
@@ -208,19 +208,6 @@ def plan_from(document: PlanDocument) -> Plan:
     """
     steps = tuple(Step(step.weight, step.hold, step.pause) for step in document.steps)
     return Plan(steps, document.deadline, document.prepare_timeout)
-
-
-def slo_from(document: SloDocument) -> Slo:
-    """Build an objective.
-
-    Raises:
-        InvalidInputError: A value is out of range.
-    """
-    match document:
-        case ErrorRateDocument():
-            return ErrorRateSlo(document.name, document.max)
-        case LatencyDocument():
-            return LatencySlo(document.name, document.threshold, document.quantile)
 
 
 def split_from(weights: Mapping[str, int], *, field: str = "split") -> Split:
@@ -369,26 +356,6 @@ def plan_of(plan: Plan) -> PlanDocument:
         deadline=plan.deadline,
         prepare_timeout=plan.prepare_timeout,
     )
-
-
-def slo_of(slo: Slo) -> SloDocument:
-    """Write an objective out."""
-    match slo:
-        case ErrorRateSlo():
-            return ErrorRateDocument(name=slo.name, kind="error_rate", max=slo.max_ratio)
-        case LatencySlo():
-            return LatencyDocument.model_construct(
-                name=slo.name, kind="latency", threshold=slo.threshold_ms, quantile=slo.quantile
-            )
-
-
-def describe_slo(slo: Slo) -> str:
-    """Say an objective in a few words."""
-    match slo:
-        case ErrorRateSlo():
-            return f"at most {units.format_ratio(slo.max_ratio)} errors"
-        case LatencySlo():
-            return f"{units.format_ratio(slo.quantile)} within {units.format_ms(slo.threshold_ms)}"
 
 
 def _version_of(version: Version) -> VersionDocument:

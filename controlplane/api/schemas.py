@@ -12,7 +12,8 @@ is not known is refused, never ignored. What may be left out, and what it then i
 - ``split``: everything to the first version;
 - ``plan``: 5, 10, 25, 50, 100 %, each held for 30 s, at most 2 h in all.
 
-Objectives have no default: what users may be asked to bear is for the owner to say.
+How many requests may fail, and how long they may take, has no default: that is for the owner to say. That the share
+of answers which blame the client stays what it was is an objective of every service (``kind: client_errors``).
 """
 
 import datetime as dt
@@ -211,24 +212,76 @@ class RouteDocument(Document):
     timeout: Span = dt.timedelta(seconds=300)
 
 
-class ErrorRateDocument(Document):
-    """At most *max* of the requests fail."""
+class TermsDocument(Document):
+    """What every objective has: its name, what a breach leads to, and how sure the judge must be."""
 
     name: str
+    on_breach: Literal["rollback", "pause"] = Field(
+        default="rollback", description="Take all traffic back at once, or stand still and ask a person."
+    )
+    muted: bool = Field(default=False, description="Judge and show it, but let it decide nothing.")
+    alpha: Ratio | None = Field(
+        default=None, description="Its own part of the 1 % of healthy rollouts that may be rolled back by chance."
+    )
+    tolerance: float | None = Field(
+        default=None, description="How many times worse than the old version it may be: odds, for latency time."
+    )
+    budget: float = Field(default=10.0, description="Bad requests beyond it that a step may risk.")
+    quiet: Span = Field(default=dt.timedelta(seconds=30), description="How long it must be kept before a step up.")
+
+
+class ErrorRateDocument(TermsDocument):
+    """At most *max* of the requests fail. *bad*: which answers are failures, by default 5xx and 429."""
+
     kind: Literal["error_rate"]
     max: Ratio
+    bad: list[Visible] | None = None
 
 
-class LatencyDocument(Document):
+class LatencyDocument(TermsDocument):
     """At least *quantile* of the requests are answered within *threshold*."""
 
-    name: str
     kind: Literal["latency"]
     threshold: Milliseconds
     quantile: Ratio
 
 
-SloDocument: TypeAlias = Annotated[ErrorRateDocument | LatencyDocument, Field(discriminator="kind")]
+class ClientErrorsDocument(TermsDocument):
+    """Answers that blame the client are no more frequent than the old version's, once above *floor*.
+
+    Every service has this objective; declare it to change it, or to mute it.
+    """
+
+    kind: Literal["client_errors"]
+    floor: Ratio = 0.01
+    bad: list[Visible] | None = None
+
+
+class QueryRatioDocument(TermsDocument):
+    """At most *max* of what *total* counts is *bad*: Prometheus queries for counters, with $version or $cluster."""
+
+    kind: Literal["query_ratio"]
+    bad: Visible
+    total: Visible
+    max: Ratio
+    interval: Span = dt.timedelta(seconds=5)
+
+
+class QueryValueDocument(TermsDocument):
+    """A Prometheus query's value stays within *min* and *max*, in all but *max_share* of the times it is asked."""
+
+    kind: Literal["query_value"]
+    query: Visible
+    max: float | None = None
+    min: float | None = None
+    max_share: Ratio = 0.1
+    interval: Span = dt.timedelta(seconds=5)
+
+
+SloDocument: TypeAlias = Annotated[
+    ErrorRateDocument | LatencyDocument | ClientErrorsDocument | QueryRatioDocument | QueryValueDocument,
+    Field(discriminator="kind"),
+]
 
 
 class StepDocument(Document):

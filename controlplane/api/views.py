@@ -24,7 +24,8 @@ from controlplane.api.answers import (
     TypeConfigView,
     TypeView,
 )
-from controlplane.api.documents import describe_slo, document_of, plan_of
+from controlplane.api.documents import document_of, plan_of
+from controlplane.api.objectives import describe_slo
 from controlplane.controller.desired import live_split
 from controlplane.controller.fleet import wanted_version
 from controlplane.controller.groups import GroupView, level_of, nodes_of

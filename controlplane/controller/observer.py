@@ -17,19 +17,17 @@ from controlplane.rollout.model import (
     Baking,
     Breach,
     DeadlinePassed,
-    ErrorRateSlo,
     Event,
-    LatencySlo,
     Paused,
     PrepareTimedOut,
     Preparing,
     Ready,
     RollingBack,
     Shifting,
-    Slo,
     Suspicion,
     TelemetryLost,
 )
+from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, Slo
 from controlplane.rollout.windows import TickWindow, VersionTick
 
 HISTORY = dt.timedelta(seconds=300)

@@ -438,6 +438,8 @@ class _Batch:
             started=counts[:, :, 2],
             active=active,
             latency=latency,
+            shares=np.zeros((silent.size, 0, 2, 2), np.int64),
+            unknown=np.zeros(silent.size, np.bool_),
         )
 
 

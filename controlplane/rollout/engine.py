@@ -13,22 +13,16 @@ import numpy as np
 
 from controlplane.rollout import evidence
 from controlplane.rollout.policy import (
-    ABSOLUTE,
-    BASELINE_ABSOLUTE,
-    BETS,
+    BUILT_IN,
     ERROR,
-    FLOOR,
     NOT_INFERIOR,
-    OBJECTIVES,
-    PRIOR,
-    PROCESSES,
-    RELATIVE,
     SHIFT,
-    WORSE_ERRORS,
     BatchPolicy,
     Bools,
     Floats,
     Ints,
+    Layout,
+    layout,
 )
 from controlplane.rollout.rules import STICKY_S, decide
 from controlplane.rollout.state import BELOW, NEVER, UNKNOWN, BatchState
@@ -53,21 +47,21 @@ RECOVERY_S: Final = 10
 FRESH_WEIGHT: Final = 0.9
 FRESH_TICKS: Final = 60
 
-_NOT_IN_HISTORY: Final = np.array([not 2 <= process < 4 for process in range(PROCESSES)])
-
 
 def observe_batch(state: BatchState, ticks: BatchTicks, policy: BatchPolicy) -> BatchState:
     """Watch the baseline alone, before the rollout starts: how fast, how bursty, how much traffic."""
+    places = layout(policy.objectives)
+    state = state.widened(policy.objectives)
     seen = tally(state, ticks, policy)
-    x, pi, usable = _observations(seen.counts, state.pair, policy)
-    usable[:, _NOT_IN_HISTORY] = False
-    stakes, observed = _wager(state, x, pi, usable, policy)
+    x, pi, usable = _observations(seen.counts, state.pair, state.pair_latency, policy, places)
+    usable &= places.lone
+    stakes, observed = _wager(state, x, pi, usable, policy, places)
     new = dataclasses.replace(
         state,
         tick=ticks.tick,
         stakes=stakes,
         observed=observed,
-        baseline_bursts=_burstiness(state, seen, stakes.sum(axis=-1), ticks, policy),
+        baseline_bursts=_burstiness(state, seen, stakes.sum(axis=-1)[:, places.baseline], ticks, policy),
         rate=_rate(state, ticks),
         histogram=state.histogram + ticks.latency[:, BASELINE],
         counted=seen.counted,
@@ -81,28 +75,32 @@ def judge_batch(
     state: BatchState, ticks: BatchTicks, exposure: BatchExposure, policy: BatchPolicy
 ) -> tuple[BatchState, BatchJudgement]:
     """Take in one tick of many rollouts and judge each of them; a tick that was taken in before changes nothing."""
-    old = state
-    state = _at_new_weight(_begin(_stop_clocks(state, ticks), policy), ticks.tick, exposure)
+    old = state = state.widened(policy.objectives)
+    places = layout(policy.objectives)
+    state = _at_new_weight(_begin(_stop_clocks(state, ticks), policy), ticks.tick, exposure, policy)
     seen = tally(state, ticks, policy)
     counts = seen.counts
     latency = _compare_latency(state, seen, policy)
-    pair, pair_s, closed = _pair(state, np.concatenate((counts, latency), axis=1), exposure)
-    x, pi, usable = _observations(counts, pair, policy)
-    usable[:, RELATIVE.start :] &= closed[:, None]
-    stakes, observed = _wager(state, x, pi, usable, policy)
+    pair, pair_latency = state.pair + counts, state.pair_latency + latency
+    pair_s, closed = _close_pair(state, exposure)
+    x, pi, usable = _observations(counts, pair, pair_latency, policy, places)
+    usable &= closed[:, None] | ~places.paired
+    stakes, observed = _wager(state, x, pi, usable, policy, places)
     odds = stakes.sum(axis=-1)
     hard, hard_observed, hard_baseline, dead = _hard_stop(state, counts, ticks, policy)
 
-    breach = odds[:, ABSOLUTE] >= policy.threshold[:, None]
+    breach = (odds[:, places.absolute] >= policy.threshold) & policy.absolute
+    deciding = policy.deciding & ~state.asked
     tick = ticks.tick[:, None]
-    hot = np.where(odds[:, BASELINE_ABSOLUTE] >= HOT, tick, state.baseline_hot)
+    hot = np.where(odds[:, places.baseline] >= HOT, tick, state.baseline_hot)
     was_over = state.last_breach < tick - STICKY_S
-    gap = ticks.gap
-    restart = breach.any(axis=-1)
-    seconds = np.where(gap, 0.0, 1.0)
+    restart = (breach & deciding).any(axis=-1)
+    seconds = np.where(ticks.gap | ticks.unknown, 0.0, 1.0)
     candidate = counts[:, :, CANDIDATE]
-    showing = odds[:, ABSOLUTE] >= 1
+    showing = odds[:, places.absolute] >= 1
     kept = np.where(restart, 0.0, 1.0)[:, None, None]
+    over_floor = np.zeros_like(breach)
+    over_floor[:, places.compared] = odds[:, places.floor] >= policy.threshold[:, places.compared]
     # The proof that the candidate is no slower starts again with every incident, as all promotion evidence does.
     stakes[restart, NOT_INFERIOR] = 0.0
     observed[restart, NOT_INFERIOR] = 0
@@ -117,10 +115,11 @@ def judge_batch(
         seen=(state.seen + counts) * kept[..., None],
         beside=np.where(showing[..., None, None], state.beside + counts, 0.0),
         pair=np.where(closed[:, None, None, None], 0.0, pair),
+        pair_latency=np.where(closed[:, None, None, None], 0.0, pair_latency),
         pair_s=np.where(closed, 0, pair_s),
         shifts=(state.shifts + latency) * kept[..., None],
-        step_requests=state.step_requests + candidate[:, :, 0].max(axis=-1),
-        baseline_bursts=_burstiness(state, seen, odds, ticks, policy),
+        step_requests=state.step_requests + candidate[:, :BUILT_IN, 0].max(axis=-1),
+        baseline_bursts=_burstiness(state, seen, odds[:, places.baseline], ticks, policy),
         deflated=(state.deflated + evidence.deflate(candidate)) * kept[..., None],
         bursts=(state.bursts + evidence.moments(candidate[..., 1], candidate[..., 0])) * kept,
         rate=_rate(state, ticks),
@@ -129,13 +128,15 @@ def judge_batch(
         last_breach=np.where(breach, tick, state.last_breach),
         breach_since=np.where(breach & was_over, tick, state.breach_since),
         baseline_hot=hot,
-        last_floor=np.where(odds[:, FLOOR] >= policy.threshold, ticks.tick, state.last_floor),
+        last_floor=np.where(over_floor, tick, state.last_floor),
         histogram=np.where(state.frozen[:, None], 0, state.histogram + ticks.latency[:, BASELINE]),
         counted=seen.counted,
         starts=seen.starts,
         starts_since=seen.starts_since,
     )
-    judgement = decide(new, breach, dead, gap, exposure, policy)
+    judgement = decide(new, breach, dead, ticks, exposure, policy)
+    asked = (judgement.verdict == Verdict.ASK)[:, None] & (np.arange(policy.objectives) == judgement.objective[:, None])
+    new = dataclasses.replace(new, asked=state.asked | asked)
     fresh = ticks.tick > old.tick
     if not fresh.all():
         new = new.where(fresh, old)
@@ -149,7 +150,7 @@ def judge_batch(
 
 def dead_batch(state: BatchState, partial: BatchTicks, policy: BatchPolicy) -> Bools:
     """Say for which rollouts the unfinished tick already shows that nearly every request fails."""
-    counts = np.zeros((partial.tick.size, 2, 2, 2))
+    counts = np.zeros((partial.tick.size, policy.objectives, 2, 2))
     counts[:, ERROR, :, 0] = partial.completed
     counts[:, ERROR, :, 1] = partial.errors
     *_, dead = _hard_stop(state, counts, partial, policy)
@@ -171,12 +172,16 @@ def _stop_clocks(state: BatchState, ticks: BatchTicks) -> BatchState:
         return state
     return dataclasses.replace(
         state,
-        last_breach=state.last_breach + lost[:, None],
-        breach_since=state.breach_since + lost[:, None],
-        baseline_hot=state.baseline_hot + lost[:, None],
-        last_floor=state.last_floor + lost,
-        probe_since=state.probe_since + lost,
+        last_breach=_moved(state.last_breach, lost[:, None]),
+        breach_since=_moved(state.breach_since, lost[:, None]),
+        baseline_hot=_moved(state.baseline_hot, lost[:, None]),
+        last_floor=_moved(state.last_floor, lost[:, None]),
+        probe_since=_moved(state.probe_since, lost),
     )
+
+
+def _moved(moments: Ints, lost: Ints) -> Ints:
+    return np.where(moments == NEVER, NEVER, moments + lost)
 
 
 def _begin(state: BatchState, policy: BatchPolicy) -> BatchState:
@@ -195,7 +200,7 @@ def _begin(state: BatchState, policy: BatchPolicy) -> BatchState:
     )
 
 
-def _at_new_weight(state: BatchState, tick: Ints, exposure: BatchExposure) -> BatchState:
+def _at_new_weight(state: BatchState, tick: Ints, exposure: BatchExposure, policy: BatchPolicy) -> BatchState:
     """Pay for a fresh start at a weight change, and begin what is counted per step or per probe."""
     probe_starts = exposure.probing & ~state.probing
     probe_ends = state.probing & ~exposure.probing
@@ -204,8 +209,11 @@ def _at_new_weight(state: BatchState, tick: Ints, exposure: BatchExposure) -> Ba
         return state
     paid = changed & (state.changes < evidence.MAX_CHANGES) & (state.observed.any(axis=-1))
     fresh = np.where(paid, evidence.CHANGE_WEIGHT, 0.0)
-    stakes = state.stakes + fresh[:, None, None] * PRIOR
-    stakes[probe_starts, RELATIVE] += evidence.START_WEIGHT * PRIOR[RELATIVE]
+    places = layout(policy.objectives)
+    wanted = policy.enabled[..., None] * places.prior
+    stakes = state.stakes + fresh[:, None, None] * wanted
+    probed = np.where(probe_starts, evidence.START_WEIGHT, 0.0)[:, None, None]
+    stakes[:, places.relative] += probed * wanted[:, places.relative]
     stakes[changed, NOT_INFERIOR] = 0.0
     observed = state.observed.copy()
     observed[changed, NOT_INFERIOR] = 0
@@ -218,17 +226,18 @@ def _at_new_weight(state: BatchState, tick: Ints, exposure: BatchExposure) -> Ba
         stakes=stakes,
         observed=observed,
         changes=state.changes + paid,
-        hard=state.hard + fresh[:, None],
+        hard=state.hard + fresh[:, None] * policy.present,
         seen=np.where(cell, 0.0, state.seen),
         deflated=np.where(cell, 0.0, state.deflated),
         bursts=np.where(row[..., None], 0.0, state.bursts),
         beside=np.where(cell, 0.0, state.beside),
         pair=np.where(changed[:, None, None, None], 0.0, state.pair),
+        pair_latency=np.where(changed[:, None, None, None], 0.0, state.pair_latency),
         pair_s=np.where(changed, 0, state.pair_s),
         step_requests=np.where(changed, 0.0, state.step_requests),
         quiet_s=np.where(changed, 0.0, state.quiet_s),
         held_s=np.where(changed, 0.0, state.held_s),
-        breach_since=np.where(row, tick[:, None], state.breach_since),
+        breach_since=np.where(row & policy.present, tick[:, None], state.breach_since),
         probe_since=np.where(probe_starts, tick, state.probe_since),
         vanished=state.vanished + (probe_ends & ~shared),
         probing=exposure.probing.copy(),
@@ -241,19 +250,20 @@ def _rate(state: BatchState, ticks: BatchTicks) -> Floats:
     return np.where(ticks.gap[:, None], state.rate, state.rate * np.exp(-seconds / RATE_S)[:, None] + news)
 
 
-def _burstiness(state: BatchState, seen: Tally, odds: Floats, ticks: BatchTicks, policy: BatchPolicy) -> Floats:
+def _burstiness(state: BatchState, seen: Tally, own: Floats, ticks: BatchTicks, policy: BatchPolicy) -> Floats:
     """Follow how bursty the baseline is: settled, older and recent ticks.
 
     Only settled ticks count. A tick settles when two spans have passed without trouble; those that turn out to be
-    the start of an incident are dropped, or it would look like a burst for minutes.
+    the start of an incident are dropped, or it would look like a burst for minutes. *own* is the evidence of the
+    baseline's own trouble.
     """
     baseline = seen.counts[:, :, BASELINE]
     settled, older = state.baseline_bursts[:, :, 0], state.baseline_bursts[:, :, 1]
     recent = state.baseline_bursts[:, :, 2] + evidence.moments(baseline[..., 1], baseline[..., 0])
     settled = settled * np.exp(-1 / MEMORY_S)
-    own = odds[:, BASELINE_ABSOLUTE, None]
+    own = own[..., None]
     turn = (own < HOT) & (ticks.tick // SPAN_S != state.tick // SPAN_S)[:, None, None]
-    incident = own >= policy.threshold[:, None, None]
+    incident = own >= policy.threshold[..., None]
     return np.stack(
         (
             np.where(turn, settled + older, settled),
@@ -285,8 +295,8 @@ def _compare_latency(state: BatchState, seen: Tally, policy: BatchPolicy) -> Flo
 # -- evidence ---------------------------------------------------------------------------------------------------------
 
 
-def _pair(state: BatchState, counts: Floats, exposure: BatchExposure) -> tuple[Floats, Ints, Bools]:
-    """Gather the tick with those before it until both versions should have requests to compare.
+def _close_pair(state: BatchState, exposure: BatchExposure) -> tuple[Ints, Bools]:
+    """Say how many ticks the pair has, and whether both versions should have requests to compare by now.
 
     How many ticks make a pair follows from weight and rate alone, never from how the requests ended, and the
     weight is the same in all of them: so neither version can owe a difference to the time its requests came.
@@ -294,45 +304,50 @@ def _pair(state: BatchState, counts: Floats, exposure: BatchExposure) -> tuple[F
     smaller = np.minimum(exposure.weight, 1 - exposure.weight) * evidence.ratio(state.rate[:, 0], state.rate[:, 1])
     wanted = np.ceil(np.minimum(PAIR_REQUESTS / np.maximum(smaller, 1e-9), PAIR_MAX_S))
     pair_s = state.pair_s + 1
-    return state.pair + counts, pair_s, pair_s >= wanted
+    return pair_s, pair_s >= wanted
 
 
-def _observations(counts: Floats, pair: Floats, policy: BatchPolicy) -> tuple[Floats, Floats, Bools]:
+def _observations(
+    counts: Floats, pair: Floats, pair_latency: Floats, policy: BatchPolicy, places: Layout
+) -> tuple[Floats, Floats, Bools]:
     """Give for each process what this tick shows, what its null expects, and whether there is anything to see."""
-    rollouts = counts.shape[0]
     total, bad = counts[..., 0], counts[..., 1]
-    shares = evidence.ratio(bad, total)
-    x = np.empty((rollouts, PROCESSES))
+    shares, any_at_all = evidence.ratio(bad, total), total > 0
+    compared = places.compared
+    x = np.empty_like(policy.share)
     pi = policy.share.copy()
-    usable = np.empty((rollouts, PROCESSES), dtype=np.bool_)
-    x[:, ABSOLUTE], x[:, BASELINE_ABSOLUTE] = shares[..., CANDIDATE], shares[..., BASELINE]
-    usable[:, ABSOLUTE], usable[:, BASELINE_ABSOLUTE] = total[..., CANDIDATE] > 0, total[..., BASELINE] > 0
-    x[:, FLOOR], usable[:, FLOOR] = x[:, 0], usable[:, 0]
+    usable = np.empty_like(policy.enabled)
+    x[:, places.absolute], x[:, places.baseline] = shares[..., CANDIDATE], shares[..., BASELINE]
+    usable[:, places.absolute], usable[:, places.baseline] = any_at_all[..., CANDIDATE], any_at_all[..., BASELINE]
+    x[:, places.floor], usable[:, places.floor] = shares[:, compared, CANDIDATE], any_at_all[:, compared, CANDIDATE]
 
-    total, bad = pair[:, :OBJECTIVES, :, 0], pair[:, :OBJECTIVES, :, 1]
-    latency = pair[:, OBJECTIVES:]
+    total, bad = pair[..., 0], pair[..., 1]
     all_bad = bad.sum(axis=-1)
-    x[:, RELATIVE] = evidence.ratio(bad[..., CANDIDATE], all_bad)
-    pi[:, RELATIVE] = evidence.ratio(total[..., CANDIDATE], total.sum(axis=-1))
-    usable[:, RELATIVE] = (total > 0).all(axis=-1) & (all_bad > 0)
-    errors = total[:, ERROR]
-    pi[:, WORSE_ERRORS] = evidence.relative_share(errors[:, BASELINE], errors[:, CANDIDATE], policy.odds_ratio)
-    x[:, WORSE_ERRORS], usable[:, WORSE_ERRORS] = x[:, RELATIVE.start], usable[:, RELATIVE.start]
+    ours, both = evidence.ratio(bad[..., CANDIDATE], all_bad), (total > 0).all(axis=-1) & (all_bad > 0)
+    x[:, places.relative], usable[:, places.relative] = ours, both
+    pi[:, places.relative] = evidence.ratio(total[..., CANDIDATE], total.sum(axis=-1))
+    x[:, places.worse], usable[:, places.worse] = ours[:, compared], both[:, compared]
+    pi[:, places.worse] = evidence.relative_share(
+        total[:, compared, BASELINE], total[:, compared, CANDIDATE], policy.odds_ratio[:, compared]
+    )
 
-    above = evidence.ratio(latency[..., 1], latency[..., 0])
-    x[:, SHIFT.start :] = above[..., CANDIDATE] - above[..., BASELINE]
-    x[:, NOT_INFERIOR] *= -1
-    usable[:, SHIFT.start :] = (latency[..., 0] > 0).all(axis=-1)
+    above = evidence.ratio(pair_latency[..., 1], pair_latency[..., 0])
+    difference = above[..., CANDIDATE] - above[..., BASELINE]
+    difference[:, -1] *= -1
+    x[:, SHIFT.start : NOT_INFERIOR + 1] = difference
+    usable[:, SHIFT.start : NOT_INFERIOR + 1] = (pair_latency[..., 0] > 0).all(axis=-1)
     return x, pi, usable & policy.enabled
 
 
-def _wager(state: BatchState, x: Floats, pi: Floats, usable: Bools, policy: BatchPolicy) -> tuple[Floats, Ints]:
+def _wager(
+    state: BatchState, x: Floats, pi: Floats, usable: Bools, policy: BatchPolicy, places: Layout
+) -> tuple[Floats, Ints]:
     weight = evidence.start_weight(state.observed)
     fresh = state.observed[:, NOT_INFERIOR]
     weight[:, NOT_INFERIOR] = np.where(
         fresh == 0, FRESH_WEIGHT, np.where(fresh <= FRESH_TICKS, (1 - FRESH_WEIGHT) / FRESH_TICKS, 0.0)
     )
-    grown = (state.stakes + weight[..., None] * PRIOR) * evidence.factor(x, pi, BETS)
+    grown = (state.stakes + weight[..., None] * places.prior) * evidence.factor(x, pi, places.bets)
     odds = grown.sum(axis=-1)
     grown *= np.minimum(1.0, policy.cap / np.maximum(odds, 1.0))[..., None]
     return np.where(usable[..., None], grown, state.stakes), state.observed + usable
@@ -356,7 +371,5 @@ def _hard_stop(
     baseline = np.where(state.hard[..., None] < 1, 0.0, state.hard_baseline) + counts[:, :, BASELINE]
     lives = ticks.tick[:, None] - state.baseline_hot > RECOVERY_S
     lives &= (baseline[..., 0] - baseline[..., 1] >= SOME_GOOD) & (2 * baseline[..., 1] <= baseline[..., 0])
-    judged = policy.active.copy()
-    judged[:, ERROR] = True  # a version that only fails is stopped even where errors have no objective
-    dead = judged & usable & lives & (hard >= limit) & (failed >= DEAD_SHARE * requests)
+    dead = policy.stops & ~state.asked & usable & lives & (hard >= limit) & (failed >= DEAD_SHARE * requests)
     return hard, state.hard_observed + usable, baseline, dead

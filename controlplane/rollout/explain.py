@@ -9,16 +9,16 @@ import numpy as np
 
 from controlplane.rollout import evidence
 from controlplane.rollout.policy import (
+    BUILT_IN,
     ERROR,
-    FLOOR,
     LATENCY,
     NOT_INFERIOR,
     SHIFT,
     SLACK,
-    WORSE_ERRORS,
     BatchPolicy,
     Floats,
     Policy,
+    layout,
 )
 from controlplane.rollout.state import BELOW, BatchState
 from controlplane.rollout.verdict import BatchJudgement, Cause, Exposure, Judgement, ObjectiveEvidence, Verdict
@@ -45,16 +45,29 @@ def odds_text(odds: float, *, cap: float = 1e6) -> str:
     return f"1:{max(odds, 1):.0f}" if odds < 0.999 * cap else f"at least 1:{cap:.0f}"
 
 
+def what_of(objective: int, policy: Policy) -> str:
+    """Say what an objective measures, as the subject of a sentence."""
+    if objective == ERROR:
+        return "error rate"
+    if objective == LATENCY:
+        return f"share slower than {snap_threshold(policy.latency_threshold_ms or 1):g} ms"
+    return f"share {policy.shares[objective - BUILT_IN].what}"
+
+
 def dead_sentence(window: TickWindow, objective: int, policy: Policy, odds: float, name: str = "v1") -> str:
     """Say that nearly every request of the candidate is bad in this tick."""
     evidence_text = odds_text(odds, cap=1 / policy.hard_stop_alpha)
     if objective == LATENCY:
         threshold = snap_threshold(policy.latency_threshold_ms or LATENCY_EDGES_MS[0])
         return f"nearly every request takes more than {threshold:g} ms while {name} is fine; evidence {evidence_text}"
-    candidate, baseline = (
-        _counted(version.completed, version.errors) for version in (window.candidate, window.baseline)
-    )
-    return f"nearly every request fails: {candidate} in this second, {name} at {baseline}; evidence {evidence_text}"
+    if objective == ERROR:
+        baseline, candidate = ((each.completed, each.errors) for each in (window.baseline, window.candidate))
+        bad = "nearly every request fails"
+    else:
+        baseline, candidate = window.shares[objective - BUILT_IN]
+        bad = f"nearly everything is {policy.shares[objective - BUILT_IN].what}"
+    other = f"{name} at {_counted(*baseline)}"
+    return f"{bad}: {_counted(*candidate)} in this second, {other}; evidence {evidence_text}"
 
 
 def explain(
@@ -67,14 +80,21 @@ def explain(
 ) -> list[Judgement]:
     """Turn the verdicts on many rollouts into judgements with their sentences."""
     needed = _needed(state, judged, batch_policy)
+    places = layout(batch_policy.objectives)
+    compared = np.zeros_like(judged.limit)
+    compared[:, places.compared] = np.minimum(judged.odds[:, places.worse], judged.odds[:, places.floor])
     return [
         _Case(
             cause=Cause(judged.cause[row]),
             verdict=Verdict(judged.verdict[row]),
             objective=int(judged.objective[row]),
-            odds=judged.odds[row].tolist(),
+            odds=judged.odds[row, places.absolute].tolist(),
+            compared=compared[row].tolist(),
+            slower=judged.odds[row, SHIFT].tolist(),
+            no_slower=float(judged.odds[row, NOT_INFERIOR]),
             hard_odds=float(judged.hard_odds[row, judged.objective[row]]),
-            cap=float(batch_policy.cap[row, 0]),
+            cap=(2 * batch_policy.threshold[row]).tolist(),
+            asked=state.asked[row].tolist(),
             limit=judged.limit[row].tolist(),
             needed=needed[row].tolist(),
             seen=state.seen[row].tolist(),
@@ -112,8 +132,14 @@ class _Case:
     verdict: Verdict
     objective: int
     odds: list[float]
+    """Per objective: evidence that its bound is broken."""
+    compared: list[float]
+    """Per objective: evidence that it is worse than the baseline, and matters."""
+    slower: list[float]
+    no_slower: float
     hard_odds: float
-    cap: float
+    cap: list[float]
+    asked: list[bool]
     limit: list[float]
     needed: list[float]
     seen: list[list[Counts]]
@@ -137,29 +163,46 @@ class _Case:
 
     def _objectives(self) -> tuple[ObjectiveEvidence, ...]:
         found: list[ObjectiveEvidence] = []
-        if self.policy.error_max is not None:
-            counts = self._counts(ERROR)
-            shares = _share(counts[CANDIDATE]), _share(counts[BASELINE])
-            worse = min(self.odds[WORSE_ERRORS], self.odds[FLOOR])
+        policy = self.policy
+        if policy.error_max is not None:
             found += (
-                ObjectiveEvidence(
-                    "error_abs", *shares, self.policy.error_max, self.odds[ERROR], _whole(self.needed[ERROR])
-                ),
-                ObjectiveEvidence("error_rel", *shares, self.policy.error_odds_ratio, worse, 0),
+                self._absolute("error_abs", ERROR, policy.error_max),
+                self._relative("error_rel", ERROR, policy.error_odds_ratio),
             )
-        if self.policy.latency_threshold_ms is not None:
-            counts = self._counts(LATENCY)
-            shares = _share(counts[CANDIDATE]), _share(counts[BASELINE])
+        if policy.latency_threshold_ms is not None:
             place = self._place()
             shift = _share(self.shifts[place][CANDIDATE]), _share(self.shifts[place][BASELINE])
-            slower = (self.odds[SHIFT.start] + self.odds[SHIFT.start + 1]) / 2
-            bound = 1 - self.policy.latency_quantile
             missing = None if self.cause is Cause.NOT_COMPARED else 0
-            found += (
-                ObjectiveEvidence("latency_abs", *shares, bound, self.odds[LATENCY], _whole(self.needed[LATENCY])),
-                ObjectiveEvidence("latency_rel", *shift, self.policy.latency_tolerance, slower, missing),
+            relative = ObjectiveEvidence(
+                "latency_rel", *shift, policy.latency_tolerance, self._slower(), missing, self._handled(LATENCY)
             )
+            found += (self._absolute("latency_abs", LATENCY, 1 - policy.latency_quantile), relative)
+        for objective, share in enumerate(policy.shares, start=BUILT_IN):
+            if share.max_share is not None:
+                found.append(self._absolute(f"{share.name} abs", objective, share.max_share))
+            found.append(self._relative(f"{share.name} rel", objective, share.odds_ratio))
         return tuple(found)
+
+    def _absolute(self, name: str, objective: int, bound: float) -> ObjectiveEvidence:
+        shares, needed = self._shares(objective), _whole(self.needed[objective])
+        return ObjectiveEvidence(name, *shares, bound, self.odds[objective], needed, self._handled(objective))
+
+    def _relative(self, name: str, objective: int, bound: float) -> ObjectiveEvidence:
+        missing = None if self.cause is Cause.SUSPECT and self.objective == objective else 0
+        shares = self._shares(objective)
+        return ObjectiveEvidence(name, *shares, bound, self.compared[objective], missing, self._handled(objective))
+
+    def _shares(self, objective: int) -> tuple[float | None, float | None]:
+        counts = self._counts(objective)
+        return _share(counts[CANDIDATE]), _share(counts[BASELINE])
+
+    def _handled(self, objective: int) -> str:
+        if self.policy.handlings[objective].muted:
+            return "muted"
+        return "asked" if self.asked[objective] else ""
+
+    def _slower(self) -> float:
+        return (self.slower[0] + self.slower[1]) / 2
 
     def _counts(self, objective: int) -> list[Counts]:
         """Give the counts that the objective's evidence speaks of: since it shows, or else since it began."""
@@ -168,7 +211,7 @@ class _Case:
 
     def _place(self) -> int:
         """Give the place of comparison (median, 95th percentile) that shows more."""
-        return 0 if self.odds[SHIFT.start] >= self.odds[SHIFT.start + 1] else 1
+        return 0 if self.slower[0] >= self.slower[1] else 1
 
     # -- sentences ----------------------------------------------------------------------------------------------------
 
@@ -178,16 +221,16 @@ class _Case:
             case Cause.DEAD:
                 return dead_sentence(self.window, objective, self.policy, self.hard_odds, self.baseline)
             case Cause.BREACH:
-                odds = odds_text(self.odds[objective], cap=self.cap)
+                odds = odds_text(self.odds[objective], cap=self.cap[objective])
                 return f"{self._breach(objective)}; evidence {odds}"
-            case Cause.WORSE_ERRORS:
-                odds = odds_text(min(self.odds[WORSE_ERRORS], self.odds[FLOOR]), cap=self.cap)
+            case Cause.WORSE:
+                odds = odds_text(self.compared[objective], cap=self.cap[objective])
                 return (
-                    f"{self._compared(ERROR)}: more than {self.policy.error_odds_ratio:g} times "
+                    f"{self._compared(objective)}: more than {self._odds_ratio(objective):g} times "
                     f"{self.baseline}'s odds; evidence {odds}"
                 )
             case Cause.SLOWER:
-                odds = odds_text((self.odds[SHIFT.start] + self.odds[SHIFT.start + 1]) / 2)
+                odds = odds_text(self._slower())
                 return (
                     f"slower than {self.policy.latency_tolerance:g} times {self.baseline}: "
                     f"{self._shift(self._place(), self._moved(self._place()))}; evidence {odds}"
@@ -225,6 +268,11 @@ class _Case:
                 missing = "this share will not do" if more is None else f"needs about {more} more requests"
                 limit = percent(self.limit[objective])
                 return f"{self._compared(objective)}, not yet shown to be below {limit}: {missing}"
+            case Cause.NO_DATA:
+                return f"{self.window.unknown}, so the clocks stand still"
+            case Cause.SUSPECT:
+                odds = odds_text(self.compared[objective], cap=self.cap[objective])
+                return f"{self._compared(objective)}: it may be worse than {self.baseline}; evidence {odds}"
             case Cause.NOT_COMPARED:
                 shift = self._shift(2, None)
                 return f"not yet shown to be as fast as {self.baseline}: {shift}; evidence {self._inferior()}"
@@ -233,8 +281,8 @@ class _Case:
             case _:
                 judged = [
                     self._compared(each)
-                    for each, bound in ((ERROR, self.policy.error_max), (LATENCY, self.policy.latency_threshold_ms))
-                    if bound is not None
+                    for each, alarms in enumerate(self.policy.alarms)
+                    if alarms and not self._handled(each) and self._counts(each)[CANDIDATE][0]
                 ]
                 return f"all objectives kept: {'; '.join(judged)}"
 
@@ -247,29 +295,31 @@ class _Case:
         return min(self.policy.quiet_s, self.exposure.min_hold_s)
 
     def _inferior(self) -> str:
-        return f"1:{max(self.odds[NOT_INFERIOR], 1):.0f} of 1:{1 / self.policy.alpha_advance:.0f}"
+        return f"1:{max(self.no_slower, 1):.0f} of 1:{1 / self.policy.alpha_advance:.0f}"
 
-    def _bad(self, objective: int) -> str:
-        if objective == ERROR:
-            return "failed"
-        return f"slower than {snap_threshold(self.policy.latency_threshold_ms or 1):g} ms"
+    def _odds_ratio(self, objective: int) -> float:
+        return (
+            self.policy.error_odds_ratio if objective == ERROR else self.policy.shares[objective - BUILT_IN].odds_ratio
+        )
 
     def _compared(self, objective: int) -> str:
         counts = self._counts(objective)
-        what = "error rate" if objective == ERROR else f"share {self._bad(LATENCY)}"
         other = f", {self.baseline} at {_counted(*counts[BASELINE])} in the same seconds" if counts[BASELINE][0] else ""
-        return f"{what} {_counted(*counts[CANDIDATE])}{other}"
+        return f"{what_of(objective, self.policy)} {_counted(*counts[CANDIDATE])}{other}"
 
     def _breach(self, objective: int) -> str:
         counts = self._counts(objective)
-        what = "error rate" if objective == ERROR else f"share {self._bad(LATENCY)}"
-        bound = self.policy.error_max or 0 if objective == ERROR else 1 - self.policy.latency_quantile
+        bound = (
+            self.policy.error_max or 0,
+            1 - self.policy.latency_quantile,
+            *(share.max_share or 0 for share in self.policy.shares),
+        )[objective]
         other = (
             f", {self.baseline} at {percent(_share(counts[BASELINE]) or 0)} in the same seconds"
             if counts[BASELINE][0]
             else ""
         )
-        return f"{what} {_counted(*counts[CANDIDATE])} > SLO {percent(bound)}{other}"
+        return f"{what_of(objective, self.policy)} {_counted(*counts[CANDIDATE])} > SLO {percent(bound)}{other}"
 
     def _moved(self, place: int) -> float:
         wanted = LATENCY_EDGES_MS[self.edges[place]] * self.policy.latency_tolerance * (1 - SLACK)

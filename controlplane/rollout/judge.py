@@ -34,7 +34,9 @@ __all__ = [
 
 def observe_history(state: JudgeState, tick: TickWindow, policy: Policy) -> JudgeState:
     """Watch the baseline in a tick before the rollout starts: how fast, how bursty, how much traffic."""
-    return JudgeState(engine.observe_batch(together([state]), BatchTicks.of([tick]), BatchPolicy.of([policy])))
+    memory = together([state])
+    batch_policy = BatchPolicy.of([policy], objectives=memory.objectives)
+    return JudgeState(engine.observe_batch(memory, BatchTicks.of([tick]), batch_policy))
 
 
 def judge(state: JudgeState, window: TickWindow, exposure: Exposure, policy: Policy) -> tuple[JudgeState, Judgement]:
@@ -56,9 +58,10 @@ def judge_all(
     """Do what `judge` does for many rollouts at once; the four sequences are of equal length."""
     if not states:
         return []
-    batch_policy = BatchPolicy.of(policies)
+    memory = together(states)
+    batch_policy = BatchPolicy.of(policies, objectives=memory.objectives)
     new, judged = engine.judge_batch(
-        together(states),
+        memory,
         BatchTicks.of(windows),
         BatchExposure.of(exposures),
         batch_policy,
@@ -76,8 +79,9 @@ def peek_hard_stop(state: JudgeState, partial: TickWindow, policy: Policy, *, ba
         policy: As for `judge`.
         baseline: What the reason calls the version that still works.
     """
-    ticks = BatchTicks.of([partial])
-    if not engine.dead_batch(together([state]), ticks, BatchPolicy.of([policy]))[0]:
+    memory = together([state])
+    batch_policy = BatchPolicy.of([policy], objectives=memory.objectives)
+    if not engine.dead_batch(memory.widened(policy.objectives), BatchTicks.of([partial]), batch_policy)[0]:
         return None
     reason = dead_sentence(partial, ERROR, policy, 1 / policy.hard_stop_alpha, baseline)
-    return Judgement(Verdict.ROLLBACK, reason)
+    return Judgement(Verdict.ASK if policy.error.asks else Verdict.ROLLBACK, reason)

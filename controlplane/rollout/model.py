@@ -1,4 +1,4 @@
-"""What a rollout is made of: objectives, the plan, the states it can be in and the events that move it.
+"""What a rollout is made of: the plan, the states it can be in and the events that move it.
 
 A state holds exactly the facts that are true in it; the rules that lead from one to the next live in `lifecycle`.
 """
@@ -16,51 +16,6 @@ PROBE_WEIGHT_BP = 5_000
 
 NO_STEP = -1
 """The place before the first step: the candidate gets nothing."""
-
-
-# -- objectives ------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ErrorRateSlo:
-    """At most *max_ratio* of the requests fail (a fraction of 1)."""
-
-    name: str
-    max_ratio: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.max_ratio < 0.5:
-            raise InvalidInputError(
-                f"slos.{self.name}.max",
-                f"{self.max_ratio * 100:g} % is out of range",
-                "use more than 0 % and less than 50 %",
-            )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LatencySlo:
-    """At least *quantile* of the requests (a fraction of 1) are answered within *threshold_ms* milliseconds."""
-
-    name: str
-    threshold_ms: float
-    quantile: float
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.threshold_ms <= 300_000:
-            raise InvalidInputError(
-                f"slos.{self.name}.threshold",
-                f"{self.threshold_ms:g} ms is out of range",
-                "use 1 ms to 300 s",
-            )
-        if not 0.5 <= self.quantile < 1:
-            raise InvalidInputError(
-                f"slos.{self.name}.quantile",
-                f"{self.quantile * 100:g} % is out of range",
-                "use 50 % to below 100 %",
-            )
-
-
-Slo: TypeAlias = ErrorRateSlo | LatencySlo
 
 
 # -- the plan --------------------------------------------------------------------------------------------------------

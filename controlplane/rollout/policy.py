@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Final, Literal, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,56 @@ Bools = npt.NDArray[np.bool_]
 
 ERROR: Final = 0
 LATENCY: Final = 1
-OBJECTIVES: Final = 2
+BUILT_IN: Final = 2
+"""Objectives that every rollout has a place for, judged or not; `Policy.shares` come after them."""
 
 START_CELLS: Final = 64
 """Bound on the cells that remember recent request starts, whatever the latency threshold."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Handling:
+    """How one objective is treated, whatever it measures."""
+
+    muted: bool = False
+    """It is judged and shown, and decides nothing."""
+    asks: bool = False
+    """A breach asks a person instead of rolling back, once."""
+    alpha: float | None = None
+    """Its own chance of rolling a healthy candidate back; None: an even part, by alarm, of what the others leave."""
+    budget: float = 10.0
+    """Bad requests beyond the bound that the next step may cost before its own evidence is in."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShareObjective:
+    """A share of bad things, whatever they are, judged as errors are. Ratios are fractions of 1."""
+
+    name: str
+    what: str
+    """What is bad, for sentences: ``answered 4xx``."""
+    max_share: float | None = None
+    """Highest share allowed; None: only the comparison with the baseline counts."""
+    odds_ratio: float = 2.0
+    """The candidate's odds of a bad one may be this many times the baseline's."""
+    floor: float | None = None
+    """Share from which on the comparison matters; None: a quarter of `max_share`."""
+    handling: Handling = Handling()
+
+    def __post_init__(self) -> None:
+        if self.max_share is None and self.floor is None:
+            raise ValueError(f"{self.name}: max_share and floor are both None; give at least one")
+        for name in ("max_share", "floor"):
+            value = getattr(self, name)
+            if value is not None:
+                _check(f"{self.name}.{name}", value, above=0.0, below=0.5)
+        if not 1 <= self.odds_ratio <= 100:
+            raise ValueError(f"{self.name}.odds_ratio is {self.odds_ratio:g}; give 1 to 100")
+
+    @property
+    def least(self) -> float:
+        """The share from which on the comparison matters."""
+        return (self.max_share or 0) / 4 if self.floor is None else self.floor
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,14 +89,16 @@ class Policy:
     """Doubt that is left when a bound counts as kept; smaller asks for more requests before each step."""
     hard_stop_alpha: float = 1e-4
     """Chance that the hard stop takes a version that serves half of its requests for a dead one."""
-    error_budget: float = 10.0
-    """Bad requests beyond the SLO that the next step may cost before its own evidence is in."""
     attribution_s: float = 60.0
     """A breach that lasts this long while the baseline is fine is the candidate's."""
     quiet_s: float = 30.0
     """Seconds without a breach that come before every step up (less where the plan holds a step for less)."""
     on_shared_incident: Literal["hold", "rollback"] = "hold"
     """What a breach means that the baseline shares: wait until it is over, or retreat all the same."""
+    error: Handling = Handling()
+    latency: Handling = Handling()
+    shares: tuple[ShareObjective, ...] = ()
+    """Objectives beyond the two."""
 
     def __post_init__(self) -> None:
         if self.error_max is None and self.latency_threshold_ms is None:
@@ -67,17 +115,59 @@ class Policy:
             raise ValueError(f"error_odds_ratio is {self.error_odds_ratio:g}; give 1 to 100")
         for name in ("alpha", "alpha_advance", "hard_stop_alpha"):
             _check(name, getattr(self, name), above=0.0, below=0.5)
-        for name in ("error_budget", "attribution_s", "quiet_s"):
+        for name in ("attribution_s", "quiet_s"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value:g}; give 0 or more")
         if self.on_shared_incident not in {"hold", "rollback"}:
             raise ValueError(f"on_shared_incident is {self.on_shared_incident!r}; give 'hold' or 'rollback'")
 
+        for place, handling in enumerate(self.handlings):
+            if handling.alpha is not None:
+                _check(f"{self.names[place]}.alpha", handling.alpha, above=0.0, below=0.5)
+            if not 0 <= handling.budget < float("inf"):
+                raise ValueError(f"{self.names[place]}.budget is {handling.budget:g}; give 0 or more")
+        if not self.alpha > sum(handling.alpha or 0 for handling in self.handlings) and self._alarms_left():
+            raise ValueError("the objectives' own alphas leave nothing of alpha for the others; lower them")
+
     @property
-    def alarms(self) -> int:
-        """Ways to be rolled back that share alpha: absolute and relative, per objective."""
-        return 2 * sum(bound is not None for bound in (self.error_max, self.latency_threshold_ms))
+    def objectives(self) -> int:
+        """Places for objectives: errors, latency and `shares`."""
+        return BUILT_IN + len(self.shares)
+
+    @property
+    def handlings(self) -> tuple[Handling, ...]:
+        """How each objective is treated."""
+        return (self.error, self.latency, *(share.handling for share in self.shares))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each objective is called."""
+        return ("error", "latency", *(share.name for share in self.shares))
+
+    @property
+    def alarms(self) -> tuple[int, ...]:
+        """Ways in which each objective can roll a candidate back: against its bound, and against the baseline."""
+        return (
+            2 if self.error_max is not None else 0,
+            2 if self.latency_threshold_ms is not None else 0,
+            *(1 if share.max_share is None else 2 for share in self.shares),
+        )
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The evidence of each objective that raises an alarm: healthy rollouts of which one shows as much."""
+        left = self.alpha - sum(handling.alpha or 0 for handling in self.handlings)
+        each = left / max(1, self._alarms_left())
+        return tuple(
+            (1 / each) if handling.alpha is None else max(1, alarms) / handling.alpha
+            for handling, alarms in zip(self.handlings, self.alarms, strict=True)
+        )
+
+    def _alarms_left(self) -> int:
+        return sum(
+            alarms for alarms, handling in zip(self.alarms, self.handlings, strict=True) if handling.alpha is None
+        )
 
 
 def _check(name: str, value: float, *, above: float, below: float) -> None:
@@ -102,26 +192,72 @@ def start_cells(policy: Policy) -> int:
 
 # -- the processes of one rollout, in the order of the arrays -------------------------------------------------------
 
-ABSOLUTE: Final = slice(0, 2)
-"""The candidate's bad share against the bound, per objective."""
-BASELINE_ABSOLUTE: Final = slice(2, 4)
-"""The same for the baseline."""
-FLOOR: Final = 4
-"""The candidate's errors against a quarter of the bound: below that a ratio does not matter."""
-RELATIVE: Final = slice(5, 7)
-"""The candidate's odds of a bad request against the baseline's, per objective."""
-WORSE_ERRORS: Final = 7
-"""The candidate's odds of an error against `error_odds_ratio` times the baseline's."""
 SHIFT: Final = slice(8, 10)
 """The candidate's latency against `latency_tolerance` times the baseline's, at its median and 95th percentile."""
 NOT_INFERIOR: Final = 10
 """The other way round: that the median is within the tolerance squared. Speaks for 100 %."""
-PROCESSES: Final = 11
+_FIRST: Final = 11
+"""Processes of errors and latency; each further objective adds as many as it has rows in `Layout`."""
+_PER_SHARE: Final = 5
 
 UNCAPPED: Final = 1e9
 
-BETS: Final = np.stack([evidence.RHO_BETS] * 8 + [evidence.LAM_BETS] * 3)
-PRIOR: Final = np.stack([evidence.RHO_PRIOR] * 8 + [evidence.LAM_PRIOR] * 3)
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the processes of so many objectives are among those of a rollout."""
+
+    processes: int
+    compared: Ints
+    """Objectives whose odds are compared with a multiple of the baseline's: all but latency."""
+    absolute: Ints
+    """Per objective: the candidate's bad share against the bound."""
+    baseline: Ints
+    """Per objective: the same for the baseline."""
+    relative: Ints
+    """Per objective: the candidate's odds of a bad request against the baseline's."""
+    floor: Ints
+    """Per compared objective: the share against the floor below which a ratio does not matter."""
+    worse: Ints
+    """Per compared objective: the candidate's odds against the allowed multiple of the baseline's."""
+    paired: Bools
+    """Processes that compare the versions, over a pair of counts."""
+    lone: Bools
+    """Processes of the baseline by itself: all that there is before a rollout."""
+    bets: Floats
+    """Processes x grid."""
+    prior: Floats
+    """Processes x grid."""
+
+
+@functools.lru_cache(maxsize=16)
+def layout(objectives: int) -> Layout:
+    """Lay out the processes of *objectives* objectives; those of fewer come first."""
+    extra = _FIRST + _PER_SHARE * np.arange(objectives - BUILT_IN)
+    processes = _FIRST + _PER_SHARE * extra.size
+    baseline = np.concatenate(([2, 3], extra + 1))
+    floor, relative, worse = (
+        np.concatenate((first, extra + place)) for first, place in (([4], 2), ([5, 6], 3), ([7], 4))
+    )
+    paired, lone = np.zeros(processes, np.bool_), np.zeros(processes, np.bool_)
+    paired[relative] = paired[worse] = paired[SHIFT] = paired[NOT_INFERIOR] = True
+    lone[baseline] = True
+    bets, prior = np.tile(evidence.RHO_BETS, (processes, 1)), np.tile(evidence.RHO_PRIOR, (processes, 1))
+    bets[SHIFT.start : _FIRST], prior[SHIFT.start : _FIRST] = evidence.LAM_BETS, evidence.LAM_PRIOR
+    return Layout(
+        processes=processes,
+        compared=np.array([ERROR, *range(BUILT_IN, objectives)]),
+        absolute=np.concatenate(([0, 1], extra)),
+        baseline=baseline,
+        relative=relative,
+        floor=floor,
+        worse=worse,
+        paired=paired,
+        lone=lone,
+        bets=bets,
+        prior=prior,
+    )
+
 
 SLACK: Final = 0.005
 """A tolerance may miss a histogram edge by this share and still mean that edge."""
@@ -131,27 +267,35 @@ _EDGES: Final = np.array(LATENCY_EDGES_MS)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BatchPolicy:
-    """The policies of many rollouts as arrays; the first axis counts rollouts."""
+    """The policies of many rollouts as arrays; the first axis counts rollouts, the second mostly objectives."""
 
     active: Bools
-    """Rollouts x objectives."""
+    """Objectives that there are; the other places are empty."""
+    absolute: Bools
+    """Of these, those with a bound of their own."""
+    deciding: Bools
+    """Of those that there are, the ones that are not muted."""
+    present: Bools
+    """Objectives that there are, and errors: these are always counted."""
+    stops: Bools
+    """Objectives by which a version that does nothing right is stopped, errors always among them unless muted."""
+    asks: Bools
     bound: Floats
-    """Rollouts x objectives: highest allowed share of bad requests."""
+    """Highest allowed share of bad requests."""
+    threshold: Floats
+    """Evidence that raises an alarm: 1/alpha_i."""
+    budget: Floats
+    odds_ratio: Floats
     slow_edge: Ints
-    """Index of the latency threshold among the edges."""
+    """Per rollout: index of the latency threshold among the edges."""
     shifted_edge: Ints
     """Rollouts x edges: first edge at or above tolerance times the edge."""
     inferior_edge: Ints
     """Rollouts x edges: last edge at or below tolerance squared times the edge."""
-    odds_ratio: Floats
-    threshold: Floats
-    """Evidence that raises an alarm: 1/alpha_i."""
-    probe_threshold: Floats
-    """Evidence during a probe, whose breach is beyond doubt, that it is the candidate's."""
     hard_threshold: Floats
+    """Per rollout, as everything that follows but the last three."""
     log_advance: Floats
     """Log of the evidence that a bound is kept."""
-    budget: Floats
     attribution_s: Floats
     quiet_s: Floats
     retreat_when_shared: Bools
@@ -165,9 +309,14 @@ class BatchPolicy:
     """Rollouts x processes: evidence is not counted beyond this."""
 
     @classmethod
-    def of(cls, policies: Sequence[Policy]) -> "BatchPolicy":
-        """Lay *policies* side by side."""
-        return _lay_out(tuple(policies))
+    def of(cls, policies: Sequence[Policy], *, objectives: int = 0) -> "BatchPolicy":
+        """Lay *policies* side by side, with places for at least so many *objectives*."""
+        return _lay_out(tuple(policies), max(objectives, *(policy.objectives for policy in policies), BUILT_IN))
+
+    @property
+    def objectives(self) -> int:
+        """Places for objectives."""
+        return int(self.bound.shape[1])
 
     def take(self, rows: Ints | Bools) -> Self:
         """Keep the rollouts at *rows*."""
@@ -175,39 +324,45 @@ class BatchPolicy:
 
 
 @functools.lru_cache(maxsize=64)
-def _lay_out(policies: tuple[Policy, ...]) -> BatchPolicy:
+def _lay_out(policies: tuple[Policy, ...], objectives: int) -> BatchPolicy:
     def column(name: str) -> Floats:
         return np.array([getattr(policy, name) for policy in policies], dtype=np.float64)
 
-    active = np.array([(policy.error_max is not None, policy.latency_threshold_ms is not None) for policy in policies])
-    # An objective that is not judged keeps a bound that is legal in every formula; `active` masks what comes out.
-    bound = np.array(
-        [(0.5 if policy.error_max is None else policy.error_max, 1 - policy.latency_quantile) for policy in policies]
+    def places(values: Callable[[Policy], Sequence[Any]], empty: Any) -> Any:
+        """Lay one value per objective side by side; *empty* stands in places without an objective."""
+        return np.array([(*(row := values(policy)), *[empty] * (objectives - len(row))) for policy in policies])
+
+    active = places(_active, empty=False)
+    absolute = places(
+        lambda policy: [*_active(policy)[:BUILT_IN], *(s.max_share is not None for s in policy.shares)], False
     )
-    threshold = np.array([policy.alarms / policy.alpha for policy in policies])
+    muted = places(lambda policy: [each.muted for each in policy.handlings], empty=False)
+    stops = active.copy()
+    stops[:, ERROR] = True  # a version that only fails is stopped even where errors have no objective
     tolerance = column("latency_tolerance")[:, None]
-    share = np.zeros((len(policies), PROCESSES))
-    share[:, ABSOLUTE] = share[:, BASELINE_ABSOLUTE] = bound
-    share[:, FLOOR] = bound[:, ERROR] / 4
-    enabled = np.empty((len(policies), PROCESSES), dtype=np.bool_)
-    enabled[:, ABSOLUTE] = enabled[:, BASELINE_ABSOLUTE] = enabled[:, RELATIVE] = active
-    enabled[:, FLOOR] = enabled[:, WORSE_ERRORS] = active[:, ERROR]
-    enabled[:, SHIFT] = enabled[:, NOT_INFERIOR, None] = active[:, LATENCY, None]
-    cap = np.full((len(policies), PROCESSES), UNCAPPED)
-    # Capped, they recover soon after an incident, however long it lasted.
-    cap[:, [0, 1, 2, 3, FLOOR]] = 2 * threshold[:, None]
+    bound = places(_bounds, empty=0.5)
+    threshold = places(lambda policy: policy.thresholds, empty=1 / 0.01)
+    share, enabled, cap = _of_processes(
+        layout(objectives), active, absolute, bound, places(_floors, empty=0.1), threshold
+    )
     return BatchPolicy(
         active=active,
+        absolute=absolute,
+        deciding=active & ~muted,
+        present=stops,
+        stops=stops & ~muted,
+        asks=places(lambda policy: [each.asks for each in policy.handlings], empty=False),
         bound=bound,
+        threshold=threshold,
+        budget=places(lambda policy: [each.budget for each in policy.handlings], empty=0.0),
+        odds_ratio=places(
+            lambda policy: [policy.error_odds_ratio, 1.0, *(s.odds_ratio for s in policy.shares)], empty=1.0
+        ),
         slow_edge=np.array([edge_index(policy.latency_threshold_ms or 1) for policy in policies]),
         shifted_edge=np.searchsorted(_EDGES, _EDGES * tolerance * (1 - SLACK)),
         inferior_edge=np.searchsorted(_EDGES, _EDGES * tolerance**2 * (1 + SLACK), side="right") - 1,
-        odds_ratio=column("error_odds_ratio"),
-        threshold=threshold,
-        probe_threshold=threshold / 2,
         hard_threshold=1 / column("hard_stop_alpha"),
         log_advance=-np.log(column("alpha_advance")),
-        budget=column("error_budget"),
         attribution_s=column("attribution_s"),
         quiet_s=column("quiet_s"),
         retreat_when_shared=np.array([policy.on_shared_incident == "rollback" for policy in policies]),
@@ -217,3 +372,38 @@ def _lay_out(policies: tuple[Policy, ...]) -> BatchPolicy:
         enabled=enabled,
         cap=cap,
     )
+
+
+def _active(policy: Policy) -> list[bool]:
+    return [policy.error_max is not None, policy.latency_threshold_ms is not None, *[True] * len(policy.shares)]
+
+
+def _bounds(policy: Policy) -> list[float]:
+    # An objective without a bound gets one that is legal in every formula; `absolute` masks what comes out.
+    errors = 0.5 if policy.error_max is None else policy.error_max
+    return [errors, 1 - policy.latency_quantile, *(share.max_share or 0.5 for share in policy.shares)]
+
+
+def _floors(policy: Policy) -> list[float]:
+    """Return the floors of all objectives; latency's is not used."""
+    return [(0.5 if policy.error_max is None else policy.error_max) / 4, 0.1, *(share.least for share in policy.shares)]
+
+
+def _of_processes(
+    places: Layout, active: Bools, absolute: Bools, bound: Floats, floors: Floats, threshold: Floats
+) -> tuple[Floats, Bools, Floats]:
+    """Return what each process expects, whether it runs, and where its evidence ends."""
+    rollouts = active.shape[0]
+    share = np.zeros((rollouts, places.processes))
+    share[:, places.absolute] = share[:, places.baseline] = bound
+    share[:, places.floor] = floors[:, places.compared]
+    enabled = np.zeros((rollouts, places.processes), dtype=np.bool_)
+    enabled[:, places.absolute] = enabled[:, places.baseline] = absolute
+    enabled[:, places.relative] = absolute
+    enabled[:, places.floor] = enabled[:, places.worse] = active[:, places.compared]
+    enabled[:, SHIFT] = enabled[:, NOT_INFERIOR, None] = active[:, LATENCY, None]
+    cap = np.full((rollouts, places.processes), UNCAPPED)
+    # Capped, they recover soon after an incident, however long it lasted.
+    cap[:, places.absolute] = cap[:, places.baseline] = 2 * threshold
+    cap[:, places.floor] = 2 * threshold[:, places.compared]
+    return share, enabled, cap

@@ -6,8 +6,8 @@ The judge's own sentence says what decided the last tick; this says how far each
 import dataclasses
 from collections.abc import Iterable
 
-from controlplane.rollout.explain import odds_text, percent
-from controlplane.rollout.policy import Policy
+from controlplane.rollout.explain import odds_text, percent, what_of
+from controlplane.rollout.policy import BUILT_IN, ERROR, LATENCY, Policy
 from controlplane.rollout.verdict import ObjectiveEvidence
 from controlplane.rollout.windows import snap_threshold
 
@@ -45,11 +45,21 @@ def standings(
         versions: For the words.
         rate: Requests a second that the candidate answers now.
     """
-    limit = policy.alarms / policy.alpha
-    return tuple(
-        Standing(each, limit, wait_s(each, rate=rate), _words(each, policy, versions, limit=limit, rate=rate))
-        for each in objectives
-    )
+    found = []
+    for each in objectives:
+        limit = policy.thresholds[place_of(each.name, policy)]
+        words = _words(each, policy, versions, limit=limit, rate=rate)
+        found.append(Standing(each, limit, wait_s(each, rate=rate), words))
+    return tuple(found)
+
+
+def place_of(name: str, policy: Policy) -> int:
+    """Return which objective of *policy* the evidence called *name* speaks of."""
+    if name.startswith(("error_", "latency_")):
+        return ERROR if name.startswith("error_") else LATENCY
+    names = [share.name for share in policy.shares]
+    own = name.rpartition(" ")[0]
+    return BUILT_IN + names.index(own) if own in names else ERROR
 
 
 def wait_s(objective: ObjectiveEvidence, *, rate: float) -> float | None:
@@ -70,7 +80,8 @@ def span_text(seconds: float) -> str:
 
 def _words(each: ObjectiveEvidence, policy: Policy, versions: Versions, *, limit: float, rate: float) -> str:
     against = f"evidence of a breach {odds_text(each.odds)} of 1:{limit:.0f}"
-    return f"{_measured(each, policy, versions)}; {against}; {_missing(each, rate=rate)}"
+    missing = {"muted": "muted: it decides nothing", "asked": "a person was asked, and decides"}.get(each.decides)
+    return f"{_measured(each, policy, versions)}; {against}; {missing or _missing(each, rate=rate)}"
 
 
 def _measured(each: ObjectiveEvidence, policy: Policy, versions: Versions) -> str:
@@ -80,10 +91,10 @@ def _measured(each: ObjectiveEvidence, policy: Policy, versions: Versions) -> st
     if each.baseline is not None:
         shares += f", {versions.baseline} {percent(each.baseline)} in the same seconds"
     match each.name:
-        case "error_rel":
-            bound = f"at most {each.bound:g} times {versions.baseline}'s odds"
         case "latency_rel":
             bound = f"at most {each.bound:g} times {versions.baseline}'s latency"
+        case name if name.endswith("rel"):
+            bound = f"at most {each.bound:g} times {versions.baseline}'s odds"
         case _:
             bound = f"at most {percent(each.bound)}"
     return f"{_what(each, policy)}: {shares}, {bound}"
@@ -99,8 +110,9 @@ def _what(each: ObjectiveEvidence, policy: Policy) -> str:
             return f"requests slower than {snap_threshold(policy.latency_threshold_ms or 1):g} ms"
         case "latency_rel":
             return "latency against the old version"
-        case other:
-            return other
+        case name:
+            what = what_of(place_of(name, policy), policy)
+            return f"{what} against the old version" if name.endswith("rel") else what
 
 
 def _missing(each: ObjectiveEvidence, *, rate: float) -> str:

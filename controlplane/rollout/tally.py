@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from controlplane.rollout.policy import LATENCY, OBJECTIVES, BatchPolicy, Bools, Floats, Ints
+from controlplane.rollout.policy import BUILT_IN, ERROR, LATENCY, BatchPolicy, Bools, Floats, Ints
 from controlplane.rollout.state import BELOW, NEVER, UNKNOWN, BatchState, widen
 from controlplane.rollout.windows import LATENCY_EDGES_MS, BatchTicks
 
@@ -56,9 +56,10 @@ def tally(state: BatchState, ticks: BatchTicks, policy: BatchPolicy) -> Tally:
     most = np.where(ticks.gap[:, None], np.maximum(state.counted, 0), ticks.active)
     still_counted = np.clip(still_counted, 0, most)
     bad = newly_ended + np.maximum(overdue - still_counted, 0)
-    counts = np.empty((ticks.tick.size, OBJECTIVES, 2, 2))
-    counts[:, 0, :, 0] = ticks.completed
-    counts[:, 0, :, 1] = ticks.errors
+    counts = np.zeros((ticks.tick.size, policy.objectives, 2, 2))
+    counts[:, ERROR, :, 0] = ticks.completed
+    counts[:, ERROR, :, 1] = ticks.errors
+    counts[:, BUILT_IN : BUILT_IN + ticks.shares.shape[1]] = ticks.shares
     counts[:, LATENCY, :, 0] = finished - slow + bad
     counts[:, LATENCY, :, 1] = bad
     return Tally(counts, finished, above, np.maximum(still_counted, overdue), starts, starts_since)

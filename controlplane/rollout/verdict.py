@@ -23,6 +23,8 @@ class Verdict(enum.IntEnum):
     """The candidate breaches an objective or is worse than the baseline."""
     PROBE = 3
     """A breach at 100 %, where nothing can be compared: give half of the traffic back to the baseline."""
+    ASK = 4
+    """What would be a rollback, by an objective whose breach a person decides about."""
 
 
 class Cause(enum.IntEnum):
@@ -40,11 +42,13 @@ class Cause(enum.IntEnum):
     ALL_KEPT = 9
     BREACH_OVER = 10
     BREACH = 11
-    WORSE_ERRORS = 12
+    WORSE = 12
     SLOWER = 13
     DEAD = 14
     TOO_WEAK = 15
     LONE_BREACH = 16
+    NO_DATA = 17
+    SUSPECT = 18
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class ObjectiveEvidence:
     """Where one objective stands, in measured values."""
 
     name: str
-    """error_abs, error_rel, latency_abs or latency_rel."""
+    """error_abs, error_rel, latency_abs or latency_rel; of a further objective its own name and abs or rel."""
     candidate: float | None
     """The candidate's share of bad requests; None without requests."""
     baseline: float | None
@@ -132,6 +136,8 @@ class ObjectiveEvidence:
     """Evidence of a breach: a healthy candidate shows this much at most once in so many rollouts."""
     still_needed: int | None
     """Requests that are still wanted before the next step, at the share seen so far; None: no number will do."""
+    decides: str = ""
+    """Why it decides nothing: ``muted``, or ``asked``, when a person was asked about its breach; "" where it does."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

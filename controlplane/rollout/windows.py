@@ -6,7 +6,7 @@ Every Envoy is started with the same histogram edges, so histograms of all Envoy
 import bisect
 import dataclasses
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +104,10 @@ class VersionTick:
         return sum(self.latency[edge_index(threshold_ms) + 1 :])
 
 
+Counted: TypeAlias = tuple[int, int]
+"""Things that happened, and the bad ones among them."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class TickWindow:
     """One tick of one rollout: both versions over the same second."""
@@ -114,6 +118,15 @@ class TickWindow:
     candidate: VersionTick
     gap: bool = False
     """Telemetry of at least one connected Envoy was missing, so the counts are not all there."""
+    shares: tuple[tuple[Counted, Counted], ...] = ()
+    """Per further objective (`Policy.shares`): the baseline's counts and the candidate's."""
+    unknown: str = ""
+    """What is not known of those, and why; "" where there is nothing to miss."""
+
+    def __post_init__(self) -> None:
+        for total, bad in (counted for pair in self.shares for counted in pair):
+            if not 0 <= bad <= total:
+                raise ValueError(f"{bad} of {total} are bad; give 0 to the total")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,6 +141,9 @@ class BatchTicks:
     active: Ints
     latency: Ints
     """Rollouts x versions x buckets."""
+    shares: Ints
+    """Rollouts x further objectives x versions x (things, bad ones)."""
+    unknown: Bools
 
     @classmethod
     def of(cls, windows: Sequence[TickWindow]) -> Self:
@@ -146,4 +162,15 @@ class BatchTicks:
             latency=np.array([[v.latency for v in pair] for pair in pairs], dtype=np.int64).reshape(
                 len(pairs), 2, BUCKETS
             ),
+            shares=_share_counts(windows),
+            unknown=np.array([bool(window.unknown) for window in windows], dtype=np.bool_),
         )
+
+
+def _share_counts(windows: Sequence[TickWindow]) -> Ints:
+    most = max((len(window.shares) for window in windows), default=0)
+    counts = np.zeros((len(windows), most, 2, 2), dtype=np.int64)
+    for row, window in enumerate(windows):
+        if window.shares:
+            counts[row, : len(window.shares)] = window.shares
+    return counts

@@ -18,8 +18,6 @@ from controlplane.rollout.model import (
     Abort,
     Baking,
     Command,
-    ErrorRateSlo,
-    LatencySlo,
     Pause,
     Paused,
     Plan,
@@ -30,9 +28,19 @@ from controlplane.rollout.model import (
     RolledBack,
     RollingBack,
     Shifting,
-    Slo,
     State,
     Step,
+)
+from controlplane.rollout.slo import (
+    DEFAULT_BAD,
+    ClientErrorSlo,
+    ErrorRateSlo,
+    LatencySlo,
+    OnBreach,
+    RatioQuerySlo,
+    Slo,
+    Terms,
+    ValueQuerySlo,
 )
 
 Object = dict[str, Any]
@@ -66,25 +74,94 @@ def plan_from_json(data: Object) -> Plan:
     )
 
 
+_SLO_BLANK: Final[Object] = {
+    "max_ratio": None,
+    "threshold_ms": None,
+    "quantile": None,
+    "bad": [],
+    "bad_query": None,
+    "total_query": None,
+    "value_query": None,
+    "highest": None,
+    "lowest": None,
+    "interval_s": None,
+}
+
+
 def slo_to_json(slo: Slo) -> Object:
     """Write an objective down. The keys are also the columns of the table ``slo``."""
+    terms = slo.terms
+    return {
+        **_SLO_BLANK,
+        **_slo_facts(slo),
+        "name": slo.name,
+        "on_breach": terms.on_breach.value,
+        "muted": terms.muted,
+        "alpha": terms.alpha,
+        "tolerance": terms.tolerance,
+        "budget": terms.budget,
+        "quiet_s": terms.quiet.total_seconds(),
+    }
+
+
+def _slo_facts(slo: Slo) -> Object:
     match slo:
         case ErrorRateSlo():
-            return {"name": slo.name, "kind": "error_rate", "max_ratio": slo.max_ratio}
+            return {"kind": "error_rate", "max_ratio": slo.max_ratio, "bad": list(slo.bad)}
         case LatencySlo():
+            return {"kind": "latency", "threshold_ms": slo.threshold_ms, "quantile": slo.quantile}
+        case ClientErrorSlo():
+            return {"kind": "client_errors", "max_ratio": slo.floor, "bad": list(slo.bad)}
+        case RatioQuerySlo():
             return {
-                "name": slo.name,
-                "kind": "latency",
-                "threshold_ms": slo.threshold_ms,
-                "quantile": slo.quantile,
+                "kind": "query_ratio",
+                "bad_query": slo.bad,
+                "total_query": slo.total,
+                "max_ratio": slo.max_ratio,
+                "interval_s": slo.interval.total_seconds(),
+            }
+        case ValueQuerySlo():
+            return {
+                "kind": "query_value",
+                "value_query": slo.query,
+                "highest": slo.highest,
+                "lowest": slo.lowest,
+                "max_ratio": slo.max_ratio,
+                "interval_s": slo.interval.total_seconds(),
             }
 
 
 def slo_from_json(data: Mapping[Any, Any]) -> Slo:
-    """Read an objective back."""
-    if data["kind"] == "error_rate":
-        return ErrorRateSlo(name=data["name"], max_ratio=data["max_ratio"])
-    return LatencySlo(name=data["name"], threshold_ms=data["threshold_ms"], quantile=data["quantile"])
+    """Read an objective back. Facts that an earlier release did not know are what they were then: the defaults."""
+    name, terms = data["name"], _terms_from(data)
+    match data["kind"]:
+        case "error_rate":
+            return ErrorRateSlo(name, data["max_ratio"], tuple(data.get("bad") or DEFAULT_BAD), terms)
+        case "latency":
+            return LatencySlo(name, data["threshold_ms"], data["quantile"], terms)
+        case "client_errors":
+            return ClientErrorSlo(name, data["max_ratio"], tuple(data["bad"]), terms)
+        case "query_ratio":
+            interval = dt.timedelta(seconds=data["interval_s"])
+            return RatioQuerySlo(name, data["bad_query"], data["total_query"], data["max_ratio"], interval, terms)
+        case _:
+            interval = dt.timedelta(seconds=data["interval_s"])
+            return ValueQuerySlo(
+                name, data["value_query"], data["highest"], data["lowest"], data["max_ratio"], interval, terms
+            )
+
+
+def _terms_from(data: Mapping[Any, Any]) -> Terms:
+    if "on_breach" not in data:
+        return Terms()
+    return Terms(
+        on_breach=OnBreach(data["on_breach"]),
+        muted=data["muted"],
+        alpha=data["alpha"],
+        tolerance=data["tolerance"],
+        budget=data["budget"],
+        quiet=dt.timedelta(seconds=data["quiet_s"]),
+    )
 
 
 # -- states ------------------------------------------------------------------------------------------------------------

@@ -106,9 +106,7 @@ def insert_revision(conn: sa.Connection, revision: Revision) -> None:
             for route in spec.routes
             for header in route.match.headers
         ],
-        tables.slo: [
-            {"max_ratio": None, "threshold_ms": None, "quantile": None, **slo_to_json(slo)} for slo in spec.slos
-        ],
+        tables.slo: [slo_to_json(slo) for slo in spec.slos],
         tables.plan_step: [
             {"weight_bp": step.weight_bp, "hold_us": step.hold, "pause": step.pause} for step in spec.plan.steps
         ],

@@ -20,6 +20,13 @@ metadata = sa.MetaData(
 
 SHARE_RANGE = "weight_bp BETWEEN 0 AND 10000"
 PORT_RANGE = "port BETWEEN 1 AND 65535"
+SLO_KINDS = (
+    "(kind = 'latency') = (threshold_ms IS NOT NULL AND quantile IS NOT NULL)"
+    " AND (kind = 'latency') = (max_ratio IS NULL)"
+    " AND (kind = 'query_ratio') = (bad_query IS NOT NULL AND total_query IS NOT NULL)"
+    " AND (kind = 'query_value') = (value_query IS NOT NULL)"
+    " AND kind IN ('error_rate', 'latency', 'client_errors', 'query_ratio', 'query_value')"
+)
 REVIEWED = "status IN ('proposed', 'good', 'rejected')"
 
 
@@ -139,12 +146,22 @@ slo = _of_revision(
     sa.Column("max_ratio", sa.Double),
     sa.Column("threshold_ms", sa.Double),
     sa.Column("quantile", sa.Double),
+    sa.Column("bad", Json, nullable=False, server_default="[]"),
+    sa.Column("bad_query", sa.Text),
+    sa.Column("total_query", sa.Text),
+    sa.Column("value_query", sa.Text),
+    sa.Column("highest", sa.Double),
+    sa.Column("lowest", sa.Double),
+    sa.Column("interval_s", sa.Double),
+    sa.Column("on_breach", sa.Text, nullable=False, server_default="rollback"),
+    sa.Column("muted", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("alpha", sa.Double),
+    sa.Column("tolerance", sa.Double),
+    sa.Column("budget", sa.Double, nullable=False, server_default="10"),
+    sa.Column("quiet_s", sa.Double, nullable=False, server_default="30"),
     sa.UniqueConstraint("service", "revision", "name"),
-    sa.CheckConstraint(
-        "(kind = 'error_rate' AND max_ratio IS NOT NULL AND threshold_ms IS NULL AND quantile IS NULL)"
-        " OR (kind = 'latency' AND max_ratio IS NULL AND threshold_ms IS NOT NULL AND quantile IS NOT NULL)",
-        name="kind",
-    ),
+    sa.CheckConstraint(SLO_KINDS, name="kind"),
+    sa.CheckConstraint("on_breach IN ('rollback', 'pause')", name="on_breach"),
 )
 
 plan_step = _of_revision(

@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 
 from controlplane.errors import InvalidInputError, NotFoundError
-from controlplane.rollout.model import FULL_WEIGHT_BP, Plan, Slo
+from controlplane.rollout.model import FULL_WEIGHT_BP, Plan
+from controlplane.rollout.slo import Slo, check_slos
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 GRPC_TARGET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,250}[a-z0-9])?(:[0-9]{1,5})?")
@@ -266,6 +267,7 @@ class ServiceSpec:
             if len(set(names)) != len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise InvalidInputError(field, f"{twice!r} is named twice", "give each its own name")
+        check_slos(self.slos)
         for route in self.routes:
             if route.version is not None:
                 self.version(route.version, field=f"routes.{route.name}.version")

@@ -7,7 +7,8 @@ import pytest
 
 from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
 from controlplane.ports import CatalogueStore, RevisionStatus, Store
-from controlplane.rollout.model import ErrorRateSlo, LatencySlo, Plan, Step
+from controlplane.rollout.model import Plan, Step
+from controlplane.rollout.slo import ErrorRateSlo, LatencySlo
 from controlplane.traffic.model import (
     Endpoint,
     HeaderMatch,

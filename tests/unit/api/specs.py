@@ -5,7 +5,8 @@ import datetime as dt
 
 from hypothesis import strategies as st
 
-from controlplane.rollout.model import ErrorRateSlo, LatencySlo, Plan, Step
+from controlplane.rollout.model import Plan, Step
+from controlplane.rollout.slo import ErrorRateSlo, LatencySlo
 from controlplane.traffic.model import (
     Endpoint,
     HeaderMatch,

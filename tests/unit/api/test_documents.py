@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from controlplane.api.documents import document_of, parse_service, parse_yaml, read_document, spec_from
 from controlplane.api.problems import InvalidDocumentError
 from controlplane.errors import InvalidInputError
-from controlplane.rollout.model import ErrorRateSlo, LatencySlo, Step
+from controlplane.rollout.model import Step
+from controlplane.rollout.slo import ErrorRateSlo, LatencySlo
 from controlplane.traffic.model import Endpoint, HeaderRule, HealthCheck, ServiceSpec, Share
 from tests.unit.api.specs import services
 

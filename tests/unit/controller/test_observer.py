@@ -24,13 +24,13 @@ from controlplane.rollout.model import (
     Baking,
     Breach,
     DeadlinePassed,
-    ErrorRateSlo,
     PauseCause,
     Paused,
     Preparing,
     State,
     TelemetryLost,
 )
+from controlplane.rollout.slo import ErrorRateSlo
 from tests import builders
 from tests.simulation.world import spread
 

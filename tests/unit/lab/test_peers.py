@@ -26,6 +26,8 @@ def tick(requests: int, errors: int = 0, slow: int = 0, *, baseline: int = 100) 
         started=completed,
         active=np.zeros_like(completed),
         latency=latency,
+        shares=np.zeros((1, 0, 2, 2), np.int64),
+        unknown=np.array([False]),
     )
 
 

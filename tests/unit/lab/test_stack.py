@@ -7,7 +7,7 @@ import pytest
 from controlplane.api.documents import read_document, spec_from
 from controlplane.errors import UnavailableError
 from controlplane.lab.api_client import DEFAULT_SLOS, service_document, wait_for_answer
-from controlplane.rollout.model import ErrorRateSlo, LatencySlo
+from controlplane.rollout.slo import ErrorRateSlo, LatencySlo
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 

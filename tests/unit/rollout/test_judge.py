@@ -331,7 +331,6 @@ def test_without_an_error_objective_a_dead_version_is_stopped_all_the_same() -> 
         ("alpha", 0.0),
         ("alpha_advance", 1.0),
         ("hard_stop_alpha", -1.0),
-        ("error_budget", -1.0),
         ("attribution_s", float("nan")),
         ("quiet_s", float("inf")),
         ("on_shared_incident", "panic"),

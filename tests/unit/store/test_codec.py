@@ -13,17 +13,15 @@ from controlplane.rollout.model import (
     Abort,
     Baking,
     Command,
-    ErrorRateSlo,
-    LatencySlo,
     Pause,
     Plan,
     Promote,
     Resume,
-    Slo,
     State,
     Step,
     is_final,
 )
+from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, Slo
 from controlplane.rollout.windows import BUCKETS
 from controlplane.store import codec
 from tests.builders import NOW

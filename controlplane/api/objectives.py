@@ -1,0 +1,113 @@
+"""Between the documents of objectives and the core's values, both ways."""
+
+from typing import Any
+
+from controlplane.api import units
+from controlplane.api.schemas import (
+    ClientErrorsDocument,
+    ErrorRateDocument,
+    LatencyDocument,
+    QueryRatioDocument,
+    QueryValueDocument,
+    SloDocument,
+)
+from controlplane.rollout.slo import (
+    ClientErrorSlo,
+    ErrorRateSlo,
+    LatencySlo,
+    OnBreach,
+    RatioQuerySlo,
+    Slo,
+    Terms,
+    ValueQuerySlo,
+    client_errors,
+    default_bad,
+)
+
+
+def slo_from(document: SloDocument, *, grpc: bool = False) -> Slo:
+    """Build an objective; of a service that speaks gRPC (*grpc*), failures are by default its statuses.
+
+    Raises:
+        InvalidInputError: A value is out of range.
+    """
+    terms = Terms(
+        on_breach=OnBreach(document.on_breach),
+        muted=document.muted,
+        alpha=document.alpha,
+        tolerance=document.tolerance,
+        budget=document.budget,
+        quiet=document.quiet,
+    )
+    match document:
+        case ErrorRateDocument(name=name, max=most, bad=bad):
+            return ErrorRateSlo(name, most, tuple(default_bad(grpc=grpc) if bad is None else bad), terms)
+        case LatencyDocument(name=name, threshold=threshold, quantile=quantile):
+            return LatencySlo(name, threshold, quantile, terms)
+        case ClientErrorsDocument(name=name, floor=floor, bad=bad):
+            return ClientErrorSlo(name, floor, tuple(client_errors(grpc=grpc) if bad is None else bad), terms)
+        case QueryRatioDocument(name=name, bad=bad, total=total, max=most, interval=interval):
+            return RatioQuerySlo(name, bad, total, most, interval, terms)
+        case QueryValueDocument(name=name, query=query):
+            return ValueQuerySlo(name, query, document.max, document.min, document.max_share, document.interval, terms)
+
+
+def slo_of(slo: Slo) -> SloDocument:
+    """Write an objective out."""
+    terms = slo.terms
+    common: dict[str, Any] = {
+        "name": slo.name,
+        "on_breach": terms.on_breach.value,
+        "muted": terms.muted,
+        "alpha": terms.alpha,
+        "tolerance": terms.tolerance,
+        "budget": terms.budget,
+        "quiet": terms.quiet,
+    }
+    match slo:
+        case ErrorRateSlo():
+            return ErrorRateDocument.model_construct(**common, kind="error_rate", max=slo.max_ratio, bad=list(slo.bad))
+        case LatencySlo():
+            return LatencyDocument.model_construct(
+                **common, kind="latency", threshold=slo.threshold_ms, quantile=slo.quantile
+            )
+        case ClientErrorSlo():
+            return ClientErrorsDocument.model_construct(
+                **common, kind="client_errors", floor=slo.floor, bad=list(slo.bad)
+            )
+        case RatioQuerySlo():
+            return QueryRatioDocument.model_construct(
+                **common, kind="query_ratio", bad=slo.bad, total=slo.total, max=slo.max_ratio, interval=slo.interval
+            )
+        case ValueQuerySlo():
+            return QueryValueDocument.model_construct(
+                **common,
+                kind="query_value",
+                query=slo.query,
+                max=slo.highest,
+                min=slo.lowest,
+                max_share=slo.max_ratio,
+                interval=slo.interval,
+            )
+
+
+def describe_slo(slo: Slo) -> str:
+    """Say an objective in a few words."""
+    return f"{_bound_of(slo)} (muted)" if slo.terms.muted else _bound_of(slo)
+
+
+def _bound_of(slo: Slo) -> str:
+    match slo:
+        case ErrorRateSlo():
+            return f"at most {units.format_ratio(slo.max_ratio)} errors"
+        case LatencySlo():
+            return f"{units.format_ratio(slo.quantile)} within {units.format_ms(slo.threshold_ms)}"
+        case ClientErrorSlo():
+            return f"no more client errors than before, above {units.format_ratio(slo.floor)}"
+        case RatioQuerySlo():
+            return f"{slo.name} at most {units.format_ratio(slo.max_ratio)}"
+        case ValueQuerySlo(highest=highest, lowest=lowest):
+            bounds = [
+                f"at {end} {bound:g}" for end, bound in (("least", lowest), ("most", highest)) if bound is not None
+            ]
+            return f"{slo.name} {' and '.join(bounds)}"
