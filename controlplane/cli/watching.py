@@ -16,7 +16,7 @@ POLL_S: Final = 1.0
 HANDLED_WITHIN_S: Final = 5.0
 HANDLED_POLL_S: Final = 0.2
 
-NEEDS_A_PERSON: Final = frozenset({"inconclusive", "nack", "telemetry_lost"})
+NEEDS_A_PERSON: Final = frozenset({"inconclusive", "nack", "telemetry_lost", "breach"})
 """Pauses that nobody chose: they end only when someone looks."""
 
 

@@ -17,6 +17,7 @@ from controlplane.rollout.model import (
     PrepareTimedOut,
     Promote,
     Promoted,
+    Question,
     Ready,
     Resume,
     RollingBack,
@@ -50,7 +51,7 @@ def _cause(rollout: Rollout, event: Event) -> str:
             return "every Envoy acknowledged"
         case Nacked(words=words) | PrepareTimedOut(words=words) | TelemetryLost(words=words):
             return words
-        case Advance(words=words) | Breach(words=words) | Suspicion(words=words):
+        case Advance(words=words) | Breach(words=words) | Suspicion(words=words) | Question(words=words):
             return words
         case DeadlinePassed():
             return "not enough evidence before the plan's deadline"

@@ -29,6 +29,7 @@ from controlplane.rollout.model import (
     Preparing,
     Promote,
     Promoted,
+    Question,
     Ready,
     Resume,
     RollbackCause,
@@ -146,6 +147,8 @@ def _from_shifting(plan: Plan, state: Shifting, event: Event, now: dt.datetime) 
             return _stand(state, now, PauseCause.NACK, words, probing=state.came_probing)
         case DeadlinePassed():
             return _stand(state, now, PauseCause.INCONCLUSIVE, _deadline_words(), probing=_ever_probing(state))
+        case Question(words=words) if state.came_from != NO_STEP:
+            return _stand(state, now, PauseCause.BREACH, words, probing=_ever_probing(state))
         case TelemetryLost(words=words) if state.came_from != NO_STEP:
             return _stand(state, now, PauseCause.TELEMETRY_LOST, words, probing=_ever_probing(state))
         case Pause():
@@ -183,6 +186,8 @@ def _from_baking(plan: Plan, state: Baking, event: Event, now: dt.datetime) -> S
         case DeadlinePassed():
             words = _deadline_words()
             return Paused(state.step, now, PauseCause.INCONCLUSIVE, words, state.step, probing=state.probing)
+        case Question(words=words):
+            return Paused(state.step, now, PauseCause.BREACH, words, state.step, probing=state.probing)
         case TelemetryLost(words=words):
             return Paused(state.step, now, PauseCause.TELEMETRY_LOST, words, state.step, probing=state.probing)
         case Pause():
@@ -213,6 +218,8 @@ def _from_paused(plan: Plan, state: Paused, event: Event, now: dt.datetime) -> S
             return dataclasses.replace(state, probing=True)
         case Advance() if state.probing:
             return dataclasses.replace(state, probing=False)
+        case Question(words=words) if state.step != NO_STEP:
+            return dataclasses.replace(state, cause=PauseCause.BREACH, words=words)
         case Nacked(words=words):
             return dataclasses.replace(state, cause=PauseCause.NACK, words=words)
         case _:

@@ -83,6 +83,7 @@ class PauseCause(enum.Enum):
     NACK = "nack"
     INCONCLUSIVE = "inconclusive"
     TELEMETRY_LOST = "telemetry_lost"
+    BREACH = "breach"
 
 
 class RollbackCause(enum.Enum):
@@ -220,6 +221,13 @@ class Suspicion:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """An objective is broken whose breach a person decides about."""
+
+    words: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class DeadlinePassed:
     """The plan's deadline came before the evidence."""
 
@@ -266,9 +274,19 @@ class Abort:
 
 Command: TypeAlias = Pause | Resume | Promote | Abort
 Event: TypeAlias = (
-    Ready | PrepareTimedOut | Acked | Nacked | Advance | Breach | Suspicion | DeadlinePassed | TelemetryLost | Command
+    Ready
+    | PrepareTimedOut
+    | Acked
+    | Nacked
+    | Advance
+    | Breach
+    | Suspicion
+    | Question
+    | DeadlinePassed
+    | TelemetryLost
+    | Command
 )
 EVENTS: tuple[type[Event], ...] = (
-    Ready, PrepareTimedOut, Acked, Nacked, Advance, Breach, Suspicion, DeadlinePassed, TelemetryLost,
+    Ready, PrepareTimedOut, Acked, Nacked, Advance, Breach, Suspicion, Question, DeadlinePassed, TelemetryLost,
     Pause, Resume, Promote, Abort,
 )  # fmt: skip

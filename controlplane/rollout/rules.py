@@ -141,8 +141,9 @@ def decide(
     rows = np.arange(first.size)
     verdict = np.array([int(rule[1]) for rule in rules])[first]
     objective = np.array([rule[3] for rule in rules])[first, rows]
+    moves_back = (verdict == Verdict.ROLLBACK) | (verdict == Verdict.PROBE)
     return BatchJudgement(
-        verdict=np.where((verdict == Verdict.ROLLBACK) & policy.asks[rows, objective], Verdict.ASK, verdict),
+        verdict=np.where(moves_back & policy.asks[rows, objective], Verdict.ASK, verdict),
         cause=np.array([int(rule[2]) for rule in rules])[first],
         objective=objective,
         odds=odds,
