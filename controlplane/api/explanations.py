@@ -15,7 +15,6 @@ from controlplane.api.services import Name
 from controlplane.api.views import state_name
 from controlplane.controller.fleet import FleetLevel, unready_members
 from controlplane.controller.groups import carriers, level_of, load_newest_groups, nodes_of
-from controlplane.controller.observer import policy_of
 from controlplane.errors import NotFoundError
 from controlplane.ports import Rollout, ServiceRecord, Store
 from controlplane.rollout.lifecycle import describe
@@ -28,6 +27,7 @@ from controlplane.rollout.model import (
     RollingBack,
     Shifting,
 )
+from controlplane.rollout.objectives import policy_of
 from controlplane.rollout.standing import Standing, Versions, span_text, standings
 from controlplane.rollout.verdict import ObjectiveEvidence
 

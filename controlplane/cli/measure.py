@@ -220,7 +220,7 @@ def plan(
     from controlplane.api.answers import ServiceView, TrafficView  # noqa: PLC0415 - see main
     from controlplane.api.documents import spec_from  # noqa: PLC0415
     from controlplane.cli.estimates import given_traffic  # noqa: PLC0415
-    from controlplane.controller.observer import policy_of  # noqa: PLC0415
+    from controlplane.rollout.objectives import policy_of  # noqa: PLC0415
 
     with surroundings_of(context).client() as client:
         spec = spec_from(client.get(ServiceView, "services", name).document)

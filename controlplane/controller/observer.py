@@ -27,7 +27,7 @@ from controlplane.rollout.model import (
     Suspicion,
     TelemetryLost,
 )
-from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, Slo
+from controlplane.rollout.objectives import policy_of
 from controlplane.rollout.windows import TickWindow, VersionTick
 
 HISTORY = dt.timedelta(seconds=300)
@@ -59,17 +59,6 @@ class FleetView:
     level: FleetLevel
     health: Sequence[ClusterHealth]
     trial: str = ""
-
-
-def policy_of(slos: Sequence[Slo]) -> Policy:
-    """Return the judge's policy for a service's objectives; the first of each kind counts."""
-    errors = next((slo for slo in slos if isinstance(slo, ErrorRateSlo)), None)
-    latency = next((slo for slo in slos if isinstance(slo, LatencySlo)), None)
-    return Policy(
-        error_max=errors.max_ratio if errors else None,
-        latency_threshold_ms=latency.threshold_ms if latency else None,
-        latency_quantile=latency.quantile if latency else 0.95,
-    )
 
 
 def level_event(rollout: Rollout, clusters: Clusters, fleet: FleetView, *, now: dt.datetime) -> Event | None:

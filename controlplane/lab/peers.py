@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from controlplane.rollout.policy import ERROR, LATENCY, BatchPolicy
+from controlplane.rollout.policy import BatchPolicy
+from controlplane.rollout.processes import ERROR, LATENCY
 from controlplane.rollout.verdict import BatchExposure, Cause, Verdict
 from controlplane.rollout.windows import BASELINE, CANDIDATE, BatchTicks
 

@@ -12,18 +12,8 @@ from typing import Final
 import numpy as np
 
 from controlplane.rollout import evidence
-from controlplane.rollout.policy import (
-    BUILT_IN,
-    ERROR,
-    NOT_INFERIOR,
-    SHIFT,
-    BatchPolicy,
-    Bools,
-    Floats,
-    Ints,
-    Layout,
-    layout,
-)
+from controlplane.rollout.policy import BatchPolicy, Bools, Floats, Ints
+from controlplane.rollout.processes import BUILT_IN, ERROR, NOT_INFERIOR, SHIFT, Layout, layout
 from controlplane.rollout.rules import STICKY_S, decide
 from controlplane.rollout.state import BELOW, NEVER, UNKNOWN, BatchState
 from controlplane.rollout.tally import ENOUGH_SAMPLES, TAIL_SAMPLES, Tally, place_edges, tally

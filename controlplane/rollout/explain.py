@@ -8,18 +8,9 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from controlplane.rollout import evidence
-from controlplane.rollout.policy import (
-    BUILT_IN,
-    ERROR,
-    LATENCY,
-    NOT_INFERIOR,
-    SHIFT,
-    SLACK,
-    BatchPolicy,
-    Floats,
-    Policy,
-    layout,
-)
+from controlplane.rollout.counting import counted, errors_of, lacking
+from controlplane.rollout.policy import SLACK, BatchPolicy, Floats, Policy
+from controlplane.rollout.processes import BUILT_IN, ERROR, LATENCY, NOT_INFERIOR, SHIFT, layout
 from controlplane.rollout.state import BELOW, BatchState
 from controlplane.rollout.verdict import BatchJudgement, Cause, Exposure, Judgement, ObjectiveEvidence, Verdict
 from controlplane.rollout.windows import BASELINE, CANDIDATE, LATENCY_EDGES_MS, TickWindow, snap_threshold
@@ -61,10 +52,12 @@ def dead_sentence(window: TickWindow, objective: int, policy: Policy, odds: floa
         threshold = snap_threshold(policy.latency_threshold_ms or LATENCY_EDGES_MS[0])
         return f"nearly every request takes more than {threshold:g} ms while {name} is fine; evidence {evidence_text}"
     if objective == ERROR:
-        baseline, candidate = ((each.completed, each.errors) for each in (window.baseline, window.candidate))
+        baseline, candidate = (
+            (each.completed, errors_of(each, policy)) for each in (window.baseline, window.candidate)
+        )
         bad = "nearly every request fails"
     else:
-        baseline, candidate = window.shares[objective - BUILT_IN]
+        baseline, candidate = counted(window, policy.shares[objective - BUILT_IN])
         bad = f"nearly everything is {policy.shares[objective - BUILT_IN].what}"
     other = f"{name} at {_counted(*baseline)}"
     return f"{bad}: {_counted(*candidate)} in this second, {other}; evidence {evidence_text}"
@@ -269,7 +262,7 @@ class _Case:
                 limit = percent(self.limit[objective])
                 return f"{self._compared(objective)}, not yet shown to be below {limit}: {missing}"
             case Cause.NO_DATA:
-                return f"{self.window.unknown}, so the clocks stand still"
+                return f"{lacking(self.window, self.policy)}, so the clocks stand still"
             case Cause.SUSPECT:
                 odds = odds_text(self.compared[objective], cap=self.cap[objective])
                 return f"{self._compared(objective)}: it may be worse than {self.baseline}; evidence {odds}"

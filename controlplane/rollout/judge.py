@@ -6,8 +6,10 @@ Rollouts can be judged one by one or, cheaper, all at once; both go through `eng
 from collections.abc import Sequence
 
 from controlplane.rollout import engine
+from controlplane.rollout.counting import batch_of
 from controlplane.rollout.explain import dead_sentence, explain
-from controlplane.rollout.policy import ERROR, BatchPolicy, Policy
+from controlplane.rollout.policy import BatchPolicy, Policy
+from controlplane.rollout.processes import ERROR
 from controlplane.rollout.state import JudgeState, together
 from controlplane.rollout.verdict import (
     BatchExposure,
@@ -16,7 +18,7 @@ from controlplane.rollout.verdict import (
     ObjectiveEvidence,
     Verdict,
 )
-from controlplane.rollout.windows import BatchTicks, TickWindow
+from controlplane.rollout.windows import TickWindow
 
 __all__ = [
     "Exposure",
@@ -36,7 +38,7 @@ def observe_history(state: JudgeState, tick: TickWindow, policy: Policy) -> Judg
     """Watch the baseline in a tick before the rollout starts: how fast, how bursty, how much traffic."""
     memory = together([state])
     batch_policy = BatchPolicy.of([policy], objectives=memory.objectives)
-    return JudgeState(engine.observe_batch(memory, BatchTicks.of([tick]), batch_policy))
+    return JudgeState(engine.observe_batch(memory, batch_of([tick], [policy]), batch_policy))
 
 
 def judge(state: JudgeState, window: TickWindow, exposure: Exposure, policy: Policy) -> tuple[JudgeState, Judgement]:
@@ -62,7 +64,7 @@ def judge_all(
     batch_policy = BatchPolicy.of(policies, objectives=memory.objectives)
     new, judged = engine.judge_batch(
         memory,
-        BatchTicks.of(windows),
+        batch_of(windows, policies),
         BatchExposure.of(exposures),
         batch_policy,
     )
@@ -81,7 +83,7 @@ def peek_hard_stop(state: JudgeState, partial: TickWindow, policy: Policy, *, ba
     """
     memory = together([state])
     batch_policy = BatchPolicy.of([policy], objectives=memory.objectives)
-    if not engine.dead_batch(memory.widened(policy.objectives), BatchTicks.of([partial]), batch_policy)[0]:
+    if not engine.dead_batch(memory.widened(policy.objectives), batch_of([partial], [policy]), batch_policy)[0]:
         return None
     reason = dead_sentence(partial, ERROR, policy, 1 / policy.hard_stop_alpha, baseline)
     return Judgement(Verdict.ASK if policy.error.asks else Verdict.ROLLBACK, reason)

@@ -8,17 +8,12 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from controlplane.rollout import evidence
-from controlplane.rollout.windows import LATENCY_EDGES_MS, edge_index
+from controlplane.rollout.processes import BUILT_IN, ERROR, LATENCY, NOT_INFERIOR, SHIFT, UNCAPPED, Layout, layout
+from controlplane.rollout.windows import HTTP_BAD_KINDS, LATENCY_EDGES_MS, edge_index
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-ERROR: Final = 0
-LATENCY: Final = 1
-BUILT_IN: Final = 2
-"""Objectives that every rollout has a place for, judged or not; `Policy.shares` come after them."""
 
 START_CELLS: Final = 64
 """Bound on the cells that remember recent request starts, whatever the latency threshold."""
@@ -39,12 +34,33 @@ class Handling:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Answers:
+    """Requests, and of these the ones that ended as *bad* says and not as *but* says (see `VersionTick.count`)."""
+
+    bad: tuple[str, ...]
+    but: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slower:
+    """Answered requests, and of these the ones that took longer; the threshold is rounded down to an edge."""
+
+    threshold_ms: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sampled:
+    """What a query tells: the window's sample of the objective's name."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ShareObjective:
     """A share of bad things, whatever they are, judged as errors are. Ratios are fractions of 1."""
 
     name: str
     what: str
     """What is bad, for sentences: ``answered 4xx``."""
+    measure: Answers | Slower | Sampled
     max_share: float | None = None
     """Highest share allowed; None: only the comparison with the baseline counts."""
     odds_ratio: float = 2.0
@@ -75,6 +91,8 @@ class Policy:
 
     error_max: float | None = 0.01
     """Highest error ratio the SLO allows; None: errors are not judged, only a fully failing version is."""
+    error_bad: tuple[str, ...] = HTTP_BAD_KINDS
+    """The answers that are errors (see `VersionTick.count`)."""
     latency_threshold_ms: float | None = 400
     """A slower request is bad; rounded down to a histogram edge. None: latency is not judged."""
     latency_quantile: float = 0.95
@@ -190,74 +208,7 @@ def start_cells(policy: Policy) -> int:
     return -(-(_remembered_s(policy) - 1) // start_cell_s(policy)) + 1
 
 
-# -- the processes of one rollout, in the order of the arrays -------------------------------------------------------
-
-SHIFT: Final = slice(8, 10)
-"""The candidate's latency against `latency_tolerance` times the baseline's, at its median and 95th percentile."""
-NOT_INFERIOR: Final = 10
-"""The other way round: that the median is within the tolerance squared. Speaks for 100 %."""
-_FIRST: Final = 11
-"""Processes of errors and latency; each further objective adds as many as it has rows in `Layout`."""
-_PER_SHARE: Final = 5
-
-UNCAPPED: Final = 1e9
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the processes of so many objectives are among those of a rollout."""
-
-    processes: int
-    compared: Ints
-    """Objectives whose odds are compared with a multiple of the baseline's: all but latency."""
-    absolute: Ints
-    """Per objective: the candidate's bad share against the bound."""
-    baseline: Ints
-    """Per objective: the same for the baseline."""
-    relative: Ints
-    """Per objective: the candidate's odds of a bad request against the baseline's."""
-    floor: Ints
-    """Per compared objective: the share against the floor below which a ratio does not matter."""
-    worse: Ints
-    """Per compared objective: the candidate's odds against the allowed multiple of the baseline's."""
-    paired: Bools
-    """Processes that compare the versions, over a pair of counts."""
-    lone: Bools
-    """Processes of the baseline by itself: all that there is before a rollout."""
-    bets: Floats
-    """Processes x grid."""
-    prior: Floats
-    """Processes x grid."""
-
-
-@functools.lru_cache(maxsize=16)
-def layout(objectives: int) -> Layout:
-    """Lay out the processes of *objectives* objectives; those of fewer come first."""
-    extra = _FIRST + _PER_SHARE * np.arange(objectives - BUILT_IN)
-    processes = _FIRST + _PER_SHARE * extra.size
-    baseline = np.concatenate(([2, 3], extra + 1))
-    floor, relative, worse = (
-        np.concatenate((first, extra + place)) for first, place in (([4], 2), ([5, 6], 3), ([7], 4))
-    )
-    paired, lone = np.zeros(processes, np.bool_), np.zeros(processes, np.bool_)
-    paired[relative] = paired[worse] = paired[SHIFT] = paired[NOT_INFERIOR] = True
-    lone[baseline] = True
-    bets, prior = np.tile(evidence.RHO_BETS, (processes, 1)), np.tile(evidence.RHO_PRIOR, (processes, 1))
-    bets[SHIFT.start : _FIRST], prior[SHIFT.start : _FIRST] = evidence.LAM_BETS, evidence.LAM_PRIOR
-    return Layout(
-        processes=processes,
-        compared=np.array([ERROR, *range(BUILT_IN, objectives)]),
-        absolute=np.concatenate(([0, 1], extra)),
-        baseline=baseline,
-        relative=relative,
-        floor=floor,
-        worse=worse,
-        paired=paired,
-        lone=lone,
-        bets=bets,
-        prior=prior,
-    )
-
+# -- as arrays ---------------------------------------------------------------------------------------------------------
 
 SLACK: Final = 0.005
 """A tolerance may miss a histogram edge by this share and still mean that edge."""

@@ -5,16 +5,8 @@ from typing import Final
 import numpy as np
 
 from controlplane.rollout import evidence
-from controlplane.rollout.policy import (
-    LATENCY,
-    NOT_INFERIOR,
-    SHIFT,
-    BatchPolicy,
-    Bools,
-    Floats,
-    Ints,
-    layout,
-)
+from controlplane.rollout.policy import BatchPolicy, Bools, Floats, Ints
+from controlplane.rollout.processes import LATENCY, NOT_INFERIOR, SHIFT, layout
 from controlplane.rollout.state import NEVER, BatchState
 from controlplane.rollout.verdict import BatchExposure, BatchJudgement, Cause, Verdict
 from controlplane.rollout.windows import BASELINE, CANDIDATE, BatchTicks

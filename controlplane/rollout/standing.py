@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Iterable
 
 from controlplane.rollout.explain import odds_text, percent, what_of
-from controlplane.rollout.policy import BUILT_IN, ERROR, LATENCY, Policy
+from controlplane.rollout.policy import Policy
+from controlplane.rollout.processes import BUILT_IN, ERROR, LATENCY
 from controlplane.rollout.verdict import ObjectiveEvidence
 from controlplane.rollout.windows import snap_threshold
 

@@ -12,16 +12,8 @@ from typing import Any, Final, Self
 import numpy as np
 
 from controlplane.rollout.evidence import DISPERSIONS, GRID, MOMENTS
-from controlplane.rollout.policy import (
-    BUILT_IN,
-    Bools,
-    Floats,
-    Ints,
-    Policy,
-    ShareObjective,
-    layout,
-    start_cells,
-)
+from controlplane.rollout.policy import Bools, Floats, Ints, Policy, Sampled, ShareObjective, start_cells
+from controlplane.rollout.processes import BUILT_IN, layout
 from controlplane.rollout.windows import BUCKETS
 
 FORMAT: Final = 2
@@ -217,7 +209,7 @@ _FIELDS: Final = tuple(field.name for field in dataclasses.fields(BatchState))
 @functools.lru_cache(maxsize=16)
 def _with_objectives(objectives: int) -> Policy:
     """Return some policy with so many objectives."""
-    return Policy(shares=(ShareObjective("any", "bad", max_share=0.1),) * (objectives - BUILT_IN))
+    return Policy(shares=(ShareObjective("any", "bad", Sampled(), max_share=0.1),) * (objectives - BUILT_IN))
 
 
 def widen(starts: Ints, cells: int) -> Ints:

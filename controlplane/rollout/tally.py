@@ -5,7 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from controlplane.rollout.policy import BUILT_IN, ERROR, LATENCY, BatchPolicy, Bools, Floats, Ints
+from controlplane.rollout.policy import BatchPolicy, Bools, Floats, Ints
+from controlplane.rollout.processes import BUILT_IN, ERROR, LATENCY
 from controlplane.rollout.state import BELOW, NEVER, UNKNOWN, BatchState, widen
 from controlplane.rollout.windows import LATENCY_EDGES_MS, BatchTicks
 

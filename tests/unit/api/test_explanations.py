@@ -56,7 +56,7 @@ async def test_a_step_that_waits_for_requests_says_for_how_many_and_how_long(
     assert found["summary"] == "needs more requests"
     errors, slow = found["objectives"]
     assert {key: errors[key] for key in OBJECTIVES[0]} == OBJECTIVES[0]
-    assert (errors["wait_s"], errors["odds_limit"], slow["wait_s"]) == (60.0, 400.0, 0.0)
+    assert (errors["wait_s"], errors["odds_limit"], slow["wait_s"]) == (60.0, 500.0, 0.0)
     assert "v2 0 %, v1 0.1 % in the same seconds, at most 1 %" in errors["words"]
     assert errors["words"].endswith("needs about 120 more requests, 60 s at 2 a second")
     assert found["next"].startswith("then 50%, in about ")

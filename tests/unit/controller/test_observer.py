@@ -16,7 +16,6 @@ from controlplane.controller.observer import (
     heard_at,
     judge_many,
     judge_ticks,
-    policy_of,
 )
 from controlplane.ports import Rollout, TickRead
 from controlplane.rollout.model import (
@@ -30,6 +29,7 @@ from controlplane.rollout.model import (
     State,
     TelemetryLost,
 )
+from controlplane.rollout.objectives import policy_of
 from controlplane.rollout.slo import ErrorRateSlo
 from tests import builders
 from tests.simulation.world import spread

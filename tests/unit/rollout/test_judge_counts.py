@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from controlplane.rollout.counting import batch_of
 from controlplane.rollout.policy import BatchPolicy, Policy
 from controlplane.rollout.state import BatchState
 from controlplane.rollout.tally import Tally, place_edges, tally
@@ -12,7 +13,6 @@ from controlplane.rollout.windows import (
     BUCKETS,
     CANDIDATE,
     LATENCY_EDGES_MS,
-    BatchTicks,
     TickWindow,
     VersionTick,
 )
@@ -42,7 +42,7 @@ class Counter:
         latency[0], latency[SLOW] = fast, slow
         candidate = VersionTick(fast + slow + lost, lost, started, active, tuple(latency))
         window = TickWindow(self.tick, VersionTick.zero(), candidate, gap)
-        seen: Tally = tally(self.state, BatchTicks.of([window]), BatchPolicy.of([self.policy]))
+        seen: Tally = tally(self.state, batch_of([window], [self.policy]), BatchPolicy.of([self.policy]))
         self.state = dataclasses.replace(
             self.state,
             tick=np.array([self.tick]),
@@ -167,7 +167,7 @@ def test_the_tolerated_multiple_is_never_tighter_than_asked() -> None:
 
 def test_the_baseline_counts_like_the_candidate() -> None:
     window = TickWindow(1, traffic(100, 3), traffic(50, 1))
-    seen = tally(BatchState.initial([Policy()]), BatchTicks.of([window]), BatchPolicy.of([Policy()]))
+    seen = tally(BatchState.initial([Policy()]), batch_of([window], [Policy()]), BatchPolicy.of([Policy()]))
     assert seen.counts[0, 0].tolist() == [[100, 3], [50, 1]]
     assert seen.finished[0].tolist() == [100, 50]
     assert seen.above[0, BASELINE, -1] == 0

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from controlplane.rollout.counting import batch_of
+from controlplane.rollout.policy import Policy
 from controlplane.rollout.windows import (
     BUCKETS,
     LATENCY_EDGES_MS,
-    BatchTicks,
     TickWindow,
     VersionTick,
     snap_threshold,
@@ -75,10 +76,10 @@ def test_impossible_counts_are_refused(fields: dict[str, Any], words: str) -> No
 
 
 def test_windows_are_laid_side_by_side() -> None:
-    batch = BatchTicks.of([TickWindow(5, make_tick(fast=4), make_tick(slow=2), gap=True)])
+    batch = batch_of([TickWindow(5, make_tick(fast=4), make_tick(slow=2), gap=True)], [Policy()])
     assert batch.tick.tolist() == [5]
     assert batch.gap.tolist() == [True]
     assert batch.completed.tolist() == [[4, 2]]
     assert batch.latency.shape == (1, 2, BUCKETS)
     assert batch.latency.sum() == 6
-    assert BatchTicks.of([]).latency.shape == (0, 2, BUCKETS)
+    assert batch_of([], []).latency.shape == (0, 2, BUCKETS)
