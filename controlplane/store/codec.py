@@ -246,6 +246,11 @@ def histogram_from_bytes(data: bytes) -> tuple[int, ...]:
     return tuple(packed)
 
 
+def codes_from_json(data: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Return requests by status; PostgreSQL keeps them in an order of its own."""
+    return tuple(sorted(data.items()))
+
+
 _WINDOW: Final = -10  # 1 KiB, without a header
 
 
