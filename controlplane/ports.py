@@ -427,7 +427,7 @@ class Beat:
 class CounterBase:
     """The last cumulative counters of one Envoy process, so that a restart of ours loses and doubles none.
 
-    *epoch* is the Envoy's start, unix seconds; *counters* is keyed by ``cluster/statistic``.
+    *epoch* is the Envoy's start, unix seconds; *counters* is keyed by ``cluster/statistic``, and by marks of releases.
     """
 
     node: str

@@ -8,8 +8,9 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from controlplane.rollout.answers import HTTP_BAD_KINDS
 from controlplane.rollout.processes import BUILT_IN, ERROR, LATENCY, NOT_INFERIOR, SHIFT, UNCAPPED, Layout, layout
-from controlplane.rollout.windows import HTTP_BAD_KINDS, LATENCY_EDGES_MS, edge_index
+from controlplane.rollout.windows import LATENCY_EDGES_MS, edge_index
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

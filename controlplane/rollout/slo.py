@@ -12,6 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 from controlplane.errors import InvalidInputError
+from controlplane.rollout.answers import (
+    GRPC_BAD_KINDS,
+    GRPC_CLIENT_KINDS,
+    HTTP_BAD_KINDS,
+    HTTP_CLIENT_KINDS,
+    check_kinds,
+)
 
 ALPHA: Final = 0.01
 """Chance that a healthy candidate is ever rolled back, over the whole rollout and all objectives (judge.md 5)."""
@@ -19,23 +26,9 @@ ALPHA: Final = 0.01
 MAX_SLOS: Final = 8
 MAX_QUERY_CHARS: Final = 2_000
 
-DEFAULT_BAD: Final = ("5xx", "429")
-"""What fails where the owner does not say: server errors, resets and time-outs (Envoy answers both with 5xx), and a
-service that refuses for being too busy."""
-
-GRPC_BAD: Final = ("5xx", "grpc-2", "grpc-4", "grpc-8", "grpc-12", "grpc-13", "grpc-14", "grpc-15")
-"""The same of a service that speaks gRPC: UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL,
-UNAVAILABLE and DATA_LOSS are the server's doing."""
-
-CLIENT_ERRORS: Final = ("4xx",)
-GRPC_CLIENT_ERRORS: Final = ("4xx", "grpc-3", "grpc-5", "grpc-6", "grpc-7", "grpc-9", "grpc-10", "grpc-11", "grpc-16")
-"""INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE and
-UNAUTHENTICATED. A client that goes away (CANCELLED) says nothing about the version."""
-
 DEFAULT_CLIENT_ERRORS: Final = "client errors"
 """The name of the objective that every service has, unless it declares one of the kind itself."""
 
-_BAD: Final = re.compile(r"[45]xx|[45][0-9]{2}|grpc-([1-9]|1[0-6])")
 _PLACEHOLDER: Final = re.compile(r"\$(service|version|cluster)\b")
 
 
@@ -94,12 +87,12 @@ class Terms:
 class ErrorRateSlo:
     """At most *max_ratio* of the requests fail (a fraction of 1); *bad* says which answers are failures.
 
-    Each of *bad* is a class (``5xx``), a status (``429``) or a gRPC status (``grpc-14``).
+    Each of *bad* is a class (``5xx``), a status (``429``) or a gRPC status (``grpc-unavailable``).
     """
 
     name: str
     max_ratio: float
-    bad: tuple[str, ...] = DEFAULT_BAD
+    bad: tuple[str, ...] = HTTP_BAD_KINDS
     terms: Terms = Terms()
 
     def __post_init__(self) -> None:
@@ -146,7 +139,7 @@ class ClientErrorSlo:
 
     name: str = DEFAULT_CLIENT_ERRORS
     floor: float = 0.01
-    bad: tuple[str, ...] = CLIENT_ERRORS
+    bad: tuple[str, ...] = HTTP_CLIENT_KINDS
     terms: Terms = Terms()
 
     def __post_init__(self) -> None:
@@ -213,12 +206,12 @@ class ValueQuerySlo:
 
 def default_bad(*, grpc: bool) -> tuple[str, ...]:
     """Return what fails by default, of a service that speaks gRPC or one that does not."""
-    return GRPC_BAD if grpc else DEFAULT_BAD
+    return GRPC_BAD_KINDS if grpc else HTTP_BAD_KINDS
 
 
 def client_errors(*, grpc: bool) -> tuple[str, ...]:
     """Return what blames the client by default."""
-    return GRPC_CLIENT_ERRORS if grpc else CLIENT_ERRORS
+    return GRPC_CLIENT_KINDS if grpc else HTTP_CLIENT_KINDS
 
 
 QuerySlo: TypeAlias = RatioQuerySlo | ValueQuerySlo
@@ -277,10 +270,12 @@ def _check_bad(field: str, kinds: Sequence[str]) -> None:
     if not kinds:
         raise InvalidInputError(field, "is empty", "name at least one, for example 5xx")
     for kind in kinds:
-        if not _BAD.fullmatch(kind):
+        try:
+            check_kinds([kind])
+        except ValueError as exc:
             raise InvalidInputError(
-                field, f"{kind!r} is not a kind of answer", "use 5xx, 4xx, a status such as 429, or grpc-1 to grpc-16"
-            )
+                field, f"{kind!r} is not a kind of answer", "use 5xx, 4xx, a status such as 429, or grpc-unavailable"
+            ) from exc
 
 
 def _check_query(field: str, query: str) -> None:

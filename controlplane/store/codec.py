@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, assert_never
 
 from controlplane.ports import PastRefusal, TypeStatus
+from controlplane.rollout.answers import HTTP_BAD_KINDS
 from controlplane.rollout.model import (
     Abort,
     Baking,
@@ -32,7 +33,6 @@ from controlplane.rollout.model import (
     Step,
 )
 from controlplane.rollout.slo import (
-    DEFAULT_BAD,
     ClientErrorSlo,
     ErrorRateSlo,
     LatencySlo,
@@ -136,7 +136,7 @@ def slo_from_json(data: Mapping[Any, Any]) -> Slo:
     name, terms = data["name"], _terms_from(data)
     match data["kind"]:
         case "error_rate":
-            return ErrorRateSlo(name, data["max_ratio"], tuple(data.get("bad") or DEFAULT_BAD), terms)
+            return ErrorRateSlo(name, data["max_ratio"], tuple(data.get("bad") or HTTP_BAD_KINDS), terms)
         case "latency":
             return LatencySlo(name, data["threshold_ms"], data["quantile"], terms)
         case "client_errors":
@@ -321,6 +321,11 @@ def histogram_from_bytes(data: bytes) -> tuple[int, ...]:
     if sys.byteorder == "big":
         packed.byteswap()
     return tuple(packed)
+
+
+def codes_from_json(data: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Return requests by status; PostgreSQL keeps them in an order of its own."""
+    return tuple(sorted(data.items()))
 
 
 _WINDOW: Final = -10  # 1 KiB, without a header

@@ -335,8 +335,10 @@ telemetry_tick = sa.Table(
     sa.Column("started", sa.BigInteger, nullable=False),
     sa.Column("active", sa.BigInteger, nullable=False),
     sa.Column("latency", sa.LargeBinary, nullable=False),
+    sa.Column("codes", Json, nullable=False, server_default="{}"),
     sqlite_with_rowid=False,
 )
+"""*codes* is one JSON object, requests by status, since most ticks have none and nothing asks for a single one."""
 
 telemetry_beat = sa.Table(
     "telemetry_beat",

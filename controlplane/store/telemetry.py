@@ -16,7 +16,7 @@ from controlplane.ports import (
 )
 from controlplane.rollout.windows import VersionTick
 from controlplane.store import tables
-from controlplane.store.codec import histogram_from_bytes, histogram_to_bytes
+from controlplane.store.codec import codes_from_json, histogram_from_bytes, histogram_to_bytes
 from controlplane.store.engine import Tx
 from controlplane.store.queries import Part, upsert
 from controlplane.wake import Topic
@@ -134,6 +134,7 @@ def _tick_to_row(source: str, tick: ClusterTick) -> dict[str, Any]:
         "started": counts.started,
         "active": counts.active,
         "latency": histogram_to_bytes(counts.latency),
+        "codes": dict(counts.codes),
     }
 
 
@@ -219,6 +220,7 @@ def _sum_counts(
             started=row.started,
             active=row.active,
             latency=histogram_from_bytes(row.latency),
+            codes=codes_from_json(row.codes),
         )
         of_tick = sums.setdefault(row.tick, {})
         known = of_tick.get(row.cluster)

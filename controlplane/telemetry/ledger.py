@@ -16,6 +16,8 @@ the difference to what SQL holds, and nothing is lost or counted twice. The rule
   history is not this tick's traffic.
 * **Two with one id.** With different starts they are booked apart, and it is said. With one start they cannot be told
   apart after a restart of ours: the second is not booked and counts as silent, so that rollouts hold, and it is said.
+* **Codes** (answers by single status) say more of answers that are counted already, and never count one. Books that an
+  older release kept have none: see `adopt_codes`. A gRPC status may wait for a later tick than its own: see `book`.
 * **Histograms** are per flush: those that Envoy sent into an outage are gone. A gap is noted when the first report of a
   new stream completes more requests than its histograms hold. (A client that hangs up half-way through an answer is
   completed and has no latency, so a gap may be noted where none was; never the other way round.)
@@ -27,8 +29,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from controlplane.ports import Beat, ClusterHealth, ClusterTick, CounterBase, HistogramGap, TelemetryBatch
+from controlplane.telemetry.counters import adopt_codes, book, completed, drop_missing
 from controlplane.telemetry.fleet import EPOCH_TOLERANCE_S, REPORTING_S, Envoy, EnvoyKey, Fleet, Line, Moment, Node
-from controlplane.telemetry.reports import STARTED, Report
+from controlplane.telemetry.reports import Report
 from controlplane.telemetry.tally import Heard, Tally
 
 QUIET_S: Final = 3.0
@@ -247,7 +250,8 @@ class Ledger:
                 report = dataclasses.replace(report, latency={})
             node.envoys.append(envoy)
         line.envoy, line.held, envoy.line, envoy.left = envoy, None, line, None
-        if _completed(envoy.booked, report) > sum(sum(counts) for counts in report.latency.values()):
+        envoy.changed |= adopt_codes(envoy.booked, report)
+        if completed(envoy.booked, report) > sum(sum(counts) for counts in report.latency.values()):
             self._gaps.append(HistogramGap(node=envoy.node, since=min(envoy.heard_at, at.now), until=at.now))
         self._book(line, envoy, report, at=at)
 
@@ -301,21 +305,8 @@ class Ledger:
     # -- counting ------------------------------------------------------------------------------------------------------
 
     def _book(self, line: Line, envoy: Envoy, report: Report, *, at: Moment) -> None:
-        booked = envoy.booked
-        if line.whole and line.reports > 1:
-            for key in booked.keys() - report.counters.keys():
-                del booked[key]
-                envoy.changed = True
-        for key, value in report.counters.items():
-            before = booked.get(key)
-            if value == before:
-                continue
-            booked[key] = value
-            envoy.changed = True
-            growth = _growth(before, value)
-            if growth:
-                cluster, _, statistic = key.rpartition("/")
-                self._tally.add(cluster, statistic, growth)
+        dropped = line.whole and line.reports > 1 and drop_missing(envoy.booked, report)
+        envoy.changed |= book(envoy.booked, report, self._tally) or dropped
         for cluster, counts in report.latency.items():
             self._tally.add_latency(cluster, counts)
         self._tally.set_in_flight(envoy.key, report.active)
@@ -343,17 +334,6 @@ class Ledger:
         return TelemetryBatch(
             source=self._source, ticks=ticks, beats=beats, bases=tuple(bases), health=tuple(health), gaps=gaps
         )
-
-
-def _growth(before: int | None, value: int) -> int:
-    return value if before is None or value < before else value - before
-
-
-def _completed(booked: Mapping[str, int], report: Report) -> int:
-    """How many answers *report* adds to what is booked."""
-    return sum(
-        _growth(booked.get(key), value) for key, value in report.counters.items() if not key.endswith(f"/{STARTED}")
-    )
 
 
 def _note_health(node: Node, members: Mapping[str, tuple[int, int]], *, whole: bool) -> None:

@@ -26,6 +26,7 @@ class _Row:
     started: int = 0
     active: int = 0
     latency: tuple[int, ...] | None = None
+    codes: dict[str, int] = dataclasses.field(default_factory=dict)
     changed: bool = True
 
     def add(self, statistic: str, count: int) -> None:
@@ -36,6 +37,13 @@ class _Row:
             if statistic == FAILED:
                 self.errors += count
         self.changed = True
+
+    def add_code(self, code: str, count: int) -> None:
+        self.codes[code] = self.codes.get(code, 0) + count
+        self.changed = True
+
+    def room(self) -> int:
+        return max(0, self.completed - sum(count for code, count in self.codes.items() if code.startswith("grpc-")))
 
     def add_latency(self, counts: tuple[int, ...]) -> None:
         mine = self.latency
@@ -53,18 +61,15 @@ class _Row:
         self.started += other.started
         if other.latency is not None:
             self.add_latency(other.latency)
+        for code, count in other.codes.items():
+            self.add_code(code, count)
         self.changed = True
 
     def value(self) -> VersionTick:
+        codes = tuple(sorted(self.codes.items()))
         if self.latency is None:
-            return VersionTick(completed=self.completed, errors=self.errors, started=self.started, active=self.active)
-        return VersionTick(
-            completed=self.completed,
-            errors=self.errors,
-            started=self.started,
-            active=self.active,
-            latency=self.latency,
-        )
+            return VersionTick(self.completed, self.errors, self.started, self.active, codes=codes)
+        return VersionTick(self.completed, self.errors, self.started, self.active, self.latency, codes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,6 +96,15 @@ class Tally:
     def add(self, cluster: str, statistic: str, count: int) -> None:
         """Count requests of a cluster in the current tick."""
         self._row(cluster).add(statistic, count)
+
+    def add_code(self, cluster: str, code: str, count: int) -> None:
+        """Say of requests of the current tick, or of earlier ones, that they ended with this status."""
+        self._row(cluster).add_code(code, count)
+
+    def room(self, cluster: str) -> int:
+        """How many more requests of the current tick may still be said to have ended with a gRPC status."""
+        row = self._rows[self.tick].get(cluster)
+        return 0 if row is None else row.room()
 
     def add_latency(self, cluster: str, counts: tuple[int, ...]) -> None:
         """Count answered requests per latency bucket in the current tick."""

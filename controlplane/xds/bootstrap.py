@@ -36,6 +36,8 @@ CLUSTER_STATISTICS: Final = (
     r"|membership_(change|degraded|excluded|healthy|total)"
     r"|upstream_cx_(active|total|connect_fail|connect_timeout|overflow|destroy_remote_with_active_rq|idle_timeout)"
     r"|health_check\.(attempt|success|failure|passive_failure|network_failure|healthy)"
+    # A status is whatever an upstream sends as one, and Envoy would keep a counter for each.
+    r"|grpc\.([1-9]|1[0-6])"
     r"|outlier_detection\.\w+|circuit_breakers\.default\.\w+|warming_state|update_(attempt|success|failure|rejected))"
 )
 

@@ -9,6 +9,7 @@ from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, healt
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.config.listener.v3 import api_listener_pb2, listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.http.grpc_stats.v3 import config_pb2 as grpc_stats_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
@@ -103,7 +104,8 @@ def _address(host: str, port: int) -> address_pb2.Address:
 def _listener(spec: ServiceSpec) -> listener_pb2.Listener:
     listener: Listener = spec.listener
     network_filter = listener_components_pb2.Filter(
-        name="envoy.filters.network.http_connection_manager", typed_config=pack(_connection_manager(spec))
+        name="envoy.filters.network.http_connection_manager",
+        typed_config=pack(_connection_manager(spec, filters=_statistics(spec))),
     )
     chain = listener_components_pb2.FilterChain(filters=[network_filter])
     if listener.certificate:
@@ -117,16 +119,29 @@ def _api_listener(spec: ServiceSpec) -> listener_pb2.Listener:
     """Return what a gRPC client that dials the service over xDS asks for: its way to the routes that Envoys follow."""
     return listener_pb2.Listener(
         name=spec.grpc_target,
-        api_listener=api_listener_pb2.ApiListener(api_listener=pack(_connection_manager(spec))),
+        api_listener=api_listener_pb2.ApiListener(api_listener=pack(_connection_manager(spec, filters=()))),
     )
 
 
-def _connection_manager(spec: ServiceSpec) -> hcm_pb2.HttpConnectionManager:
+def _statistics(spec: ServiceSpec) -> tuple[hcm_pb2.HttpFilter, ...]:
+    """Return what counts the statuses of calls where they are not HTTP's.
+
+    Only Envoy has it: gRPC refuses a listener with a filter that it does not know, and reports nothing anyway.
+    """
+    if not spec.grpc_target:
+        return ()
+    # By cluster and status only: a client may call methods of any name, and each would be statistics of its own.
+    counted = grpc_stats_pb2.FilterConfig(stats_for_all_methods={"value": False})
+    return (hcm_pb2.HttpFilter(name="envoy.filters.http.grpc_stats", typed_config=pack(counted)),)
+
+
+def _connection_manager(spec: ServiceSpec, *, filters: Iterable[hcm_pb2.HttpFilter]) -> hcm_pb2.HttpConnectionManager:
+    router = hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=pack(router_pb2.Router()))
     return hcm_pb2.HttpConnectionManager(
         codec_type=hcm_pb2.HttpConnectionManager.AUTO,
         stat_prefix=spec.listener.stat_prefix,
         rds=hcm_pb2.Rds(config_source=_over_ads(), route_config_name=spec.route_config),
-        http_filters=[hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=pack(router_pb2.Router()))],
+        http_filters=[*filters, router],
     )
 
 

@@ -31,7 +31,8 @@ async def test_an_empty_store_has_no_ticks(store: TelemetryStore) -> None:
 
 
 async def test_a_batch_is_read_back(store: TelemetryStore) -> None:
-    counts = VersionTick(7, 2, 2**40, 5, tuple(range(BUCKETS)))
+    codes = (("404", 2), ("503", 2), ("grpc-14", 2**40), ("grpc-5", 1))
+    counts = VersionTick(7, 2, 2**40, 5, tuple(range(BUCKETS)), codes)
     await store.record(make_batch("one", v1=counts, v2=VersionTick.zero(), v3=make_counts(1), silent=2, reporting=3))
     assert await ticks_of(store, "v1", "v2", "v9") == [
         TickRead(TICK, {"v1": counts, "v2": VersionTick.zero()}, reporting=3, silent=2, closed=True)
@@ -53,13 +54,13 @@ async def test_a_source_replaces_its_own_rows(store: TelemetryStore) -> None:
 
 
 async def test_sources_are_summed(store: TelemetryStore) -> None:
-    await store.record(make_batch("one", v1=make_counts(3, bucket=5), reporting=2, silent=1))
-    await store.record(make_batch("two", v1=make_counts(4, errors=4, active=9), v2=make_counts(1), reporting=1))
+    mine = dataclasses.replace(make_counts(3, bucket=5), codes=(("422", 1), ("429", 2)))
+    theirs = dataclasses.replace(make_counts(4, errors=4, active=9), codes=(("422", 3), ("503", 4)))
+    await store.record(make_batch("one", v1=mine, reporting=2, silent=1))
+    await store.record(make_batch("two", v1=theirs, v2=make_counts(1), reporting=1))
     (read,) = await ticks_of(store, "v1", "v2")
-    assert read.counts == {
-        "v1": make_counts(3, bucket=5) + make_counts(4, errors=4, active=9),
-        "v2": make_counts(1),
-    }
+    assert read.counts == {"v1": mine + theirs, "v2": make_counts(1)}
+    assert read.counts["v1"].codes == (("422", 4), ("429", 2), ("503", 4))
     assert (read.reporting, read.silent) == (3, 1)
 
 

@@ -10,7 +10,10 @@ import sqlalchemy as sa
 
 from controlplane.clock import SystemClock
 from controlplane.ports import SnapshotStatus
+from controlplane.rollout.answers import HTTP_BAD_KINDS
+from controlplane.rollout.windows import VersionTick
 from controlplane.store import open_store
+from controlplane.store.codec import histogram_to_bytes
 from controlplane.store.schema import _config, _engine, upgrade
 from controlplane.store.urls import parse_url
 from controlplane.wake import WakeBoard
@@ -29,6 +32,10 @@ INSERT INTO node_status (node, cluster, replica, variant, connected_at, types) V
     'edge-1', 'edge', 'main', 'delta', '2026-11-01 00:00:00+00:00',
     '{"rds": {"sent": "a", "acked": "a", "acked_at": null, "nacked": "", "words": ""}}'
 );
+INSERT INTO telemetry_tick (tick, cluster, source, completed, errors, started, active, latency) VALUES (
+    1800000000, 'v1', 'old', 5, 2, 5, 0, 'histogram'
+);
+INSERT INTO telemetry_beat (tick, source, reporting, silent, closed) VALUES (1800000000, 'old', 1, 0, true);
 INSERT INTO snapshot (version, serial, versions, revisions, content, status, words, at) VALUES (
     's1', 7, '{"rds": "a"}', '{"colorize": 1}', 'bytes', 'good', '', '2026-11-01 00:00:00+00:00'
 )
@@ -43,7 +50,9 @@ def first_release(url: str) -> Iterator[str]:
         config = _config()
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "0001")
-        rows = ROWS.replace("'bytes'", "X'00ff'" if url.startswith("sqlite") else r"'\x00ff'")
+        literal = "X'%s'" if url.startswith("sqlite") else r"'\x%s'"
+        rows = ROWS.replace("'bytes'", literal % "00ff")
+        rows = rows.replace("'histogram'", literal % histogram_to_bytes(VersionTick.zero().latency).hex())
         for statement in rows.split(";\n"):
             connection.exec_driver_sql(statement)
     engine.dispose()
@@ -71,6 +80,9 @@ async def test_what_the_first_release_wrote_is_read_by_this_one(old_database: st
         (node,) = await store.load_nodes()
         assert (node.node, node.group, node.user_agent, node.is_envoy) == ("edge-1", "", "", True)
         assert node.types["rds"].nacked_at is None
+        (read,) = await store.load_ticks(["v1"], after=0)
+        assert read.counts == {"v1": VersionTick(5, 2, 5, 0)}
+        assert read.counts["v1"].count(HTTP_BAD_KINDS) == 2
 
         def broken(column: str) -> str:
             return f"UPDATE service_revision SET {column} = {column}"  # noqa: S608 - our own names

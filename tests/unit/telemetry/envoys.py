@@ -62,14 +62,25 @@ class FakeEnvoy:
         self.counters[cluster, "upstream_rq_total"] += count
         self.active[cluster] += count
 
-    def end(self, cluster: str, status: int = 200, ms: float = 20.0, count: int = 1) -> None:
+    def end(
+        self, cluster: str, status: int = 200, ms: float = 20.0, count: int = 1, *, grpc: int | None = None
+    ) -> None:
         self.active[cluster] -= count
         self.counters[cluster, f"upstream_rq_{status // 100}xx"] += count
+        self.counters[cluster, f"upstream_rq_{status}"] += count
+        if grpc is not None:
+            self.say_status(cluster, grpc, count)
         self.latencies.setdefault(cluster, []).extend([ms] * count)
 
-    def serve(self, cluster: str, count: int = 1, *, status: int = 200, ms: float = 20.0) -> None:
+    def say_status(self, cluster: str, grpc: int, count: int = 1) -> None:
+        """End calls with a status in their trailers; their headers are `end`."""
+        self.counters[cluster, f"grpc.{grpc}"] += count
+
+    def serve(
+        self, cluster: str, count: int = 1, *, status: int = 200, ms: float = 20.0, grpc: int | None = None
+    ) -> None:
         self.begin(cluster, count)
-        self.end(cluster, status, ms, count)
+        self.end(cluster, status, ms, count, grpc=grpc)
 
     def remove_cluster(self, cluster: str) -> None:
         self.counters = Counter({key: value for key, value in self.counters.items() if key[0] != cluster})
@@ -120,4 +131,7 @@ class FakeEnvoy:
             if statistic.endswith("xx"):
                 name = "cluster.upstream_rq_xx"
                 metric.label.append(pb.LabelPair(name="envoy.response_code_class", value=statistic[-3]))
+            elif statistic[-3:].isdecimal() and statistic.startswith("upstream_rq_"):
+                name = "cluster.upstream_rq"
+                metric.label.append(pb.LabelPair(name="envoy.response_code", value=statistic[-3:]))
         message.envoy_metrics.append(pb.MetricFamily(name=name, type=kind, metric=[metric]))

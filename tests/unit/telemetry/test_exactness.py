@@ -17,8 +17,13 @@ from tests.unit.telemetry.rows import Rows
 
 NODES = ("a", "b")
 CLUSTERS = ("v1", "v2")
-STATUSES = (200, 404, 503)
+STATUSES = (200, 404, 422, 503)
+GRPC_STATUSES = (None, 0, 5, 14)
 Counts = Counter[tuple[str, str]]
+
+
+def _statistic(code: str) -> str:
+    return code.replace("-", ".") if code.startswith("grpc") else f"upstream_rq_{code}"
 
 
 class Exactness(RuleBasedStateMachine):
@@ -47,10 +52,11 @@ class Exactness(RuleBasedStateMachine):
         node=st.sampled_from(NODES),
         cluster=st.sampled_from(CLUSTERS),
         status=st.sampled_from(STATUSES),
+        grpc=st.sampled_from(GRPC_STATUSES),
         count=st.integers(1, 50),
     )
-    def serve(self, node: str, cluster: str, status: int, count: int) -> None:
-        self.envoys[node].serve(cluster, count, status=status)
+    def serve(self, node: str, cluster: str, status: int, grpc: int | None, count: int) -> None:
+        self.envoys[node].serve(cluster, count, status=status, grpc=grpc)
 
     @rule(node=st.sampled_from(NODES))
     def flush(self, node: str) -> None:
@@ -133,6 +139,8 @@ class Exactness(RuleBasedStateMachine):
             assert total.started <= truth[cluster, "upstream_rq_total"]
             assert total.errors <= truth[cluster, "upstream_rq_5xx"]
             assert sum(total.latency) <= total.started
+            for code, count in total.codes:
+                assert count <= truth[cluster, _statistic(code)]
 
     def teardown(self) -> None:
         if not self.envoys:
@@ -143,13 +151,15 @@ class Exactness(RuleBasedStateMachine):
         truth = self.truth()
         for cluster in CLUSTERS:
             total = self.rows.total(cluster)
-            answered = sum(truth[cluster, f"upstream_rq_{status // 100}xx"] for status in STATUSES)
+            answered = sum(truth[cluster, f"upstream_rq_{digit}xx"] for digit in "245")
             assert (total.started, total.completed, total.errors, total.active) == (
                 truth[cluster, "upstream_rq_total"],
                 answered,
                 truth[cluster, "upstream_rq_5xx"],
                 0,
             )
+            codes = {code: truth[cluster, _statistic(code)] for code in ("404", "422", "503", "grpc-5", "grpc-14")}
+            assert dict(total.codes) == {code: count for code, count in codes.items() if count}
             assert sum(total.latency) == total.completed or self.rows.gaps, "latencies are missing and it is not said"
 
     # -- how ---------------------------------------------------------------------------------------------------------

@@ -213,8 +213,8 @@ async def test_what_is_refused_is_counted(store: SqlStore, clock: ManualClock, b
 def test_a_flush_of_five_clusters_is_read_within_two_milliseconds(clock: ManualClock) -> None:
     envoy = FakeEnvoy(clock)
     for number in range(5):
-        for status in (200, 404, 503):
-            envoy.serve(f"v{number}", 20, status=status, ms=10.0 * status)
+        for status in (200, 401, 404, 422, 429, 500, 503, 504):
+            envoy.serve(f"v{number}", 20, status=status, ms=10.0 * status, grpc=status % 17)
         envoy.members[f"v{number}"] = (2, 2)
     message = envoy.flush()
     data = message.SerializeToString()

@@ -1,5 +1,7 @@
 """The rules of the ledger, one by one; that they hold together is test_exactness.py's."""
 
+import dataclasses
+
 import pytest
 
 from controlplane.ports import TelemetryBatch
@@ -237,6 +239,114 @@ def test_foreign_buckets_are_told_once(plane: Plane, clock: ManualClock) -> None
     plane.write()
     assert plane.rows.total("v1").completed == 3
     assert sum(plane.rows.total("v1").latency) == 0
+
+
+# -- answers by single status ------------------------------------------------------------------------------------------
+
+
+def test_answers_are_told_by_their_status_and_counted_once(plane: Plane, envoy: FakeEnvoy) -> None:
+    envoy.serve("v1", 5)
+    envoy.serve("v1", 4, status=422)
+    envoy.serve("v1", 2, status=429)
+    envoy.serve("v1", 3, status=503)
+    line = plane.open(envoy)
+    plane.hear(line, envoy)
+    plane.clock.advance(1)
+    envoy.serve("v1", 1, status=422)
+    plane.hear(line, envoy)
+    plane.write()
+    total = plane.rows.total("v1")
+    assert (total.completed, total.errors) == (15, 3)
+    assert total.codes == (("422", 5), ("429", 2), ("503", 3))
+    assert plane.rows.at(plane.clock.moment().tick, "v1").codes == (("422", 1),)
+    assert not plane.rows.gaps
+
+
+def without_codes(plane: Plane) -> None:
+    """Make the books those of a release that did not read single statuses."""
+    for node, base in plane.rows.bases.items():
+        counters = {key: value for key, value in base.counters.items() if "/upstream_rq_" in key}
+        plane.rows.bases[node] = dataclasses.replace(base, counters=counters)
+
+
+def test_the_history_behind_books_without_codes_is_not_traffic(plane: Plane, envoy: FakeEnvoy) -> None:
+    envoy.serve("v1", 1000, status=422, grpc=5)
+    plane.hear(plane.open(envoy), envoy)
+    plane.write()
+    without_codes(plane)
+    plane.rows.ticks.clear()
+    envoy.serve("v1", 7, status=422, grpc=5)  # while no release runs: counted, but of what status nobody can tell
+    plane.restart()
+    line = plane.open(envoy)
+    plane.hear(line, envoy)
+    plane.write()
+    total = plane.rows.total("v1")
+    assert (total.completed, total.codes) == (7, ())
+    envoy.serve("v1", 2, status=422, grpc=5)
+    envoy.serve("v2", 1, status=404)
+    plane.hear(line, envoy)
+    plane.write()
+    assert plane.rows.total("v1").codes == (("422", 2), ("grpc-5", 2))
+    assert plane.rows.total("v2").codes == (("404", 1),)
+
+
+def test_statuses_that_are_new_to_books_with_codes_count_in_full(plane: Plane, envoy: FakeEnvoy) -> None:
+    envoy.serve("v1", 10)
+    envoy.serve("v1", 10, status=404)
+    plane.hear(plane.open(envoy), envoy)
+    plane.write()
+    envoy.serve("v1", 4, status=422)
+    envoy.serve("v1", 3, grpc=14)
+    plane.restart()
+    plane.hear(plane.open(envoy), envoy)
+    plane.write()
+    assert plane.rows.total("v1").codes == (("404", 10), ("422", 4), ("grpc-14", 3))
+
+
+def test_an_envoy_of_before_an_upgrade_that_never_answered_counts_in_full(plane: Plane, envoy: FakeEnvoy) -> None:
+    plane.hear(plane.open(envoy), envoy)
+    plane.write()
+    without_codes(plane)
+    envoy.serve("v1", 4, status=422)
+    plane.restart()
+    plane.hear(plane.open(envoy), envoy)
+    plane.write()
+    assert plane.rows.total("v1").codes == (("422", 4),)
+
+
+def test_a_status_in_trailers_waits_for_a_tick_with_calls(plane: Plane, envoy: FakeEnvoy) -> None:
+    """Or a tick would have more bad calls than calls."""
+    line = plane.open(envoy)
+    envoy.serve("v1", 3)  # the headers of three streams
+    plane.hear(line, envoy)
+    plane.clock.advance(5)
+    envoy.say_status("v1", 13, 3)
+    plane.hear(line, envoy)
+    plane.write()
+    assert plane.rows.total("v1").codes == ()
+    plane.restart()  # what waits is not lost
+    line = plane.open(envoy)
+    for _ in range(4):
+        plane.clock.advance(1)
+        envoy.serve("v1", 2, grpc=0)
+        plane.hear(line, envoy)
+        plane.write()
+    assert plane.rows.total("v1").codes == (("grpc-13", 3),)
+    for (_, _, cluster), row in plane.rows.ticks.items():
+        assert cluster == "v1"
+        assert sum(count for _, count in row.codes) <= row.completed
+
+
+def test_statuses_of_a_cluster_that_came_back_count_from_zero(plane: Plane, envoy: FakeEnvoy) -> None:
+    line = plane.open(envoy)
+    envoy.serve("v1", 5, status=422, grpc=5)
+    plane.hear(line, envoy)
+    envoy.remove_cluster("v1")
+    plane.hear(line, envoy)
+    envoy.serve("v1", 6, status=422, grpc=5)
+    plane.hear(line, envoy)
+    plane.write()
+    assert plane.rows.total("v1").codes == (("422", 11), ("grpc-5", 11))
 
 
 # -- gaps --------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ def test_both_forms_of_tags_are_read(*, labels: bool) -> None:
     envoy.serve("v1", 3)
     envoy.serve("v1", 2, status=503)
     envoy.serve("v2", status=404)
+    envoy.serve("v2", 2, grpc=0)
+    envoy.serve("v2", 3, grpc=14)
     envoy.begin("v2", 4)
     envoy.members["v2"] = (1, 2)
     report = envoy.report()
@@ -21,9 +23,11 @@ def test_both_forms_of_tags_are_read(*, labels: bool) -> None:
         "v1/upstream_rq_total": 5,
         "v1/upstream_rq_2xx": 3,
         "v1/upstream_rq_5xx": 2,
-        "v2/upstream_rq_total": 5,
+        "v2/upstream_rq_total": 10,
+        "v2/upstream_rq_2xx": 5,
         "v2/upstream_rq_4xx": 1,
     }
+    assert report.codes == {"v1/503": 2, "v2/404": 1, "v2/grpc-14": 3}
     assert report.active["v2"] == 4
     assert report.members == {"v2": (1, 2)}
     assert sum(report.latency["v1"]) == 5
@@ -33,12 +37,31 @@ def test_parts_of_the_same_requests_are_not_counted_again() -> None:
     message = pb.StreamMetricsMessage()
     cluster = pb.LabelPair(name="envoy.cluster_name", value="v1")
     five = pb.LabelPair(name="envoy.response_code_class", value="5")
-    for name in ("cluster.external.upstream_rq_xx", "cluster.internal.upstream_rq_xx", "cluster.retry.upstream_rq_xx"):
-        metric = pb.Metric(label=[cluster, five], counter=pb.Counter(value=7))
-        message.envoy_metrics.append(pb.MetricFamily(name=name, metric=[metric]))
-    for name in ("cluster.v1.external.upstream_rq_5xx", "cluster.v1.retry.upstream_rq_5xx"):
-        message.envoy_metrics.append(pb.MetricFamily(name=name, metric=[pb.Metric(counter=pb.Counter(value=7))]))
-    assert parse(message).counters == {}
+    status = pb.LabelPair(name="envoy.response_code", value="503")
+    for part in ("external", "internal", "retry", "canary"):
+        for name, label in ((f"cluster.{part}.upstream_rq_xx", five), (f"cluster.{part}.upstream_rq", status)):
+            metric = pb.Metric(label=[cluster, label], counter=pb.Counter(value=7))
+            message.envoy_metrics.append(pb.MetricFamily(name=name, metric=[metric]))
+        for name in (f"cluster.v1.{part}.upstream_rq_5xx", f"cluster.v1.{part}.upstream_rq_503"):
+            message.envoy_metrics.append(pb.MetricFamily(name=name, metric=[pb.Metric(counter=pb.Counter(value=7))]))
+    report = parse(message)
+    assert (report.counters, report.codes) == ({}, {})
+
+
+@pytest.mark.parametrize("labels", [True, False], ids=["labels", "names"])
+def test_what_is_no_failed_status_is_no_code(*, labels: bool) -> None:
+    """An upstream may make up any gRPC status, and Envoy counts it by that name."""
+    envoy = FakeEnvoy(ManualClock(), labels=labels)
+    for status in (200, 204, 301, 302):
+        envoy.serve("v1", status=status)
+    envoy.serve("xds", status=503, grpc=14)
+    for name in ("0", "17", "99", "014", "x", "16.x", "total", "success", "failure", "request_message_count"):
+        envoy.counters["v1", f"grpc.{name}"] += 1
+    for name in ("timeout", "600", "0", "4xx0", "5030"):
+        envoy.counters["v1", f"upstream_rq_{name}"] += 1
+    report = envoy.report()
+    assert report.codes == {}
+    assert report.counters == {"v1/upstream_rq_total": 4, "v1/upstream_rq_2xx": 2, "v1/upstream_rq_3xx": 2}
 
 
 def test_interim_answers_and_own_clusters_are_left_out() -> None:
@@ -89,9 +112,11 @@ def test_two_reports_follow_as_one() -> None:
     first = envoy.report()
     envoy.clock.advance(2)
     envoy.serve("v1", 2)
+    envoy.serve("v1", status=422)
     both = first.followed_by(envoy.report())
     assert both.counters["v1/upstream_rq_2xx"] == 5
-    assert sum(both.latency["v1"]) == 5
+    assert both.codes == {"v1/422": 1}
+    assert sum(both.latency["v1"]) == 6
     assert both.uptime_s == 2
 
 

@@ -37,13 +37,21 @@ from controlplane.xds.bootstrap import (
         "cluster.v2.membership_total",
         "cluster.v2.upstream_cx_connect_fail",
         "cluster.v2.outlier_detection.ejections_active",
+        "cluster.v2.grpc.1",
+        "cluster.v2.grpc.16",
     ],
 )
 def test_statistics_of_any_cluster_are_kept(name: str) -> None:
     assert re.fullmatch(CLUSTER_STATISTICS, name)
 
 
-@pytest.mark.parametrize("name", ["cluster.v2.lb_healthy_panic", "cluster.v2.upstream_cx_length_ms", "runtime.load"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cluster.v2.lb_healthy_panic", "cluster.v2.upstream_cx_length_ms", "runtime.load"),
+        *("cluster.v2.grpc.0", "cluster.v2.grpc.17", "cluster.v2.grpc.total", "cluster.v2.grpc.echo.Echo.Say.14"),
+    ],
+)
 def test_statistics_that_nobody_reads_are_not(name: str) -> None:
     assert not re.fullmatch(CLUSTER_STATISTICS, name)
     assert not name.startswith(OTHER_STATISTICS)
