@@ -74,6 +74,7 @@ def explain(
     """Turn the verdicts on many rollouts into judgements with their sentences."""
     needed = _needed(state, judged, batch_policy)
     places = layout(batch_policy.objectives)
+    muted = batch_policy.active & ~batch_policy.deciding
     compared = np.zeros_like(judged.limit)
     compared[:, places.compared] = np.minimum(judged.odds[:, places.worse], judged.odds[:, places.floor])
     return [
@@ -88,6 +89,7 @@ def explain(
             hard_odds=float(judged.hard_odds[row, judged.objective[row]]),
             cap=(2 * batch_policy.threshold[row]).tolist(),
             asked=state.asked[row].tolist(),
+            muted=muted[row].tolist(),
             limit=judged.limit[row].tolist(),
             needed=needed[row].tolist(),
             seen=state.seen[row].tolist(),
@@ -133,6 +135,7 @@ class _Case:
     hard_odds: float
     cap: list[float]
     asked: list[bool]
+    muted: list[bool]
     limit: list[float]
     needed: list[float]
     seen: list[list[Counts]]
@@ -190,7 +193,7 @@ class _Case:
         return _share(counts[CANDIDATE]), _share(counts[BASELINE])
 
     def _handled(self, objective: int) -> str:
-        if self.policy.handlings[objective].muted:
+        if self.muted[objective]:
             return "muted"
         return "asked" if self.asked[objective] else ""
 
