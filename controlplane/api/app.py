@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from controlplane.api import explanations, fleet, operations, recent, rollouts, services
+from controlplane.api import explanations, fleet, operations, recent, replays, rollouts, services
 from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
 from controlplane.api.answers import ErrorView, Problem
 from controlplane.api.discovery import Discovery, make_router
@@ -115,10 +115,12 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     )
     app.state.registry = registry
     app.state.watchers = 0
+    app.state.replays = 0
     for router in (
         services.router,
         rollouts.router,
         explanations.router,
+        replays.router,
         recent.router,
         fleet.router,
         operations.router,

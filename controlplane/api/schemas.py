@@ -328,3 +328,10 @@ class SplitRequest(Document):
 
     weights: dict[str, Weight]
     why: Why = ""
+
+
+class ReplayRequest(Document):
+    """Judge a rollout's record again: by the *slos* given, or else by its own. *all* asks for every second."""
+
+    slos: list[SloDocument] | None = None
+    all: bool = False
