@@ -97,9 +97,13 @@ def _counts_to_json(counts: VersionTick) -> dict[str, Any]:
 
 
 def _counts_from_json(values: Mapping[str, Any]) -> VersionTick:
-    latency = values["latency"]
-    padded = (*latency, *(0,) * (BUCKETS - len(latency)))
-    return VersionTick(**{**_known(_COUNTS, values), "latency": padded})
+    known = {name: _frozen(value) for name, value in _known(_COUNTS, values).items()}
+    missing = (0,) * (BUCKETS - len(known["latency"]))
+    return VersionTick(**{**known, "latency": known["latency"] + missing})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _known(names: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
