@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NewType, Protocol
 
 from controlplane.rollout.model import Command, Plan, State
+from controlplane.rollout.recorded import JudgedTick
 from controlplane.rollout.slo import Slo
 from controlplane.rollout.windows import VersionTick
 from controlplane.traffic.groups import Grouping
@@ -226,15 +227,20 @@ class RolloutStore(Protocol):
         occurred: Sequence[Occurrence] = (),
         handled: Sequence[int] = (),
         split: Split | None = None,
+        judged: Sequence[JudgedTick] = (),
         now: dt.datetime,
     ) -> Rollout:
         """Commit the rollout, its history, the handled commands and (when it ends) the service's split, all or none.
 
-        Returns it with its version raised by one.
+        So is the record of the ticks that its judge has seen since the last save. Returns it with its version raised
+        by one.
 
         Raises:
             StaleWriteError: *rollout.version* is not the row's.
         """
+
+    async def load_judged(self, rollout: RolloutId, *, after: int = 0, limit: int = 600) -> tuple[JudgedTick, ...]:
+        """Return the ticks later than *after* that the judge of *rollout* has seen, oldest first, as far as kept."""
 
     async def history(self, service: str, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
         """Return what happened to a service and its rollouts, oldest first."""
@@ -504,7 +510,7 @@ class TelemetryStore(Protocol):
         """Return the gaps that end after *since*."""
 
     async def prune_telemetry(self, *, before_tick: int) -> None:
-        """Delete ticks and beats older than *before_tick*, and counters of Envoys not heard of since."""
+        """Delete ticks, beats and judged ticks older than *before_tick*, and counters of Envoys not heard of since."""
 
 
 # -- who may ask -------------------------------------------------------------------------------------------------------

@@ -99,7 +99,8 @@ class Settings(BaseSettings):
     telemetry_retention: dt.timedelta = Field(
         default=dt.timedelta(hours=24), ge=dt.timedelta(minutes=10), le=dt.timedelta(days=90)
     )
-    """How long rows per tick are kept. Shorter than ten minutes would cut the judge's own history."""
+    """How long rows per tick are kept, and so how far back rollouts can be replayed. Shorter than ten minutes would cut
+    the judge's own history."""
     resolve_interval: dt.timedelta = Field(
         default=dt.timedelta(seconds=5), ge=dt.timedelta(seconds=1), le=dt.timedelta(hours=1)
     )

@@ -17,8 +17,10 @@ from controlplane.ports import (
     TypeStatus,
 )
 from controlplane.rollout.model import Plan, Preparing, State, Step
+from controlplane.rollout.recorded import JudgedTick, Look
 from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, Slo
-from controlplane.rollout.windows import BUCKETS, VersionTick
+from controlplane.rollout.verdict import Exposure, Verdict
+from controlplane.rollout.windows import BUCKETS, TickWindow, VersionTick
 from controlplane.traffic.model import (
     Endpoint,
     HeaderMatch,
@@ -196,6 +198,22 @@ def make_batch(
         ticks=tuple(ClusterTick(cluster, tick, sums) for cluster, sums in counts.items()),
         beats=(Beat(tick=tick, reporting=reporting, silent=silent, closed=closed),),
     )
+
+
+def make_judged(
+    tick: int = TICK,
+    *,
+    previous: int | None = None,
+    look: Look = Look.WHOLE,
+    verdict: Verdict = Verdict.HOLD,
+    words: str = "5 % is held for 1 of at least 30 s",
+) -> JudgedTick:
+    """Return the record of a tick of a healthy candidate at 5 %; history has neither exposure nor words."""
+    window = TickWindow(tick, make_counts(95, errors=1), make_counts(5, bucket=61))
+    if look is Look.HISTORY:
+        return JudgedTick(previous, window, look)
+    exposure = Exposure(weight_bp=500, next_weight_bp=2500, min_hold_s=30.0, held_s=0.1)
+    return JudgedTick(previous, window, look, exposure, (Verdict.ROLLBACK, Verdict.ADVANCE), verdict, words)
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------

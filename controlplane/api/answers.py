@@ -199,6 +199,48 @@ class ExplanationView(View):
     next: str
 
 
+class SaidView(View):
+    """What the judge said of a second. *decision* is the *verdict* where it moves the rollout, and else hold."""
+
+    verdict: str
+    decision: str
+    words: str
+
+
+class ReplayedView(View):
+    """One judged second: what was said of it then, and what is said now. *partial*: it was not over yet."""
+
+    tick: int
+    at: dt.datetime
+    weight: str
+    weight_bp: int
+    partial: bool
+    recorded: SaidView
+    replayed: SaidView
+    same: bool
+
+
+class ReplayView(View):
+    """A rollout's record, judged again by *objectives*.
+
+    *reproduced* says that every verdict and every sentence of its *judged* seconds came out as recorded; *deviation* is
+    the first second with another decision. *ticks* are those in which something changed, or all. *complete* is false
+    where the record goes on.
+    """
+
+    rollout: str
+    service: str
+    state: str
+    phase: str
+    objectives: list[str]
+    judged: int
+    complete: bool
+    reproduced: bool
+    deviation: ReplayedView | None
+    summary: list[str]
+    ticks: list[ReplayedView]
+
+
 class EventsView(View):
     """Events after the one asked for. Ask again with *after* set to *next*."""
 

@@ -14,14 +14,13 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from controlplane.api import explanations, fleet, operations, recent, rollouts, services
+from controlplane.api import explanations, fleet, operations, recent, replays, rollouts, services
 from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
 from controlplane.api.answers import ErrorView, Problem
 from controlplane.api.discovery import Discovery, make_router
-from controlplane.api.documents import known_fields
 from controlplane.api.metrics import RequestMetrics
 from controlplane.api.problems import from_pydantic
-from controlplane.api.schemas import EXAMPLES
+from controlplane.api.schemas import EXAMPLES, known_fields
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
@@ -115,10 +114,12 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     )
     app.state.registry = registry
     app.state.watchers = 0
+    app.state.replays = 0
     for router in (
         services.router,
         rollouts.router,
         explanations.router,
+        replays.router,
         recent.router,
         fleet.router,
         operations.router,

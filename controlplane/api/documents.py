@@ -8,13 +8,12 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from controlplane.api.objectives import slo_from, slo_of
 from controlplane.api.problems import InvalidDocumentError, Problems, from_pydantic
 from controlplane.api.schemas import (
     EXAMPLES,
-    Document,
     HeaderDocument,
     HealthCheckDocument,
     ListenerDocument,
@@ -25,6 +24,7 @@ from controlplane.api.schemas import (
     ServiceDocument,
     StepDocument,
     VersionDocument,
+    known_fields,
 )
 from controlplane.errors import InvalidInputError
 from controlplane.rollout.model import FULL_WEIGHT_BP, Plan, Step
@@ -89,17 +89,6 @@ def _load_all(text: str, source: str) -> list[object]:
     if not found or found == [None]:
         raise InvalidInputError(source, "is empty", "start it with service: NAME")
     return found
-
-
-def known_fields() -> frozenset[str]:
-    """Return every field name of every document, to guess what a misspelt one should be."""
-    found: set[str] = set()
-    waiting: list[type[BaseModel]] = [Document]
-    while waiting:
-        model = waiting.pop()
-        found |= set(model.model_fields)
-        waiting += model.__subclasses__()
-    return frozenset(found)
 
 
 def read_document(given: object) -> ServiceDocument:

@@ -1,16 +1,25 @@
 """Between the documents of objectives and the core's values, both ways."""
 
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from controlplane.api import units
+from controlplane.api.problems import Problems, from_pydantic
 from controlplane.api.schemas import (
+    EXAMPLES,
     ClientErrorsDocument,
     ErrorRateDocument,
     LatencyDocument,
     QueryRatioDocument,
     QueryValueDocument,
+    ReplayRequest,
     SloDocument,
+    known_fields,
 )
+from controlplane.errors import InvalidInputError
 from controlplane.rollout.slo import (
     ClientErrorSlo,
     ErrorRateSlo,
@@ -20,9 +29,11 @@ from controlplane.rollout.slo import (
     Slo,
     Terms,
     ValueQuerySlo,
+    check_slos,
     client_errors,
     default_bad,
 )
+from controlplane.traffic.model import check_names
 
 
 def slo_from(document: SloDocument, *, grpc: bool = False) -> Slo:
@@ -111,3 +122,41 @@ def _bound_of(slo: Slo) -> str:
                 f"at {end} {bound:g}" for end, bound in (("least", lowest), ("most", highest)) if bound is not None
             ]
             return f"{slo.name} {' and '.join(bounds)}"
+
+
+# -- objectives by themselves, apart from a service -------------------------------------------------------------------
+
+
+def read_objectives(given: object) -> list[SloDocument]:
+    """Validate the shape of a list of objectives, or of those under ``slos`` in a mapping, such as a service's.
+
+    Raises:
+        InvalidInputError: It is neither; an `InvalidDocumentError` lists everything that is wrong in it.
+    """
+    if isinstance(given, Mapping):
+        if "slos" not in given:
+            raise InvalidInputError("slos", "is missing", f"add slos: {EXAMPLES['slos']}")
+        given = given["slos"]
+    if not isinstance(given, list):
+        raise InvalidInputError("slos", "is not a list", "start each item with - ")
+    whole = {"slos": given}
+    try:
+        return ReplayRequest.model_validate(whole).slos or []
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False)
+        raise from_pydantic(errors, whole, known=known_fields(), examples=EXAMPLES) from exc
+
+
+def objectives_from(documents: Sequence[SloDocument], *, grpc: bool = False) -> tuple[Slo, ...]:
+    """Build objectives; *grpc* as for `slo_from`.
+
+    Raises:
+        InvalidInputError: There is none, two have one name, or values are out of range.
+    """
+    problems = Problems()
+    found = [problems.attempt(functools.partial(slo_from, document, grpc=grpc)) for document in documents]
+    problems.raise_any()
+    check_names("slos", [document.name for document in documents])
+    slos = tuple(slo for slo in found if slo)
+    check_slos(slos)
+    return slos

@@ -147,6 +147,17 @@ class Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def known_fields() -> frozenset[str]:
+    """Return every field name of every document, to guess what a misspelt one should be."""
+    found: set[str] = set()
+    waiting: list[type[BaseModel]] = [Document]
+    while waiting:
+        model = waiting.pop()
+        found |= set(model.model_fields)
+        waiting += model.__subclasses__()
+    return frozenset(found)
+
+
 # -- the service -------------------------------------------------------------------------------------------------------
 
 
@@ -381,3 +392,10 @@ class SplitRequest(Document):
 
     weights: dict[str, Weight]
     why: Why = ""
+
+
+class ReplayRequest(Document):
+    """Judge a rollout's record again: by the *slos* given, or else by its own. *all* asks for every second."""
+
+    slos: list[SloDocument] | None = None
+    all: bool = False

@@ -52,8 +52,8 @@ def percentages(field: str, texts: Sequence[str]) -> list[str]:
     return found
 
 
-def read_text(file: pathlib.Path) -> str:
-    """Return what a file holds; ``-`` is standard input.
+def read_text(file: pathlib.Path, *, option: str = "--file") -> str:
+    """Return what the file that *option* names holds; ``-`` is standard input.
 
     Raises:
         InvalidInputError: It cannot be read, or is not text.
@@ -62,4 +62,4 @@ def read_text(file: pathlib.Path) -> str:
         return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as exc:
         why = exc.strerror if isinstance(exc, OSError) and exc.strerror else "it is not UTF-8 text"
-        raise InvalidInputError("--file", f"{file} cannot be read ({why})", "name a YAML or JSON file") from exc
+        raise InvalidInputError(option, f"{file} cannot be read ({why})", "name a YAML or JSON file") from exc

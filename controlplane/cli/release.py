@@ -238,6 +238,34 @@ def explain(context: typer.Context, name: Service, output: OutputOption = Format
         printing.print_page(printing.explanation(explanation), color=surroundings.color)
 
 
+def replay(
+    context: typer.Context,
+    rollout: Annotated[
+        str, typer.Argument(help="Its id, as colorize-7; or a service, for its newest.", show_default=False)
+    ],
+    slo: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            "--slo",
+            help="Other objectives: a YAML list, or a document with slos:, as a service's; - is standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    every: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--all", help="Every second, not only those in which something changed.")
+    ] = False,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Judge a rollout's recorded telemetry again, by its own objectives or by others.
+
+    Second by second: what the judge said, and what it says now. By its own objectives the recorded decisions come out
+    exactly. By others, the first different decision is exact; after it the weights are still those of the recording.
+    """
+    from controlplane.cli import replaying  # noqa: PLC0415
+
+    replaying.replay(surroundings_of(context), rollout, slo, every=every, as_json=is_json(output))
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to *app*."""
     app.command()(apply)
@@ -249,6 +277,7 @@ def register(app: typer.Typer) -> None:
     app.command("set-weight")(set_weight)
     app.command()(history)
     app.command()(explain)
+    app.command()(replay)
 
 
 def _command(context: typer.Context, name: str, verb: str, body: dict[str, Any], output: Format) -> None:

@@ -48,6 +48,7 @@ from controlplane.ports import (
 )
 from controlplane.rollout.lifecycle import IllegalTransitionError, advance
 from controlplane.rollout.model import Event, Nacked, PauseCause, Paused, Promoted, Resume, RolledBack, RollingBack
+from controlplane.rollout.recorded import JudgedTick
 from controlplane.traffic.assemble import rollout_split
 from controlplane.traffic.model import Split
 from controlplane.wake import Wake
@@ -277,9 +278,9 @@ class Controller:
             or clock_event(rollout, heard_at=self._heard_at(rollout, ticks), now=now)
         )
         if event is not None:
-            await self._apply(judged.rollout, event)
+            await self._apply(judged.rollout, event, judged=judged.ticks)
         elif judged.rollout != rollout:
-            await self.store.save(judged.rollout, now=now)
+            await self.store.save(judged.rollout, judged=judged.ticks, now=now)
         self._resting.pop(rollout.id, None)
 
     def _heard_at(self, rollout: Rollout, ticks: Sequence[TickRead]) -> dt.datetime:
@@ -299,7 +300,9 @@ class Controller:
             now = self.clock.now()
             await self.store.save(rollout, occurred=(refused,), handled=(pending.number,), now=now)
 
-    async def _apply(self, rollout: Rollout, event: Event, *, handled: tuple[int, ...] = ()) -> None:
+    async def _apply(
+        self, rollout: Rollout, event: Event, *, handled: tuple[int, ...] = (), judged: tuple[JudgedTick, ...] = ()
+    ) -> None:
         now = self.clock.now()
         before, after = rollout.state, advance(rollout.plan, rollout.state, event, now=now)
         occurred = Occurrence(
@@ -313,7 +316,8 @@ class Controller:
         moved = dataclasses.replace(rollout, state=after)
         if isinstance(event, Resume):
             moved = dataclasses.replace(moved, deadline_at=now + rollout.plan.deadline)
-        await self.store.save(moved, occurred=(occurred,), handled=handled, split=_final_split(rollout, after), now=now)
+        split = _final_split(rollout, after)
+        await self.store.save(moved, occurred=(occurred,), handled=handled, split=split, judged=judged, now=now)
         log.info("rollout.advanced", rollout_id=rollout.id, because=occurred.what, words=occurred.words)
         self.wake.set()  # the new state may already have what it waits for
 

@@ -21,13 +21,16 @@ from controlplane.rollout.model import (
     Paused,
     PrepareTimedOut,
     Preparing,
+    Question,
     Ready,
     RollingBack,
     Shifting,
+    State,
     Suspicion,
     TelemetryLost,
 )
 from controlplane.rollout.objectives import policy_of
+from controlplane.rollout.recorded import JudgedTick, Look
 from controlplane.rollout.windows import TickWindow, VersionTick
 
 HISTORY = dt.timedelta(seconds=300)
@@ -97,10 +100,11 @@ def heard_at(ticks: Sequence[TickRead]) -> dt.datetime | None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Judged:
-    """A rollout after the judge has seen new ticks, and the event that its verdict amounts to."""
+    """A rollout after the judge has seen new ticks, the event that its verdict amounts to, and the record of them."""
 
     rollout: Rollout
     event: Event | None
+    ticks: tuple[JudgedTick, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -165,20 +169,28 @@ def _course(rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead]) -> 
     policy = policy_of(rollout.slos)
     state = JudgeState.from_json(json.loads(rollout.judge)) if rollout.judge else JudgeState.initial(policy)
     judged_tick, judgement, event = rollout.judged_tick, None, None
+    seen: list[JudgedTick] = []
     for tick in ticks:
         if judged_tick is not None and tick.tick <= judged_tick:
             continue
         window = _window(tick, clusters, judged_tick)
         if not tick.closed:
             peeked = _peek(rollout, state, window, policy)
-            judgement, event = peeked or judgement, _meaning(rollout, peeked, live=False)
+            if peeked is not None:
+                exposure = _exposure(rollout, tick.tick, judged_tick)
+                judgement, event = peeked, _meaning(rollout, peeked, live=False)
+                seen.append(_record(rollout, judged_tick, window, Look.PARTIAL, exposure, peeked))
             break
         if carries_traffic(rollout.state) and not _precedes_exposure(rollout, tick.tick):
             exposure = _exposure(rollout, tick.tick, judged_tick)
             state, judgement = yield _Question(state, window, exposure, policy)
             event = _meaning(rollout, judgement, live=_is_live(rollout, tick.tick))
+            seen.append(_record(rollout, judged_tick, window, Look.WHOLE, exposure, judgement))
         else:
             state = judging.observe_history(state, window, policy)
+            # What the judge learns while the rollout retreats decides nothing any more.
+            if not isinstance(rollout.state, RollingBack):
+                seen.append(JudgedTick(judged_tick, window, Look.HISTORY))
         judged_tick = tick.tick
         if event is not None:
             break
@@ -190,6 +202,7 @@ def _course(rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead]) -> 
             evidence=_evidence(judgement, judged_tick) if judgement else rollout.evidence,
         ),
         event,
+        tuple(seen),
     )
 
 
@@ -261,18 +274,46 @@ def _exposure(rollout: Rollout, tick: int, previous: int | None) -> Exposure:
     )
 
 
-def _meaning(rollout: Rollout, judgement: Judgement | None, *, live: bool) -> Event | None:
-    if judgement is None:
+def _meaning(rollout: Rollout, judgement: Judgement, *, live: bool) -> Event | None:
+    if judgement.verdict not in _heeded(rollout.state, live=live):
         return None
-    match judgement.verdict, rollout.state:
-        case Verdict.ROLLBACK, _:
+    match judgement.verdict:
+        case Verdict.ROLLBACK:
             return Breach(judgement.reason)
-        case Verdict.PROBE, (Baking(probing=False) | Paused(probing=False)):
+        case Verdict.ASK:
+            return Question(judgement.reason)
+        case Verdict.PROBE:
             return Suspicion(judgement.reason)
-        case Verdict.ADVANCE, (Baking() | Paused(probing=True)) if live:
+        case Verdict.ADVANCE:
             return Advance(judgement.reason)
-        case _:
+        case Verdict.HOLD:
             return None
+
+
+def _heeded(state: State, *, live: bool) -> tuple[Verdict, ...]:
+    """Return the verdicts that move a rollout in *state*; *live*: by a tick in which every Envoy ran its weight."""
+    match state:
+        case Baking(probing=True) | Paused(probing=True) if live:
+            return Verdict.ROLLBACK, Verdict.ASK, Verdict.ADVANCE
+        case Baking(probing=False) if live:
+            return Verdict.ROLLBACK, Verdict.ASK, Verdict.PROBE, Verdict.ADVANCE
+        case Baking(probing=False) | Paused(probing=False):
+            return Verdict.ROLLBACK, Verdict.ASK, Verdict.PROBE
+        case _:
+            return Verdict.ROLLBACK, Verdict.ASK
+
+
+def _record(
+    rollout: Rollout,
+    previous: int | None,
+    window: TickWindow,
+    look: Look,
+    exposure: Exposure,
+    judgement: Judgement,
+) -> JudgedTick:
+    live = look is Look.WHOLE and _is_live(rollout, window.tick)
+    heeded = _heeded(rollout.state, live=live)
+    return JudgedTick(previous, window, look, exposure, heeded, judgement.verdict, judgement.reason)
 
 
 def _peek(rollout: Rollout, state: JudgeState, partial: TickWindow, policy: Policy) -> Judgement | None:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from controlplane.api.answers import EventView, ExplanationView, ProxyView, RolloutView, StatusView
+from controlplane.api.answers import EventView, ExplanationView, ProxyView, ReplayView, RolloutView, StatusView
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError, UnavailableError
 
@@ -110,6 +110,10 @@ class ApiClient:
     async def explain(self, service: str) -> ExplanationView:
         """Return why a service's rollout stands where it stands."""
         return ExplanationView.model_validate(await self._ask("GET", f"/v1/services/{service}/explain"))
+
+    async def replay(self, rollout: str) -> ReplayView:
+        """Have a rollout's record judged again, by its own objectives."""
+        return ReplayView.model_validate(await self._ask("POST", f"/v1/rollouts/{rollout}/replay", {}))
 
     async def history(self, service: str, *, rollout: str | None = None) -> tuple[EventView, ...]:
         """Return what happened, oldest first."""

@@ -232,8 +232,12 @@ def with_defaults(slos: Sequence[Slo]) -> tuple[Slo, ...]:
     """Return what a rollout is held to: the declared objectives, and that client errors do not grow."""
     if any(isinstance(slo, ClientErrorSlo) for slo in slos):
         return tuple(slos)
-    grpc = any(isinstance(slo, ErrorRateSlo) and any(kind.startswith("grpc-") for kind in slo.bad) for slo in slos)
-    return (*slos, ClientErrorSlo(bad=client_errors(grpc=grpc)))
+    return (*slos, ClientErrorSlo(bad=client_errors(grpc=speaks_grpc(slos))))
+
+
+def speaks_grpc(slos: Sequence[Slo]) -> bool:
+    """Whether these are a gRPC service's: some failure is one of gRPC's statuses."""
+    return any(isinstance(slo, ErrorRateSlo) and any(kind.startswith("grpc-") for kind in slo.bad) for slo in slos)
 
 
 def check_slos(slos: Sequence[Slo]) -> None:

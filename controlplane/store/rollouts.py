@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from controlplane.errors import ConflictError, NotFoundError, StaleWriteError
 from controlplane.ports import HistoryEntry, NewRollout, Occurrence, PendingCommand, Rollout, RolloutId
 from controlplane.rollout.model import Command, Preparing
+from controlplane.rollout.recorded import JudgedTick
 from controlplane.store import tables
 from controlplane.store.codec import (
     command_from_row,
@@ -21,6 +22,7 @@ from controlplane.store.codec import (
     state_to_json,
 )
 from controlplane.store.engine import Tx
+from controlplane.store.judged import append_judged, load_judged
 from controlplane.store.queries import (
     Part,
     active_rollouts,
@@ -88,13 +90,21 @@ class SqlRollouts(Part):
         occurred: Sequence[Occurrence] = (),
         handled: Sequence[int] = (),
         split: Split | None = None,
+        judged: Sequence[JudgedTick] = (),
         now: dt.datetime,
     ) -> Rollout:
         if split is not None:
             check_split(split)
-        return await self.database.write(
-            lambda tx: _save(tx, rollout, occurred=occurred, handled=handled, split=split, now=now)
-        )
+
+        def work(tx: Tx) -> Rollout:
+            saved = _save(tx, rollout, occurred=occurred, handled=handled, split=split, now=now)
+            append_judged(tx.conn, rollout.id, judged)
+            return saved
+
+        return await self.database.write(work)
+
+    async def load_judged(self, rollout: RolloutId, *, after: int = 0, limit: int = 600) -> tuple[JudgedTick, ...]:
+        return await self.database.read(lambda tx: load_judged(tx.conn, rollout, after=after, limit=limit))
 
     async def history(self, service: str, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
         table = tables.history

@@ -379,6 +379,25 @@ histogram_gap = sa.Table(
     sqlite_with_rowid=False,
 )
 
+judged_tick = sa.Table(
+    "judged_tick",
+    metadata,
+    sa.Column("rollout", sa.Text, sa.ForeignKey("rollout.id"), primary_key=True),
+    sa.Column("tick", sa.BigInteger, primary_key=True, autoincrement=False, index=True),
+    sa.Column("previous", sa.BigInteger),
+    sa.Column("look", sa.Text, nullable=False),
+    sa.Column("gap", sa.Boolean, nullable=False),
+    sa.Column("counts", sa.LargeBinary, nullable=False),
+    sa.Column("exposure", Json, nullable=False),
+    sa.Column("heeded", Json, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.CheckConstraint("look IN ('history', 'whole', 'partial')", name="look"),
+    sa.CheckConstraint("verdict IN ('hold', 'advance', 'rollback', 'probe', 'ask')", name="verdict"),
+    sqlite_with_rowid=False,
+)
+"""Written with the rollout that it moved, pruned with telemetry. *exposure* is ``{}`` before there was any."""
+
 # -- who may ask, who may move -----------------------------------------------------------------------------------------
 
 api_key = sa.Table(

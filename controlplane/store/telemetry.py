@@ -71,6 +71,7 @@ class SqlTelemetry(Part):
             before = dt.datetime.fromtimestamp(before_tick, dt.UTC)
             tx.conn.execute(tables.telemetry_tick.delete().where(tables.telemetry_tick.c.tick < before_tick))
             tx.conn.execute(tables.telemetry_beat.delete().where(tables.telemetry_beat.c.tick < before_tick))
+            tx.conn.execute(tables.judged_tick.delete().where(tables.judged_tick.c.tick < before_tick))
             tx.conn.execute(tables.counter_base.delete().where(tables.counter_base.c.at < before))
             tx.conn.execute(tables.histogram_gap.delete().where(tables.histogram_gap.c.until < before))
 

@@ -9,7 +9,7 @@ import datetime as dt
 import enum
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.rollout.model import FULL_WEIGHT_BP, Plan
@@ -25,6 +25,15 @@ def check_name(field: str, value: str) -> None:
     """Refuse a name that could not be an Envoy cluster name and part of a URL: dots would split Envoy's statistics."""
     if not NAME.fullmatch(value):
         raise InvalidInputError(field, f"{value!r} is not a name", "use 1 to 63 of a-z, 0-9, - and _, no dots")
+
+
+def check_names(field: str, names: Sequence[str]) -> None:
+    """Raise InvalidInputError unless there are *names*, each of them once."""
+    if not names:
+        raise InvalidInputError(field, "is empty", "name at least one")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidInputError(field, f"{twice!r} is named twice", "give each its own name")
 
 
 def check_certificate(field: str, value: str) -> None:
@@ -262,11 +271,7 @@ class ServiceSpec:
             ("domains", list(self.domains)),
             ("slos", [slo.name for slo in self.slos]),
         ):
-            if not names:
-                raise InvalidInputError(field, "is empty", "name at least one")
-            if len(set(names)) != len(names):
-                twice = next(name for name in names if names.count(name) > 1)
-                raise InvalidInputError(field, f"{twice!r} is named twice", "give each its own name")
+            check_names(field, names)
         check_slos(self.slos)
         for route in self.routes:
             if route.version is not None:

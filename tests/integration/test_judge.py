@@ -1,4 +1,4 @@
-"""The judge behind a real Envoy: an outage of both is held, a candidate's own errors are not."""
+"""The judge behind a real Envoy: an outage of both is held, a candidate's own errors are not; both replay exactly."""
 
 import datetime as dt
 import re
@@ -69,6 +69,11 @@ async def test_an_outage_of_both_is_held_and_errors_of_one_are_not_whatever_rest
                 await upstream.change(f"shared-{version}", HEALTHY)
             await wait_ticks(stack, rollouts["shared"], CALM_TICKS)
             assert (await api.rollout(rollouts["shared"])).state == "baking"
+
+            for rollout in rollouts.values():
+                replayed = await api.replay(rollout)
+                assert replayed.reproduced, replayed.summary
+                assert replayed.judged > 0
 
 
 async def says(stack: Stack, words: str) -> bool:

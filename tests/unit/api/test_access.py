@@ -203,6 +203,7 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         "/v1/services/{name}/status",
         *(f"/v1/services/{{name}}/rollout/{verb}" for verb in ("pause", "resume", "promote", "abort")),
         "/v1/rollouts/{rollout}",
+        "/v1/rollouts/{rollout}/replay",
         "/v1/proxies",
         "/v1/proxies/{node}",
         "/v1/proxies/{node}/resources",

@@ -18,8 +18,9 @@ from controlplane.api.access import Parts
 from controlplane.api.app import create_app
 from controlplane.auth.keys import KeyRing
 from controlplane.controller.inspection import Inspector
-from controlplane.ports import ClusterHealth, Occurrence, Rollout, TelemetryBatch
-from controlplane.rollout.model import State
+from controlplane.controller.observer import Clusters, judge_ticks
+from controlplane.ports import ClusterHealth, Occurrence, Rollout, TelemetryBatch, TickRead
+from controlplane.rollout.model import Baking, Breach, RollbackCause, RolledBack, State
 from controlplane.store import SqlStore, open_store, schema
 from controlplane.wake import WakeBoard
 from controlplane.xds.reading import SnapshotReader
@@ -91,6 +92,30 @@ class World:
         moved = dataclasses.replace(rollout, state=state, evidence=evidence)
         pending = [command.number for command in await self.store.load_pending(rollout.id)]
         return await self.store.save(moved, occurred=[done], handled=pending, now=self.clock.now())
+
+    async def judge(self, rollout: Rollout, *, errors: Sequence[int]) -> Rollout:
+        """Do what the controller does with a rollout at 5 %: let it be judged, a second for each count of *errors*.
+
+        A breach ends it; nothing else moves it.
+        """
+        clusters = Clusters("colorize_v1", "colorize_v2")
+        baking = dataclasses.replace(rollout, state=Baking(0, builders.NOW))
+        ticks = [
+            TickRead(
+                builders.TICK + second,
+                {"colorize_v1": builders.make_counts(380), "colorize_v2": builders.make_counts(20, errors=count)},
+                reporting=1,
+                silent=0,
+                closed=True,
+            )
+            for second, count in enumerate(errors)
+        ]
+        judged = judge_ticks(baking, clusters, ticks)
+        after = judged.rollout
+        if isinstance(judged.event, Breach):
+            ended = RolledBack(self.clock.now(), RollbackCause.SLO_BREACH, judged.event.words)
+            after = dataclasses.replace(after, state=ended)
+        return await self.store.save(after, judged=judged.ticks, now=self.clock.now())
 
     async def report_health(self, *rows: ClusterHealth) -> None:
         """Do what the telemetry does: record how many workers an Envoy finds healthy."""

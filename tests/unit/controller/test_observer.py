@@ -4,6 +4,7 @@ import dataclasses
 import datetime as dt
 import json
 
+import pytest
 from structlog.testing import capture_logs
 
 from controlplane.controller.loop import _judge
@@ -26,11 +27,16 @@ from controlplane.rollout.model import (
     PauseCause,
     Paused,
     Preparing,
+    RollbackCause,
+    RollingBack,
+    Shifting,
     State,
     TelemetryLost,
 )
 from controlplane.rollout.objectives import policy_of
+from controlplane.rollout.recorded import Look
 from controlplane.rollout.slo import ErrorRateSlo
+from controlplane.rollout.verdict import Exposure, Verdict
 from tests import builders
 from tests.simulation.world import spread
 
@@ -109,6 +115,56 @@ def test_one_that_cannot_be_judged_leaves_the_others_to_be_judged_by_themselves(
         assert _judge(cases) == [None, None]
     assert [line["event"] for line in logs] == ["controller.judge_crashed"]
     assert _judge(cases[1:]) == [judge_ticks(baking(), CLUSTERS, [tick(TICK)])]
+
+
+# -- the record --------------------------------------------------------------------------------------------------------
+
+
+def test_the_record_chains_every_tick_to_the_one_before() -> None:
+    first = judge_ticks(baking(), CLUSTERS, [tick(TICK - 9), tick(TICK), tick(TICK + 7, silent=1)])
+    second = judge_ticks(first.rollout, CLUSTERS, [tick(TICK + 8), tick(TICK + 9, closed=False)])
+    found = [*first.ticks, *second.ticks]
+    assert [each.previous for each in found] == [None, *(each.tick for each in found[:-1])]
+    assert [each.look for each in found] == [Look.HISTORY, Look.WHOLE, Look.WHOLE, Look.WHOLE]
+    assert [each.window.gap for each in found] == [False, True, True, False]
+    assert (found[1].exposure, found[3].words) == (
+        Exposure(500, 2500, True, 30.0, TICK + 1 - NOW.timestamp(), False, "v1"),
+        json.loads(second.rollout.evidence or "")["reason"],
+    )
+
+
+def test_what_a_peek_decided_is_recorded_and_one_that_decided_nothing_is_not() -> None:
+    judged = judge_ticks(baking(), CLUSTERS, [tick(TICK), tick(TICK + 1, errors=60, closed=False)])
+    last = judged.ticks[-1]
+    assert (last.look, last.tick, last.previous, last.verdict) == (Look.PARTIAL, TICK + 1, TICK, Verdict.ROLLBACK)
+    assert isinstance(judged.event, Breach)
+    assert last.words == judged.event.words
+    assert judge_ticks(baking(), CLUSTERS, [tick(TICK, closed=False)]).ticks == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "heeded"),
+    [
+        (BAKING, {Verdict.ROLLBACK, Verdict.PROBE, Verdict.ADVANCE}),
+        (Baking(3, NOW, probing=True), {Verdict.ROLLBACK, Verdict.ADVANCE}),
+        (Baking(0, NOW + builders.seconds(60)), {Verdict.ROLLBACK, Verdict.PROBE}),
+        (Paused(1, NOW, PauseCause.OPERATOR, "lunch", next_step=1), {Verdict.ROLLBACK, Verdict.PROBE}),
+        (Paused(3, NOW, PauseCause.NACK, "no", 3, probing=True), {Verdict.ROLLBACK, Verdict.ADVANCE}),
+        (Shifting(1, NOW, came_from=0), {Verdict.ROLLBACK}),
+    ],
+)
+def test_the_record_says_which_verdicts_would_have_moved_the_rollout(state: State, heeded: set[Verdict]) -> None:
+    rollout = dataclasses.replace(baking(state), evidence="{}")
+    (found,) = judge_ticks(rollout, CLUSTERS, [tick(TICK)]).ticks
+    assert set(found.heeded) == heeded
+
+
+def test_what_is_seen_during_a_retreat_is_not_recorded() -> None:
+    judged = judge_ticks(baking(RollingBack(NOW, RollbackCause.ABORTED, "")), CLUSTERS, [tick(TICK)])
+    assert (judged.ticks, judged.rollout.judged_tick) == ((), TICK)
+
+
+# -- clocks ------------------------------------------------------------------------------------------------------------
 
 
 def test_history_begins_five_minutes_before_the_start() -> None:
