@@ -28,7 +28,7 @@ def replay(surroundings: Surroundings, name: str, slo: pathlib.Path | None, *, e
     if slo is not None:
         documents = read_objectives(parse_yaml(read_text(slo, option="--slo"), source=str(slo)))
         objectives_from(documents)  # refuse before anything is sent
-        body["slos"] = [document.model_dump(mode="json") for document in documents]
+        body["slos"] = [document.model_dump(mode="json", exclude_unset=True) for document in documents]
     with surroundings.client() as client:
         found = _ask(client, name, body)
     if as_json:
