@@ -11,6 +11,7 @@ import datetime as dt
 import json
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
@@ -23,6 +24,7 @@ from controlplane.clock import SystemClock
 from controlplane.lab.server import ServerProcess
 
 METHOD = "/echo.Echo/Say"
+STREAM = "/echo.Echo/Tell"
 RATE_PER_S = 250
 TIMEOUT_S = 5.0
 
@@ -32,14 +34,24 @@ TIMEOUT_S = 5.0
 
 @contextlib.contextmanager
 def echo_server(version: str) -> Iterator[int]:
-    """Serve an echo that answers with *version*, and health; yield its port."""
+    """Serve an echo that answers with *version*, and health; yield its port.
+
+    A call with the header ``x-status`` ends with the status of that name, a stream after its answer; ``hang`` waits
+    until the caller has gone.
+    """
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
 
-    def answer(_request: bytes, _context: object) -> bytes:
+    def answer(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        _obey(context)
         return version.encode()
 
+    def stream(_request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield version.encode()
+        _obey(context)
+
     say: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answer)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("echo.Echo", {"Say": say}),))
+    tell: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(stream)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("echo.Echo", {"Say": say, "Tell": tell}),))
     servicer = health.HealthServicer()
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -49,6 +61,16 @@ def echo_server(version: str) -> Iterator[int]:
         yield port
     finally:
         server.stop(grace=None).wait()
+
+
+def _obey(context: grpc.ServicerContext) -> None:
+    wanted = dict(context.invocation_metadata()).get("x-status")
+    if wanted == "hang":
+        gone = threading.Event()
+        if context.add_callback(gone.set):
+            gone.wait(TIMEOUT_S)
+    elif wanted is not None:
+        context.abort(grpc.StatusCode[str(wanted)], "as asked")
 
 
 # -- the client --------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class VersionTick:
     completed: int
     """Requests that got a final status."""
     errors: int
-    """Of these, the ones the error SLO calls bad: 5xx, resets and time-outs included."""
+    """Of these, the class 5xx: resets and time-outs, which Envoy answers for the version, included."""
     started: int
     """Requests sent to the version's endpoints in this tick."""
     active: int
@@ -80,8 +80,8 @@ class VersionTick:
     codes: Codes = ()
     """Requests per status that is no success, in order of the names: "422", "503", and for gRPC services "grpc-14".
 
-    A status in a gRPC call's trailers counts when they arrive, and the call was *completed* by its headers, maybe in
-    an earlier tick. Ticks of releases that did not read single statuses have none.
+    A gRPC call is *completed* by its headers, and its status may follow in a later tick; it counts there, or in the
+    next that has calls to spare. Ticks of releases that did not read single statuses have none.
     """
 
     def __post_init__(self) -> None:
