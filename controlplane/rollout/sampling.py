@@ -164,8 +164,9 @@ def _growth(before: Reading, now: Reading) -> Counted:
     if total < total_before or bad < bad_before:
         return 0, 0
     # The difference of what is rounded, not the rounded difference: so that fractions are not lost at each asking.
-    things = round(total) - round(total_before)
-    return things, min(round(bad) - round(bad_before), things)
+    worse = round(bad) - round(bad_before)
+    # The two may be read a moment apart: what is bad has happened, even where the total does not know it yet.
+    return max(round(total) - round(total_before), worse), worse
 
 
 def _counters(reading: Reading) -> tuple[float, float]:
