@@ -112,6 +112,7 @@ class Stack:
         variant: How they speak xDS.
         settings: ``HUESHIFT_*`` variables beyond ports and paths.
         command: What serves; by default ``hueshift serve``.
+        telemetry_via: The port that Envoys report to, where something stands between them and the control plane.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Stack:
         variant: Variant = "delta",
         settings: dict[str, str] | None = None,
         command: Sequence[str] = (),
+        telemetry_via: int | None = None,
     ) -> None:
         api, xds, telemetry, *admins = free_ports(3 + envoys)
         self.ports = Ports(api=api, xds=xds, telemetry=telemetry, admins=tuple(admins))
@@ -144,8 +146,9 @@ class Stack:
                 **(settings or {}),
             },
         )
+        seen = dataclasses.replace(self.ports, telemetry=telemetry_via or telemetry)
         self.envoys = tuple(
-            EnvoyServer(f"envoy-{number}", self.ports, admin, variant=variant, directory=self._directory)
+            EnvoyServer(f"envoy-{number}", seen, admin, variant=variant, directory=self._directory)
             for number, admin in enumerate(admins, start=1)
         )
 

@@ -13,13 +13,13 @@ import pytest
 
 from controlplane.clock import SystemClock
 from controlplane.lab.upstream import Behaviour, ServerSpec, UpstreamProcess
-from controlplane.rollout.windows import (
+from controlplane.rollout.answers import (
     GRPC_BAD_KINDS,
     GRPC_CLIENT_KINDS,
     HTTP_BAD_KINDS,
     HTTP_CLIENT_KINDS,
-    VersionTick,
 )
+from controlplane.rollout.windows import VersionTick
 from controlplane.rpc.server import RpcServer
 from controlplane.store.sql import SqlStore, open_store
 from controlplane.telemetry.ingest import TelemetryIngest
@@ -111,7 +111,7 @@ async def test_http_answers_are_told_by_their_status(tmp_path: Path) -> None:
     assert (total.completed, total.errors) == (27, 5)
     assert total.codes == (("422", 7), ("429", 5), ("500", 2), ("503", 3))
     assert total.count(HTTP_BAD_KINDS) == 10
-    assert total.count(HTTP_CLIENT_KINDS) == 7
+    assert total.count(HTTP_CLIENT_KINDS) == 12
 
 
 def grpc_service(v1: int, v2: int) -> ServiceSpec:

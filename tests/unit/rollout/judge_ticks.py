@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from controlplane.rollout.judge import Exposure, Judgement, JudgeState, Policy, Verdict, judge, observe_history
-from controlplane.rollout.windows import BUCKETS, LATENCY_EDGES_MS, TickWindow, VersionTick
+from controlplane.rollout.windows import BUCKETS, LATENCY_EDGES_MS, Sample, TickWindow, VersionTick
 
 SIGMA = float(np.log(2.5) / 1.6448536269514722)
 POLICY = Policy()
@@ -63,7 +63,9 @@ class Run:
         self.weight_bp, self.next_weight_bp, self.probing, self.held_s = weight_bp, next_weight_bp, probing, 0.0
         return self
 
-    def see(self, baseline: VersionTick, candidate: VersionTick, *, gap: bool = False) -> Verdict:
+    def see(
+        self, baseline: VersionTick, candidate: VersionTick, *, gap: bool = False, samples: tuple[Sample, ...] = ()
+    ) -> Verdict:
         """Judge one tick."""
         exposure = Exposure(
             weight_bp=self.weight_bp,
@@ -73,7 +75,7 @@ class Run:
             held_s=self.held_s + 1,
             probing=self.probing,
         )
-        window = TickWindow(self.tick, baseline, candidate, gap)
+        window = TickWindow(self.tick, baseline, candidate, gap, samples)
         self.state, self.judgement = judge(self.state, window, exposure, self.policy)
         self.tick += 1
         self.held_s += 1
