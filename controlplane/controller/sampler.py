@@ -189,14 +189,16 @@ class Sampler:
         return _Answer(asking, baseline, candidate)
 
     def _tell(self, answer: _Answer) -> None:
-        """Log a failure when it begins or changes, and its end."""
+        """Log a failure when it begins or changes, and its end. That there is no data is no failure, at first."""
         asking = answer.asking
         words = _stamped(answer, 0).words
         if words == self._said.get(asking.key, ""):
             return
         self._said[asking.key] = words
-        if words:
+        if answer.words:
             log.warning("query.failed", rollout_id=asking.rollout, objective=asking.slo.name, words=words)
+        elif words:
+            log.info("query.empty", rollout_id=asking.rollout, objective=asking.slo.name, words=words)
         else:
             log.info("query.resumed", rollout_id=asking.rollout, objective=asking.slo.name)
 
