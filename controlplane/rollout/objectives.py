@@ -79,7 +79,7 @@ def _share(slo: Slo, failures: tuple[str, ...]) -> ShareObjective:
             return of("blaming the client", Answers(bad, but=failures), floor=floor)
         case RatioQuerySlo(name=name, max_ratio=most):
             return of(f"of bad {name}", Sampled(), max_share=most)
-        case ValueQuerySlo(name=name, max_ratio=most):
-            return of(f"of {name} out of bounds", Sampled(), max_share=most)
+        case ValueQuerySlo(name=name, max_ratio=most, interval=interval):
+            return of(f"of {name} out of bounds", Sampled(interval.total_seconds()), max_share=most)
         case other:
             assert_never(other)

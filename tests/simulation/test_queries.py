@@ -241,7 +241,8 @@ async def test_a_breach_may_ask_a_person_instead(
     assert outcome.replayed[-1].verdict is Verdict.ASK
 
 
-async def test_a_restart_in_the_middle_neither_loses_nor_doubles_anything(world: World, workers: Workers) -> None:
+@pytest.mark.usefixtures("workers")
+async def test_a_restart_in_the_middle_neither_loses_nor_doubles_anything(world: World) -> None:
     rollout = await world.start(IMAGES)
     await reach(world, rollout, Baking, step=1)
     await pass_seconds(world, 5)
