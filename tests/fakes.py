@@ -43,9 +43,19 @@ class FakeMetrics:
         self.asked: list[str] = []
         self.answer: Callable[[str], Answer] = self.answers.get
         """What a query gives now."""
+        self.hanging = "\0"
+        """Queries with this in them wait for `released`."""
+        self.released = asyncio.Event()
+        self.under_way = 0
+        self.most_under_way = 0
 
     async def ask(self, query: str, *, within: dt.timedelta) -> float | None:
         self.asked.append(query)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        if self.hanging in query:
+            await self.released.wait()
+        self.under_way -= 1
         answer = self.answer(query)
         if isinstance(answer, str):
             raise UnavailableError(answer.format(within=f"{within.total_seconds():g}"))
