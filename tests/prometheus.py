@@ -6,8 +6,9 @@ import http.server
 import json
 import os
 import pathlib
+import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import httpx
 
@@ -22,17 +23,33 @@ START_WITHIN = dt.timedelta(seconds=60)
 
 
 class Exporter:
-    """Serves whatever *text* says now, in Prometheus's own format."""
+    """Serves counters that grow as a test says, one value per version, in Prometheus's own format."""
 
     def __init__(self) -> None:
-        self.text = ""
         self.port = 0
+        self._lock = threading.Lock()
+        self._at = CLOCK.steady()
+        self._rates: dict[str, float] = {}
+        self._values: dict[str, float] = {}
 
-    def count(self, name: str, values: Mapping[str, float]) -> None:
-        """Export one counter, with a value per version; others of the same name go."""
-        kept = [line for line in self.text.splitlines() if not line.startswith(f"{name}{{")]
-        kept += [f'{name}{{version="{version}"}} {value}' for version, value in values.items()]
-        self.text = "".join(f"{line}\n" for line in kept)
+    def grow(self, name: str, *, version: str, rate: float) -> None:
+        """Let a counter grow by *rate* a second from now on."""
+        series = f'{name}{{version="{version}"}}'
+        with self._lock:
+            self._catch_up()
+            self._rates[series] = rate
+            self._values.setdefault(series, 0.0)
+
+    def text(self) -> str:
+        """Return all counters as they are now."""
+        with self._lock:
+            self._catch_up()
+            return "".join(f"{series} {int(value)}\n" for series, value in self._values.items())
+
+    def _catch_up(self) -> None:
+        before, self._at = self._at, CLOCK.steady()
+        for series, rate in self._rates.items():
+            self._values[series] += rate * (self._at - before)
 
 
 @contextlib.contextmanager
@@ -42,7 +59,7 @@ def running_exporter() -> Iterator[Exporter]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = exporter.text.encode()
+            body = exporter.text().encode()
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.send_header("Content-Length", str(len(body)))
@@ -68,7 +85,7 @@ class PrometheusServer:
 
     def __init__(self, program: str, folder: pathlib.Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}/metrics-of/us"
-        # It refuses nothing to root, but a server that root need not run, root does not run.
+        # What root need not run, root does not run.
         drop = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups") if os.geteuid() == 0 else ()
         self.process = ServerProcess(
             [
@@ -99,22 +116,26 @@ class PrometheusServer:
 
 
 @contextlib.asynccontextmanager
-async def running_prometheus(folder: pathlib.Path, *, targets: tuple[int, ...] = ()) -> AsyncIterator[PrometheusServer]:
-    """Start a server that asks *targets*, ports of loopback, every second; skip the test where there is none.
-
-    *folder* is for its data; nobody must be able to reach it.
-    """
+async def running_prometheus(*targets: int) -> AsyncIterator[PrometheusServer]:
+    """Start a server that asks *targets*, ports of loopback, every second; skip the test where there is none."""
     program = require("prometheus", "the Debian package prometheus")
-    (folder / "data").mkdir(parents=True)
+    # Not in pytest's folder, which nobody but its owner may enter.
+    with tempfile.TemporaryDirectory(prefix="hueshift-prometheus-") as name:
+        folder = pathlib.Path(name)
+        server = PrometheusServer(program, folder, free_ports(1)[0])
+        _prepare(folder, targets)
+        try:
+            await server.start()
+            yield server
+        finally:
+            await server.process.stop()
+
+
+def _prepare(folder: pathlib.Path, targets: Sequence[int]) -> None:
+    (folder / "data").mkdir()
     scrape = {"job_name": "test", "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}]}
     config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}
     (folder / "prometheus.json").write_text(json.dumps(config))  # JSON is YAML
     if os.geteuid() == 0:
         for path in (folder, folder / "data"):
             os.chown(path, NOBODY, NOBODY)
-    server = PrometheusServer(program, folder, free_ports(1)[0])
-    try:
-        await server.start()
-        yield server
-    finally:
-        await server.process.stop()

@@ -1,8 +1,6 @@
 """The port `MetricSource`: one number, no data, or one line that says what is wrong; a real Prometheus and the fake."""
 
 import math
-import pathlib
-import tempfile
 from collections.abc import AsyncIterator
 
 import pytest
@@ -36,9 +34,8 @@ async def source(request: pytest.FixtureRequest) -> AsyncIterator[MetricSource]:
     if request.param == "fake":
         yield FAKED
         return
-    with tempfile.TemporaryDirectory(prefix="hueshift-prometheus-") as folder:
-        async with running_prometheus(pathlib.Path(folder)) as server, Prometheus(server.url) as client:
-            yield client
+    async with running_prometheus() as server, Prometheus(server.url) as client:
+        yield client
 
 
 async def test_what_a_query_gives(source: MetricSource) -> None:
