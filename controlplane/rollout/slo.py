@@ -41,7 +41,7 @@ class OnBreach(enum.Enum):
     """The rollout stands still, with the weight it has, and asks a person; once per rollout."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Terms:
     """What follows from an objective, and how sure the judge must be.
 
