@@ -373,9 +373,13 @@ def _read_step(value: object) -> object:
 
 
 class StartRequest(Document):
-    """Start a rollout to the version *to*. *steps* replaces those of the service's plan, *plan* the whole of it."""
+    """Start a rollout to the version *to*. *steps* replaces those of the service's plan, *plan* the whole of it.
+
+    *replaces* names the version whose traffic moves, where several have some; the others keep theirs.
+    """
 
     to: str
+    replaces: str | None = None
     steps: list[Annotated[StepDocument, BeforeValidator(_read_step)]] | None = None
     plan: PlanDocument | None = None
     why: Why = ""
