@@ -264,12 +264,13 @@ class LatencyDocument(TermsDocument):
 
 
 class ClientErrorsDocument(TermsDocument):
-    """Answers that blame the client are no more frequent than the old version's, once above *floor*.
+    """Answers that blame the client are no more frequent than the old version's, once above *floor*, nor than *max*.
 
-    Every service has this objective; declare it to change it, or to mute it.
+    Every service has this objective, without *max*; declare it to change it, or to mute it.
     """
 
     kind: Literal["client_errors"]
+    max: Ratio | None = None
     floor: Ratio = 0.01
     bad: list[Visible] | None = None
 

@@ -62,7 +62,7 @@ FULL_SPEC = ServiceSpec(
     slos=(
         LatencySlo("slow", 333.3, 0.999),
         ErrorRateSlo("bad", 0.1 + 0.2, ("5xx", "418"), Terms(OnBreach.PAUSE, muted=True, alpha=1e-3, tolerance=1.5)),
-        ClientErrorSlo("nonsense", 0.03, ("404",), Terms(budget=0.5, quiet=seconds(0.25) + MICROSECOND)),
+        ClientErrorSlo("nonsense", 0.03, ("404",), Terms(budget=0.5, quiet=seconds(0.25) + MICROSECOND), 0.4),
         RatioQuerySlo("empty", 'a{v="$version"}', 'b{v="$cluster"}', 0.2, seconds(7.5)),
         ValueQuerySlo("memory", "c$version", None, -1.5, 0.3, seconds(1)),
     ),

@@ -77,7 +77,7 @@ REQUEST_SLOS: st.SearchStrategy[Slo] = st.one_of(
     st.builds(LatencySlo, NAMES, st.floats(1, 300_000), st.floats(0.5, 0.9999), TERMS),
 )
 OTHER_SLOS: st.SearchStrategy[Slo] = st.one_of(
-    st.builds(ClientErrorSlo, NAMES, SHARES, ANSWERS, TERMS),
+    st.builds(ClientErrorSlo, NAMES, SHARES, ANSWERS, TERMS, st.none() | SHARES),
     st.builds(RatioQuerySlo, NAMES, QUERIES, QUERIES, SHARES, INTERVALS, TERMS),
     st.builds(
         ValueQuerySlo, NAMES, QUERIES, st.floats(0, 1e6), st.none() | st.floats(-1e6, 0), SHARES, INTERVALS, TERMS
