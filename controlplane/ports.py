@@ -108,7 +108,10 @@ class CatalogueStore(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NewRollout:
-    """What is needed to start one. *plan* and *slos* are frozen into it: later revisions do not move its goal posts."""
+    """What is needed to start one. *plan* and *slos* are frozen into it: later revisions do not move its goal posts.
+
+    *baseline* is the version whose traffic moves; "" where only one besides the candidate has any.
+    """
 
     service: str
     candidate: str
@@ -116,6 +119,7 @@ class NewRollout:
     slos: tuple[Slo, ...]
     by: str
     why: str
+    baseline: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,12 +194,12 @@ class RolloutStore(Protocol):
     async def start(self, new: NewRollout, *, key: str | None, now: dt.datetime) -> Rollout:
         """Insert a rollout in `Preparing`, with audit and history rows; the same *key* again returns the first one.
 
-        The baseline is the split's heaviest version other than the candidate.
+        The baseline is the version that *new* names, or the only other one that has traffic; the rest keep theirs.
 
         Raises:
             NotFoundError: No such service or version.
             ConflictError: A rollout of the service is active; or the candidate already has all traffic; or the split
-                has more than one version besides the candidate.
+                has more than one version besides the candidate, or not the one that *new* names.
         """
 
     async def load(self, rollout: RolloutId) -> Rollout:

@@ -47,7 +47,17 @@ from controlplane.ports import (
     TickRead,
 )
 from controlplane.rollout.lifecycle import IllegalTransitionError, advance
-from controlplane.rollout.model import Event, Nacked, PauseCause, Paused, Promoted, Resume, RolledBack, RollingBack
+from controlplane.rollout.model import (
+    FULL_WEIGHT_BP,
+    Event,
+    Nacked,
+    PauseCause,
+    Paused,
+    Promoted,
+    Resume,
+    RolledBack,
+    RollingBack,
+)
 from controlplane.rollout.objectives import query_slos
 from controlplane.rollout.recorded import JudgedTick
 from controlplane.traffic.assemble import rollout_split
@@ -328,10 +338,22 @@ class Controller:
         moved = dataclasses.replace(rollout, state=after)
         if isinstance(event, Resume):
             moved = dataclasses.replace(moved, deadline_at=now + rollout.plan.deadline)
-        split = _final_split(rollout, after)
+        split = await self._final_split(rollout, after)
         await self.store.save(moved, occurred=(occurred,), handled=handled, split=split, judged=judged, now=now)
         log.info("rollout.advanced", rollout_id=rollout.id, because=occurred.what, words=occurred.words)
         self.wake.set()  # the new state may already have what it waits for
+
+    async def _final_split(self, rollout: Rollout, after: object) -> Split | None:
+        """Return the split that a rollout leaves behind; None while it goes on, or when it never moved traffic."""
+        match after:
+            case Promoted():
+                candidate_bp = FULL_WEIGHT_BP
+            case RolledBack() if isinstance(rollout.state, RollingBack):
+                candidate_bp = 0
+            case _:
+                return None
+        before = (await self.store.load_service(rollout.service)).split
+        return rollout_split(before, rollout.baseline, rollout.candidate, candidate_bp)
 
 
 def _judge(cases: Sequence[Case]) -> Sequence[Judged | None]:
@@ -356,14 +378,3 @@ def _is_run(groups: Sequence[GroupView], service: str) -> bool:
     """Whether every Envoy that should run *service* as it is for all does, and there is one."""
     manned = [group for group in carriers(groups, service) if not group.is_canary and group.level.expected]
     return bool(manned) and all(group.level.settled for group in manned)
-
-
-def _final_split(rollout: Rollout, after: object) -> Split | None:
-    """Return the split that a rollout leaves behind; None while it goes on, or when it never moved traffic."""
-    match after:
-        case Promoted():
-            return rollout_split(rollout.baseline, rollout.candidate, 10_000)
-        case RolledBack() if isinstance(rollout.state, RollingBack):
-            return rollout_split(rollout.baseline, rollout.candidate, 0)
-        case _:
-            return None

@@ -22,7 +22,8 @@ SHARE_RANGE = "weight_bp BETWEEN 0 AND 10000"
 PORT_RANGE = "port BETWEEN 1 AND 65535"
 SLO_KINDS = (
     "(kind = 'latency') = (threshold_ms IS NOT NULL AND quantile IS NOT NULL)"
-    " AND (kind = 'latency') = (max_ratio IS NULL)"
+    " AND (kind IN ('latency', 'client_errors') OR max_ratio IS NOT NULL)"
+    " AND (kind = 'client_errors') = (floor IS NOT NULL)"
     " AND (kind = 'query_ratio') = (bad_query IS NOT NULL AND total_query IS NOT NULL)"
     " AND (kind = 'query_value') = (value_query IS NOT NULL)"
     " AND kind IN ('error_rate', 'latency', 'client_errors', 'query_ratio', 'query_value')"
@@ -147,6 +148,7 @@ slo = _of_revision(
     sa.Column("threshold_ms", sa.Double),
     sa.Column("quantile", sa.Double),
     sa.Column("bad", Json, nullable=False, server_default="[]"),
+    sa.Column("floor", sa.Double),
     sa.Column("bad_query", sa.Text),
     sa.Column("total_query", sa.Text),
     sa.Column("value_query", sa.Text),

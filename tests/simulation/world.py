@@ -9,6 +9,7 @@ import functools
 from collections.abc import AsyncIterator, Callable, Mapping
 from statistics import NormalDist
 
+from controlplane.controller.desired import live_split
 from controlplane.controller.loop import Controller
 from controlplane.controller.projector import Projector
 from controlplane.controller.sampler import Sampler
@@ -23,7 +24,6 @@ from controlplane.ports import (
     TelemetryBatch,
     TypeStatus,
 )
-from controlplane.rollout.lifecycle import weight_bp
 from controlplane.rollout.model import Command
 from controlplane.rollout.slo import Slo
 from controlplane.rollout.windows import BUCKETS, VersionTick
@@ -152,13 +152,7 @@ class World:
 
     async def split(self) -> Split:
         """Return the split that the rows ask for."""
-        desired = await self.store.load_desired()
-        service = desired.services[0]
-        rollout = service.rollout
-        bp = None if rollout is None else weight_bp(rollout.plan, rollout.state)
-        if bp is None:
-            return service.split
-        return builders.make_split(v1=10_000 - bp, v2=bp)
+        return live_split((await self.store.load_desired()).services[0])
 
     async def start(self, *slos: Slo) -> RolloutId:
         """Start v1 -> v2, with *slos* beside the usual objectives."""

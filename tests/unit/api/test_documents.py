@@ -215,7 +215,18 @@ def test_a_service_without_objectives_is_refused_since_they_have_no_default() ->
         ({"listener": {"address": "localhost"}}, "listener.address: 'localhost' is not an IP address; "),
         ({"listner": {}}, "listner: is not a field here; did you mean listener?"),
         ({"banana": {}}, "banana: is not a field here; remove it"),
-        ({"slos": [{"name": "e", "kind": "speed"}]}, "slos.e.kind: 'speed' is not known; use error_rate or latency"),
+        (
+            {"slos": [{"name": "e", "kind": "speed"}]},
+            "slos.e.kind: 'speed' is not known; use one of error_rate, latency, client_errors, query_ratio,",
+        ),
+        (
+            {"slos": [{"name": "e", "kind": "error_rate", "max": "1%", "alpha": "30%"}]},
+            "slos.e.alpha: 30 % would roll back too many healthy versions; use 0.0001 % to 20 %; 1 % is usual for all",
+        ),
+        (
+            {"slos": [{"name": "m", "kind": "query_value", "query": "up", "max": 1.5}]},
+            "slos.m.query: asks the same for every version, so it cannot tell them apart; select by version=",
+        ),
         ({"slos": [{"name": "e"}]}, "slos.e.kind: is missing; add kind: error_rate or kind: latency"),
         (
             {"slos": [{"name": "e", "kind": "error_rate", "max": "60%"}]},
