@@ -29,6 +29,7 @@ from controlplane.controller.observer import (
     judge_many,
     judge_ticks,
     level_event,
+    silence_event,
 )
 from controlplane.errors import ControlPlaneError, StaleWriteError
 from controlplane.ports import (
@@ -298,6 +299,7 @@ class Controller:
             judged.event
             or level_event(rollout, clusters, fleet, now=now)
             or clock_event(rollout, heard_at=self._heard_at(rollout, ticks), now=now)
+            or silence_event(rollout, case.samples, now=now)
         )
         if event is not None:
             await self._apply(judged.rollout, event, judged=judged.ticks)

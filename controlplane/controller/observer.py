@@ -93,6 +93,20 @@ def clock_event(rollout: Rollout, *, heard_at: dt.datetime, now: dt.datetime) ->
     return None
 
 
+def silence_event(rollout: Rollout, samples: Sequence[QuerySample], *, now: dt.datetime) -> Event | None:
+    """Return the loss of a query's answers, if one that decides has had none for as long as a rollout may be blind."""
+    if not isinstance(rollout.state, Shifting | Baking) or not carries_traffic(rollout.state):
+        return None
+    for slo in query_slos(rollout.slos):
+        told = [sample for sample in samples if sample.name == slo.name]
+        answered = max((sample.tick for sample in told if not sample.words), default=0)
+        silent_s = int(now.timestamp() - max(rollout.state.since.timestamp(), answered))
+        if silent_s >= TELEMETRY_TIMEOUT.total_seconds() and not slo.terms.muted:
+            why = max(told, key=lambda sample: sample.tick).words if told else "nobody asked for it"
+            return TelemetryLost(f"no answer for {slo.name} for {silent_s} s: {why}")
+    return None
+
+
 def heard_at(ticks: Sequence[TickRead]) -> dt.datetime | None:
     """Return the moment of the last tick in which every Envoy reported."""
     complete = [tick.tick for tick in ticks if tick.reporting > 0 and tick.silent == 0]

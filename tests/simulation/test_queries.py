@@ -166,10 +166,21 @@ async def test_without_answers_a_rollout_holds_and_says_why_and_goes_on_with_the
         "clocks stand still",
         str(held.evidence),
     )
-    await pass_seconds(world, 200)
+    await pass_seconds(world, 90)
     assert (await world.store.load(rollout)).state == baking.state
     workers.refusal = ""
     await reach(world, rollout, Baking, step=2, seconds=60)
+    await assert_reproduced(world, rollout)
+
+
+async def test_after_two_minutes_without_answers_a_person_is_asked(world: World, workers: Workers) -> None:
+    rollout = await world.start(IMAGES, MEMORY)
+    await reach(world, rollout, Baking)
+    workers.refusal = "Prometheus at prom answered 503"
+    found = await reach(world, rollout, Paused, seconds=130)
+    assert isinstance(found.state, Paused)
+    assert found.state.cause is PauseCause.TELEMETRY_LOST
+    assert re.fullmatch(r"no answer for grey images for 12\d s: Prometheus at prom answered 503", found.state.words)
     await assert_reproduced(world, rollout)
 
 
