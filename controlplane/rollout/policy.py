@@ -121,7 +121,8 @@ PROCESSES: Final = 11
 UNCAPPED: Final = 1e9
 
 BETS: Final = np.stack([evidence.RHO_BETS] * 8 + [evidence.LAM_BETS] * 3)
-PRIOR: Final = np.stack([evidence.RHO_PRIOR] * 8 + [evidence.LAM_PRIOR] * 3)
+"""`NOT_INFERIOR` stakes by the traffic instead, see `evidence.difference_bets`."""
+PRIOR: Final = np.stack([evidence.RHO_PRIOR] * 8 + [evidence.LAM_PRIOR] * 2 + [evidence.DIFFERENCE_PRIOR])
 
 SLACK: Final = 0.005
 """A tolerance may miss a histogram edge by this share and still mean that edge."""
