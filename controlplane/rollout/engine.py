@@ -45,7 +45,7 @@ def observe_batch(state: BatchState, ticks: BatchTicks, policy: BatchPolicy) -> 
     seen = tally(state, ticks, policy)
     x, pi, usable = _observations(seen.counts, state.pair, state.pair_latency, policy, places)
     usable &= places.lone
-    stakes, observed = _wager(state, x, pi, usable, policy, places)
+    stakes, observed = _wager(state, x, pi, usable, places.bets, policy)
     new = dataclasses.replace(
         state,
         tick=ticks.tick,
@@ -75,7 +75,7 @@ def judge_batch(
     pair_s, closed = _close_pair(state, exposure)
     x, pi, usable = _observations(counts, pair, pair_latency, policy, places)
     usable &= closed[:, None] | ~places.paired
-    stakes, observed = _wager(state, x, pi, usable, policy, places)
+    stakes, observed = _wager(state, x, pi, usable, _bets(state, pair_s, exposure, places), policy)
     odds = stakes.sum(axis=-1)
     hard, hard_observed, hard_baseline, dead = _hard_stop(state, counts, ticks, policy)
 
@@ -329,15 +329,27 @@ def _observations(
     return x, pi, usable & policy.enabled
 
 
+def _bets(state: BatchState, pair_s: Ints, exposure: BatchExposure, places: Layout) -> Floats:
+    """Give each process its bets.
+
+    What is staked on "no slower" follows, as the pairs do, from weight and rate alone and never from how requests
+    ended: so the bet is fair whatever it is.
+    """
+    bets = np.tile(places.bets, (pair_s.size, 1, 1))
+    expected = evidence.ratio(state.rate[:, 0], state.rate[:, 1]) * pair_s
+    bets[:, NOT_INFERIOR] = evidence.difference_bets(expected * (1 - exposure.weight), expected * exposure.weight)
+    return bets
+
+
 def _wager(
-    state: BatchState, x: Floats, pi: Floats, usable: Bools, policy: BatchPolicy, places: Layout
+    state: BatchState, x: Floats, pi: Floats, usable: Bools, bets: Floats, policy: BatchPolicy
 ) -> tuple[Floats, Ints]:
     weight = evidence.start_weight(state.observed)
     fresh = state.observed[:, NOT_INFERIOR]
     weight[:, NOT_INFERIOR] = np.where(
         fresh == 0, FRESH_WEIGHT, np.where(fresh <= FRESH_TICKS, (1 - FRESH_WEIGHT) / FRESH_TICKS, 0.0)
     )
-    grown = (state.stakes + weight[..., None] * places.prior) * evidence.factor(x, pi, places.bets)
+    grown = (state.stakes + weight[..., None] * layout(policy.objectives).prior) * evidence.factor(x, pi, bets)
     odds = grown.sum(axis=-1)
     grown *= np.minimum(1.0, policy.cap / np.maximum(odds, 1.0))[..., None]
     return np.where(usable[..., None], grown, state.stakes), state.observed + usable

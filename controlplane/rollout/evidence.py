@@ -29,6 +29,12 @@ LAM_BETS: Final = np.array((*LAM, 0.0))
 RHO_PRIOR: Final = np.full(GRID, 1 / len(RHO))
 LAM_PRIOR: Final = np.array([1 / len(LAM)] * len(LAM) + [0.0])
 
+DIFFERENCES: Final = np.array((0.025, 0.14))
+"""Differences of two shares that `difference_bets` fit best: barely within a tolerance, and no slower at all."""
+MAX_LAM: Final = 0.62
+"""They never stake more: however many requests, a version that slows down by and by must not pass in a moment."""
+DIFFERENCE_PRIOR: Final = np.array([0.5, 0.5] + [0.0] * (GRID - DIFFERENCES.size))
+
 START_WEIGHT: Final = 0.3
 SPREADS: Final = ((0.15, 20.0), (0.15, 600.0))
 """Weight spread over time, half of it by a count of observations: a defect that begins soon after a start is the more
@@ -68,6 +74,21 @@ def start_weight(count: Ints, spreads: Sequence[tuple[float, float]] = SPREADS) 
 def factor(x: Floats, pi: Floats, bets: Floats) -> Floats:
     """Give what the stakes are multiplied by when *x* is observed where the null allows *pi* on average."""
     return (1.0 + x[..., None] * bets) / (1.0 + pi[..., None] * bets)
+
+
+def difference_bets(baseline: Floats, candidate: Floats) -> Floats:
+    """Give the stakes on a difference of two shares near a half.
+
+    The fewer requests, the more of a difference is chance and the less is staked: as much as lets the evidence grow
+    fastest where the true difference is one of `DIFFERENCES`.
+
+    Args:
+        baseline: Requests of the baseline that are expected in an observation, as known before its outcome.
+        candidate: The candidate's.
+    """
+    certainty = 4 * ratio(baseline * candidate, baseline + candidate)[..., None]
+    lam = np.minimum(DIFFERENCES * certainty / (1 + DIFFERENCES**2 * certainty), MAX_LAM)
+    return np.concatenate((lam, np.zeros((*lam.shape[:-1], GRID - DIFFERENCES.size))), axis=-1)
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:

@@ -4,9 +4,13 @@ import dataclasses
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
+from controlplane.rollout import evidence
+from controlplane.rollout.engine import FRESH_WEIGHT
 from controlplane.rollout.judge import Policy, Verdict, peek_hard_stop
+from controlplane.rollout.policy import NOT_INFERIOR
 from controlplane.rollout.windows import TickWindow, VersionTick
 from tests.unit.rollout.judge_ticks import POLICY, Run, failing, healthy, traffic
 
@@ -217,6 +221,18 @@ def test_full_weight_asks_for_a_comparison_of_its_own() -> None:
     slower = healthy(50, 50, median_ms=118)
     assert run.until(45, slower, stop=MOVES) is Verdict.HOLD
     assert run.judgement.reason.startswith("not yet shown to be as fast as v1: ")
+
+
+@pytest.mark.parametrize("requests", [5, 50, 500])
+def test_the_stake_on_no_slower_follows_from_traffic_and_never_from_latency(requests: int) -> None:
+    bets = evidence.difference_bets(np.array(float(requests)), np.array(float(requests)))
+    for median_ms in (60, 100, 180):
+        run = Run(weight_bp=5_000, next_weight_bp=10_000).watch(120, requests=2 * requests)
+        run.see(traffic(requests, seed=3), traffic(requests, median_ms=median_ms))
+        state = run.state.batch
+        baseline, candidate = state.shifts[0, 2, :, 1] / state.shifts[0, 2, :, 0]
+        grown = FRESH_WEIGHT * evidence.DIFFERENCE_PRIOR * (1 + bets * (baseline - candidate))
+        assert state.stakes[0, NOT_INFERIOR] == pytest.approx(grown)
 
 
 def test_missing_telemetry_holds_and_stops_the_clocks() -> None:
