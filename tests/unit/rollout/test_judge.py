@@ -10,7 +10,7 @@ import pytest
 from controlplane.rollout import evidence
 from controlplane.rollout.engine import FRESH_WEIGHT
 from controlplane.rollout.judge import Policy, Verdict, peek_hard_stop
-from controlplane.rollout.policy import NOT_INFERIOR
+from controlplane.rollout.processes import NOT_INFERIOR
 from controlplane.rollout.windows import TickWindow, VersionTick
 from tests.unit.rollout.judge_ticks import POLICY, Run, failing, healthy, traffic
 
