@@ -202,7 +202,7 @@ def _at_new_weight(state: BatchState, tick: Ints, exposure: BatchExposure, polic
     places = layout(policy.objectives)
     wanted = policy.enabled[..., None] * places.prior
     stakes = state.stakes + fresh[:, None, None] * wanted
-    probed = np.where(probe_starts, evidence.START_WEIGHT, 0.0)[:, None, None]
+    probed = np.where(probe_starts, evidence.PROBE_WEIGHT, 0.0)[:, None, None]
     stakes[:, places.relative] += probed * wanted[:, places.relative]
     stakes[changed, NOT_INFERIOR] = 0.0
     observed = state.observed.copy()
@@ -332,12 +332,14 @@ def _observations(
 def _bets(state: BatchState, pair_s: Ints, exposure: BatchExposure, places: Layout) -> Floats:
     """Give each process its bets.
 
-    What is staked on "no slower" follows, as the pairs do, from weight and rate alone and never from how requests
+    What is staked on latencies follows, as the pairs do, from weight and rate alone and never from how requests
     ended: so the bet is fair whatever it is.
     """
     bets = np.tile(places.bets, (pair_s.size, 1, 1))
     expected = evidence.ratio(state.rate[:, 0], state.rate[:, 1]) * pair_s
-    bets[:, NOT_INFERIOR] = evidence.difference_bets(expected * (1 - exposure.weight), expected * exposure.weight)
+    baseline, candidate = expected * (1 - exposure.weight), expected * exposure.weight
+    bets[:, NOT_INFERIOR] = evidence.difference_bets(baseline, candidate)
+    bets[:, SHIFT] = evidence.shift_bets(baseline, candidate)
     return bets
 
 

@@ -31,12 +31,16 @@ def one(value: float) -> evidence.Floats:
     return np.array(float(value))
 
 
+def reference_weight(count: int) -> evidence.Floats:
+    return evidence.start_weight(np.array(count), evidence.REFERENCE_SPREADS, start=evidence.REFERENCE_START)
+
+
 def run_bets(observations: list[tuple[float, float]]) -> list[float]:
     """Give the log evidence after each (x, pi), as the judge's processes compute it with the reference's weights."""
     stakes, path = np.zeros(evidence.GRID), []
     for count, (x, pi) in enumerate(observations):
-        weight = evidence.start_weight(np.array(count), evidence.REFERENCE_SPREADS)
-        stakes = (stakes + weight * evidence.RHO_PRIOR) * evidence.factor(one(x), one(pi), evidence.RHO_BETS)
+        weight = reference_weight(count)
+        stakes = (stakes + weight * evidence.REFERENCE_PRIOR) * evidence.factor(one(x), one(pi), evidence.RHO_BETS)
         path.append(math.log(stakes.sum()))
     return path
 
@@ -85,14 +89,13 @@ def test_requests_needed_without_a_bad_one_are_the_published_ones(bound: float, 
 
 def test_start_weights_sum_up_as_published() -> None:
     counts = np.arange(2_000_001)
-    spread = evidence.start_weight(counts, evidence.REFERENCE_SPREADS)
-    spread[0] -= evidence.START_WEIGHT
+    spread = evidence.start_weight(counts, evidence.REFERENCE_SPREADS, start=0.0)
     assert spread.sum() == pytest.approx(oracles()["spread_weight_sum_0..inf"], abs=1e-5)
 
 
 def test_the_hard_stop_needs_as_many_failures_as_published() -> None:
     wanted = oracles()["hard_stop_failures_needed(w=.3,alpha_h=1e-4)"]
-    start = float(evidence.start_weight(np.array(0), evidence.REFERENCE_SPREADS))
+    start = float(reference_weight(0))
     needed = [n for n in range(1, 40) if math.log(start) + evidence.log_hard(one(n), one(n), one(1)) >= math.log(1e4)]
     assert needed[0] == wanted
 
@@ -150,6 +153,25 @@ def test_a_bet_on_no_difference_never_pays_on_average_under_its_null(
     factors = evidence.factor(x, np.zeros_like(x), bets)
     assert (factors > 0).all()
     assert np.einsum("i,j,ijk->k", _binomial(n1, p1), _binomial(n2, p2), factors).max() <= 1 + 1e-9
+
+
+@given(st.floats(0, 1e7), st.floats(0, 1e7), st.integers(1, 12), st.integers(1, 12), st.floats(0, 1), st.floats(0, 1))
+def test_a_bet_on_a_shift_never_pays_on_average_under_its_null(
+    expected1: float, expected2: float, n1: int, n2: int, p2: float, higher: float
+) -> None:
+    """Whatever was expected and whatever came: the candidate's share is at most the baseline's."""
+    p1 = p2 + higher * (1 - p2)
+    x = np.arange(n2 + 1)[:, None] / n2 - np.arange(n1 + 1) / n1
+    for bets in evidence.shift_bets(one(expected1), one(expected2)):
+        assert ((bets >= 0) & (bets < 1)).all()
+        factors = evidence.factor(x, np.zeros_like(x), bets)
+        assert (factors > 0).all()
+        assert np.einsum("i,j,ijk->k", _binomial(n2, p2), _binomial(n1, p1), factors).max() <= 1 + 1e-9
+
+
+def test_priors_are_shared_out_whole() -> None:
+    for prior in (evidence.RHO_PRIOR, evidence.SHIFT_PRIOR, evidence.DIFFERENCE_PRIOR, evidence.REFERENCE_PRIOR):
+        assert prior.sum() == pytest.approx(1)
 
 
 def test_stakes_on_a_difference_rise_with_the_requests_that_measure_it() -> None:
