@@ -101,6 +101,7 @@ def judge_batch(
     restart = breach.any(axis=-1)
     seconds = np.where(gap, 0.0, 1.0)
     candidate = counts[:, :, CANDIDATE]
+    punctual = np.where(_belated(state, ticks)[:, None, None], 0.0, candidate)
     showing = odds[:, ABSOLUTE] >= 1
     kept = np.where(restart, 0.0, 1.0)[:, None, None]
     # The proof that the candidate is no slower starts again with every incident, as all promotion evidence does.
@@ -121,8 +122,8 @@ def judge_batch(
         shifts=(state.shifts + latency) * kept[..., None],
         step_requests=state.step_requests + candidate[:, :, 0].max(axis=-1),
         baseline_bursts=_burstiness(state, seen, odds, ticks, policy),
-        deflated=(state.deflated + evidence.deflate(candidate)) * kept[..., None],
-        bursts=(state.bursts + evidence.moments(candidate[..., 1], candidate[..., 0])) * kept,
+        deflated=(state.deflated + evidence.deflate(punctual)) * kept[..., None],
+        bursts=(state.bursts + evidence.moments(punctual[..., 1], punctual[..., 0])) * kept,
         rate=_rate(state, ticks),
         quiet_s=np.where(restart, 0.0, state.quiet_s + seconds),
         held_s=state.held_s + seconds,
@@ -177,6 +178,16 @@ def _stop_clocks(state: BatchState, ticks: BatchTicks) -> BatchState:
         last_floor=state.last_floor + lost,
         probe_since=state.probe_since + lost,
     )
+
+
+def _belated(state: BatchState, ticks: BatchTicks) -> Bools:
+    """Say where a tick holds, or may hold, what happened in seconds of which nothing was heard.
+
+    The bets take it as the one observation it is. Whether a bound is kept, and how bursty errors are, is asked request
+    by request and tick by tick, and there an incident that nobody saw would weigh for minutes like one that lasts.
+    """
+    belated: Bools = ticks.gap | (ticks.tick == state.starts_since)
+    return belated
 
 
 def _begin(state: BatchState, policy: BatchPolicy) -> BatchState:
@@ -247,7 +258,7 @@ def _burstiness(state: BatchState, seen: Tally, odds: Floats, ticks: BatchTicks,
     Only settled ticks count. A tick settles when two spans have passed without trouble; those that turn out to be
     the start of an incident are dropped, or it would look like a burst for minutes.
     """
-    baseline = seen.counts[:, :, BASELINE]
+    baseline = np.where(_belated(state, ticks)[:, None, None], 0.0, seen.counts[:, :, BASELINE])
     settled, older = state.baseline_bursts[:, :, 0], state.baseline_bursts[:, :, 1]
     recent = state.baseline_bursts[:, :, 2] + evidence.moments(baseline[..., 1], baseline[..., 0])
     settled = settled * np.exp(-1 / MEMORY_S)
