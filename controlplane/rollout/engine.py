@@ -87,6 +87,7 @@ def judge_batch(
     restart = (breach & deciding).any(axis=-1)
     seconds = np.where(ticks.gap | ticks.unknown, 0.0, 1.0)
     candidate = counts[:, :, CANDIDATE]
+    punctual = np.where(_belated(state, ticks)[:, None, None], 0.0, candidate)
     showing = odds[:, places.absolute] >= 1
     kept = np.where(restart, 0.0, 1.0)[:, None, None]
     over_floor = np.zeros_like(breach)
@@ -110,8 +111,8 @@ def judge_batch(
         shifts=(state.shifts + latency) * kept[..., None],
         step_requests=state.step_requests + candidate[:, :BUILT_IN, 0].max(axis=-1),
         baseline_bursts=_burstiness(state, seen, odds[:, places.baseline], ticks, policy),
-        deflated=(state.deflated + evidence.deflate(candidate)) * kept[..., None],
-        bursts=(state.bursts + evidence.moments(candidate[..., 1], candidate[..., 0])) * kept,
+        deflated=(state.deflated + evidence.deflate(punctual)) * kept[..., None],
+        bursts=(state.bursts + evidence.moments(punctual[..., 1], punctual[..., 0])) * kept,
         rate=_rate(state, ticks),
         quiet_s=np.where(restart, 0.0, state.quiet_s + seconds),
         held_s=state.held_s + seconds,
@@ -172,6 +173,16 @@ def _stop_clocks(state: BatchState, ticks: BatchTicks) -> BatchState:
 
 def _moved(moments: Ints, lost: Ints) -> Ints:
     return np.where(moments == NEVER, NEVER, moments + lost)
+
+
+def _belated(state: BatchState, ticks: BatchTicks) -> Bools:
+    """Say where a tick holds, or may hold, what happened in seconds of which nothing was heard.
+
+    The bets take it as the one observation it is. Whether a bound is kept, and how bursty errors are, is asked request
+    by request and tick by tick, and there an incident that nobody saw would weigh for minutes like one that lasts.
+    """
+    belated: Bools = ticks.gap | (ticks.tick == state.starts_since)
+    return belated
 
 
 def _begin(state: BatchState, policy: BatchPolicy) -> BatchState:
@@ -247,7 +258,7 @@ def _burstiness(state: BatchState, seen: Tally, own: Floats, ticks: BatchTicks, 
     the start of an incident are dropped, or it would look like a burst for minutes. *own* is the evidence of the
     baseline's own trouble.
     """
-    baseline = seen.counts[:, :, BASELINE]
+    baseline = np.where(_belated(state, ticks)[:, None, None], 0.0, seen.counts[:, :, BASELINE])
     settled, older = state.baseline_bursts[:, :, 0], state.baseline_bursts[:, :, 1]
     recent = state.baseline_bursts[:, :, 2] + evidence.moments(baseline[..., 1], baseline[..., 0])
     settled = settled * np.exp(-1 / MEMORY_S)

@@ -117,7 +117,8 @@ def _needed(state: BatchState, judged: BatchJudgement, policy: BatchPolicy) -> F
     needed = np.zeros_like(judged.limit)
     if judged.shown.all():
         return needed
-    worth, requests = judged.worth, state.seen[:, :, CANDIDATE, 0]
+    # Deflated by 1: those that the proof was made of, while `seen` has also what gaps held back.
+    worth, requests = judged.worth, state.deflated[:, :, 0, 0]
     more = evidence.still_needed(
         worth[..., 1], worth[..., 0], np.minimum(judged.limit, 1 - 1e-9), policy.log_advance[:, None]
     )

@@ -270,6 +270,25 @@ def test_what_a_gap_held_back_counts_as_one_observation() -> None:
     assert run.see(traffic(1000, 0), traffic(1000, 400)) is Verdict.HOLD
 
 
+def test_an_incident_that_nobody_saw_does_not_hold_the_rollout_for_minutes() -> None:
+    run = Run(weight_bp=2_500, next_weight_bp=5_000).watch(120)
+    run.until(20, healthy(75, 25), stop=MOVES)
+    for _ in range(60):
+        run.see(VersionTick.zero(), VersionTick.zero(), gap=True)
+    assert run.see(traffic(4_500, 600), traffic(1_500, 200)) is Verdict.HOLD
+    assert run.until(45, healthy(75, 25), stop=MOVES) is Verdict.ADVANCE
+
+
+def test_what_a_gap_held_back_proves_no_bound_either() -> None:
+    run = Run(weight_bp=2_500, next_weight_bp=None).watch(120)
+    run.until(3, healthy(75, 25), stop=MOVES)
+    for _ in range(60):
+        run.see(VersionTick.zero(), VersionTick.zero(), gap=True)
+    run.see(traffic(45_000), traffic(15_000))
+    assert run.until(40, lambda _: (traffic(3), traffic(1)), stop=MOVES) is Verdict.HOLD
+    assert run.judgement.objectives[0].still_needed in range(200, 400)
+
+
 # -- peeking ----------------------------------------------------------------------------------------------------------
 
 
