@@ -314,7 +314,11 @@ class Service:
         return data
 
     def _predict(self, bucket: Bucket, stack: Floats) -> Floats:
-        check_fit(self._faults, len(stack))
+        try:
+            check_fit(self._faults, len(stack))
+        except ModelError:
+            self._metrics.faults.labels("out_of_memory").inc()
+            raise
         with self._timed("model"):
             return self._predictors[bucket.model].predict(stack)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from inference_worker.app import create_app
-from inference_worker.crafts import Colorizing
+from inference_worker.crafts import Colorizing, Transforming
 from inference_worker.errors import ModelError
 from inference_worker.faults import FaultPlan
 from inference_worker.imaging import Encoding, Floats, Pixels, encode
@@ -124,15 +124,20 @@ def start() -> Start:
         is_awaited: bool = True,
         on_fatal: Callable[[], None] = lambda: None,
         sizes: SizeRange | None = None,
+        transformer: Predictor | None = None,
         **bounds: object,
     ) -> AsyncIterator[Running]:
         plan = faults or FaultPlan()
         clock, time, colorizer = ManualClock(), ManualClock(step_s=0), FakeColorizer()
         metrics = Metrics(model="fake", version="v9", sha256="0" * 64)
         craft = Colorizing(model="fake", input_px=64, sizes=sizes)
+        offers = {"/repair": Offer(craft=craft, load=load or (lambda: colorizer), version="v9", is_grey_wanted=True)}
+        if transformer is not None:
+            second = Transforming(model="second")
+            offers["/transform"] = Offer(craft=second, load=lambda: transformer, version="t1", is_grey_wanted=False)
         service = Service(
             settings=dataclasses.replace(ServiceSettings(), **bounds),  # type: ignore[arg-type] # by name
-            offers={"/repair": Offer(craft=craft, load=load or (lambda: colorizer), version="v9", is_grey_wanted=True)},
+            offers=offers,
             metrics=metrics,
             clock=time,
             faults=plan,
