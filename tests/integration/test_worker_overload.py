@@ -217,3 +217,13 @@ async def test_injected_lack_of_memory_costs_no_request() -> None:
     assert ran_out > 0
     assert budget < 8 * 192 * 192
     assert code == 0
+
+
+async def test_a_second_signal_ends_the_lingering() -> None:
+    async with run_worker("--linger-s", "3600") as worker, connect(worker) as client:
+        worker.process.send_signal(signal.SIGTERM)
+        while (await client.get("/readyz")).status_code == 200:
+            pass
+        lingering = await client.post("/repair", content=PHOTO, headers=JPEG)
+        code = await worker.end()
+    assert (lingering.status_code, lingering.headers["connection"], code) == (200, "close", 0)

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import httpx
+import numpy as np
 
 from inference_worker.costs import Budget, Costs
 from inference_worker.faults import FaultPlan
+from inference_worker.imaging import Floats
 from inference_worker.sizing import SizeRange
 
 Start = Callable[..., contextlib.AbstractAsyncContextManager[Any]]
@@ -237,3 +239,31 @@ async def test_metrics_tell_stages_queue_and_memory(start: Start, grey_png: byte
         "process_resident_memory_bytes ",
     ):
         assert line in text
+
+
+async def test_a_device_that_knows_its_memory_sets_the_budget(start: Start, grey_png: bytes) -> None:
+    """30 bytes a pixel, of which the device has room for 6,000 pixels: one run holds one picture of 64 x 64."""
+
+    class Metered:
+        def __init__(self) -> None:
+            self.meter = self
+            self.peak_bytes = 0
+
+        def predict(self, stack: Floats) -> Floats:
+            self.peak_bytes = max(self.peak_bytes, 1000 + 30 * stack.size)
+            return np.zeros((len(stack), 2, 16, 16), np.float32)
+
+        def reset_peak(self) -> None:
+            self.peak_bytes = 0
+
+        def read_peak_bytes(self) -> int:
+            return self.peak_bytes
+
+        def read_limit_bytes(self) -> int:
+            return 1000 + 30 * 6000
+
+    async with start(load=Metered, max_batch=8) as worker:
+        answer = await worker.client.post("/repair", content=grey_png, headers=PNG)
+        text = (await worker.client.get("/metrics")).text
+    assert answer.status_code == 200
+    assert 'hueshift_worker_run_budget_pixels{model="fake"} 6000.0' in text
