@@ -17,7 +17,7 @@ from inference_worker.errors import ClientGoneError, InjectedError, NotReadyErro
 from inference_worker.faults import HEADER, FaultDice, FaultPlan, Outcome
 from inference_worker.memory import Share
 from inference_worker.metrics import Metrics
-from inference_worker.orders import SIZE_HEADER, Order, read_order
+from inference_worker.orders import COLORIZE_PATH, SIZE_HEADER, TRANSFORM_PATH, Order, read_order
 from inference_worker.service import Phase, Picture, Service
 from inference_worker.uploads import Upload, read_upload
 
@@ -169,12 +169,7 @@ def create_app(*, service: Service, metrics: Metrics, clock: Clock, version: str
     add_probes(app, service, metrics)
     desk = Desk(service=service, metrics=metrics, clock=clock, faults=faults)
 
-    @app.post("/repair")
-    async def repair(request: Request) -> Response:
-        return await desk.answer(request)
-
-    @app.post("/transform")
-    async def transform(request: Request) -> Response:
-        return await desk.answer(request)
-
+    # Starlette's own routes: FastAPI's would look for dependencies and a body model in every request, and find none.
+    for path in (COLORIZE_PATH, TRANSFORM_PATH):
+        app.add_route(path, desk.answer, methods=["POST"])
     return app

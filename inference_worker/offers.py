@@ -1,16 +1,13 @@
 """Which model is served behind which path, from the cards that the flags name."""
 
 from collections.abc import Callable
-from typing import Final
 
 from inference_worker.backends.onnx import OnnxTransformer
 from inference_worker.catalogue import ModelCard
 from inference_worker.crafts import Colorizing, Transforming
+from inference_worker.orders import COLORIZE_PATH, TRANSFORM_PATH
 from inference_worker.service import Offer, Predictor
 from inference_worker.sizing import LONGEST_TRANSFORM_PX, SizeRange
-
-COLORIZE_PATH: Final = "/repair"
-TRANSFORM_PATH: Final = "/transform"
 
 
 def offer_colorizer(

@@ -8,6 +8,8 @@ from inference_worker.errors import BadRequestError
 from inference_worker.imaging import Encoding, choose_encoding
 from inference_worker.scheduling import Priority
 
+COLORIZE_PATH: Final = "/repair"
+TRANSFORM_PATH: Final = "/transform"
 FORCE_VALUES: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 PRIORITY_HEADER: Final = "x-priority"
 TIMEOUT_HEADER: Final = "x-envoy-expected-rq-timeout-ms"

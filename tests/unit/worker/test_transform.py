@@ -16,7 +16,8 @@ from inference_worker.backends.onnx import OnnxTransformer
 from inference_worker.catalogue import SHIPPED, Kind, find_card
 from inference_worker.errors import ModelError
 from inference_worker.imaging import Floats, Limits, Pixels, decode
-from inference_worker.offers import TRANSFORM_PATH, offer_transformer
+from inference_worker.offers import offer_transformer
+from inference_worker.orders import TRANSFORM_PATH
 
 Start = Callable[..., contextlib.AbstractAsyncContextManager[Any]]
 
