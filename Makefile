@@ -9,7 +9,7 @@ PROTOS := $(sort $(wildcard protos/*.proto))
 PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm soak clean
+.PHONY: help venv demo test lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker soak clean
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
@@ -52,7 +52,7 @@ bootstrap: venv ## write deploy/envoy-bootstrap.yaml anew
 lock: ## compile requirements.lock and the images' locks anew (ARGS=--upgrade takes newer versions)
 	@$(PYTHON) deploy/setup_venv.py lock $(ARGS)
 
-bench: bench-rollback bench-flips bench-envoys bench-fanout bench-storm ## all benches
+bench: bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker ## all benches
 
 bench-rollback: venv ## seconds from a version's first bad response to its last
 	@$(HUESHIFT) bench rollback $(ARGS)
@@ -68,6 +68,9 @@ bench-fanout: venv ## weights past 1,000 streams: latency, server CPU and memory
 
 bench-storm: venv ## 1,000 clients drop and return at once: seconds until in sync, memory
 	@$(HUESHIFT) bench storm $(ARGS)
+
+bench-worker: venv ## a worker's request at 512 x 512: CPU beside the network
+	@$(VENV)/hueshift-worker bench $(ARGS)
 
 soak: venv ## 100,000 conversations of xDS clients; then rollouts, with the control plane killed at random
 	@$(HUESHIFT) soak --sequences 100000

@@ -5,23 +5,23 @@ argparse rather than Typer: a worker starts in a fraction of a second, and a thi
 
 import argparse
 import asyncio
-import contextlib
+import dataclasses
 import datetime as dt
 import logging
-import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
-from inference_worker.catalogue import MAX_INPUT_PX, SHIPPED, ModelCard, find_card, load_cards
+from inference_worker.catalogue import SHIPPED, Kind, ModelCard, find_card, load_cards
 from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.faults import FaultPlan, WrongPicture
+from inference_worker.sizing import MAX_INPUT_PX, SizeRange
 
 EXIT_USAGE: Final = 2
 EXIT_FAILED: Final = 1
+MIN_HELD_BYTES: Final = 256 * 1024 * 1024
 
 log = logging.getLogger("inference_worker")
 
@@ -43,18 +43,25 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hueshift-worker", description="Serve one colorizer, or look at the models.")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve one model over HTTP", formatter_class=as_shown)
-    serve.add_argument("--model", required=True, help="a name from `models list`")
+    serve.add_argument("--model", required=True, help="a name from `models list`; a colorizer, or an rgb-to-rgb model")
+    serve.add_argument("--transform", metavar="MODEL", help="an rgb-to-rgb model to serve beside a colorizer")
     serve.add_argument("--port", type=int, required=True, help="TCP port; 0 takes a free one and logs it")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--label", help="sent as x-model-version instead of the model's own version")
     serve.add_argument("--threads", type=int, default=1, help="threads of the network")
     serve.add_argument("--input-px", type=int, help="side of the network's input instead of the model's own")
+    serve.add_argument("--sizes", metavar="LOW-HIGH", help="sides that ?size= may ask for, instead of the model's own")
     serve.add_argument("--max-bytes", type=int, default=32 * 1024 * 1024, help="largest body; above it 413")
     serve.add_argument("--max-pixels", type=int, default=24_000_000, help="largest picture; above it 413")
     serve.add_argument("--queue", type=int, default=16, help="requests held at once; above it 429")
     serve.add_argument("--max-batch", type=int, default=1, help="pictures in one run of the network")
+    serve.add_argument("--memory-mb", type=int, help="memory of runs; by default 60 % of the container's or machine's")
+    serve.add_argument("--imaging-threads", type=int, default=1, help="threads that decode and encode")
     serve.add_argument("--deadline-s", type=float, default=60.0, help="longest a request may stay inside")
-    serve.add_argument("--drain-s", type=int, default=10, help="at stop, how long running requests may take")
+    serve.add_argument(
+        "--linger-s", type=float, default=0.0, help="at stop, how long to be not ready but still serving"
+    )
+    serve.add_argument("--drain-s", type=int, default=60, help="at stop, how long running requests may then take")
     serve.add_argument("--models-dir", type=Path, default=SHIPPED, help="folder with models.json")
     faults = serve.add_argument_group("faults for drills", "off by default; no request can switch them on")
     faults.add_argument("--fault-errors", type=float, default=0.0, metavar="SHARE", help="answered with 500")
@@ -62,7 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
     faults.add_argument("--fault-delay-factor", type=float, default=1.0, metavar="X", help="times its own latency")
     faults.add_argument("--fault-delay-ms", type=float, default=0.0, metavar="MS", help="added to every answer")
     faults.add_argument("--fault-picture", choices=[w.value for w in WrongPicture], help="spoil the colours")
+    faults.add_argument("--fault-oom-above", type=int, metavar="N", help="more pictures in a run are out of memory")
     faults.add_argument("--fault-seed", type=int, help="makes the order of faults repeatable")
+    bench = commands.add_parser("bench", help="CPU of a request beside the network", formatter_class=as_shown)
+    bench.add_argument("--model", default="v1", help="a name from `models list`")
+    bench.add_argument("--side", type=int, default=512, help="side of the photo in pixels")
+    bench.add_argument("--requests", type=int, default=100, help="requests of each kind")
     models = commands.add_parser("models", help="look at the models").add_subparsers(dest="action", required=True)
     for action, text in (("list", "name them"), ("show", "all facts of one"), ("verify", "check SHA-256 sums")):
         command = models.add_parser(action, help=text, formatter_class=as_shown)
@@ -85,6 +97,9 @@ def check_serve_flags(args: argparse.Namespace) -> None:
         ("--max-pixels", args.max_pixels, 64 * 64, 150_000_000),
         ("--queue", args.queue, 1, 10_000),
         ("--max-batch", args.max_batch, 1, 256),
+        ("--memory-mb", 64 if args.memory_mb is None else args.memory_mb, 64, 2**24),
+        ("--imaging-threads", args.imaging_threads, 1, 256),
+        ("--linger-s", args.linger_s, 0, 3600),
         ("--deadline-s", args.deadline_s, 0.1, 3600),
         ("--drain-s", args.drain_s, 0, 3600),
         ("--fault-delay-ms", args.fault_delay_ms, 0, 3_600_000),
@@ -96,6 +111,21 @@ def check_serve_flags(args: argparse.Namespace) -> None:
         raise SettingError(
             f"--input-px: {args.input_px} is impossible; give a multiple of 32 from 32 to {MAX_INPUT_PX}"
         )
+
+
+def read_sizes(args: argparse.Namespace) -> SizeRange | None:
+    """The sides of `--sizes`, if given.
+
+    Raises:
+        SettingError: Not two numbers, or no multiple of 32 between them.
+    """
+    if args.sizes is None:
+        return None
+    low, _, high = args.sizes.partition("-")
+    try:
+        return SizeRange(int(low), int(high))
+    except ValueError as exc:
+        raise SettingError(f"--sizes: {args.sizes!r} is impossible; give two numbers, such as 460-680") from exc
 
 
 def read_faults(args: argparse.Namespace) -> FaultPlan:
@@ -110,6 +140,7 @@ def read_faults(args: argparse.Namespace) -> FaultPlan:
         delay_factor=args.fault_delay_factor,
         delay=dt.timedelta(milliseconds=args.fault_delay_ms),
         picture=None if args.fault_picture is None else WrongPicture(args.fault_picture),
+        oom_above=args.fault_oom_above,
         seed=args.fault_seed,
     )
 
@@ -130,9 +161,15 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(args: argparse.Namespace) -> int:
     """Serve until a signal; the exit code is 0 unless the model could not be loaded."""
     check_serve_flags(args)
+    read_sizes(args)
     faults = read_faults(args)
     card = find_card(args.models_dir, args.model)
     card.verify()
+    if args.transform is not None:
+        second = find_card(args.models_dir, args.transform)
+        second.verify()
+        if second.kind is not Kind.RGB_TO_RGB or card.kind is not Kind.COLORIZER:
+            raise SettingError("--transform: give an rgb-to-rgb model here and a colorizer as --model")
     listener = listen(args.host, args.port)
 
     handler = logging.StreamHandler()
@@ -147,13 +184,13 @@ def serve(args: argparse.Namespace) -> int:
 
 async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPlan, listener: socket.socket) -> int:
     """Build the application around *card* and run it on *listener*."""
-    import uvicorn  # noqa: PLC0415 - `models list` must not pay for the server
-
-    from inference_worker.app import create_app  # noqa: PLC0415 - as above
+    from inference_worker.app import create_app  # noqa: PLC0415 - `models list` must not pay for the server
     from inference_worker.backends.onnx import OnnxColorizer  # noqa: PLC0415 - as above
     from inference_worker.clock import SystemClock  # noqa: PLC0415 - as above
     from inference_worker.imaging import Limits  # noqa: PLC0415 - as above
     from inference_worker.metrics import Metrics  # noqa: PLC0415 - as above
+    from inference_worker.offers import offer_colorizer, offer_transformer  # noqa: PLC0415 - as above
+    from inference_worker.server import DrainingServer, make_config  # noqa: PLC0415 - as above
     from inference_worker.service import Service, ServiceSettings  # noqa: PLC0415 - as above
 
     exit_code = 0
@@ -164,52 +201,43 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         server.should_exit = True
 
     version = args.label or card.version
+    card = dataclasses.replace(card, version=version)
     metrics = Metrics(model=card.name, version=version, sha256=card.sha256)
+    if card.kind is Kind.COLORIZER:
+        offers = offer_colorizer(
+            card,
+            lambda: OnnxColorizer(card.path, threads=args.threads),
+            input_px=args.input_px,
+            sizes=read_sizes(args),
+        )
+    else:
+        offers = offer_transformer(card, threads=args.threads)
+    if args.transform is not None:
+        offers |= offer_transformer(find_card(args.models_dir, args.transform), threads=args.threads)
     service = Service(
         settings=ServiceSettings(
-            input_px=args.input_px or card.input_px,
             limits=Limits(max_pixels=args.max_pixels),
             max_bytes=args.max_bytes,
+            max_held_bytes=max(8 * args.max_bytes, MIN_HELD_BYTES),
             max_inside=args.queue,
+            max_held_pixels=4 * args.max_pixels,
             max_batch=args.max_batch,
+            imaging_threads=args.imaging_threads,
+            memory_bytes=None if args.memory_mb is None else args.memory_mb * 2**20,
             deadline=dt.timedelta(seconds=args.deadline_s),
         ),
-        load=lambda: OnnxColorizer(card.path, threads=args.threads),
+        offers=offers,
         metrics=metrics,
-        wrong_picture=faults.picture,
+        clock=SystemClock(),
+        faults=faults,
         on_fatal=give_up,
     )
-
-    class Server(uvicorn.Server):
-        """Lets go of hanging requests as soon as a signal comes, and ends with exit code 0, not by the signal."""
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            service.stop()
-            super().handle_exit(sig, frame)
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            loop = asyncio.get_running_loop()
-            for sig in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(sig, self.handle_exit, sig, None)
-            yield
-
     app = create_app(service=service, metrics=metrics, clock=SystemClock(), version=version, faults=faults)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        timeout_graceful_shutdown=args.drain_s,
-        timeout_keep_alive=75,
-    )
-    server = Server(config)
+    server = DrainingServer(make_config(app, drain_s=args.drain_s), service=service, linger_s=args.linger_s)
     host, port = listener.getsockname()[:2]
     log.info("worker.started", extra={"fields": {"model": card.name, "version": version, "host": host, "port": port}})
     await server.serve(sockets=[listener])
-    log.info("worker.stopped", extra={"fields": {"exit_code": exit_code}})
+    log.info("worker.stopped", extra={"fields": {"exit_code": exit_code, **service.count_requests()}})
     return exit_code
 
 
@@ -246,7 +274,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = build_parser().parse_args(argv)
     try:
-        return serve(args) if args.command == "serve" else show_models(args)
+        match args.command:
+            case "serve":
+                return serve(args)
+            case "bench":
+                from inference_worker.bench import run_bench  # noqa: PLC0415 - only this command needs it
+
+                return run_bench(model=args.model, side_px=args.side, requests=args.requests)
+            case _:
+                return show_models(args)
     except (SettingError, ModelError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return EXIT_USAGE

@@ -1,98 +1,27 @@
-"""The worker's HTTP face: routes, the one table from errors to statuses, and what every answer carries."""
+"""The worker's HTTP face: its routes, and what runs beside them."""
 
 import asyncio
 import contextlib
 import datetime as dt
-import logging
-import re
-import uuid
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive
 
+from inference_worker.answers import Observed, add_error_answers
 from inference_worker.clock import Clock
-from inference_worker.errors import (
-    BadRequestError,
-    BodyTooLargeError,
-    ClientGoneError,
-    ColourInputError,
-    DeadlineError,
-    InjectedError,
-    ModelError,
-    NotReadyError,
-    QueueFullError,
-    TooManyPixelsError,
-    UnreadableImageError,
-    UnsupportedTypeError,
-    WorkerError,
-)
+from inference_worker.errors import ClientGoneError, InjectedError, NotReadyError, SlowUploadError, WorkerError
 from inference_worker.faults import HEADER, FaultDice, FaultPlan, Outcome
-from inference_worker.imaging import choose_encoding
+from inference_worker.memory import Share
 from inference_worker.metrics import Metrics
-from inference_worker.service import Phase, Service
-from inference_worker.uploads import read_upload
-
-log = logging.getLogger(__name__)
+from inference_worker.orders import COLORIZE_PATH, SIZE_HEADER, TRANSFORM_PATH, Order, read_order
+from inference_worker.service import Phase, Picture, Service
+from inference_worker.uploads import Upload, read_upload
 
 R = TypeVar("R")
-
-STATUSES: Final[dict[type[WorkerError], int]] = {
-    BadRequestError: 400,
-    BodyTooLargeError: 413,
-    TooManyPixelsError: 413,
-    UnsupportedTypeError: 415,
-    UnreadableImageError: 422,
-    ColourInputError: 422,
-    QueueFullError: 429,
-    ClientGoneError: 499,
-    InjectedError: 500,
-    ModelError: 500,
-    NotReadyError: 503,
-    DeadlineError: 503,
-}
-COME_AGAIN: Final = (QueueFullError, NotReadyError, DeadlineError)
-REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
-FORCE_VALUES: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-
-class Observed:
-    """Counts and times every answer, and gives it the model's version and the request's id."""
-
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, clock: Clock, version: str) -> None:
-        self._app = app
-        self._metrics = metrics
-        self._clock = clock
-        self._version = version
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = self._clock.read_s()
-        status = 500
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
-
-        async def send_marked(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                headers["x-model-version"] = self._version
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_marked)
-        finally:
-            self._metrics.count_answer(scope["path"], status, self._clock.read_s() - started)
 
 
 async def run_unless_gone(receive: Receive, work: Coroutine[Any, Any, R]) -> R:
@@ -126,68 +55,96 @@ async def run_unless_gone(receive: Receive, work: Coroutine[Any, Any, R]) -> R:
     return answer
 
 
-def read_force(request: Request) -> bool:
-    """The query parameter `force`; absent means no.
-
-    Raises:
-        BadRequestError: Not a yes or a no.
-    """
-    text = request.query_params.get("force", "false").lower()
-    if text not in FORCE_VALUES:
-        raise BadRequestError(f"force: {text[:40]!r} is neither true nor false; use ?force=true or leave it out")
-    return FORCE_VALUES[text]
-
-
-def add_error_answers(app: FastAPI, metrics: Metrics) -> None:
-    """Answer every error as one line of JSON that names the field and the fix."""
-
-    @app.exception_handler(WorkerError)
-    async def tell(_: Request, exc: WorkerError) -> Response:
-        status = STATUSES.get(type(exc), 500)
-        metrics.refused.labels(type(exc).__name__.removesuffix("Error")).inc()
-        headers = {"retry-after": "1"} if isinstance(exc, COME_AGAIN) else {}
-        if isinstance(exc, InjectedError):
-            headers[HEADER] = Outcome.ERROR.value
-        return JSONResponse({"error": str(exc)}, status, headers)
-
-    @app.exception_handler(HTTPException)
-    async def tell_http(_: Request, exc: HTTPException) -> Response:
-        fixes = {404: "path: unknown; post photos to /repair", 405: "method: not allowed here; POST /repair"}
-        return JSONResponse({"error": fixes.get(exc.status_code, str(exc.detail))}, exc.status_code, exc.headers)
-
-    @app.exception_handler(ClientDisconnect)
-    async def tell_nobody(request: Request, _: ClientDisconnect) -> Response:
-        return await tell(request, ClientGoneError())
-
-    @app.exception_handler(Exception)
-    async def tell_bug(_: Request, __: Exception) -> Response:
-        return JSONResponse({"error": "internal: a bug in the worker; see its log for this x-request-id"}, 500)
-
-
 def add_probes(app: FastAPI, service: Service, metrics: Metrics) -> None:
-    """What orchestrators and Prometheus ask; drills never touch these."""
+    """What orchestrators and Prometheus ask; drills never touch these.
+
+    `/health` and `/ready` are the two words of other style-transfer services, so that their probes fit: there a worker
+    that stops is one that is not ready, and only `/readyz` tells the two apart.
+    """
 
     @app.get("/healthz")
+    @app.get("/health")
     async def show_health() -> dict[str, object]:
-        return {"status": "healthy", "model_loaded": service.phase is Phase.READY}
+        return {"status": "healthy", "model_loaded": service.is_loaded}
 
     @app.get("/readyz")
     async def show_readiness() -> Response:
         return JSONResponse({"status": service.phase.value}, 200 if service.phase is Phase.READY else 503)
+
+    @app.get("/ready")
+    async def show_ready() -> Response:
+        is_ready = service.phase is Phase.READY
+        return JSONResponse({"status": "ready" if is_ready else "loading"}, 200 if is_ready else 503)
 
     @app.get("/metrics")
     async def show_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
+class Desk:
+    """Takes one request after the other to the service, through whatever a drill has in store for it."""
+
+    def __init__(self, *, service: Service, metrics: Metrics, clock: Clock, faults: FaultPlan) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._clock = clock
+        self._faults = faults
+        self._dice = FaultDice(faults)
+
+    async def answer(self, request: Request) -> Response:
+        """The picture for a photo; what is refused is refused before its body is read, where that can be known."""
+        path = request.scope["path"]
+        order = read_order(request.query_params, request.headers)
+        self._service.check_open(path, order)
+        with Share(self._service.bodies) as share:
+            upload = await self._read_body(request, share)
+            await self._draw_fault(request)
+            picture, shown = await run_unless_gone(request.receive, self._make(path, upload, order))
+        for kind in shown:
+            self._metrics.faults.labels(kind).inc()
+        headers = {SIZE_HEADER: str(picture.size_px)} | ({HEADER: ",".join(shown)} if shown else {})
+        return Response(picture.data, media_type=order.encoding.value, headers=headers)
+
+    async def _read_body(self, request: Request, share: Share) -> Upload:
+        longest = self._service.settings.deadline.total_seconds()
+        try:
+            async with asyncio.timeout(longest):
+                return await read_upload(request, self._service.settings.max_bytes, share)
+        except TimeoutError as exc:
+            raise SlowUploadError(longest) from exc
+
+    async def _draw_fault(self, request: Request) -> None:
+        outcome = self._dice.draw()
+        if outcome is not Outcome.NORMAL:
+            self._metrics.faults.labels(outcome).inc()
+        match outcome:
+            case Outcome.ERROR:
+                raise InjectedError
+            case Outcome.HANG:
+                await run_unless_gone(request.receive, self._service.stopping.wait())
+                raise NotReadyError(Phase.STOPPING)
+            case Outcome.NORMAL:
+                pass
+
+    async def _make(self, path: str, upload: Upload, order: Order) -> tuple[Picture, list[str]]:
+        started_s = self._clock.read_s()
+        picture = await self._service.make(path, upload, order)
+        shown = [] if self._faults.picture is None else ["picture"]
+        delay = self._dice.compute_delay(dt.timedelta(seconds=self._clock.read_s() - started_s))
+        if delay > dt.timedelta(0):
+            await self._clock.sleep(delay)
+            shown.append("delay")
+        return picture, shown
+
+
 def create_app(*, service: Service, metrics: Metrics, clock: Clock, version: str, faults: FaultPlan) -> FastAPI:
     """Build the application; its lifespan runs the service.
 
     Args:
-        service: What colours the photos.
+        service: What makes pictures of the photos.
         metrics: Shown at `/metrics`.
         clock: Times answers, and holds them back in a drill.
-        version: Sent as `x-model-version` with every answer.
+        version: Sent as `x-model-version` where the path has no model of its own.
         faults: What a drill injects; decided here, once, never by a request.
     """
 
@@ -201,44 +158,18 @@ def create_app(*, service: Service, metrics: Metrics, clock: Clock, version: str
                 running.cancel()
 
     app = FastAPI(title="Hueshift inference worker", version=version, lifespan=live, docs_url=None, redoc_url=None)
-    app.add_middleware(Observed, metrics=metrics, clock=clock, version=version)
-    dice = FaultDice(faults)
-
+    app.add_middleware(
+        Observed,
+        metrics=metrics,
+        clock=clock,
+        find_version=lambda path: service.versions.get(path, version),
+        is_leaving=lambda: service.phase is Phase.STOPPING,
+    )
     add_error_answers(app, metrics)
     add_probes(app, service, metrics)
+    desk = Desk(service=service, metrics=metrics, clock=clock, faults=faults)
 
-    @app.post("/repair")
-    async def repair(request: Request) -> Response:
-        service.check_ready()
-        is_forced = read_force(request)
-        upload = await read_upload(request, service.settings.max_bytes)
-        outcome = dice.draw()
-        if outcome is not Outcome.NORMAL:
-            metrics.faults.labels(outcome).inc()
-        match outcome:
-            case Outcome.ERROR:
-                raise InjectedError
-            case Outcome.HANG:
-                await run_unless_gone(request.receive, service.stopping.wait())
-                raise NotReadyError(Phase.STOPPING)
-            case Outcome.NORMAL:
-                pass
-        encoding = choose_encoding(request.headers.get("accept", ""))
-
-        async def work() -> tuple[bytes, list[str]]:
-            started = clock.read_s()
-            picture = await service.repair(upload, encoding=encoding, is_forced=is_forced)
-            shown = [] if faults.picture is None else ["picture"]
-            delay = dice.compute_delay(dt.timedelta(seconds=clock.read_s() - started))
-            if delay > dt.timedelta(0):
-                await clock.sleep(delay)
-                shown.append("delay")
-            return picture, shown
-
-        picture, shown = await run_unless_gone(request.receive, work())
-        for kind in shown:
-            metrics.faults.labels(kind).inc()
-        headers = {HEADER: ",".join(shown)} if shown else {}
-        return Response(picture, media_type=encoding.value, headers=headers)
-
+    # Starlette's own routes: FastAPI's would look for dependencies and a body model in every request, and find none.
+    for path in (COLORIZE_PATH, TRANSFORM_PATH):
+        app.add_route(path, desk.answer, methods=["POST"])
     return app

@@ -1,17 +1,24 @@
 """Which models are shipped: reads and checks `models.json`, the manifest beside the weights."""
 
 import dataclasses
+import enum
 import hashlib
 import json
 from pathlib import Path
 from typing import Final
 
 from inference_worker.errors import ModelError
-from inference_worker.imaging import STRIDE_PX
+from inference_worker.sizing import MAX_INPUT_PX, STRIDE_PX, SizeRange
 
 SHIPPED: Final = Path(__file__).parent / "models"
 MANIFEST: Final = "models.json"
-MAX_INPUT_PX: Final = 1024
+
+
+class Kind(enum.StrEnum):
+    """What a model makes of a photo."""
+
+    COLORIZER = "colorizer"
+    RGB_TO_RGB = "rgb-to-rgb"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +26,7 @@ class ModelCard:
     """What the manifest says of one model; an alias carries the facts of the model that it names.
 
     Raises:
-        ModelError: The input side is no multiple of 32 within 32..1024, or the file name leaves the folder.
+        ModelError: The input side is no multiple of 32 within 32..1280, or the file name leaves the folder.
     """
 
     name: str
@@ -30,10 +37,15 @@ class ModelCard:
     input_px: int
     about: str
     alias_of: str | None = None
+    kind: Kind = Kind.COLORIZER
+    sizes: SizeRange | None = None
+    """Which sides a request may ask for; without, every request gets `input_px`."""
+    darkest: float = -1.0
+    """Black in the values of an rgb-to-rgb model, -1 or 0; white is 1."""
 
     def __post_init__(self) -> None:
         if self.input_px % STRIDE_PX or not STRIDE_PX <= self.input_px <= MAX_INPUT_PX:
-            raise ModelError(f"{MANIFEST}: input_px {self.input_px} of {self.name} is no multiple of 32 in 32..1024")
+            raise ModelError(f"{MANIFEST}: input_px {self.input_px} of {self.name} is no multiple of 32 in 32..1280")
 
     def verify(self) -> None:
         """Check the file against its recorded SHA-256.
@@ -69,9 +81,12 @@ def load_cards(folder: Path) -> dict[str, ModelCard]:
                 path=folder / facts["file"],
                 sha256=facts["sha256"],
                 licence=facts["licence"],
-                input_px=int(facts["input_px"]),
+                input_px=int(row.get("input_px", facts["input_px"])),
                 about=row["about"],
                 alias_of=row.get("alias_of"),
+                kind=Kind(facts.get("kind", Kind.COLORIZER)),
+                sizes=SizeRange(*map(int, row["sizes"])) if "sizes" in row else None,
+                darkest=float(facts.get("darkest", -1.0)),
             )
     except OSError as exc:
         raise ModelError(f"--models-dir: {folder / MANIFEST} cannot be read; name a folder with a manifest") from exc

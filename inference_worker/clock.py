@@ -13,6 +13,10 @@ class Clock(Protocol):
         """Seconds since an arbitrary moment; never goes back."""
         ...
 
+    def read_cpu_s(self) -> float:
+        """Seconds that the calling thread has kept a core busy."""
+        ...
+
     async def sleep(self, delay: dt.timedelta) -> None:
         """Wait for *delay*; a zero or negative delay returns at once."""
         ...
@@ -23,6 +27,9 @@ class SystemClock:
 
     def read_s(self) -> float:
         return time.perf_counter()
+
+    def read_cpu_s(self) -> float:
+        return time.thread_time()
 
     async def sleep(self, delay: dt.timedelta) -> None:
         await asyncio.sleep(max(0.0, delay.total_seconds()))  # noqa: TID251 - this is the worker's clock

@@ -5,6 +5,12 @@ class WorkerError(Exception):
     """Root of the worker's own exceptions."""
 
 
+class ComeAgainError(WorkerError):
+    """Nothing is wrong with the request; after `wait_s` seconds it may well be answered."""
+
+    wait_s: float = 1.0
+
+
 class BadRequestError(WorkerError):
     """The request itself is malformed: no body, no picture in the form, an unknown parameter value."""
 
@@ -30,7 +36,8 @@ class UnsupportedTypeError(WorkerError):
     """The body is of a type the worker does not read."""
 
     def __init__(self, found: str) -> None:
-        super().__init__(f"image: type {found!r} is not read; send JPEG, PNG, WebP, TIFF or BMP")
+        why = " without the library pi-heif beside the worker" if found.startswith(("image/hei", "image/hev")) else ""
+        super().__init__(f"image: type {found!r} is not read{why}; send JPEG, PNG, WebP, TIFF or BMP")
         self.found = found
 
 
@@ -49,15 +56,15 @@ class ColourInputError(WorkerError):
         self.residual = residual
 
 
-class QueueFullError(WorkerError):
-    """As many requests as the worker holds are already inside."""
+class QueueFullError(ComeAgainError):
+    """As many requests, bytes or pixels as the worker holds are already inside."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"queue: all {limit} places are taken; send the request again later")
-        self.limit = limit
+    def __init__(self, what: str, *, wait_s: float = 1.0) -> None:
+        super().__init__(f"queue: {what}; send the request again later")
+        self.wait_s = wait_s
 
 
-class NotReadyError(WorkerError):
+class NotReadyError(ComeAgainError):
     """The model is still loading, or the worker is stopping."""
 
     def __init__(self, state: str) -> None:
@@ -65,11 +72,43 @@ class NotReadyError(WorkerError):
         self.state = state
 
 
-class DeadlineError(WorkerError):
-    """The request waited longer than the worker lets any request wait."""
+class LateError(ComeAgainError):
+    """The answer would come after its caller has given up, so the work is not begun."""
+
+    def __init__(self, needed_s: float, given_s: float) -> None:
+        super().__init__(
+            f"deadline: the answer would take about {needed_s:.2g} s and is wanted within {given_s:.2g} s; "
+            "send the request again later, or allow it more time"
+        )
+        self.wait_s = max(1.0, needed_s - given_s)
+
+
+class DeadlineError(ComeAgainError):
+    """The request waited longer than the worker, or its caller, lets it wait."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"deadline: no answer within {seconds:g} s; send the request again later")
+
+
+class DeviceMemoryError(ComeAgainError):
+    """The device has no memory for this picture, even alone."""
+
+    def __init__(self) -> None:
+        super().__init__("memory: the device has no room for this picture; send it again later, or ask a smaller size")
+
+
+class SlowUploadError(WorkerError):
+    """The body did not arrive in time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"image: the body did not arrive within {seconds:g} s; send a smaller file or a faster stream")
+
+
+class NoModelError(WorkerError):
+    """The path is for a kind of model that this worker does not serve."""
+
+    def __init__(self, path: str, served: str) -> None:
+        super().__init__(f"path: no model behind {path} on this worker; it serves {served}")
 
 
 class InjectedError(WorkerError):

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from inference_worker.errors import SettingError
+from inference_worker.errors import ModelError, SettingError
 from inference_worker.imaging import Floats
 
 HEADER: Final = "x-injected-fault"
@@ -38,8 +38,8 @@ class FaultPlan:
     """Which faults a worker shows; the default shows none.
 
     Raises:
-        SettingError: A share is outside 0..1, the shares add up to more than 1, the delay factor is below 1, or the
-            added delay is negative.
+        SettingError: A share is outside 0..1, the shares add up to more than 1, the delay factor is below 1, the
+            added delay is negative, or not one picture fits.
     """
 
     error_share: float = 0.0
@@ -47,6 +47,8 @@ class FaultPlan:
     delay_factor: float = 1.0
     delay: dt.timedelta = dt.timedelta(0)
     picture: WrongPicture | None = None
+    oom_above: int | None = None
+    """The device pretends to hold no more pictures than this in one run."""
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -59,6 +61,8 @@ class FaultPlan:
             raise SettingError(f"--fault-delay-factor: {self.delay_factor:g} is impossible; give 1 to 1000")
         if self.delay < dt.timedelta(0):
             raise SettingError("--fault-delay-ms: a delay cannot be negative; give 0 or more")
+        if self.oom_above is not None and self.oom_above < 1:
+            raise SettingError(f"--fault-oom-above: {self.oom_above} pictures are impossible; give 1 or more")
 
     @property
     def is_active(self) -> bool:
@@ -73,6 +77,7 @@ class FaultPlan:
             (self.delay_factor > 1, f"delay_factor={self.delay_factor:g}"),
             (self.delay > dt.timedelta(0), f"delay_ms={self.delay / dt.timedelta(milliseconds=1):g}"),
             (self.picture is not None, f"picture={self.picture}"),
+            (self.oom_above is not None, f"oom_above={self.oom_above}"),
         )
         return tuple(text for is_on, text in named if is_on)
 
@@ -96,6 +101,16 @@ class FaultDice:
     def compute_delay(self, worked: dt.timedelta) -> dt.timedelta:
         """How long to hold back an answer that took *worked* to make."""
         return worked * (self.plan.delay_factor - 1) + self.plan.delay
+
+
+def check_fit(plan: FaultPlan, pictures: int) -> None:
+    """Fail as a full device would.
+
+    Raises:
+        ModelError: The drill allows fewer than *pictures* in one run.
+    """
+    if plan.oom_above is not None and pictures > plan.oom_above:
+        raise ModelError(f"fault: out of memory, injected by --fault-oom-above {plan.oom_above}")
 
 
 def spoil(ab: Floats, how: WrongPicture) -> Floats:

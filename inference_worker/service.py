@@ -1,33 +1,48 @@
-"""One worker: a loaded model, the queue in front of it, and the way of a photo through both."""
+"""One worker: its models, the queue in front of the device, and the way of a photo through both."""
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime as dt
 import enum
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
-from inference_worker.backends import Colorizer
 from inference_worker.batching import DeviceQueue, Gate
-from inference_worker.errors import ColourInputError, DeadlineError, ModelError, NotReadyError
-from inference_worker.faults import WrongPicture, spoil
+from inference_worker.calibrating import Trial, measure
+from inference_worker.clock import Clock
+from inference_worker.costs import DOUBT, follow
+from inference_worker.crafts import Craft, Prepared, find_bucket
+from inference_worker.errors import (
+    ColourInputError,
+    DeadlineError,
+    DeviceMemoryError,
+    LateError,
+    ModelError,
+    NoModelError,
+    NotReadyError,
+    WorkerError,
+)
+from inference_worker.faults import FaultPlan, check_fit, spoil
 from inference_worker.imaging import (
     COLOUR_RESIDUAL,
     Encoding,
     Floats,
     Limits,
-    Pixels,
     decode,
     encode,
+    get_grey_plane,
     measure_residual_chroma,
-    prepare,
-    recombine,
 )
+from inference_worker.memory import MemoryMeter, Metered, ProcessMemory, Room, Share
 from inference_worker.metrics import Metrics
+from inference_worker.orders import Order
+from inference_worker.scheduling import Bucket, Ticket
 from inference_worker.uploads import Upload
 
 log = logging.getLogger(__name__)
@@ -37,69 +52,119 @@ R = TypeVar("R")
 
 
 class Phase(enum.StrEnum):
-    """Where the worker is in its life; only a ready worker takes photos."""
+    """Where the worker is in its life."""
 
     LOADING = "loading"
     READY = "ready"
     STOPPING = "stopping"
+    """Not ready for more, and so it tells; whoever still asks is served until the listener closes."""
+
+
+class Predictor(Protocol):
+    """A loaded model, whatever it makes; called from one thread only."""
+
+    def predict(self, stack: Floats, /) -> Floats: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Offer:
+    """What one path serves: the kind of work, and how to open its model."""
+
+    craft: Craft
+    load: Callable[[], Predictor]
+    version: str
+    is_grey_wanted: bool
+    """Whether a colour photo is the wrong input."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
     """How much one worker takes on."""
 
-    input_px: int
-    """Side of the square whose area the network's input has; a multiple of 32."""
     limits: Limits = dataclasses.field(default_factory=Limits)
     max_bytes: int = 32 * 1024 * 1024
     """Largest body in bytes; more is refused while it is still arriving."""
+    max_held_bytes: int = 256 * 1024 * 1024
+    """Bytes of bodies that all requests together hold; one more is refused with 429."""
     max_inside: int = 16
     """Requests held at once; one more is refused with 429."""
+    max_held_pixels: int = 96_000_000
+    """Pixels of decoded photos that all requests together hold, three bytes each; one more is refused with 429."""
     max_batch: int = 1
     """Most pictures in one run of the network. On a CPU, more gains nothing."""
+    imaging_threads: int = 1
+    """Threads that decode and encode. One leaves the other cores to neighbours; a GPU wants more."""
+    memory_bytes: int | None = None
+    """What the process, or the device, may hold; None takes 60 % of what the container or the machine has."""
     deadline: dt.timedelta = dt.timedelta(seconds=60)
     """Longest a request may stay inside."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Picture:
+    """An answer: the file, and the size that the policy allowed."""
+
+    data: bytes
+    size_px: int
+
+
 class Service:
-    """Colours photos; `run` must be running meanwhile."""
+    """Makes pictures of photos; `run` must be running meanwhile."""
 
     def __init__(
         self,
         *,
         settings: ServiceSettings,
-        load: Callable[[], Colorizer],
+        offers: Mapping[str, Offer],
         metrics: Metrics,
-        wrong_picture: WrongPicture | None = None,
+        clock: Clock,
+        faults: FaultPlan | None = None,
         on_fatal: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare a worker that is still loading.
 
         Args:
             settings: Bounds.
-            load: Opens the model; called once, in a thread.
-            metrics: Where queue and batch figures go.
-            wrong_picture: A drill's spoilt colours, or None.
-            on_fatal: Called when the model cannot be loaded; must end the process.
+            offers: What is served, by path; each model is opened once, in a thread.
+            metrics: Where all figures go.
+            clock: Tells deadlines and durations.
+            faults: A drill's spoilt colours and full device.
+            on_fatal: Called when a model cannot be loaded; must end the process.
         """
         self.settings = settings
         self.phase = Phase.LOADING
         self.ready = asyncio.Event()
         self.stopping = asyncio.Event()
-        self._load = load
+        self.bodies = Room(settings.max_held_bytes)
+        self._offers = offers
         self._metrics = metrics
-        self._wrong_picture = wrong_picture
+        self._clock = clock
+        self._faults = faults or FaultPlan()
         self._on_fatal = on_fatal
-        self._colorizer: Colorizer | None = None
+        self._predictors: dict[str, Predictor] = {}
         self._gate = Gate(settings.max_inside)
-        self._queue = DeviceQueue(self._predict, max_batch=settings.max_batch, observe=metrics.batches.observe)
-        self._imaging = ThreadPoolExecutor(max_workers=1, thread_name_prefix="imaging")
+        self._photos = Room(settings.max_held_pixels)
+        self._queue = DeviceQueue(self._predict, max_batch=settings.max_batch, clock=clock, metrics=metrics)
+        self._imaging = ThreadPoolExecutor(max_workers=settings.imaging_threads, thread_name_prefix="imaging")
+        self._coming = 0
+        self._accepted = 0
+        self._answered = 0
+        self._open_s = 0.0
         metrics.inside.set_function(lambda: self._gate.inside)
+        metrics.accepted.set_function(lambda: self._accepted)
+        metrics.answered.set_function(lambda: self._answered)
         metrics.waiting.set_function(lambda: self._queue.depth)
+        metrics.held_bytes.set_function(lambda: self.bodies.held)
+        metrics.held_pixels.set_function(lambda: self._photos.held)
         metrics.ready.set_function(lambda: float(self.phase is Phase.READY))
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether every model is in memory and warm."""
+        return self.ready.is_set()
+
     async def run(self) -> None:
-        """Load the model, then serve until cancelled."""
+        """Load the models, then serve until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._queue.run(), name="device")
@@ -108,79 +173,188 @@ class Service:
             self.stop()
             self._imaging.shutdown(wait=True, cancel_futures=True)
 
-    def stop(self) -> None:
-        """Take no more photos and let go of whoever hangs; may be called twice."""
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of the model behind each path."""
+        return {path: offer.version for path, offer in self._offers.items()}
+
+    def count_requests(self) -> dict[str, int]:
+        """How many requests got a place, and how many of them an answer; the others' clients left first."""
+        return {"accepted": self._accepted, "answered": self._answered}
+
+    def leave(self) -> None:
+        """Tell everyone who asks for readiness to go elsewhere; photos are still taken. May be called twice."""
         self.phase = Phase.STOPPING
+
+    def stop(self) -> None:
+        """Leave, and let go of whoever hangs in a drill; may be called twice."""
+        self.leave()
         self.stopping.set()
 
-    def check_ready(self) -> None:
-        """Refuse unless the model is loaded and warm.
+    def check_open(self, path: str, order: Order) -> None:
+        """Refuse at once what would be refused after its body was read.
 
         Raises:
-            NotReadyError: Still loading, or stopping.
+            NoModelError: Nothing is served behind *path*.
+            NotReadyError: Still loading.
+            QueueFullError: Every place is taken.
         """
-        if self.phase is not Phase.READY:
+        if path not in self._offers:
+            raise NoModelError(path, ", ".join(self._offers))
+        if not self.is_loaded:
             raise NotReadyError(self.phase)
+        self._gate.check(order.priority, wait_s=self._estimate_wait_s(self._make_ticket(path, order)))
 
-    async def repair(self, upload: Upload, *, encoding: Encoding, is_forced: bool) -> bytes:
-        """Colour one photo and write it in *encoding*; a colour photo is taken only if *is_forced*.
+    async def make(self, path: str, upload: Upload, order: Order) -> Picture:
+        """Make a picture of one photo; a colour photo is coloured only if the order forces it.
 
         Raises:
             QueueFullError: Every place is taken.
-            DeadlineError: It took longer than the deadline.
+            LateError: It would take longer than the caller waits.
+            DeadlineError: It took longer than that.
+            DeviceMemoryError: The device has no room.
             ColourInputError: The photo has colour of its own.
             UnsupportedTypeError: Not a picture the worker reads.
             TooManyPixelsError: Larger than the limit, by its header.
             UnreadableImageError: Damaged, too small or too narrow.
         """
-        with self._gate.enter():
-            try:
-                async with asyncio.timeout(self.settings.deadline.total_seconds()):
-                    return await self._colour(upload, encoding, is_forced=is_forced)
-            except TimeoutError as exc:
-                raise DeadlineError(self.settings.deadline.total_seconds()) from exc
+        ticket = self._make_ticket(path, order)
+        needed_s = self._estimate_wait_s(ticket)
+        with self._gate.enter(order.priority, wait_s=needed_s), Share(self._photos) as share:
+            given_s = ticket.deadline_s - ticket.arrived_s
+            if needed_s > given_s:
+                if self._gate.inside == 1:
+                    self._doubt(ticket.bucket.model)
+                raise LateError(needed_s, given_s)
+            self._accepted += 1
+            with self._count_answered():
+                try:
+                    async with asyncio.timeout(given_s):
+                        return await self._make(path, upload, order, ticket, share)
+                except TimeoutError as exc:
+                    raise DeadlineError(given_s) from exc
 
-    async def _colour(self, upload: Upload, encoding: Encoding, *, is_forced: bool) -> bytes:
-        photo, lightness = await self._in_thread(self._open, upload, is_forced)
-        ab = await self._queue.submit(lightness)
-        return await self._in_thread(self._finish, photo, ab, encoding)
+    @contextlib.contextmanager
+    def _count_answered(self) -> Iterator[None]:
+        try:
+            yield
+        except WorkerError:
+            self._answered += 1
+            raise
+        self._answered += 1
+
+    def _make_ticket(self, path: str, order: Order) -> Ticket:
+        now_s = self._clock.read_s()
+        own_s = self.settings.deadline.total_seconds()
+        return Ticket(
+            bucket=self._offers[path].craft.guess_bucket(order.size_px),
+            priority=order.priority,
+            arrived_s=now_s,
+            queued_s=now_s,
+            deadline_s=now_s + (own_s if order.timeout_s is None else min(own_s, order.timeout_s)),
+        )
+
+    def _estimate_wait_s(self, ticket: Ticket) -> float:
+        """From now to the answer: the slower of device and imaging sets the pace of the line."""
+        own_s = self._open_s + self._queue.finish_s
+        imaging_s = self._gate.inside * own_s / self.settings.imaging_threads
+        return max(self._queue.estimate_wait_s(ticket, coming=self._coming), imaging_s) + own_s
+
+    def _doubt(self, model: str) -> None:
+        """An idle worker refused on its estimates alone: trust them less, or it might refuse for ever."""
+        self._queue.doubt(model)
+        self._open_s *= DOUBT
+        self._queue.finish_s *= DOUBT
+
+    async def _make(self, path: str, upload: Upload, order: Order, ticket: Ticket, share: Share) -> Picture:
+        offer = self._offers[path]
+        self._coming += 1
+        try:
+            prepared = await self._in_thread(self._open, offer, upload, order, share)
+        finally:
+            self._coming -= 1
+        placed = dataclasses.replace(ticket, bucket=find_bucket(offer.craft.model, prepared.picture))
+        output = await self._queue.submit(placed, prepared.picture)
+        data = await self._in_thread(self._close, offer, prepared, output, order.encoding)
+        self._metrics.images.labels(path).inc()
+        return Picture(data, prepared.size_px)
 
     async def _in_thread(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._imaging, lambda: function(*args, **kwargs))
 
-    def _open(self, upload: Upload, is_forced: bool) -> tuple[Pixels, Floats]:  # noqa: FBT001 - a thread's entry
-        photo = decode(upload.data, self.settings.limits, declared=upload.declared)
-        if not is_forced:
-            residual = measure_residual_chroma(photo)
-            if residual > COLOUR_RESIDUAL:
-                raise ColourInputError(residual, COLOUR_RESIDUAL)
-        return photo, prepare(photo, self.settings.input_px)
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[Callable[[], float]]:
+        started_s, started_cpu_s = self._clock.read_s(), self._clock.read_cpu_s()
+        took_s = 0.0
+        yield lambda: took_s
+        took_s = max(1e-6, self._clock.read_s() - started_s)
+        self._metrics.count_stage(stage, wall_s=took_s, cpu_s=max(0.0, self._clock.read_cpu_s() - started_cpu_s))
 
-    def _finish(self, photo: Pixels, ab: Floats, encoding: Encoding) -> bytes:
-        shown = ab if self._wrong_picture is None else spoil(ab, self._wrong_picture)
-        return encode(recombine(photo, shown), encoding)
+    def _open(self, offer: Offer, upload: Upload, order: Order, share: Share) -> Prepared:
+        with self._timed("decode") as read_took_s:
+            photo = decode(upload.data, self.settings.limits, declared=upload.declared, admit=share.take)
+            if offer.is_grey_wanted:
+                residual = measure_residual_chroma(photo)
+                is_grey = get_grey_plane(photo) is not None
+                kind = "grey" if is_grey else "colour" if residual > COLOUR_RESIDUAL else "toned"
+                self._metrics.inputs.labels(kind).inc()
+                if residual > COLOUR_RESIDUAL and not order.is_forced:
+                    raise ColourInputError(residual, COLOUR_RESIDUAL)
+            prepared = offer.craft.open(photo, order.size_px)
+        self._open_s = follow(self._open_s, read_took_s())
+        return prepared
 
-    def _predict(self, lightness: Floats) -> Floats:
-        if self._colorizer is None:
-            raise NotReadyError(self.phase)
-        return self._colorizer.predict(lightness)
+    def _close(self, offer: Offer, prepared: Prepared, output: Floats, encoding: Encoding) -> bytes:
+        shown = output
+        if self._faults.picture is not None and offer.is_grey_wanted:
+            shown = spoil(output, self._faults.picture)
+        with self._timed("encode") as read_took_s:
+            data = encode(offer.craft.close(prepared, shown), encoding)
+        self._queue.finish_s = follow(self._queue.finish_s, read_took_s())
+        return data
+
+    def _predict(self, bucket: Bucket, stack: Floats) -> Floats:
+        try:
+            check_fit(self._faults, len(stack))
+        except ModelError:
+            self._metrics.faults.labels("out_of_memory").inc()
+            raise
+        with self._timed("model"):
+            return self._predictors[bucket.model].predict(stack)
 
     async def _become_ready(self) -> None:
         try:
-            self._colorizer = await self._in_thread(self._load)
-            await self._warm()
-        except ModelError:
+            for path, offer in self._offers.items():
+                await self._load(path, offer)
+        except (ModelError, DeviceMemoryError):
             log.exception("model.load_failed")
             self._on_fatal()
             return
+        self.ready.set()
         if self.phase is Phase.LOADING:
             self.phase = Phase.READY
-            self.ready.set()
             log.info("model.became_ready")
 
-    async def _warm(self) -> None:
-        """Make one picture the whole way, so that the first visitor does not pay for lazy set-up."""
+    async def _load(self, path: str, offer: Offer) -> None:
+        """Open one model, measure what it costs, and make one picture the whole way: the first visitor pays nothing."""
+        predictor = await self._in_thread(offer.load)
+        meter: MemoryMeter = ProcessMemory(self.settings.memory_bytes)
+        if isinstance(predictor, Metered):
+            meter = predictor.meter
+        self._predictors[offer.craft.model] = predictor
+        trial = Trial(craft=offer.craft, predict=predictor.predict, meter=meter, clock=self._clock)
+        costs, budget = await self._queue.call(measure, trial, max_batch=self.settings.max_batch)
+        self._queue.set_capacity(offer.craft.model, costs, budget)
+        facts = {"model": offer.craft.model, "run_ms": f"{1000 * costs.estimate_s(trial.usual_px):.1f}"}
+        log.info("model.was_measured", extra={"fields": facts | {"budget_px": budget.limit_px}})
+        await self._warm(path, offer)
+
+    async def _warm(self, path: str, offer: Offer) -> None:
         side = self.settings.limits.min_side_px
-        photo = np.full((side, side, 3), 128, np.uint8)
-        upload = Upload(encode(photo, Encoding.PNG), "image/png")
-        await self._colour(upload, Encoding.PNG, is_forced=False)
+        data = encode(np.full((side, side, 3), 128, np.uint8), Encoding.JPEG)
+        photo = await self._in_thread(decode, data, self.settings.limits)
+        prepared = await self._in_thread(offer.craft.open, photo, None)
+        bucket = find_bucket(offer.craft.model, prepared.picture)
+        ticket = dataclasses.replace(self._make_ticket(path, Order()), bucket=bucket, deadline_s=math.inf)
+        output = await self._queue.submit(ticket, prepared.picture)
+        await self._in_thread(self._close, offer, prepared, output, Encoding.PNG)

@@ -9,7 +9,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from inference_worker.errors import BadRequestError, BodyTooLargeError, UnsupportedTypeError
-from inference_worker.imaging import MEDIA_TYPES
+from inference_worker.formats import is_read
+from inference_worker.memory import Share
 
 FIELDS: Final = ("image", "file")
 UNTYPED: Final = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"})
@@ -25,21 +26,22 @@ class Upload:
     declared: str
 
 
-async def read_upload(request: Request, max_bytes: int) -> Upload:
-    """Read a raw picture, or the field `image` or `file` of a form.
+async def read_upload(request: Request, max_bytes: int, share: Share) -> Upload:
+    """Read a raw picture, or the field `image` or `file` of a form; what arrives is held in *share*.
 
     Raises:
+        QueueFullError: All requests together hold as many bytes as the worker holds.
         BodyTooLargeError: More than *max_bytes*, by the announced length or by counting.
         UnsupportedTypeError: The declared type is no picture that the worker reads.
         BadRequestError: An empty body, or a form without the field.
     """
     declared = read_media_type(request.headers)
     if declared == "multipart/form-data":
-        return await _read_form(request, max_bytes)
+        return await _read_form(request, max_bytes, share)
     _check_type(declared)
     _check_announced(request.headers, max_bytes)
     data = bytearray()
-    async for chunk in _count(request.stream(), max_bytes, max_bytes):
+    async for chunk in _count(request.stream(), max_bytes, max_bytes, share):
         data += chunk
     return _check_content(bytes(data), declared)
 
@@ -50,7 +52,7 @@ def read_media_type(headers: Headers) -> str:
 
 
 def _check_type(declared: str) -> None:
-    if declared not in MEDIA_TYPES and declared not in UNTYPED:
+    if not is_read(declared) and declared not in UNTYPED:
         raise UnsupportedTypeError(declared)
 
 
@@ -63,15 +65,16 @@ def _check_announced(headers: Headers, max_bytes: int) -> None:
 def _check_content(data: bytes, declared: str) -> Upload:
     if not data:
         raise BadRequestError("image: the body is empty; send a photo as the body or as form field 'image'")
-    return Upload(data, declared if declared in MEDIA_TYPES else "")
+    return Upload(data, declared if is_read(declared) else "")
 
 
-async def _count(chunks: AsyncIterator[bytes], allowed: int, named: int) -> AsyncIterator[bytes]:
+async def _count(chunks: AsyncIterator[bytes], allowed: int, named: int, share: Share) -> AsyncIterator[bytes]:
     seen = 0
     async for chunk in chunks:
         seen += len(chunk)
         if seen > allowed:
             raise BodyTooLargeError(named)
+        share.take(len(chunk))
         yield chunk
 
 
@@ -83,11 +86,11 @@ class _InMemoryParser(MultiPartParser):
         self.spool_max_size = max_bytes + FORM_OVERHEAD_BYTES
 
 
-async def _read_form(request: Request, max_bytes: int) -> Upload:
+async def _read_form(request: Request, max_bytes: int, share: Share) -> Upload:
     allowed = max_bytes + FORM_OVERHEAD_BYTES
     if request.headers.get("content-length", "").isdecimal() and int(request.headers["content-length"]) > allowed:
         raise BodyTooLargeError(max_bytes)
-    chunks = _count(request.stream(), allowed, max_bytes)
+    chunks = _count(request.stream(), allowed, max_bytes, share)
     try:
         form = await _InMemoryParser(request.headers, chunks, max_bytes=max_bytes).parse()
     except (MultiPartException, KeyError) as exc:

@@ -15,3 +15,15 @@ class Colorizer(Protocol):
             ModelError: The runtime refused the input.
         """
         ...
+
+
+class Transformer(Protocol):
+    """A loaded rgb-to-rgb model; called from one thread only."""
+
+    def predict(self, rgb: Floats) -> Floats:
+        """The pictures (N, 3, s*H, s*W) for pictures (N, 3, H, W), all in 0..1; H and W multiples of 32, s whole.
+
+        Raises:
+            ModelError: The runtime refused the input.
+        """
+        ...

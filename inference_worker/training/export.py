@@ -131,7 +131,10 @@ def main() -> None:
         )
         print(f"{target.name}: {target.stat().st_size / 1e6:.2f} MB")
     about = "The checkpoint of v1 under the name of this route: no model was trained for it alone."
-    rows.extend({"name": name, "version": name, "alias_of": "v1", "about": about} for name in ("person", "building"))
+    sizes = {"person": [460, 680], "building": [960, 1280]}
+    rows.extend(
+        {"name": name, "version": name, "alias_of": "v1", "sizes": sizes[name], "about": about} for name in sizes
+    )
     manifest = json.dumps({"models": rows}, indent=2) + "\n"
     (args.out / "models.json").write_text(manifest, encoding="utf-8")
 

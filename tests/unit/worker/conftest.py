@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from inference_worker.app import create_app
-from inference_worker.backends import Colorizer
+from inference_worker.crafts import Colorizing, Transforming
 from inference_worker.errors import ModelError
 from inference_worker.faults import FaultPlan
 from inference_worker.imaging import Encoding, Floats, Pixels, encode
 from inference_worker.metrics import Metrics
-from inference_worker.service import Phase, Service, ServiceSettings
+from inference_worker.service import Offer, Phase, Predictor, Service, ServiceSettings
+from inference_worker.sizing import SizeRange
 
 
 class FakeColorizer:
@@ -28,6 +29,7 @@ class FakeColorizer:
         self.free.set()
         self.entered = threading.Event()
         self.is_broken = False
+        self.stacks: list[tuple[int, ...]] = []
 
     def hold(self) -> None:
         self.free.clear()
@@ -39,6 +41,7 @@ class FakeColorizer:
     def predict(self, lightness: Floats) -> Floats:
         self.entered.set()
         self.free.wait(10)
+        self.stacks.append(lightness.shape)
         if self.is_broken:
             raise ModelError("model: broken by the test")
         count, _, height, width = lightness.shape
@@ -48,14 +51,18 @@ class FakeColorizer:
 
 
 class ManualClock:
-    """Never waits; every reading is 0.05 s after the one before."""
+    """Never waits; every reading is *step_s* after the one before."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_s: float = 0.05) -> None:
         self.now_s = 0.0
+        self.step_s = step_s
         self.slept: list[dt.timedelta] = []
 
     def read_s(self) -> float:
-        self.now_s += 0.05
+        self.now_s += self.step_s
+        return self.now_s
+
+    def read_cpu_s(self) -> float:
         return self.now_s
 
     async def sleep(self, delay: dt.timedelta) -> None:
@@ -70,6 +77,10 @@ class Running:
     service: Service
     clock: ManualClock
     colorizer: FakeColorizer
+    time: ManualClock
+    """The service's own clock; it stands still unless a test moves it."""
+    stacks: list[tuple[int, ...]]
+    """The shape of every run since the worker was ready."""
 
 
 def draw_grey(width: int = 96, height: int = 80) -> Pixels:
@@ -109,19 +120,27 @@ def start() -> Start:
     async def start_worker(
         *,
         faults: FaultPlan | None = None,
-        load: Callable[[], Colorizer] | None = None,
+        load: Callable[[], Predictor] | None = None,
         is_awaited: bool = True,
         on_fatal: Callable[[], None] = lambda: None,
+        sizes: SizeRange | None = None,
+        transformer: Predictor | None = None,
         **bounds: object,
     ) -> AsyncIterator[Running]:
         plan = faults or FaultPlan()
-        clock, colorizer = ManualClock(), FakeColorizer()
+        clock, time, colorizer = ManualClock(), ManualClock(step_s=0), FakeColorizer()
         metrics = Metrics(model="fake", version="v9", sha256="0" * 64)
+        craft = Colorizing(model="fake", input_px=64, sizes=sizes)
+        offers = {"/repair": Offer(craft=craft, load=load or (lambda: colorizer), version="v9", is_grey_wanted=True)}
+        if transformer is not None:
+            second = Transforming(model="second")
+            offers["/transform"] = Offer(craft=second, load=lambda: transformer, version="t1", is_grey_wanted=False)
         service = Service(
-            settings=dataclasses.replace(ServiceSettings(input_px=64), **bounds),  # type: ignore[arg-type] # by name
-            load=load or (lambda: colorizer),
+            settings=dataclasses.replace(ServiceSettings(), **bounds),  # type: ignore[arg-type] # by name
+            offers=offers,
             metrics=metrics,
-            wrong_picture=plan.picture,
+            clock=time,
+            faults=plan,
             on_fatal=on_fatal,
         )
         app = create_app(service=service, metrics=metrics, clock=clock, version="v9", faults=plan)
@@ -132,8 +151,9 @@ def start() -> Start:
         ):
             if is_awaited:
                 await wait_ready(service)
+            colorizer.stacks.clear()
             try:
-                yield Running(client, service, clock, colorizer)
+                yield Running(client, service, clock, colorizer, time, colorizer.stacks)
             finally:
                 colorizer.release()
 

@@ -162,7 +162,7 @@ async def test_a_late_answer_is_given_up(start: Start, grey_png: bytes) -> None:
         worker.colorizer.hold()
         late = await worker.client.post("/repair", content=grey_png, headers=PNG)
         worker.colorizer.release()
-    assert read_error(late, 503).startswith("deadline:")
+    assert read_error(late, 504).startswith("deadline:")
     assert late.headers["retry-after"] == "1"
 
 

@@ -1,33 +1,62 @@
 import asyncio
+import contextlib
+import dataclasses
+import math
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 
-from inference_worker.batching import DeviceQueue, Gate, Job, choose_batch
-from inference_worker.errors import ModelError, QueueFullError
+from inference_worker.batching import DeviceQueue, Gate
+from inference_worker.costs import Budget, Costs
+from inference_worker.errors import DeadlineError, DeviceMemoryError, ModelError, QueueFullError
 from inference_worker.imaging import Floats
+from inference_worker.metrics import Metrics
+from inference_worker.scheduling import Bucket, Priority, Ticket
+
+SMALL = Bucket("m", 32, 32)
+Predict: TypeAlias = Callable[[Bucket, Floats], Floats]
 
 
-def make_job(width: int = 32) -> Job:
-    return Job(np.zeros((1, 1, 32, width), np.float32), asyncio.get_running_loop().create_future())
+@dataclasses.dataclass
+class StandingClock:
+    """Moves only when told to."""
+
+    now_s: float = 0.0
+
+    def read_s(self) -> float:
+        return self.now_s
+
+    def read_cpu_s(self) -> float:
+        return self.now_s
+
+    async def sleep(self, _: object) -> None:
+        raise NotImplementedError
 
 
-async def test_the_oldest_job_decides_the_shape() -> None:
-    jobs = [make_job(32), make_job(64), make_job(32), make_job(32)]
-    assert choose_batch(jobs, max_batch=2) == [jobs[0], jobs[2]]
+def make_ticket(**changes: Any) -> Ticket:
+    ticket = Ticket(bucket=SMALL, priority=Priority.INTERACTIVE, arrived_s=0.0, queued_s=0.0, deadline_s=math.inf)
+    return dataclasses.replace(ticket, **changes)
 
 
-async def test_jobs_nobody_waits_for_are_skipped() -> None:
-    jobs = [make_job(32), make_job(64)]
-    jobs[0].answer.cancel()
-    assert choose_batch(jobs, max_batch=4) == [jobs[1]]
+def make_picture(value: float = 0.0) -> Floats:
+    return np.full((1, 1, 32, 32), value, np.float32)
 
 
-async def test_nothing_wanted_makes_no_batch() -> None:
-    job = make_job()
-    job.answer.cancel()
-    assert choose_batch([job], max_batch=4) == []
-    assert choose_batch([], max_batch=4) == []
+def make_queue(predict: Predict, *, max_batch: int = 8, clock: StandingClock | None = None) -> DeviceQueue:
+    metrics = Metrics(model="m", version="v", sha256="0")
+    queue = DeviceQueue(predict, max_batch=max_batch, clock=clock or StandingClock(), metrics=metrics)
+    queue.set_capacity("m", Costs(), Budget(limit_px=8 * 1024, ceiling_px=8 * 1024))
+    return queue
+
+
+@contextlib.asynccontextmanager
+async def served(queue: DeviceQueue) -> AsyncIterator[asyncio.TaskGroup]:
+    async with asyncio.TaskGroup() as tasks:
+        device = tasks.create_task(queue.run())
+        yield tasks
+        device.cancel()
 
 
 def test_a_full_gate_refuses_and_opens_again() -> None:
@@ -41,16 +70,30 @@ def test_a_full_gate_refuses_and_opens_again() -> None:
     assert gate.inside == 0
 
 
+def test_a_quarter_of_the_gate_is_kept_from_bulk_work() -> None:
+    gate = Gate(4)
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(gate.enter(Priority.BULK))
+        with pytest.raises(QueueFullError, match="all 3 places"):
+            gate.check(Priority.BULK, wait_s=7)
+        stack.enter_context(gate.enter(Priority.INTERACTIVE))
+        with pytest.raises(QueueFullError, match="all 4 places"):
+            gate.check(Priority.INTERACTIVE)
+
+
 async def test_waiting_jobs_share_a_run_and_get_their_own_answers() -> None:
     sizes: list[int] = []
 
-    def predict(stack: Floats) -> Floats:
+    def predict(_: Bucket, stack: Floats) -> Floats:
+        sizes.append(len(stack))
         return stack * 2
 
-    queue = DeviceQueue(predict, max_batch=8, observe=sizes.append)
+    queue = make_queue(predict)
     async with asyncio.TaskGroup() as tasks:
-        asked = [tasks.create_task(queue.submit(np.full((1, 1, 32, 32), float(n), np.float32))) for n in range(5)]
+        asked = [tasks.create_task(queue.submit(make_ticket(), make_picture(n))) for n in range(5)]
         await asyncio.wait(asked, timeout=0)
+        assert queue.depth == 5
         device = tasks.create_task(queue.run())
         await asyncio.wait(asked)
         device.cancel()
@@ -60,16 +103,167 @@ async def test_waiting_jobs_share_a_run_and_get_their_own_answers() -> None:
 
 
 async def test_a_failed_run_fails_its_jobs_and_not_the_device(caplog: pytest.LogCaptureFixture) -> None:
-    def predict(stack: Floats) -> Floats:
+    def predict(_: Bucket, stack: Floats) -> Floats:
         if stack.max() > 0:
             raise ModelError("model: no")
         return stack
 
-    queue = DeviceQueue(predict, max_batch=1, observe=lambda _: None)
-    async with asyncio.TaskGroup() as tasks:
-        device = tasks.create_task(queue.run())
+    queue = make_queue(predict, max_batch=1)
+    async with served(queue):
         with pytest.raises(ModelError):
-            await queue.submit(np.ones((1, 1, 32, 32), np.float32))
-        assert (await queue.submit(np.zeros((1, 1, 32, 32), np.float32))).shape == (1, 32, 32)
-        device.cancel()
+            await queue.submit(make_ticket(), make_picture(1))
+        assert (await queue.submit(make_ticket(), make_picture(0))).shape == (1, 32, 32)
     assert "batch.failed" in caplog.text
+
+
+async def test_interactive_work_overtakes_bulk_work() -> None:
+    order: list[float] = []
+
+    def predict(_: Bucket, stack: Floats) -> Floats:
+        order.extend(stack[:, 0, 0, 0])
+        return stack
+
+    queue = make_queue(predict, max_batch=1)
+    priorities = [Priority.BULK, Priority.BULK, Priority.INTERACTIVE]
+    async with asyncio.TaskGroup() as tasks:
+        asked = [
+            tasks.create_task(queue.submit(make_ticket(priority=priority, arrived_s=0.1 * n), make_picture(n)))
+            for n, priority in enumerate(priorities)
+        ]
+        await asyncio.wait(asked, timeout=0)
+        device = tasks.create_task(queue.run())
+        await asyncio.wait(asked)
+        device.cancel()
+    assert order == [2, 0, 1]
+
+
+async def test_a_client_that_leaves_takes_its_picture_out() -> None:
+    seen: list[int] = []
+
+    def predict(_: Bucket, stack: Floats) -> Floats:
+        seen.append(len(stack))
+        return stack
+
+    queue = make_queue(predict)
+    async with asyncio.TaskGroup() as tasks:
+        asked = [tasks.create_task(queue.submit(make_ticket(), make_picture(n))) for n in range(3)]
+        await asyncio.wait(asked, timeout=0)
+        asked[1].cancel()
+        await asyncio.wait([asked[1]])
+        assert queue.depth == 2
+        device = tasks.create_task(queue.run())
+        await asyncio.wait([asked[0], asked[2]])
+        device.cancel()
+    assert seen == [2]
+
+
+async def test_a_hopeless_request_never_reaches_the_device() -> None:
+    ran: list[int] = []
+
+    def predict(_: Bucket, stack: Floats) -> Floats:
+        ran.append(len(stack))
+        return stack
+
+    clock = StandingClock(now_s=10.0)
+    queue = make_queue(predict, clock=clock)
+    queue.set_capacity("m", Costs(base_s=0.5), Budget(limit_px=4096, ceiling_px=4096))
+    async with served(queue):
+        with pytest.raises(DeadlineError, match="within 10"):
+            await queue.submit(make_ticket(deadline_s=10.4, arrived_s=0.4), make_picture())
+        assert ran == []
+        await queue.submit(make_ticket(deadline_s=10.6), make_picture())
+    assert ran == [1]
+
+
+async def test_an_estimate_that_refuses_on_an_idle_device_heals() -> None:
+    queue = make_queue(lambda _, stack: stack)
+    queue.set_capacity("m", Costs(base_s=3.0), Budget(limit_px=4096, ceiling_px=4096))
+    refused = 0
+    async with served(queue):
+        for _ in range(1000):
+            try:
+                await queue.submit(make_ticket(deadline_s=1.0), make_picture())
+                break
+            except DeadlineError:
+                refused += 1
+    assert 20 < refused < 60
+
+
+async def test_out_of_memory_splits_until_it_fits_and_the_next_runs_are_smaller() -> None:
+    tried: list[int] = []
+
+    def predict(_: Bucket, stack: Floats) -> Floats:
+        tried.append(len(stack))
+        if len(stack) > 2:
+            raise ModelError("the runtime failed") from RuntimeError("CUDA error: out of memory")
+        return stack + 1
+
+    queue = make_queue(predict)
+    async with served(queue) as tasks:
+        first = [tasks.create_task(queue.submit(make_ticket(), make_picture(n))) for n in range(7)]
+        await asyncio.wait(first)
+        split, tried[:] = list(tried), []
+        second = [tasks.create_task(queue.submit(make_ticket(), make_picture(n))) for n in range(4)]
+        await asyncio.wait(second)
+    assert split == [7, 4, 2, 2, 3, 2, 1]
+    assert [float(task.result().max()) for task in first] == [1, 2, 3, 4, 5, 6, 7]
+    assert max(tried) <= 2
+    assert queue.capacity["m"].budget.limit_px < 3 * 1024
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("Failed to allocate memory for requested buffer")])
+async def test_one_picture_alone_tries_twice_and_then_says_so(failure: Exception) -> None:
+    tried: list[int] = []
+
+    def predict(_: Bucket, stack: Floats) -> Floats:
+        tried.append(len(stack))
+        if len(tried) < 3:
+            raise failure
+        return stack
+
+    queue = make_queue(predict)
+    async with served(queue):
+        with pytest.raises(DeviceMemoryError):
+            await queue.submit(make_ticket(), make_picture())
+        assert (await queue.submit(make_ticket(), make_picture())).shape == (1, 32, 32)
+    assert tried == [1, 1, 1]
+
+
+async def test_a_run_that_is_not_full_waits_after_work_and_not_when_idle() -> None:
+    sizes: list[int] = []
+    free, entered = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def predict(_: Bucket, stack: Floats) -> Floats:
+        sizes.append(len(stack))
+        loop.call_soon_threadsafe(entered.set)
+        if len(sizes) == 1:
+            asyncio.run_coroutine_threadsafe(free.wait(), loop).result()
+        return stack
+
+    queue = make_queue(predict, max_batch=3)
+    async with served(queue) as tasks:
+        asked = [tasks.create_task(queue.submit(make_ticket(), make_picture()))]
+        await entered.wait()  # the idle device did not wait for more
+        asked += [tasks.create_task(queue.submit(make_ticket(), make_picture())) for _ in range(2)]
+        await asyncio.wait(asked, timeout=0)
+        free.set()
+        await asyncio.wait(asked[:1])
+        asked.append(tasks.create_task(queue.submit(make_ticket(), make_picture())))  # while the two are held back
+        await asyncio.wait(asked)
+    assert sizes == [1, 3]
+
+
+async def test_the_backlog_counts_what_stands_ahead() -> None:
+    clock = StandingClock()
+    queue = make_queue(lambda _, stack: stack, max_batch=2, clock=clock)
+    queue.set_capacity("m", Costs(base_s=1.0), Budget(limit_px=2048, ceiling_px=2048))
+    async with asyncio.TaskGroup() as tasks:
+        bulk = [make_ticket(priority=Priority.BULK)] * 4
+        asked = [tasks.create_task(queue.submit(ticket, make_picture())) for ticket in bulk]
+        await asyncio.wait(asked, timeout=0)
+        assert queue.estimate_wait_s(make_ticket()) == 1.0
+        assert queue.estimate_wait_s(make_ticket(priority=Priority.BULK)) == 3.0
+        assert queue.estimate_wait_s(make_ticket(), coming=2) == 2.0
+        for task in asked:
+            task.cancel()

@@ -41,6 +41,7 @@ def test_delay_is_a_multiple_of_the_work_plus_a_constant() -> None:
         ({"delay_factor": 0.5}, "--fault-delay-factor"),
         ({"delay_factor": float("nan")}, "--fault-delay-factor"),
         ({"error_share": float("nan")}, "--fault-errors"),
+        ({"oom_above": 0}, "--fault-oom-above"),
         ({"delay": dt.timedelta(seconds=-1)}, "--fault-delay-ms"),
     ],
 )
@@ -50,8 +51,8 @@ def test_impossible_plans_are_refused(values: dict[str, object], flag: str) -> N
 
 
 def test_a_plan_names_its_faults() -> None:
-    plan = FaultPlan(error_share=0.2, delay_factor=3, picture=WrongPicture.GREY)
-    assert plan.describe() == ("errors=0.2", "delay_factor=3", "picture=gray")
+    plan = FaultPlan(error_share=0.2, delay_factor=3, picture=WrongPicture.GREY, oom_above=2)
+    assert plan.describe() == ("errors=0.2", "delay_factor=3", "picture=gray", "oom_above=2")
 
 
 def test_wrong_pictures() -> None:

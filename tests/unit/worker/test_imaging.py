@@ -21,6 +21,7 @@ from inference_worker.imaging import (
     compute_lightness,
     decode,
     encode,
+    get_grey_plane,
     measure_residual_chroma,
     prepare,
     recombine,
@@ -232,3 +233,32 @@ def test_encodings_round_trip() -> None:
 )
 def test_accept_chooses_the_format(accept: str, encoding: Encoding) -> None:
     assert choose_encoding(accept) is encoding
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_photo_without_colour_is_held_as_one_plane(mode: str, kind: str) -> None:
+    grey = Image.fromarray(make_grey_scene()).convert("L").convert(mode)
+    made = decode(save(grey, kind), LIMITS)
+    plane = get_grey_plane(made)
+    assert plane is not None
+    assert (plane.shape, made.shape) == ((200, 260), (200, 260, 3))
+    assert get_grey_plane(make_noise(64, 64)) is None
+
+
+@given(seed=st.integers(0, 10_000), chroma=st.floats(0, 80))
+@settings(max_examples=20, deadline=None)
+def test_one_plane_gives_the_picture_that_three_give(seed: int, chroma: float) -> None:
+    random = np.random.default_rng(seed)
+    plane = random.integers(0, 256, (70, 90), dtype=np.uint8)
+    ab = (random.normal(0, 1, (2, 16, 24)) * chroma).astype(np.float32)
+    short, full = np.broadcast_to(plane[..., None], (70, 90, 3)), np.repeat(plane[..., None], 3, axis=2)
+    assert np.abs(prepare(short, 96) - prepare(full, 96)).max() < 1e-3
+    assert np.abs(recombine(short, ab).astype(int) - recombine(full, ab)).max() <= 1
+
+
+def test_colours_within_srgb_come_out_as_lab_says() -> None:
+    photo = np.full((64, 64, 3), 140, np.uint8)
+    ab = np.stack([np.full((16, 16), 20.0, np.float32), np.full((16, 16), -15.0, np.float32)])
+    made = rgb2lab(recombine(photo, ab)).reshape(-1, 3).mean(axis=0)
+    assert np.abs(made - [*rgb2lab(photo)[0, 0, :1], 20.0, -15.0]).max() < 0.6

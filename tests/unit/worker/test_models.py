@@ -13,6 +13,7 @@ from inference_worker.backends.onnx import OnnxColorizer
 from inference_worker.catalogue import SHIPPED, load_cards
 from inference_worker.errors import ModelError
 from inference_worker.imaging import Pixels, compute_lab, compute_lightness, prepare, recombine
+from inference_worker.sizing import SizeRange
 
 SAMPLES: Final = SHIPPED.parent / "samples"
 PHOTOS: Final = sorted(SAMPLES.glob("*.jpg"))
@@ -96,6 +97,7 @@ def test_the_manifest_names_four_routes_and_every_file_is_whole() -> None:
         card.verify()
         assert card.licence
     assert cards["person"].alias_of == cards["building"].alias_of == "v1"
+    assert (cards["person"].sizes, cards["building"].sizes) == (SizeRange(460, 680), SizeRange(960, 1280))
     assert cards["v1"].sha256 != cards["v2"].sha256
 
 

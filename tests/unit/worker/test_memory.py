@@ -1,0 +1,140 @@
+import threading
+
+import numpy as np
+import pytest
+
+from inference_worker.calibrating import Trial, measure
+from inference_worker.crafts import Colorizing, Transforming
+from inference_worker.errors import ModelError, QueueFullError
+from inference_worker.imaging import Floats
+from inference_worker.memory import ProcessMemory, Room, Share, is_out_of_memory
+
+
+class Steps:
+    """A clock that a run moves on."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def read_s(self) -> float:
+        return self.now_s
+
+    def read_cpu_s(self) -> float:
+        return self.now_s
+
+    async def sleep(self, _: object) -> None:
+        raise NotImplementedError
+
+
+class Device:
+    """Takes 1 s and 1 ms a pixel, holds 5,000 bytes and 20 a pixel; what is above *fits_px* runs out of memory."""
+
+    def __init__(self, *, limit_bytes: int = 10**9, fits_px: int = 10**9) -> None:
+        self.clock = Steps()
+        self._limit_bytes = limit_bytes
+        self._fits_px = fits_px
+        self._peak_bytes = 0
+
+    def predict(self, stack: Floats) -> Floats:
+        pixels = stack.shape[0] * stack.shape[2] * stack.shape[3]
+        if pixels > self._fits_px:
+            raise ModelError("model: no") from MemoryError()
+        self.clock.now_s += 1 + pixels / 1000
+        self._peak_bytes = max(self._peak_bytes, 5000 + 20 * pixels)
+        return stack
+
+    def reset_peak(self) -> None:
+        self._peak_bytes = 0
+
+    def read_peak_bytes(self) -> int:
+        return self._peak_bytes
+
+    def read_limit_bytes(self) -> int:
+        return self._limit_bytes
+
+
+def make_trial(device: Device) -> Trial:
+    craft = Colorizing(model="m", input_px=64)
+    return Trial(craft=craft, predict=device.predict, meter=device, clock=device.clock)
+
+
+def test_the_start_measures_time_and_memory() -> None:
+    costs, budget = measure(make_trial(Device(limit_bytes=5000 + 20 * 10_000)), max_batch=8)
+    assert costs.estimate_s(5000) == pytest.approx(6.0)
+    assert budget.limit_px == 10_000
+    assert measure(make_trial(Device()), max_batch=2)[1].limit_px == 2 * 64 * 64
+
+
+def test_a_device_without_memory_for_the_usual_size_starts_small(caplog: pytest.LogCaptureFixture) -> None:
+    costs, budget = measure(make_trial(Device(fits_px=2000)), max_batch=4)
+    assert (budget.limit_px, budget.ceiling_px) == (32 * 32, 4 * 64 * 64)
+    assert costs.estimate_s(1024) == pytest.approx(2.024)
+    assert "memory.ran_out" in caplog.text
+
+
+def test_a_device_without_memory_for_anything_cannot_start() -> None:
+    with pytest.raises(ModelError):
+        measure(make_trial(Device(fits_px=10)), max_batch=4)
+
+
+def test_trials_are_inputs_of_their_kind() -> None:
+    assert Transforming(model="t").make_trial(64).shape == (1, 3, 64, 64)
+    assert Colorizing(model="c", input_px=32).list_trial_sizes() == (32, 32)
+
+
+def test_the_processs_own_memory_is_seen() -> None:
+    meter = ProcessMemory()
+    meter.reset_peak()
+    before = meter.read_peak_bytes()
+    ballast = np.ones(60_000_000, np.uint8)
+    assert meter.read_peak_bytes() - before > 40_000_000
+    assert ballast.any()
+    assert meter.read_limit_bytes() > 100_000_000
+    assert ProcessMemory(123).read_limit_bytes() == 123
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_memory"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("Failed to allocate memory for requested buffer of size 4"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("Got invalid dimensions for input"), False),
+        (None, False),
+    ],
+)
+def test_lack_of_memory_is_recognised(failure: Exception | None, *, is_memory: bool) -> None:
+    assert is_out_of_memory(failure) is is_memory
+    wrapped = ModelError("model: the runtime failed")
+    wrapped.__cause__ = failure
+    assert is_out_of_memory(wrapped) is is_memory
+
+
+def test_a_room_is_shared_and_given_back() -> None:
+    room = Room(10)
+    with Share(room) as first, Share(room) as second:
+        first.take(25)  # who is alone is never refused
+        with pytest.raises(QueueFullError):
+            second.take(1)
+        assert room.held == 25
+    assert room.held == 0
+    first.take(5)  # a thread that comes late takes nothing
+    assert room.held == 0
+
+
+def test_a_room_counts_right_among_threads() -> None:
+    room = Room(10**9)
+
+    def use() -> None:
+        for _ in range(500):
+            with Share(room) as share:
+                share.take(3)
+                share.take(4)
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert room.held == 0
