@@ -25,7 +25,10 @@ def bind_port(host: str, port: int, setting: str) -> socket.socket:
     Raises:
         UnavailableError: The address cannot be bound; the text names *setting*.
     """
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Said by name: asyncio sends small answers at once (TCP_NODELAY) only on sockets that say that they are TCP's. The
+    # second of two would otherwise wait 40 ms for the client's delayed acknowledgement of the first.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
