@@ -107,7 +107,7 @@ async def test_a_healthy_candidate_is_promoted(world: World, workers: Workers) -
     await reach(world, rollout, Promoted, step=9)
     sentence = await words(world, "Advance")
     assert re.search(
-        r"share of bad grey images 0\.1 % \(\d+/\d+\), v1 at 0\.1 % \(\d+/\d+\) in the same seconds", sentence
+        r"share of bad grey images 0\.1 % \(\d+/\d+\), v1 at 0\.\d+ % \(\d+/\d+\) in the same seconds", sentence
     )
     assert "share of memory out of bounds 0 % (0/" in sentence
     record = await assert_reproduced(world, rollout)
