@@ -16,7 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from inference_worker.backends import Device, check_runtime, open_colorizer
 from inference_worker.catalogue import MAX_INPUT_PX, SHIPPED, ModelCard, find_card, load_cards
+from inference_worker.ddcolor import commands as ddcolor
 from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.faults import FaultPlan, WrongPicture
 
@@ -48,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--label", help="sent as x-model-version instead of the model's own version")
     serve.add_argument("--threads", type=int, default=1, help="threads of the network")
+    serve.add_argument("--device", choices=[d.value for d in Device], default=Device.AUTO, help="where it runs")
     serve.add_argument("--input-px", type=int, help="side of the network's input instead of the model's own")
     serve.add_argument("--max-bytes", type=int, default=32 * 1024 * 1024, help="largest body; above it 413")
     serve.add_argument("--max-pixels", type=int, default=24_000_000, help="largest picture; above it 413")
@@ -69,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--models-dir", type=Path, default=SHIPPED, help="folder with models.json")
         if action != "list":
             command.add_argument("name", nargs="?" if action == "verify" else None, help="a name from `models list`")
+    ddcolor.add_commands(models)
     return parser
 
 
@@ -132,6 +136,11 @@ def serve(args: argparse.Namespace) -> int:
     check_serve_flags(args)
     faults = read_faults(args)
     card = find_card(args.models_dir, args.model)
+    check_runtime(card)
+    if card.is_fixed and args.input_px not in {None, card.input_px}:
+        raise SettingError(
+            f"--input-px: the file of {card.name} is for {card.input_px} only; export it at another size"
+        )
     card.verify()
     listener = listen(args.host, args.port)
 
@@ -150,7 +159,6 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
     import uvicorn  # noqa: PLC0415 - `models list` must not pay for the server
 
     from inference_worker.app import create_app  # noqa: PLC0415 - as above
-    from inference_worker.backends.onnx import OnnxColorizer  # noqa: PLC0415 - as above
     from inference_worker.clock import SystemClock  # noqa: PLC0415 - as above
     from inference_worker.imaging import Limits  # noqa: PLC0415 - as above
     from inference_worker.metrics import Metrics  # noqa: PLC0415 - as above
@@ -168,13 +176,14 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
     service = Service(
         settings=ServiceSettings(
             input_px=args.input_px or card.input_px,
+            is_square=card.is_square,
             limits=Limits(max_pixels=args.max_pixels),
             max_bytes=args.max_bytes,
             max_inside=args.queue,
             max_batch=args.max_batch,
             deadline=dt.timedelta(seconds=args.deadline_s),
         ),
-        load=lambda: OnnxColorizer(card.path, threads=args.threads),
+        load=lambda: open_colorizer(card, threads=args.threads, device=Device(args.device)),
         metrics=metrics,
         wrong_picture=faults.picture,
         on_fatal=give_up,
@@ -222,7 +231,18 @@ def show_models(args: argparse.Namespace) -> int:
         return 0
     if args.action == "show":
         card = find_card(args.models_dir, args.name)
-        for key in ("name", "version", "alias_of", "path", "sha256", "licence", "input_px", "about"):
+        for key in (
+            "name",
+            "version",
+            "alias_of",
+            "path",
+            "backend",
+            "sha256",
+            "licence",
+            "input_px",
+            "is_square",
+            "about",
+        ):
             _say(f"{key:10} {getattr(card, key)}")
         return 0
     cards = load_cards(args.models_dir)
@@ -246,7 +266,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = build_parser().parse_args(argv)
     try:
-        return serve(args) if args.command == "serve" else show_models(args)
+        if args.command == "serve":
+            return serve(args)
+        return ddcolor.run(args) if args.action in ddcolor.COMMANDS else show_models(args)
     except (SettingError, ModelError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return EXIT_USAGE

@@ -50,6 +50,8 @@ class ServiceSettings:
 
     input_px: int
     """Side of the square whose area the network's input has; a multiple of 32."""
+    is_square: bool = False
+    """Whether the network's input is that square itself."""
     limits: Limits = dataclasses.field(default_factory=Limits)
     max_bytes: int = 32 * 1024 * 1024
     """Largest body in bytes; more is refused while it is still arriving."""
@@ -154,7 +156,7 @@ class Service:
             residual = measure_residual_chroma(photo)
             if residual > COLOUR_RESIDUAL:
                 raise ColourInputError(residual, COLOUR_RESIDUAL)
-        return photo, prepare(photo, self.settings.input_px)
+        return photo, prepare(photo, self.settings.input_px, is_square=self.settings.is_square)
 
     def _finish(self, photo: Pixels, ab: Floats, encoding: Encoding) -> bytes:
         shown = ab if self._wrong_picture is None else spoil(ab, self._wrong_picture)
