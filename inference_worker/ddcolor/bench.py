@@ -1,7 +1,7 @@
 """How fast DDColor runs here, against the published way on the same weights, machine and threads, in one run.
 
-The published way: torch, eager, float32, spectral norm at every pass, one picture at a time. It is measured on our own
-network in the published order of operations, which is quicker than the published code, so the gain is understated.
+The published way: torch, eager, float32, the published operations in their order, spectral norm at every pass, one
+picture at a time.
 
 Each figure of the table comes from a process of its own, because memory once taken stays with a process. The gain is
 measured in one process, turn by turn, so that whatever else the machine does slows both ways alike.
@@ -17,6 +17,7 @@ import platform
 import resource
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -67,11 +68,20 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Times:
+    """Of one picture, the medians."""
+
+    seconds: float
+    """On the wall's clock."""
+    cpu_seconds: float
+    """Of all threads; what is left of `seconds` on one thread, other programs have had."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Figures:
     """Of one way at one size."""
 
-    seconds: float
-    """Per picture, the median."""
+    times: Times
     peak_mb: float
     """Largest memory of the process, weights and libraries included."""
 
@@ -94,6 +104,7 @@ class Report:
     torch: str
     gains: dict[Way, float] = dataclasses.field(default_factory=dict)
     """Throughput over the published way's at the first size, measured in turns."""
+    turns: dict[Way, Times] = dataclasses.field(default_factory=dict)
     rows: list[Row] = dataclasses.field(default_factory=list)
 
 
@@ -122,19 +133,19 @@ def open_way(way: Way, task: Task) -> Colorizer:
             return OnnxColorizer(task.graph, threads=task.threads, device=task.device)
 
 
-def time_turns(ways: list[Way], task: Task, rounds: int) -> dict[Way, float]:
-    """Median seconds of a picture by each way, in turns, after one that does not count."""
+def time_turns(ways: list[Way], task: Task, rounds: int) -> dict[Way, Times]:
+    """The times of a picture by each way, in turns, after one that does not count."""
     clock = SystemClock()
     opened = {way: open_way(way, task) for way in ways}
     lightness = (np.random.default_rng(0).random((1, 1, task.side_px, task.side_px)) * 100).astype(np.float32)
-    seconds: dict[Way, list[float]] = {way: [] for way in ways}
+    runs: dict[Way, list[tuple[float, float]]] = {way: [] for way in ways}
     for turn in range(rounds + 1):
         for way, colorizer in opened.items():
-            started = clock.read_s()
+            started, busy = clock.read_s(), time.process_time()
             colorizer.predict(lightness)
             if turn:
-                seconds[way].append(clock.read_s() - started)
-    return {way: statistics.median(runs) for way, runs in seconds.items()}
+                runs[way].append((clock.read_s() - started, time.process_time() - busy))
+    return {way: Times(*map(statistics.median, zip(*found, strict=True))) for way, found in runs.items()}
 
 
 def measure(way: Way, task: Task) -> Figures:
@@ -194,6 +205,11 @@ def run_bench(args: argparse.Namespace, sizes: list[int]) -> int:
     return 0
 
 
+def describe(times: Times) -> str:
+    """The times for a person."""
+    return f"{times.seconds:6.2f} s a picture ({times.cpu_seconds:.2f} s of CPU)"
+
+
 def write_stand_in(variant: str, folder: Path, say: Callable[[str], None]) -> Path:
     """Random weights in the official layout: how fast a network is does not hang on what it has learned."""
     say(f"no --checkpoint: random weights of DDColor {variant}")
@@ -217,13 +233,13 @@ def measure_all(
         if Way.ONNX in ways:
             in_own_process(write_graph, task)
         if not report.gains:
-            seconds = in_own_process(time_turns, ways, task, args.rounds)
-            for way in ways:
-                report.gains[way] = seconds[Way.PUBLISHED] / seconds[way]
-                say(f"{size} px, in turns: {way.value:9} {seconds[way]:6.2f} s a picture, {report.gains[way]:.2f} x")
+            report.turns.update(in_own_process(time_turns, ways, task, args.rounds))
+            for way, times in report.turns.items():
+                report.gains[way] = report.turns[Way.PUBLISHED].seconds / times.seconds
+                say(f"{size} px, in turns: {way.value:9} {describe(times)}, {report.gains[way]:.2f} x the throughput")
         for way in ways:
             figures = in_own_process(measure, way, task)
             report.rows.append(Row(size, way, figures))
-            say(f"{size} px, alone: {way.value:9} {figures.seconds:6.2f} s a picture, peak {figures.peak_mb:.0f} MB")
+            say(f"{size} px, alone: {way.value:9} {describe(figures.times)}, peak {figures.peak_mb:.0f} MB")
         task.graph.unlink(missing_ok=True)
     return report

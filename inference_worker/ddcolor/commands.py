@@ -74,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
     if len(sizes) > 1 and (args.name or args.action == "add"):
         raise SettingError("--size: give one size with --name, and one to `add`")
     say = make_reporter(SystemClock())
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SettingError(f"--out: {args.out} cannot be made ({exc.strerror}); name a folder of yours") from exc
     checkpoint = read_checkpoint(args.checkpoint, say)
     if args.action == "add":
         add(args, checkpoint, sizes[0], say)

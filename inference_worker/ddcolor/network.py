@@ -1,9 +1,9 @@
 """The whole of DDColor: encoder, both decoders and the layer that joins them.
 
-`forward` is the published order of operations. `fold` prepares a loaded network for inference: it takes the spectral
-norms into the weights, and lets the last three linear steps (queries over features, join with the picture, refine)
-run as one, which is the same sum in another order. The published order makes 100 planes of the full size and reads
-256; the other one makes two.
+`forward` is the published order of operations, step by step. `fold` prepares a loaded network for inference: it takes
+the spectral norms and the blocks' scales into the weights, norms channels in one pass, keeps no tables of attention,
+and lets the last three linear steps (queries over features, join with the picture, refine) run as one, which is the
+same sum in another order. The published order makes 100 planes of the full size and reads 256; the other makes two.
 """
 
 from typing import Final
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own custom
 
-from inference_worker.ddcolor.convnext import Block, Encoder
+from inference_worker.ddcolor.convnext import Block, ChannelNorm, Encoder
 from inference_worker.ddcolor.pixels import UnetBlock, Upscale, blur, fold_spectral_norm, make_conv
-from inference_worker.ddcolor.queries import WIDTH, ColourDecoder
+from inference_worker.ddcolor.queries import WIDTH, Attention, ColourDecoder
 from inference_worker.ddcolor.variants import QUERIES, Variant
 
 DECODER_WIDTH: Final = 512
@@ -88,7 +88,7 @@ class DDColor(nn.Module):  # type: ignore[misc] # torch is not installed where m
         self.eval()
         fold_spectral_norm(self)
         for module in self.modules():
-            if isinstance(module, Block):
+            if isinstance(module, Attention | Block | ChannelNorm):
                 module.fold()
         self.is_folded = True
         self.requires_grad_(requires_grad=False)

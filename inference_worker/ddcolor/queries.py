@@ -39,7 +39,17 @@ def add_positions(pixels: Tensor, height: int, width: int) -> Tensor:
     return (grid + rows[:, None] + columns).flatten(1, 2)
 
 
-class CrossAttention(nn.Module):  # type: ignore[misc] # torch is not installed where mypy runs
+class Attention(nn.Module):  # type: ignore[misc] # torch is not installed where mypy runs
+    """What both kinds of attention share."""
+
+    is_folded = False
+
+    def fold(self) -> None:
+        """Make no table of who looks at what, which nobody reads."""
+        self.is_folded = True
+
+
+class CrossAttention(Attention):
     """Queries look at pixels."""
 
     def __init__(self) -> None:
@@ -48,11 +58,11 @@ class CrossAttention(nn.Module):  # type: ignore[misc] # torch is not installed 
         self.norm = nn.LayerNorm(WIDTH)
 
     def forward(self, x: Tensor, place: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        seen, _ = self.multihead_attn(x + place, keys, values, need_weights=False)
+        seen, _ = self.multihead_attn(x + place, keys, values, need_weights=not self.is_folded)
         return self.norm(x + seen)
 
 
-class SelfAttention(nn.Module):  # type: ignore[misc] # torch is not installed where mypy runs
+class SelfAttention(Attention):
     """Queries look at each other."""
 
     def __init__(self) -> None:
@@ -61,7 +71,7 @@ class SelfAttention(nn.Module):  # type: ignore[misc] # torch is not installed w
         self.norm = nn.LayerNorm(WIDTH)
 
     def forward(self, x: Tensor, place: Tensor) -> Tensor:
-        seen, _ = self.self_attn(x + place, x + place, x, need_weights=False)
+        seen, _ = self.self_attn(x + place, x + place, x, need_weights=not self.is_folded)
         return self.norm(x + seen)
 
 

@@ -53,8 +53,8 @@ def test_a_wrong_input_is_our_error(checkpoint_file: Path) -> None:
         colorizer.predict(np.zeros((1, 1, 40, 40), np.float32))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a device")
-def test_without_cuda_the_cpu_is_taken_unless_cuda_is_named() -> None:
+def test_without_cuda_the_cpu_is_taken_unless_cuda_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device(Device.AUTO) == choose_device(Device.CPU) == "cpu"
     with pytest.raises(ModelError, match="--device: torch finds no CUDA device"):
         choose_device(Device.CUDA)

@@ -125,6 +125,7 @@ def test_an_unfolded_network_is_not_exported(published: DDColor, tmp_path: Path)
     [
         (["models", "export", "nowhere.pth", "--out", "OUT"], "error: checkpoint: nowhere.pth cannot be read"),
         (["models", "export", "x", "--out", "OUT", "--size", "100"], "error: --size: 100 is impossible"),
+        (["models", "add", "x", "--out", "OUT/file/new"], "error: --out: "),
         (["models", "add", "x", "--out", "OUT", "--size", "64", "--size", "96"], "error: --size: give one size"),
         (["models", "bench", "--sizes", "512,big"], "error: --sizes: big is impossible"),
         (["models", "bench", "--rounds", "0"], "error: --rounds: 0 is impossible"),
@@ -134,7 +135,8 @@ def test_an_unfolded_network_is_not_exported(published: DDColor, tmp_path: Path)
 def test_impossible_flags_are_one_line(
     arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.main([str(tmp_path) if word == "OUT" else word for word in arguments]) == 2
+    (tmp_path / "file").touch()
+    assert command.main([word.replace("OUT", str(tmp_path)) for word in arguments]) == 2
     text = capsys.readouterr().err
     assert text.startswith(words)
     assert text.count("\n") == 1
