@@ -72,7 +72,9 @@ def _trace(module: LightnessNet, side_px: int, target: Path) -> None:
         )
 
 
-def measure_difference(module: LightnessNet, colorizer: OnnxColorizer, count: int, side_px: int) -> float:
+def measure_difference(
+    module: Callable[[torch.Tensor], torch.Tensor], colorizer: OnnxColorizer, count: int, side_px: int
+) -> float:
     """The largest difference in ab over a batch of noise, relative to the largest colour or to 1."""
     noise = np.random.default_rng(count).random((count, 1, side_px, side_px)) * 100
     lightness = noise.astype(np.float32)
