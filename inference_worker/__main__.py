@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from inference_worker.backends import Device, check_runtime, open_colorizer
 from inference_worker.catalogue import SHIPPED, Kind, ModelCard, find_card, load_cards
+from inference_worker.ddcolor import commands as ddcolor
 from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.faults import FaultPlan, WrongPicture
 from inference_worker.sizing import MAX_INPUT_PX, SizeRange
@@ -49,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--label", help="sent as x-model-version instead of the model's own version")
     serve.add_argument("--threads", type=int, default=1, help="threads of the network")
+    serve.add_argument("--device", choices=[d.value for d in Device], default=Device.AUTO, help="where it runs")
     serve.add_argument("--input-px", type=int, help="side of the network's input instead of the model's own")
     serve.add_argument("--sizes", metavar="LOW-HIGH", help="sides that ?size= may ask for, instead of the model's own")
     serve.add_argument("--max-bytes", type=int, default=32 * 1024 * 1024, help="largest body; above it 413")
@@ -81,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--models-dir", type=Path, default=SHIPPED, help="folder with models.json")
         if action != "list":
             command.add_argument("name", nargs="?" if action == "verify" else None, help="a name from `models list`")
+    ddcolor.add_commands(models)
     return parser
 
 
@@ -161,9 +165,16 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(args: argparse.Namespace) -> int:
     """Serve until a signal; the exit code is 0 unless the model could not be loaded."""
     check_serve_flags(args)
-    read_sizes(args)
+    sizes = read_sizes(args)
     faults = read_faults(args)
     card = find_card(args.models_dir, args.model)
+    check_runtime(card)
+    if card.is_fixed and args.input_px not in {None, card.input_px}:
+        raise SettingError(
+            f"--input-px: the file of {card.name} is for {card.input_px} only; export it at another size"
+        )
+    if card.is_fixed and sizes is not None:
+        raise SettingError(f"--sizes: the file of {card.name} is for {card.input_px} only; leave them out")
     card.verify()
     if args.transform is not None:
         second = find_card(args.models_dir, args.transform)
@@ -185,7 +196,6 @@ def serve(args: argparse.Namespace) -> int:
 async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPlan, listener: socket.socket) -> int:
     """Build the application around *card* and run it on *listener*."""
     from inference_worker.app import create_app  # noqa: PLC0415 - `models list` must not pay for the server
-    from inference_worker.backends.onnx import OnnxColorizer  # noqa: PLC0415 - as above
     from inference_worker.clock import SystemClock  # noqa: PLC0415 - as above
     from inference_worker.imaging import Limits  # noqa: PLC0415 - as above
     from inference_worker.metrics import Metrics  # noqa: PLC0415 - as above
@@ -200,20 +210,20 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         exit_code = EXIT_FAILED
         server.should_exit = True
 
-    version = args.label or card.version
+    version, device = args.label or card.version, Device(args.device)
     card = dataclasses.replace(card, version=version)
     metrics = Metrics(model=card.name, version=version, sha256=card.sha256)
     if card.kind is Kind.COLORIZER:
         offers = offer_colorizer(
             card,
-            lambda: OnnxColorizer(card.path, threads=args.threads),
+            lambda: open_colorizer(card, threads=args.threads, device=device),
             input_px=args.input_px,
             sizes=read_sizes(args),
         )
     else:
-        offers = offer_transformer(card, threads=args.threads)
+        offers = offer_transformer(card, threads=args.threads, device=device)
     if args.transform is not None:
-        offers |= offer_transformer(find_card(args.models_dir, args.transform), threads=args.threads)
+        offers |= offer_transformer(find_card(args.models_dir, args.transform), threads=args.threads, device=device)
     service = Service(
         settings=ServiceSettings(
             limits=Limits(max_pixels=args.max_pixels),
@@ -250,7 +260,18 @@ def show_models(args: argparse.Namespace) -> int:
         return 0
     if args.action == "show":
         card = find_card(args.models_dir, args.name)
-        for key in ("name", "version", "alias_of", "path", "sha256", "licence", "input_px", "about"):
+        for key in (
+            "name",
+            "version",
+            "alias_of",
+            "path",
+            "backend",
+            "sha256",
+            "licence",
+            "input_px",
+            "is_square",
+            "about",
+        ):
             _say(f"{key:10} {getattr(card, key)}")
         return 0
     cards = load_cards(args.models_dir)
@@ -282,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 return run_bench(model=args.model, side_px=args.side, requests=args.requests)
             case _:
-                return show_models(args)
+                return ddcolor.run(args) if args.action in ddcolor.COMMANDS else show_models(args)
     except (SettingError, ModelError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return EXIT_USAGE

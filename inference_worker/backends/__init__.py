@@ -1,8 +1,23 @@
 """What runs a colorizer; one module per runtime, imported only when it is chosen."""
 
+import enum
+import importlib.util
 from typing import Protocol
 
+from inference_worker.catalogue import Backend, ModelCard
+from inference_worker.errors import ModelError
 from inference_worker.imaging import Floats
+
+
+class Device(enum.StrEnum):
+    """Where the network runs."""
+
+    AUTO = "auto"
+    """CUDA if this machine and the installed runtime have it, else the CPU."""
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    """CUDA by TensorRT: minutes of building at the first start, then from a cache beside the model; ONNX only."""
 
 
 class Colorizer(Protocol):
@@ -27,3 +42,30 @@ class Transformer(Protocol):
             ModelError: The runtime refused the input.
         """
         ...
+
+
+def check_runtime(card: ModelCard) -> None:
+    """Refuse a model whose runtime is not installed, before a port is taken for it.
+
+    Raises:
+        ModelError: Names the model and what to install.
+    """
+    if card.backend is Backend.TORCH and importlib.util.find_spec("torch") is None:
+        raise ModelError(f"--model: {card.name} runs by torch, which is not here; pip install 'hueshift[torch]'")
+
+
+def open_colorizer(card: ModelCard, *, threads: int, device: Device = Device.AUTO) -> Colorizer:
+    """Load the card's model in the runtime that the card names.
+
+    Raises:
+        ModelError: The file is not for this runtime, or the runtime has no such device.
+    """
+    match card.backend:
+        case Backend.ONNX:
+            from inference_worker.backends.onnx import OnnxColorizer  # noqa: PLC0415 - only the one that is chosen
+
+            return OnnxColorizer(card.path, threads=threads, device=device)
+        case Backend.TORCH:
+            from inference_worker.backends.torch import TorchColorizer  # noqa: PLC0415 - as above
+
+            return TorchColorizer.load(card.path, threads=threads, device=device)

@@ -1,3 +1,4 @@
+import json
 import socket
 from pathlib import Path
 
@@ -56,6 +57,12 @@ def test_verify_fails_on_damage(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ([*SERVE, "--fault-delay-ms", "-5"], "--fault-delay-ms"),
         ([*SERVE, "--models-dir", "/nowhere"], "--models-dir"),
         (["models", "show", "nope"], "--model"),
+        (
+            ["models", "export", "x.pth", "--out", "new", "--size", "100"],
+            "models export: needs torch, safetensors, onnx;",
+        ),
+        (["models", "add", "x.pth", "--out", "new"], "models add: needs torch, safetensors, onnx; pip install"),
+        (["models", "bench"], "models bench: needs torch, safetensors, onnx; pip install 'hueshift[torch]'"),
     ],
 )
 def test_impossible_flags_are_one_line(arguments: list[str], field: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +70,29 @@ def test_impossible_flags_are_one_line(arguments: list[str], field: str, capsys:
     text = capsys.readouterr().err
     assert text.startswith(f"error: {field}")
     assert text.count("\n") == 1
+
+
+def write_manifest(folder: Path, **facts: object) -> list[str]:
+    row = json.loads((SHIPPED / "models.json").read_text(encoding="utf-8"))["models"][0]
+    (folder / "models.json").write_text(json.dumps({"models": [row | facts]}), encoding="utf-8")
+    return [*SERVE, "--models-dir", str(folder)]
+
+
+def test_a_file_for_one_size_is_not_served_at_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([*write_manifest(tmp_path, is_square=True), "--input-px", "256"]) == 2
+    assert capsys.readouterr().err.startswith("error: --input-px: the file of v1 is for 192 only; ")
+
+
+def test_a_file_for_one_size_is_not_served_at_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([*write_manifest(tmp_path, is_square=True), "--sizes", "96-256"]) == 2
+    assert capsys.readouterr().err.startswith("error: --sizes: the file of v1 is for 192 only; ")
+
+
+def test_a_model_of_a_missing_runtime_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(write_manifest(tmp_path, backend="torch")) == 2
+    assert capsys.readouterr().err == (
+        "error: --model: v1 runs by torch, which is not here; pip install 'hueshift[torch]'\n"
+    )
 
 
 def test_a_taken_port_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
