@@ -17,6 +17,8 @@ from types import FrameType
 from typing import Final
 
 from inference_worker.catalogue import MAX_INPUT_PX, SHIPPED, ModelCard, find_card, load_cards
+from inference_worker.comfyui.command import add_flags as add_comfyui_flags
+from inference_worker.comfyui.command import build_runner, describe_template
 from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.faults import FaultPlan, WrongPicture
 
@@ -43,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hueshift-worker", description="Serve one colorizer, or look at the models.")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve one model over HTTP", formatter_class=as_shown)
-    serve.add_argument("--model", required=True, help="a name from `models list`")
+    serve.add_argument("--model", help="a name from `models list`")
+    serve.add_argument("--backend", choices=("onnx", "comfyui"), default="onnx", help="what runs the model")
     serve.add_argument("--port", type=int, required=True, help="TCP port; 0 takes a free one and logs it")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--label", help="sent as x-model-version instead of the model's own version")
@@ -56,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--deadline-s", type=float, default=60.0, help="longest a request may stay inside")
     serve.add_argument("--drain-s", type=int, default=10, help="at stop, how long running requests may take")
     serve.add_argument("--models-dir", type=Path, default=SHIPPED, help="folder with models.json")
+    add_comfyui_flags(serve)
     faults = serve.add_argument_group("faults for drills", "off by default; no request can switch them on")
     faults.add_argument("--fault-errors", type=float, default=0.0, metavar="SHARE", help="answered with 500")
     faults.add_argument("--fault-hang", type=float, default=0.0, metavar="SHARE", help="never answered")
@@ -131,8 +135,13 @@ def serve(args: argparse.Namespace) -> int:
     """Serve until a signal; the exit code is 0 unless the model could not be loaded."""
     check_serve_flags(args)
     faults = read_faults(args)
-    card = find_card(args.models_dir, args.model)
-    card.verify()
+    if args.backend == "comfyui":
+        card = describe_template(args)
+    elif args.model is None:
+        raise SettingError("--model: the backend onnx needs one; name a model from `models list`")
+    else:
+        card = find_card(args.models_dir, args.model)
+        card.verify()
     listener = listen(args.host, args.port)
 
     handler = logging.StreamHandler()
@@ -163,7 +172,7 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         exit_code = EXIT_FAILED
         server.should_exit = True
 
-    version = args.label or card.version
+    clock, version = SystemClock(), args.label or card.version
     metrics = Metrics(model=card.name, version=version, sha256=card.sha256)
     service = Service(
         settings=ServiceSettings(
@@ -178,6 +187,7 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         metrics=metrics,
         wrong_picture=faults.picture,
         on_fatal=give_up,
+        runner=build_runner(args, clock) if args.backend == "comfyui" else None,
     )
 
     class Server(uvicorn.Server):
@@ -194,7 +204,7 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
                 loop.add_signal_handler(sig, self.handle_exit, sig, None)
             yield
 
-    app = create_app(service=service, metrics=metrics, clock=SystemClock(), version=version, faults=faults)
+    app = create_app(service=service, metrics=metrics, clock=clock, version=version, faults=faults)
     config = uvicorn.Config(
         app,
         log_config=None,

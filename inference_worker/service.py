@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from inference_worker.backends import Colorizer
+from inference_worker.backends import Colorizer, Runner
 from inference_worker.batching import DeviceQueue, Gate
 from inference_worker.errors import ColourInputError, DeadlineError, ModelError, NotReadyError
 from inference_worker.faults import WrongPicture, spoil
@@ -41,6 +41,8 @@ class Phase(enum.StrEnum):
 
     LOADING = "loading"
     READY = "ready"
+    UNHEALTHY = "unhealthy"
+    """What runs the model elsewhere is in trouble; photos that are inside are still worked on."""
     STOPPING = "stopping"
 
 
@@ -72,6 +74,7 @@ class Service:
         metrics: Metrics,
         wrong_picture: WrongPicture | None = None,
         on_fatal: Callable[[], None] = lambda: None,
+        runner: Runner | None = None,
     ) -> None:
         """Prepare a worker that is still loading.
 
@@ -81,6 +84,7 @@ class Service:
             metrics: Where queue and batch figures go.
             wrong_picture: A drill's spoilt colours, or None.
             on_fatal: Called when the model cannot be loaded; must end the process.
+            runner: Where the model runs, if not on a device of this process; *load* is not called then.
         """
         self.settings = settings
         self.phase = Phase.LOADING
@@ -92,7 +96,12 @@ class Service:
         self._on_fatal = on_fatal
         self._colorizer: Colorizer | None = None
         self._gate = Gate(settings.max_inside)
-        self._queue = DeviceQueue(self._predict, max_batch=settings.max_batch, observe=metrics.batches.observe)
+        self._runner = runner
+        self._queue = runner or DeviceQueue(
+            self._predict, max_batch=settings.max_batch, observe=metrics.batches.observe
+        )
+        if runner is not None:
+            runner.follow_health(self._follow_health)
         self._imaging = ThreadPoolExecutor(max_workers=1, thread_name_prefix="imaging")
         metrics.inside.set_function(lambda: self._gate.inside)
         metrics.waiting.set_function(lambda: self._queue.depth)
@@ -167,16 +176,33 @@ class Service:
 
     async def _become_ready(self) -> None:
         try:
-            self._colorizer = await self._in_thread(self._load)
-            await self._warm()
+            if self._runner is None:
+                self._colorizer = await self._in_thread(self._load)
+            else:
+                await self._runner.open()
+            await self._warm_up()
         except ModelError:
             log.exception("model.load_failed")
             self._on_fatal()
             return
         if self.phase is Phase.LOADING:
-            self.phase = Phase.READY
+            is_well = self._runner is None or self._runner.trouble is None
+            self.phase = Phase.READY if is_well else Phase.UNHEALTHY
             self.ready.set()
             log.info("model.became_ready")
+
+    def _follow_health(self, trouble: str | None) -> None:
+        if self.phase in {Phase.READY, Phase.UNHEALTHY}:
+            self.phase = Phase.READY if trouble is None else Phase.UNHEALTHY
+
+    async def _warm_up(self) -> None:
+        while True:
+            try:
+                return await self._warm()
+            except (NotReadyError, DeadlineError) as exc:
+                if self._runner is None:
+                    raise
+                log.warning("model.warm_up_failed", extra={"fields": {"why": f"'{exc}'"}})
 
     async def _warm(self) -> None:
         """Make one picture the whole way, so that the first visitor does not pay for lazy set-up."""
