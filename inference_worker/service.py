@@ -181,8 +181,11 @@ class Service:
             else:
                 await self._runner.open()
             await self._warm_up()
-        except ModelError:
-            log.exception("model.load_failed")
+        except ModelError as exc:
+            if self._runner is None:
+                log.exception("model.load_failed")
+            else:  # a template that does not fit is no bug: one line says which node or field
+                log.error("model.refused", extra={"fields": {"why": f"'{exc}'"}})  # noqa: TRY400
             self._on_fatal()
             return
         if self.phase is Phase.LOADING:

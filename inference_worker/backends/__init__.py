@@ -44,7 +44,7 @@ class Runner(Protocol):
         ...
 
     async def submit(self, picture: Floats) -> Floats:
-        """The ab planes (1, 2, h, w) for one picture's lightness (1, 1, H, W); cancelling gives the place up."""
+        """The ab planes (2, h, w) for one picture's lightness (1, 1, H, W); cancelling gives the place up."""
         ...
 
     async def run(self) -> None:

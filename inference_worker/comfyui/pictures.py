@@ -29,7 +29,7 @@ def draw_grey(lightness: Floats) -> bytes:
 
 
 def read_colour(data: bytes, height: int, width: int) -> Floats:
-    """The ab planes (1, 2, h, w) of a picture that ComfyUI made of one of *height* x *width*.
+    """The ab planes (2, h, w) of a picture that ComfyUI made of one of *height* x *width*.
 
     Raises:
         UnusableAnswerError: No picture, too large a one, or one of another shape.
@@ -44,7 +44,7 @@ def read_colour(data: bytes, height: int, width: int) -> Floats:
             pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as exc:
         raise UnusableAnswerError("comfyui: the picture it made cannot be read") from exc
-    return np.ascontiguousarray(np.moveaxis(compute_lab(pixels)[..., 1:], -1, 0)[None])
+    return np.ascontiguousarray(np.moveaxis(compute_lab(pixels)[..., 1:], -1, 0))
 
 
 def name_content(data: bytes) -> str:

@@ -65,6 +65,7 @@ class ComfyUIRunner:
             follow=self._follow_link,
         )
         self._workflow: Workflow | None = None
+        self._inside = 0
         self._can_interrupt = False
         self._refusal: ModelError | None = None
         self._waiting: deque[Order] = deque()
@@ -90,6 +91,11 @@ class ComfyUIRunner:
         return len(self._waiting)
 
     @property
+    def prompts_inside(self) -> int:
+        """Orders that hold a place in ComfyUI."""
+        return self._inside
+
+    @property
     def trouble(self) -> str | None:
         """Why no more work should come, in one line; None while all is well."""
         return next(iter(self._troubles.values()), None)
@@ -109,7 +115,7 @@ class ComfyUIRunner:
             raise self._refusal
 
     async def submit(self, picture: Floats) -> Floats:
-        """The ab planes (1, 2, h, w) for one picture's lightness (1, 1, h, w); cancelling gives the place up.
+        """The ab planes (2, h, w) for one picture's lightness (1, 1, h, w); cancelling gives the place up.
 
         Raises:
             WorkerError: As `Work.do`.
@@ -154,7 +160,11 @@ class ComfyUIRunner:
             while not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
-            await self._serve_one(self._waiting.popleft())
+            self._inside += 1
+            try:
+                await self._serve_one(self._waiting.popleft())
+            finally:
+                self._inside -= 1
 
     async def _serve_one(self, order: Order) -> None:
         try:

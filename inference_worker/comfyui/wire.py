@@ -170,7 +170,7 @@ def read_queue(body: object, prompt_id: str) -> Pending | Running | None:
     if not isinstance(body, dict):
         return None
     for name, kind in (("queue_running", Running), ("queue_pending", Pending)):
-        for item in body.get(name) or ():
+        for item in _as_list(body.get(name)):
             if isinstance(item, list) and len(item) >= 3 and item[1] == prompt_id:  # newer releases append fields
                 return kind(item[2] if isinstance(item[2], dict) else {})
     return None
@@ -192,10 +192,14 @@ def read_history(body: object, prompt_id: str) -> Unknown | Finished | Ended:
     return Finished(graph, {str(node): read_files(output) for node, output in files.items()})
 
 
+def _as_list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _read_messages(status: object) -> dict[str, dict[str, Any]]:
     messages = status.get("messages") if isinstance(status, dict) else None
     found: dict[str, dict[str, Any]] = {}
-    for message in messages if isinstance(messages, list) else ():
+    for message in _as_list(messages):
         if isinstance(message, list) and len(message) == 2 and isinstance(message[0], str):
             found[message[0]] = message[1] if isinstance(message[1], dict) else {}
     return found
@@ -229,7 +233,7 @@ def read_refusal(body: object) -> RefusedError:
     for node, facts in nodes.items():
         if not isinstance(facts, dict):
             continue
-        for one in facts.get("errors") or ():
+        for one in _as_list(facts.get("errors")):
             if not isinstance(one, dict):
                 continue
             if one.get("type") == MISSING_FILE:
