@@ -44,6 +44,7 @@ class Client:
         self._client_id = client_id
         self._http = httpx.AsyncClient(
             base_url=f"{address.http_url}/",
+            verify=address.scheme == "https",  # certificates of authorities take long to load, and are for https alone
             timeout=httpx.Timeout(patience.call_s, connect=patience.connect_s),
             follow_redirects=False,  # a redirect could lead out of the allowed networks
             trust_env=False,  # as could a proxy

@@ -1,6 +1,7 @@
 """The one WebSocket to ComfyUI: kept open, opened again after a jittered pause, with a check after each opening."""
 
 import asyncio
+import dataclasses
 import datetime as dt
 import logging
 import random
@@ -36,6 +37,20 @@ def choose_pause_s(failures: int, dice: random.Random) -> float:
     return longest * (0.5 + 0.5 * dice.random())
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Handlers:
+    """What a link asks and tells; the first two raise a `WorkerError` if this ComfyUI will not do."""
+
+    admit: Callable[[], Awaitable[None]]
+    """Called before each opening."""
+    check: Callable[[], Awaitable[None]]
+    """Called after each opening, before it counts."""
+    hear: Callable[[Event], None]
+    """Told each event."""
+    follow: Callable[[str | None], None]
+    """Told None when the link is up, and the trouble when an attempt has failed."""
+
+
 class Link:
     """Hears ComfyUI's events for one client id."""
 
@@ -47,9 +62,7 @@ class Link:
         patience: Patience,
         clock: Clock,
         dice: random.Random,
-        check: Callable[[], Awaitable[None]],
-        hear: Callable[[Event], None],
-        follow: Callable[[str | None], None],
+        handlers: Handlers,
     ) -> None:
         """Prepare; `run` connects.
 
@@ -59,9 +72,7 @@ class Link:
             patience: How long connecting may take.
             clock: Waits between attempts.
             dice: The jitter.
-            check: Called after each opening, before it counts; raises a `WorkerError` if this ComfyUI will not do.
-            hear: Called with each event.
-            follow: Called with None when the link is up, and with the trouble when an attempt has failed.
+            handlers: What is asked and told.
         """
         self.epoch = 0
         """How often the link was opened."""
@@ -71,9 +82,7 @@ class Link:
         self._patience = patience
         self._clock = clock
         self._dice = dice
-        self._check = check
-        self._hear = hear
-        self._follow = follow
+        self._handlers = handlers
         self._failures = 0
         self._opened_s = 0.0
 
@@ -86,7 +95,7 @@ class Link:
                 log.warning("comfyui.disconnected", extra={"fields": {"why": f"'{trouble}'"}})
                 self._failures = 0
                 continue
-            self._follow(trouble)
+            self._handlers.follow(trouble)
             pause_s = choose_pause_s(self._failures, self._dice)
             log.warning(
                 "comfyui.connect_failed", extra={"fields": {"why": f"'{trouble}'", "pause_s": f"{pause_s:.1f}"}}
@@ -97,7 +106,7 @@ class Link:
     async def _listen(self) -> str:
         """Connect and hear events until the link breaks; returns why it did."""
         try:
-            await self._address.check()
+            await self._handlers.admit()
             async with connect(
                 self._url,
                 host=self._address.host,  # given explicitly, a redirect to another host is an error
@@ -109,15 +118,15 @@ class Link:
                 ping_interval=PING_S,
                 ping_timeout=PONG_S,
             ) as socket:
-                await self._check()
+                await self._handlers.check()
                 self.epoch += 1
                 self._opened_s = self._clock.read_s()
                 self.is_up = True
-                self._follow(None)
+                self._handlers.follow(None)
                 async for frame in socket:
                     # Binary frames are previews.
                     if isinstance(frame, str) and (event := read_event(frame)) is not None:
-                        self._hear(event)
+                        self._handlers.hear(event)
         except WorkerError as exc:
             return str(exc)
         except (OSError, TimeoutError, WebSocketException, asyncio.IncompleteReadError, ValueError) as exc:

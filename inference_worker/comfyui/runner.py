@@ -15,13 +15,13 @@ from inference_worker.clock import Clock
 from inference_worker.comfyui.address import Address
 from inference_worker.comfyui.client import Client
 from inference_worker.comfyui.errors import NobodyWaitsError
-from inference_worker.comfyui.link import Link
+from inference_worker.comfyui.link import Handlers, Link
 from inference_worker.comfyui.pictures import draw_grey, read_colour
 from inference_worker.comfyui.template import Template, Workflow
 from inference_worker.comfyui.tracking import Patience
 from inference_worker.comfyui.wire import Event
 from inference_worker.comfyui.work import Desk, News, Order, Prompt, Work
-from inference_worker.errors import ModelError, WorkerError
+from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.imaging import Floats
 from inference_worker.tracing import REQUEST_ID
 
@@ -60,9 +60,7 @@ class ComfyUIRunner:
             patience=settings.patience,
             clock=clock,
             dice=dice,
-            check=self._check,
-            hear=self._hear,
-            follow=self._follow_link,
+            handlers=Handlers(admit=self._admit, check=self._check, hear=self._hear, follow=self._follow_link),
         )
         self._workflow: Workflow | None = None
         self._inside = 0
@@ -190,6 +188,25 @@ class ComfyUIRunner:
             raise ModelError("comfyui: no workflow was checked yet")
         return self._workflow
 
+    async def _admit(self) -> None:
+        """Look the address up and refuse one outside the allowed networks.
+
+        Raises:
+            SettingError: It is outside.
+            UnreachableError: The name has no address now.
+        """
+        try:
+            await self._settings.address.check()
+        except SettingError as exc:
+            self._refuse(ModelError(str(exc)))
+            raise
+
+    def _refuse(self, error: ModelError) -> None:
+        """Have `open` raise, unless the runner was open before: what was right once may become so again."""
+        if not self.opened.is_set():
+            self._refusal = error
+            self.opened.set()
+
     async def _check(self) -> None:
         """Compare the template with what is installed; done after each opening, since a restart may bring other nodes.
 
@@ -200,9 +217,7 @@ class ComfyUIRunner:
         try:
             await self._bind()
         except ModelError as exc:
-            if not self.opened.is_set():
-                self._refusal = exc
-                self.opened.set()
+            self._refuse(exc)
             raise
         self.opened.set()
 

@@ -55,6 +55,7 @@ from inference_worker.comfyui.wire import (
     Running,
     Sighting,
     Unknown,
+    Worked,
     is_same_work,
 )
 
@@ -124,6 +125,9 @@ class Prompt:
     def hear(self, event: Event, now_s: float) -> None:
         """Take an event of this prompt."""
         self.track = hear(self.track, event, output=self.output, now_s=now_s)
+        if isinstance(event, Worked) and event.share is not None:
+            fields = {"prompt_id": event.prompt_id, "share": f"{event.share:.2f}"}
+            log.debug("prompt.progressed", extra={"fields": fields})
         self.order.news.set()
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import dataclasses
 import random
+import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
 
@@ -54,6 +55,7 @@ class World:
     clock: StepClock
     bell: Bell
     tasks: asyncio.TaskGroup
+    running: "asyncio.Task[None]"
     health: list[str | None] = dataclasses.field(default_factory=list)
 
     def order(self, request_id: str = "", level: float = 50.0) -> "asyncio.Task[Floats | WorkerError]":
@@ -110,7 +112,7 @@ async def start(
         runner = ComfyUIRunner(chosen, clock=clock, dice=random.Random(1))  # noqa: S311 - jitter
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(runner.run())
-            world = World(fake, runner, clock, bell, tasks)
+            world = World(fake, runner, clock, bell, tasks, running)
             runner.follow_health(world.change_health)
             try:
                 await runner.open()
@@ -564,9 +566,12 @@ async def test_a_worker_that_stops_takes_back_what_still_waits() -> None:
         world.fake.hold()
         orders = [world.order(f"left-{n}", level=40 + n) for n in range(2)]
         await world.wait(lambda: len(world.fake.find_pending()) == 1 and bool(world.fake.executed), "two prompts")
+        world.running.cancel()
+        await world.wait(world.running.done, "the end")
         for order in orders:
             order.cancel()
-    assert world.fake.find_pending() == []
+        assert world.fake.find_pending() == []
+        assert world.fake.posted("/interrupt") == []
 
 
 # --- the start --------------------------------------------------------------------------------------
@@ -602,6 +607,30 @@ async def test_a_release_from_before_targeted_interrupts_is_refused() -> None:
         fake.quirks.version = "0.3.40"
 
     assert await refuse(be_old) == "comfyui: this is 0.3.40; update it to 0.3.64 or later"
+
+
+async def test_a_name_that_leads_outside_is_refused_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    bell = Bell()
+    place = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("203.0.113.9", 8188))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [place])
+    settings = ComfyUISettings(
+        address=read_address("http://comfyui.example:8188"), template=load_template(SHIPPED, "ddcolor-kijai")
+    )
+    runner = ComfyUIRunner(settings, clock=StepClock(bell), dice=random.Random(1))  # noqa: S311 - jitter
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(runner.run())
+        with pytest.raises(ModelError, match=r"comfyui\.example is at 203\.0\.113\.9"):
+            await runner.open()
+        running.cancel()
+
+
+async def test_a_link_that_is_dropped_as_soon_as_it_is_open_is_not_opened_in_a_frenzy() -> None:
+    async with start() as world:
+        world.fake.cut_all()
+        await world.wait(lambda: world.runner.trouble is not None, "the trouble")
+        assert world.fake.connections == 1
+        await world.clock.pass_until(lambda: world.runner.trouble is None, "health")
+        assert world.fake.connections == 2
 
 
 async def test_a_comfyui_that_gives_ids_of_its_own_is_told_and_left_clean() -> None:
