@@ -439,6 +439,41 @@ async def test_a_comfyui_that_comes_back_without_the_node_is_named_and_not_used(
         await world.clock.pass_until(lambda: world.runner.trouble is None, "health")
 
 
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_breaks_in_whatever_order_each_order_is_answered_by_one_prompt(seed: int) -> None:
+    dice = random.Random(seed)  # noqa: S311 - a drill
+    restarts = 0
+    async with start() as world:
+        orders = [world.order(f"order-{n}", level=20 + 5 * n) for n in range(10)]
+
+        def are_all_done() -> bool:
+            return all(order.done() for order in orders)
+
+        while not are_all_done():
+            world.fake.release()
+            match dice.choice(["cut", "restart", "hold", "deafen", "lose answer", "nothing"]):
+                case "cut":
+                    world.fake.cut_all()
+                case "restart" if restarts < 2:  # a third would be one too many for a prompt
+                    restarts += 1
+                    await world.fake.restart()
+                case "hold":
+                    world.fake.hold()
+                case "deafen":
+                    world.fake.sockets.clear()
+                case "lose answer":
+                    world.fake.quirks.lost_answers = 1
+                case _:
+                    pass
+            seen = world.clock.slept
+            await world.clock.pass_until(lambda seen=seen: are_all_done() or world.clock.slept > seen + 2, "progress")  # type: ignore[misc] # as above
+        assert [type(order.result()) for order in orders] == [np.ndarray] * 10
+        wanted = {name_prompt(f"order-{n}", 0) for n in range(10)}
+        assert set(world.fake.executed) == wanted
+        assert max(world.fake.executed.count(prompt_id) for prompt_id in wanted) <= 1 + restarts
+        assert (world.fake.find_pending(), world.fake.running, world.fake.posted("/interrupt")) == ([], None, [])
+
+
 # --- deleted, interrupted, given up -----------------------------------------------------------------
 
 
