@@ -76,7 +76,15 @@ COMPOSE = VENV / "bin" / "docker-compose"
 # What each lock is compiled from; the images' locks take their versions from the first one.
 LOCKS = {
     "requirements.lock": ["pyproject.toml", "--all-extras"],
-    "deploy/control-plane.lock": ["pyproject.toml", "--extra", "postgres", "-c", "requirements.lock"],
+    "deploy/control-plane.lock": [
+        "pyproject.toml",
+        "--extra",
+        "postgres",
+        "--extra",
+        "quality",
+        "-c",
+        "requirements.lock",
+    ],
     "deploy/worker.lock": ["deploy/worker.in", "-c", "requirements.lock"],
     "deploy/build.lock": ["deploy/build.in", "-c", "requirements.lock"],
 }
