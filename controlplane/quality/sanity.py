@@ -28,7 +28,7 @@ class Flaw(enum.StrEnum):
     PALE = "pale"
     GARISH = "garish"
     CLIPPED = "clipped"
-    TINTED = "one tint"
+    TINTED = "of one tint"
 
 
 FATAL: Final = (Flaw.MISSING, Flaw.UNREADABLE, Flaw.WRONG_SIZE, Flaw.LIGHTNESS, Flaw.GREY)

@@ -24,6 +24,7 @@ RESAMPLES: Final = 2000
 CONFIDENCE: Final = 0.95
 MIN_PAIRS: Final = 8
 WORST: Final = 3
+ROUNDING: Final = 1e-9
 
 
 class Verdict(enum.StrEnum):
@@ -147,7 +148,7 @@ def judge(old_name: str, new_name: str, cases: Sequence[Case], limits: Limits, *
         measures = sample.measure()
         findings += [*_mixed_up(sample), *_out_of_range(measures, limits)]
         strata = _by_stratum(cases, seed)
-        findings += _drift(measures, limits, old_name)
+        findings += _drift(measures, limits)
     elif not any(finding.verdict is Verdict.BLOCK for finding in findings):
         usable = sum(isinstance(case.old, View) for case in cases)
         reasons = [case.old.words for case in cases if isinstance(case.old, Unusable)]
@@ -259,11 +260,13 @@ def _frequent(cases: Sequence[Case], tolerated: float) -> list[Finding]:
 
 def _mixed_up(sample: _Sample) -> list[Finding]:
     """The one mix-up, if any, whose undoing makes the colours agree better with the old ones, beyond chance."""
-    gains = [sample.mean(values) for values in sample.read(lambda pair: pair.mix_ups).T]
-    best = max(range(len(gains)), key=lambda place: gains[place].value)
-    if gains[best].low <= 0:
+    values = sample.read(lambda pair: pair.mix_ups).T
+    best = int(values.mean(axis=1).argmax())
+    gain, better = sample.mean(values[best]), int((values[best] > 0).sum())
+    if gain.low <= 0:
         return []
-    return [Finding(Verdict.BLOCK, f"{list(MIX_UPS)[best]}: undone, they agree better by {gains[best]} of 2")]
+    words = f"{list(MIX_UPS)[best]}: undone, they match the old ones better in {better} of {values.shape[1]} pictures"
+    return [Finding(Verdict.BLOCK, f"{words}; agreement rises by {gain}")]
 
 
 def _out_of_range(measures: Mapping[str, Interval], limits: Limits) -> list[Finding]:
@@ -281,19 +284,19 @@ def _out_of_range(measures: Mapping[str, Interval], limits: Limits) -> list[Find
     return findings
 
 
-def _drift(measures: Mapping[str, Interval], limits: Limits, old_name: str) -> list[Finding]:
+def _drift(measures: Mapping[str, Interval], limits: Limits) -> list[Finding]:
     """Whatever is not shown, by its whole interval, to be within the owner's limits."""
     least, most = 1 / (1 + limits.chroma), 1 + limits.chroma
     checks = (
-        ("mean CIEDE2000", "delta_e", 0.0, limits.delta_e, f"at most {limits.delta_e:g}"),
-        ("mean hue distance in degrees", "hue_deg", 0.0, limits.hue_deg, f"at most {limits.hue_deg:g}"),
-        ("colour in all, relative", "chroma_ratio", least, most, f"{least:.2g} to {most:.3g}"),
-        ("similarity of colour planes", "ssim_ab", limits.ssim_ab, 1.0, f"at least {limits.ssim_ab:g}"),
+        ("mean CIEDE2000 {}", "delta_e", 0.0, limits.delta_e, f"at most {limits.delta_e:g}"),
+        ("hues turned by {} degrees", "hue_deg", 0.0, limits.hue_deg, f"at most {limits.hue_deg:g}"),
+        ("{} times as much colour", "chroma_ratio", least, most, f"{least:.2g} to {most:.3g}"),
+        ("colour planes alike by {}", "ssim_ab", limits.ssim_ab, 1.0, f"at least {limits.ssim_ab:g}"),
     )
     return [
-        Finding(Verdict.DRIFT, f"{words} {measures[name]} against {old_name}, allowed {allowed}")
+        Finding(Verdict.DRIFT, f"{words.format(measures[name])}, allowed {allowed}")
         for words, name, low, high, allowed in checks
-        if measures[name].low < low or measures[name].high > high
+        if measures[name].low < low - ROUNDING or measures[name].high > high + ROUNDING
     ]
 
 
