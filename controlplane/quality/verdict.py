@@ -163,7 +163,7 @@ def judge(old_name: str, new_name: str, cases: Sequence[Case], limits: Limits, *
         notes=_notes(cases, old_name),
         measures=measures,
         strata=strata,
-        worst=tuple(case.name for case in sorted(cases, key=_badness, reverse=True)[:WORST]),
+        worst=tuple(case.name for case in by_badness(cases)[:WORST]),
         cases=tuple(cases),
     )
 
@@ -338,6 +338,11 @@ def _names(cases: Sequence[Case]) -> str:
     return shown + (", …" if len(cases) > WORST else "")
 
 
-def _badness(case: Case) -> tuple[int, float]:
-    fatal = sum(flaw in FATAL for flaw in case.new_flaws)
-    return fatal, case.pair.delta_e if case.pair else 0.0
+def by_badness(cases: Sequence[Case]) -> list[Case]:
+    """The cases with what speaks most against the new version first: bugs, then the distance of colours."""
+
+    def badness(case: Case) -> tuple[int, float]:
+        fatal = sum(flaw in FATAL for flaw in case.new_flaws)
+        return fatal, case.pair.delta_e if case.pair else 0.0
+
+    return sorted(cases, key=badness, reverse=True)
