@@ -69,23 +69,19 @@ def read_timeout(text: str) -> dt.timedelta:
         raise InvalidInputError("--timeout", exc.problem, exc.fix) from exc
 
 
-def read_limits(delta_e: float | None, hue: float | None, chroma: str | None) -> Limits:
-    """Return the owner's limits, the defaults where nothing is given.
+def read_limits(*, chroma: str | None, **given: float | None) -> Limits:
+    """Return the owner's limits: what is *given*, *chroma* as a percentage, and the defaults for the rest.
 
     Raises:
-        InvalidInputError: --chroma is no share.
+        InvalidInputError: *chroma* is no share.
     """
-    given: dict[str, float] = {}
-    if delta_e is not None:
-        given["delta_e"] = delta_e
-    if hue is not None:
-        given["hue_deg"] = hue
+    limits = {name: value for name, value in given.items() if value is not None}
     if chroma is not None:
         try:
-            given["chroma"] = float(units.parse_ratio(chroma))
+            limits["chroma"] = float(units.parse_ratio(chroma))
         except units.UnitError as exc:
             raise InvalidInputError("--chroma", exc.problem, exc.fix) from exc
-    return dataclasses.replace(Limits(), **given)  # type: ignore[arg-type] # all of these are floats
+    return dataclasses.replace(Limits(), **limits)  # type: ignore[arg-type] # all of these are floats
 
 
 def run(surroundings: Surroundings, wanted: Wanted, *, as_json: bool) -> Verdict:

@@ -52,6 +52,10 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
     chroma: Annotated[
         str | None, typer.Option("--chroma", help="Change of colour allowed; 25% by default.", show_default=False)
     ] = None,
+    ssim: Annotated[
+        float | None,
+        typer.Option("--ssim", min=0, max=1, help="Likeness of colours wanted; 0.9 by default.", show_default=False),
+    ] = None,
     strict: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--strict", help="Exit with 1 when the version drifts, too.")
     ] = False,
@@ -68,7 +72,9 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
         from controlplane.cli import comparing  # noqa: PLC0415 - see main
     except ModuleNotFoundError as exc:
         raise InvalidInputError(
-            "quality", f"needs the package {exc.name}", "install it with: pip install 'hueshift[quality]'"
+            "quality",
+            f"needs the package {'pillow' if exc.name == 'PIL' else exc.name}",
+            "install it with: pip install 'hueshift[quality]'",
         ) from exc
     wanted = comparing.Wanted(
         names=(old, new),
@@ -80,7 +86,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
         out=out,
         parallel=parallel,
         timeout=comparing.read_timeout(timeout),
-        limits=comparing.read_limits(delta_e, hue, chroma),
+        limits=comparing.read_limits(delta_e=delta_e, hue_deg=hue, ssim_ab=ssim, chroma=chroma),
         seed=seed,
     )
     verdict = comparing.run(surroundings_of(context), wanted, as_json=is_json(output))

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from controlplane.errors import ControlPlaneError
+from controlplane.errors import UnavailableError
 from controlplane.quality.pairs import MIX_UPS, Pair, compare
 from controlplane.quality.sanity import FATAL, Bounds, Flaw, Unusable, View, find_flaws
 
@@ -35,7 +35,7 @@ class Verdict(enum.StrEnum):
     BLOCK = "block"
 
 
-class TooFewPairsError(ControlPlaneError):
+class TooFewPairsError(UnavailableError):
     """The old version gives too few pictures to hold the new one against."""
 
     def __init__(self, name: str, usable: int, asked: int, words: str) -> None:
