@@ -36,6 +36,8 @@ class Pair:
     new_chroma: float
     old_colourfulness: float
     new_colourfulness: float
+    lightness: float
+    """How much the new picture changes L of the photo, as `View.lightness`."""
     mix_ups: tuple[float, ...]
     """For each of `MIX_UPS`: by how much better the colours agree when it is undone; -2..2, above 0 is suspicious."""
     offset: tuple[float, float]
@@ -54,6 +56,7 @@ def compare(old: View, new: View) -> Pair:
         new_chroma=new.chroma,
         old_colourfulness=old.colourfulness,
         new_colourfulness=new.colourfulness,
+        lightness=new.lightness,
         mix_ups=_weigh_mix_ups(old, new),
         offset=_measure_offset(old, new),
     )

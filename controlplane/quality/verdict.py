@@ -61,6 +61,9 @@ class Limits:
     """Share of pictures that may newly be pale, garish, clipped or of one tint. More is a bug, not a style."""
     chroma_bug: float = 2.5
     """Blocked when there is more than so many times, or less than one so-manieth, of the old colour in all."""
+    lightness_bug: float = 2.0
+    """Blocked when L changes by more than this on average, 99 % of each picture at 128 px: by little, but everywhere. A
+    JPEG of quality 60 has 1.3, a picture that was halved and enlarged again 3.7."""
     offset_bug: float = 0.008
     """Blocked when colours lie further beside the old ones than this share of the longer side (1 px of 128)."""
     bounds: Bounds = dataclasses.field(default_factory=Bounds)
@@ -203,6 +206,7 @@ class _Sample:
             "chroma_ratio": self.ratio(new_chroma, np.maximum(old_chroma, 1e-6)),
             "colourfulness_change": self.mean(lost),
             "ssim_ab": self.mean(self.read(lambda pair: pair.ssim_ab)),
+            "lightness": self.mean(self.read(lambda pair: pair.lightness)),
             "offset": self.offset(),
         }
 
@@ -275,6 +279,8 @@ def _out_of_range(measures: Mapping[str, Interval], limits: Limits) -> list[Find
     if ratio.low > most or ratio.high < 1 / most:
         words = f"{ratio} times as much colour, allowed {1 / most:.2g} to {most:.2g}"
         findings.append(Finding(Verdict.BLOCK, words))
+    if (change := measures["lightness"]).low > limits.lightness_bug:
+        findings.append(Finding(Verdict.BLOCK, f"L changed by {change} on average, allowed {limits.lightness_bug:g}"))
     if offset.low > limits.offset_bug:
         shares = " to ".join(f"{100 * bound:.2g} %" for bound in (offset.low, offset.high))
         words = (

@@ -23,6 +23,7 @@ SAME = Pair(
     new_chroma=15,
     old_colourfulness=40,
     new_colourfulness=40,
+    lightness=0.2,
     mix_ups=(-0.5,) * len(MIX_UPS),
     offset=(0.0, 0.0),
 )
@@ -102,6 +103,7 @@ def test_far_more_or_less_colour_or_colours_beside_their_objects_block() -> None
     for pair, words in (
         ({"new_chroma": 40.0}, "2.67 (95 % interval 2.67 to 2.67) times as much colour, allowed 0.4 to 2.5"),
         ({"new_chroma": 5.0}, "0.333 (95 % interval 0.333 to 0.333) times as much colour"),
+        ({"lightness": 2.5}, "L changed by 2.5 (95 % interval 2.5 to 2.5) on average, allowed 2"),
         ({"offset": (0.0, -0.02)}, "colours lie 2 % of the picture's side beside the old ones"),
         ({"mix_ups": (0.9, *SAME.mix_ups[1:])}, "a and b are swapped: undone, they match the old ones better in 20 of"),
     ):
