@@ -91,7 +91,15 @@ CUDA_PACKAGE = re.compile(r"(?:nvidia-|cuda-|triton==)")
 # What each lock is compiled from; all others take their versions from the first one.
 LOCKS = {
     "requirements.lock": ["pyproject.toml", "--extra", "dev"],
-    "deploy/control-plane.lock": ["pyproject.toml", "--extra", "postgres", "-c", "requirements.lock"],
+    "deploy/control-plane.lock": [
+        "pyproject.toml",
+        "--extra",
+        "postgres",
+        "--extra",
+        "quality",
+        "-c",
+        "requirements.lock",
+    ],
     "deploy/worker.lock": ["deploy/worker.in", "-c", "requirements.lock"],
     "deploy/build.lock": ["deploy/build.in", "-c", "requirements.lock"],
     "deploy/torch.lock": ["deploy/torch.in", "-c", "requirements.lock"],
