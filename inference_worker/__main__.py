@@ -14,7 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from inference_worker.backends import Device, check_runtime, open_colorizer
 from inference_worker.catalogue import SHIPPED, Kind, ModelCard, find_card, load_cards
+from inference_worker.comfyui.command import add_flags as add_comfyui_flags
+from inference_worker.comfyui.command import build_runner, describe_template
+from inference_worker.ddcolor import commands as ddcolor
 from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.faults import FaultPlan, WrongPicture
 from inference_worker.sizing import MAX_INPUT_PX, SizeRange
@@ -43,12 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hueshift-worker", description="Serve one colorizer, or look at the models.")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve one model over HTTP", formatter_class=as_shown)
-    serve.add_argument("--model", required=True, help="a name from `models list`; a colorizer, or an rgb-to-rgb model")
+    serve.add_argument("--model", help="a name from `models list`; a colorizer, or an rgb-to-rgb model")
     serve.add_argument("--transform", metavar="MODEL", help="an rgb-to-rgb model to serve beside a colorizer")
+    serve.add_argument("--backend", choices=["comfyui"], help="what colorizes, instead of the runtime the model is for")
     serve.add_argument("--port", type=int, required=True, help="TCP port; 0 takes a free one and logs it")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--label", help="sent as x-model-version instead of the model's own version")
     serve.add_argument("--threads", type=int, default=1, help="threads of the network")
+    serve.add_argument("--device", choices=[d.value for d in Device], default=Device.AUTO, help="where it runs")
     serve.add_argument("--input-px", type=int, help="side of the network's input instead of the model's own")
     serve.add_argument("--sizes", metavar="LOW-HIGH", help="sides that ?size= may ask for, instead of the model's own")
     serve.add_argument("--max-bytes", type=int, default=32 * 1024 * 1024, help="largest body; above it 413")
@@ -63,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--drain-s", type=int, default=60, help="at stop, how long running requests may then take")
     serve.add_argument("--models-dir", type=Path, default=SHIPPED, help="folder with models.json")
+    add_comfyui_flags(serve)
     faults = serve.add_argument_group("faults for drills", "off by default; no request can switch them on")
     faults.add_argument("--fault-errors", type=float, default=0.0, metavar="SHARE", help="answered with 500")
     faults.add_argument("--fault-hang", type=float, default=0.0, metavar="SHARE", help="never answered")
@@ -81,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--models-dir", type=Path, default=SHIPPED, help="folder with models.json")
         if action != "list":
             command.add_argument("name", nargs="?" if action == "verify" else None, help="a name from `models list`")
+    ddcolor.add_commands(models)
     return parser
 
 
@@ -153,18 +161,46 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=512)
+        listener = socket.create_server((host, port), family=family, backlog=512)
     except OSError as exc:
         raise SettingError(f"--port: cannot listen on {host}:{port} ({exc.strerror}); choose another port") from exc
+    # asyncio sets this only on sockets that name their protocol, and those that are accepted here do not: without it,
+    # head and body of an answer leave apart, and every answer on a kept connection waits 40 ms for an acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def choose_card(args: argparse.Namespace, sizes: SizeRange | None) -> ModelCard:
+    """What is served under `--model`: a model that fits the other flags and is as recorded, or ComfyUI's template.
+
+    Raises:
+        SettingError: No model is named, or a flag does not fit it.
+        ModelError: It is unknown or damaged, or its runtime is not installed.
+    """
+    if args.backend is not None:
+        return describe_template(args, sizes)
+    if args.model is None:
+        raise SettingError("--model: name one of `models list`; only --backend comfyui goes without")
+    card = find_card(args.models_dir, args.model)
+    check_runtime(card)
+    if card.is_fixed and args.input_px not in {None, card.input_px}:
+        raise SettingError(
+            f"--input-px: the file of {card.name} is for {card.input_px} only; export it at another size"
+        )
+    if card.is_fixed and sizes is not None:
+        raise SettingError(f"--sizes: the file of {card.name} is for {card.input_px} only; leave them out")
+    card.verify()
+    return card
 
 
 def serve(args: argparse.Namespace) -> int:
     """Serve until a signal; the exit code is 0 unless the model could not be loaded."""
     check_serve_flags(args)
-    read_sizes(args)
+    sizes = read_sizes(args)
     faults = read_faults(args)
-    card = find_card(args.models_dir, args.model)
-    card.verify()
+    card = choose_card(args, sizes)
+    if args.backend is not None and faults.oom_above is not None:
+        raise SettingError("--fault-oom-above: there is no device to fill with --backend comfyui; leave it out")
     if args.transform is not None:
         second = find_card(args.models_dir, args.transform)
         second.verify()
@@ -185,7 +221,6 @@ def serve(args: argparse.Namespace) -> int:
 async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPlan, listener: socket.socket) -> int:
     """Build the application around *card* and run it on *listener*."""
     from inference_worker.app import create_app  # noqa: PLC0415 - `models list` must not pay for the server
-    from inference_worker.backends.onnx import OnnxColorizer  # noqa: PLC0415 - as above
     from inference_worker.clock import SystemClock  # noqa: PLC0415 - as above
     from inference_worker.imaging import Limits  # noqa: PLC0415 - as above
     from inference_worker.metrics import Metrics  # noqa: PLC0415 - as above
@@ -200,20 +235,21 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         exit_code = EXIT_FAILED
         server.should_exit = True
 
-    version = args.label or card.version
+    clock, version, device = SystemClock(), args.label or card.version, Device(args.device)
     card = dataclasses.replace(card, version=version)
     metrics = Metrics(model=card.name, version=version, sha256=card.sha256)
     if card.kind is Kind.COLORIZER:
         offers = offer_colorizer(
             card,
-            lambda: OnnxColorizer(card.path, threads=args.threads),
+            lambda: open_colorizer(card, threads=args.threads, device=device),
             input_px=args.input_px,
             sizes=read_sizes(args),
+            runner=None if args.backend is None else build_runner(args, clock),
         )
     else:
-        offers = offer_transformer(card, threads=args.threads)
+        offers = offer_transformer(card, threads=args.threads, device=device)
     if args.transform is not None:
-        offers |= offer_transformer(find_card(args.models_dir, args.transform), threads=args.threads)
+        offers |= offer_transformer(find_card(args.models_dir, args.transform), threads=args.threads, device=device)
     service = Service(
         settings=ServiceSettings(
             limits=Limits(max_pixels=args.max_pixels),
@@ -228,11 +264,11 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         ),
         offers=offers,
         metrics=metrics,
-        clock=SystemClock(),
+        clock=clock,
         faults=faults,
         on_fatal=give_up,
     )
-    app = create_app(service=service, metrics=metrics, clock=SystemClock(), version=version, faults=faults)
+    app = create_app(service=service, metrics=metrics, clock=clock, version=version, faults=faults)
     server = DrainingServer(make_config(app, drain_s=args.drain_s), service=service, linger_s=args.linger_s)
     host, port = listener.getsockname()[:2]
     log.info("worker.started", extra={"fields": {"model": card.name, "version": version, "host": host, "port": port}})
@@ -250,7 +286,18 @@ def show_models(args: argparse.Namespace) -> int:
         return 0
     if args.action == "show":
         card = find_card(args.models_dir, args.name)
-        for key in ("name", "version", "alias_of", "path", "sha256", "licence", "input_px", "about"):
+        for key in (
+            "name",
+            "version",
+            "alias_of",
+            "path",
+            "backend",
+            "sha256",
+            "licence",
+            "input_px",
+            "is_square",
+            "about",
+        ):
             _say(f"{key:10} {getattr(card, key)}")
         return 0
     cards = load_cards(args.models_dir)
@@ -282,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 return run_bench(model=args.model, side_px=args.side, requests=args.requests)
             case _:
-                return show_models(args)
+                return ddcolor.run(args) if args.action in ddcolor.COMMANDS else show_models(args)
     except (SettingError, ModelError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return EXIT_USAGE

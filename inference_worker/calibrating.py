@@ -29,8 +29,8 @@ class Trial:
 
     @property
     def usual_px(self) -> int:
-        """Pixels of the larger trial."""
-        return self.craft.list_trial_sizes()[1] ** 2
+        """Pixels of the largest trial."""
+        return self.craft.list_trial_sizes()[-1] ** 2
 
     def time_run(self, side_px: int) -> float:
         """Seconds that one picture takes, without what the first run sets up."""
@@ -44,7 +44,7 @@ class Trial:
 
 
 def measure(trial: Trial, *, max_batch: int) -> tuple[Costs, Budget]:
-    """Run a small and a usual picture; where the usual one finds no memory, the budget is what the small one took.
+    """Run the trials; where the usual one finds no memory, the budget is what the smaller one took.
 
     Raises:
         ModelError: The model does not run at all.

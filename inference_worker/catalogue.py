@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +22,21 @@ class Kind(enum.StrEnum):
     RGB_TO_RGB = "rgb-to-rgb"
 
 
+class Backend(enum.StrEnum):
+    """The runtime that a model's file is for."""
+
+    ONNX = "onnx"
+    TORCH = "torch"
+    """A DDColor checkpoint as its authors publish it; needs `hueshift[torch]`."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """What the manifest says of one model; an alias carries the facts of the model that it names.
 
     Raises:
-        ModelError: The input side is no multiple of 32 within 32..1280, or the file name leaves the folder.
+        ModelError: The input side is no multiple of 32 within 32..1280, the file name leaves the folder, or sizes or
+            a backend are named that the file cannot have.
     """
 
     name: str
@@ -38,14 +48,26 @@ class ModelCard:
     about: str
     alias_of: str | None = None
     kind: Kind = Kind.COLORIZER
+    backend: Backend = Backend.ONNX
     sizes: SizeRange | None = None
     """Which sides a request may ask for; without, every request gets `input_px`."""
     darkest: float = -1.0
     """Black in the values of an rgb-to-rgb model, -1 or 0; white is 1."""
+    is_square: bool = False
+    """Whether every photo is squeezed into a square, as DDColor was trained; else it keeps its shape."""
 
     def __post_init__(self) -> None:
         if self.input_px % STRIDE_PX or not STRIDE_PX <= self.input_px <= MAX_INPUT_PX:
             raise ModelError(f"{MANIFEST}: input_px {self.input_px} of {self.name} is no multiple of 32 in 32..1280")
+        if self.is_fixed and self.sizes is not None:
+            raise ModelError(f"{MANIFEST}: sizes of {self.name}: its file is for {self.input_px} only; leave them out")
+        if self.kind is Kind.RGB_TO_RGB and self.backend is Backend.TORCH:
+            raise ModelError(f"{MANIFEST}: backend of {self.name}: torch runs DDColor only; export it as ONNX")
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the file takes no other input than a square of `input_px`."""
+        return self.is_square and self.backend is Backend.ONNX
 
     def verify(self) -> None:
         """Check the file against its recorded SHA-256.
@@ -54,7 +76,7 @@ class ModelCard:
             ModelError: The file is missing or has other content.
         """
         try:
-            found = hashlib.sha256(self.path.read_bytes()).hexdigest()
+            found = hash_file(self.path)
         except OSError as exc:
             raise ModelError(f"model: {self.path.name} of {self.name} cannot be read; reinstall hueshift") from exc
         if found != self.sha256:
@@ -87,12 +109,40 @@ def load_cards(folder: Path) -> dict[str, ModelCard]:
                 kind=Kind(facts.get("kind", Kind.COLORIZER)),
                 sizes=SizeRange(*map(int, row["sizes"])) if "sizes" in row else None,
                 darkest=float(facts.get("darkest", -1.0)),
+                backend=Backend(facts.get("backend", Backend.ONNX)),
+                is_square=bool(facts.get("is_square", False)),
             )
     except OSError as exc:
         raise ModelError(f"--models-dir: {folder / MANIFEST} cannot be read; name a folder with a manifest") from exc
     except (KeyError, TypeError, ValueError) as exc:
         raise ModelError(f"--models-dir: {folder / MANIFEST} is not a valid manifest ({exc!r})") from exc
     return cards
+
+
+def hash_file(path: Path) -> str:
+    """The file's SHA-256, without holding the file in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record(folder: Path, row: Mapping[str, object]) -> None:
+    """Put *row* into *folder*'s manifest, in the place of a model of that name; makes a manifest where there is none.
+
+    Raises:
+        ModelError: There is a manifest and it is not valid, or it cannot be written.
+    """
+    path = folder / MANIFEST
+    rows = []
+    if path.exists():
+        load_cards(folder)
+        rows = json.loads(path.read_text(encoding="utf-8"))["models"]
+    kept = [other for other in rows if other["name"] != row["name"]]
+    half = path.with_name(path.name + ".part")
+    try:
+        half.write_text(json.dumps({"models": [*kept, dict(row)]}, indent=2) + "\n", encoding="utf-8")
+        half.replace(path)
+    except OSError as exc:
+        raise ModelError(f"--out: {path} cannot be written ({exc.strerror}); name a folder of yours") from exc
 
 
 def find_card(folder: Path, name: str) -> ModelCard:

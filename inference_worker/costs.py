@@ -18,13 +18,17 @@ GROWTH_PARTS: Final = 8
 
 
 def fit_line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Base and slope of the least-squares line through (pixels, value); neither is below zero."""
+    """Base and slope of the least-squares line through (pixels, value); neither is below zero.
+
+    Points of one size tell no base: their line starts at zero, which makes many pictures look dear rather than cheap.
+    """
     count = len(points)
     mean_x = sum(x for x, _ in points) / count
     mean_y = sum(y for _, y in points) / count
     spread = sum((x - mean_x) ** 2 for x, _ in points)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
-    slope = max(0.0, slope)
+    if not spread:
+        return 0.0, mean_y / mean_x
+    slope = max(0.0, sum((x - mean_x) * (y - mean_y) for x, y in points) / spread)
     base = mean_y - slope * mean_x
     return (base, slope) if base >= 0 else (0.0, mean_y / mean_x)
 

@@ -33,8 +33,11 @@ class Craft(Protocol):
         """Pixels of the largest input."""
         ...
 
-    def list_trial_sizes(self) -> tuple[int, int]:
-        """A smaller and a usual side of a square input; the start measures what both cost."""
+    def list_trial_sizes(self) -> tuple[int, ...]:
+        """Sides of square inputs, the usual one last and a smaller one before it, unless the model takes no other.
+
+        The start measures what they cost.
+        """
         ...
 
     def make_trial(self, side_px: int) -> Floats:
@@ -61,6 +64,10 @@ class Colorizing:
     model: str
     input_px: int
     sizes: SizeRange | None = None
+    is_square: bool = False
+    """Whether photos of other shapes are squeezed."""
+    is_fixed: bool = False
+    """Whether the network takes no other side than `input_px`."""
 
     @property
     def largest_px(self) -> int:
@@ -70,8 +77,9 @@ class Colorizing:
         """The side of a square input, and of one of equal area for other photos."""
         return self.input_px if asked_px is None or self.sizes is None else self.sizes.choose(asked_px)
 
-    def list_trial_sizes(self) -> tuple[int, int]:
-        return max(STRIDE_PX, self.input_px // 2 // STRIDE_PX * STRIDE_PX), self.input_px
+    def list_trial_sizes(self) -> tuple[int, ...]:
+        smaller = max(STRIDE_PX, self.input_px // 2 // STRIDE_PX * STRIDE_PX)
+        return (self.input_px,) if self.is_fixed else (smaller, self.input_px)
 
     def make_trial(self, side_px: int) -> Floats:
         return np.full((1, 1, side_px, side_px), 50, np.float32)
@@ -82,7 +90,7 @@ class Colorizing:
 
     def open(self, photo: Pixels, asked_px: int | None) -> Prepared:
         side = self.choose_size(asked_px)
-        return Prepared(photo, prepare(photo, side), side)
+        return Prepared(photo, prepare(photo, side, is_square=self.is_square), side)
 
     def close(self, prepared: Prepared, output: Floats) -> Pixels:
         return recombine(prepared.photo, output)
@@ -99,7 +107,7 @@ class Transforming:
     def largest_px(self) -> int:
         return self.longest_px**2
 
-    def list_trial_sizes(self) -> tuple[int, int]:
+    def list_trial_sizes(self) -> tuple[int, ...]:
         return 4 * STRIDE_PX, 8 * STRIDE_PX
 
     def make_trial(self, side_px: int) -> Floats:

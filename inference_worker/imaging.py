@@ -212,9 +212,9 @@ def choose_net_size(width: int, height: int, side_px: int) -> tuple[int, int]:
     return wide * STRIDE_PX, high * STRIDE_PX
 
 
-def prepare(rgb: Pixels, side_px: int) -> Floats:
-    """The network's input: lightness (1, 1, h, w) of a small copy."""
-    size = choose_net_size(rgb.shape[1], rgb.shape[0], side_px)
+def prepare(rgb: Pixels, side_px: int, *, is_square: bool = False) -> Floats:
+    """The network's input: lightness (1, 1, h, w) of a small copy; squeezed into a square if *is_square*."""
+    size = (side_px, side_px) if is_square else choose_net_size(rgb.shape[1], rgb.shape[0], side_px)
     plane = get_grey_plane(rgb)
     small = Image.fromarray(rgb if plane is None else plane).resize(size, Image.Resampling.BILINEAR)
     pixels = np.asarray(small, dtype=np.uint8)

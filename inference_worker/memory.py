@@ -11,7 +11,13 @@ PROC: Final = Path("/proc/self")
 CGROUPS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 SHARE: Final = 0.6
 """Of the container's or machine's memory, what a worker may hold when no flag says so: it has neighbours."""
-OUT_OF_MEMORY_WORDS: Final = ("out of memory", "failed to allocate memory", "bad allocation", "bad_alloc")
+OUT_OF_MEMORY_WORDS: Final = (
+    "out of memory",
+    "failed to allocate memory",
+    "bad allocation",
+    "bad_alloc",
+    "can't allocate memory",
+)
 
 
 class MemoryMeter(Protocol):

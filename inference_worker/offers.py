@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from inference_worker.backends import Device, Runner
 from inference_worker.backends.onnx import OnnxTransformer
 from inference_worker.catalogue import ModelCard
 from inference_worker.crafts import Colorizing, Transforming
@@ -11,18 +12,30 @@ from inference_worker.sizing import LONGEST_TRANSFORM_PX, SizeRange
 
 
 def offer_colorizer(
-    card: ModelCard, load: Callable[[], Predictor], *, input_px: int | None = None, sizes: SizeRange | None = None
+    card: ModelCard,
+    load: Callable[[], Predictor],
+    *,
+    input_px: int | None = None,
+    sizes: SizeRange | None = None,
+    runner: Runner | None = None,
 ) -> dict[str, Offer]:
-    """Serve a colorizer; *input_px* and *sizes* take the place of the card's own."""
-    craft = Colorizing(model=card.name, input_px=input_px or card.input_px, sizes=sizes or card.sizes)
-    return {COLORIZE_PATH: Offer(craft=craft, load=load, version=card.version, is_grey_wanted=True)}
+    """Serve a colorizer; *input_px* and *sizes* take the place of the card's own, and a *runner* that of *load*."""
+    craft = Colorizing(
+        model=card.name,
+        input_px=input_px or card.input_px,
+        sizes=sizes or card.sizes,
+        is_square=card.is_square,
+        is_fixed=card.is_fixed,
+    )
+    offer = Offer(craft=craft, load=load, version=card.version, is_grey_wanted=True, runner=runner)
+    return {COLORIZE_PATH: offer}
 
 
-def offer_transformer(card: ModelCard, *, threads: int) -> dict[str, Offer]:
+def offer_transformer(card: ModelCard, *, threads: int, device: Device = Device.AUTO) -> dict[str, Offer]:
     """Serve an rgb-to-rgb model; no longer side than the card's own input, and never more than 1024."""
     craft = Transforming(model=card.name, longest_px=min(card.input_px, LONGEST_TRANSFORM_PX))
 
     def load() -> Predictor:
-        return OnnxTransformer(card.path, threads=threads, darkest=card.darkest)
+        return OnnxTransformer(card.path, threads=threads, darkest=card.darkest, device=device)
 
     return {TRANSFORM_PATH: Offer(craft=craft, load=load, version=card.version, is_grey_wanted=False)}

@@ -1,9 +1,13 @@
 """Rules for every test: no sockets but loopback ones of `integration` tests, and in CI no skip."""
 
+import importlib.util
 import os
 from collections.abc import Generator
 
 import pytest
+
+# `make test-torch` has an environment of its own; here, its tests could not even be imported.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["torch"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

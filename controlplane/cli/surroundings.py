@@ -22,6 +22,8 @@ class Surroundings:
 
     environment: Mapping[str, str] = dataclasses.field(default_factory=lambda: os.environ)
     transport: "httpx.BaseTransport | None" = None
+    photo_transport: "httpx.AsyncBaseTransport | None" = None
+    """Another way to the versions' workers than a socket."""
     sleep: Callable[[float], None] = time.sleep
     steady: Callable[[], float] = dataclasses.field(default_factory=lambda: SystemClock().steady)
     now: "Callable[[], dt.datetime]" = dataclasses.field(default_factory=lambda: SystemClock().now)

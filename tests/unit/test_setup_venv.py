@@ -125,3 +125,33 @@ def test_an_index_out_of_reach_is_one_line_with_the_fix(monkeypatch: pytest.Monk
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     with pytest.raises(SystemExit, match=r"^make venv: cannot reach .*; for a mirror set PIP_INDEX_URL[^\n]*$"):
         setup_venv.file_address("thing", FILE)
+
+
+LOCK_WITH_CUDA = """# made by make lock
+sympy==1.14.0 \\
+    --hash=sha256:aa
+    # via torch
+nvidia-cudnn-cu13==9.20.0.48 ; sys_platform == 'linux' \\
+    --hash=sha256:bb
+    # via torch
+torch==2.13.0 \\
+    --hash=sha256:cc \\
+    --hash=sha256:dd
+    # via -r deploy/torch.in
+triton==3.7.1 ; sys_platform == 'linux' \\
+    --hash=sha256:ee
+"""
+
+
+def test_the_lock_for_cpus_has_the_pinned_build_and_nothing_of_cuda() -> None:
+    made = setup_venv.cpu_lock(LOCK_WITH_CUDA, "torch==2.13.0+cpu", "ff")
+    assert made.startswith("# made by make lock\nsympy==1.14.0 \\\n    --hash=sha256:aa\n")
+    assert made.rstrip().endswith("torch==2.13.0+cpu --hash=sha256:ff")
+    assert not re.search("nvidia|triton|sha256:(bb|cc|dd|ee)", made)
+
+
+def test_the_builds_for_cpus_are_of_the_locked_release() -> None:
+    (locked,) = re.findall(r"(?m)^torch==\S+", setup_venv.TORCH_LOCK.read_text())
+    made = setup_venv.cpu_lock(setup_venv.TORCH_LOCK.read_text(), "torch==9+cpu", "ff")
+    assert {pin.partition("+")[0] for pin, _ in setup_venv.TORCH_CPU_WHEELS.values()} == {locked}
+    assert "nvidia" not in re.sub(r"(?m)^ *#.*", "", made)

@@ -59,6 +59,7 @@ class Cli:
     meanwhile: list[Callable[[], object]] = dataclasses.field(default_factory=list)
     executed: list[list[str]] = dataclasses.field(default_factory=list)
     transport: httpx.BaseTransport | None = None
+    photo_transport: httpx.AsyncBaseTransport | None = None
 
     def __call__(self, *arguments: str) -> Ended:
         self.capsys.readouterr()
@@ -71,6 +72,7 @@ class Cli:
         return Surroundings(
             environment=self.environment,
             transport=self.transport or self.bridge,
+            photo_transport=self.photo_transport,
             sleep=self._sleep,
             steady=self.world.clock.steady,
             now=self.world.clock.now,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from inference_worker.catalogue import find_card, load_cards
+from inference_worker.catalogue import Backend, find_card, load_cards, record
 from inference_worker.errors import ModelError
 
 
@@ -54,7 +54,14 @@ def test_an_unknown_model_names_those_there_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"input_px": 100}, {"input_px": "big"}, {"input_px": 4096}, {"file": "../m.onnx"}, {"sha256": None, "name": []}],
+    [
+        {"input_px": 100},
+        {"input_px": "big"},
+        {"input_px": 4096},
+        {"backend": "jax"},
+        {"file": "../m.onnx"},
+        {"sha256": None, "name": []},
+    ],
 )
 def test_a_bad_manifest_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     with pytest.raises(ModelError, match=r"models\.json"):
@@ -71,3 +78,46 @@ def test_a_broken_manifest_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="--models-dir"):
         load_cards(tmp_path)
+
+
+def test_a_model_is_onnx_and_keeps_the_photos_shape_unless_its_row_says_otherwise(tmp_path: Path) -> None:
+    plain = find_card(write(tmp_path), "v1")
+    assert (plain.backend, plain.is_square, plain.is_fixed) == (Backend.ONNX, False, False)
+    square = find_card(write(tmp_path, is_square=True), "v1")
+    assert square.is_fixed
+    free = find_card(write(tmp_path, is_square=True, backend="torch"), "person")
+    assert (free.backend, free.is_square, free.is_fixed) == (Backend.TORCH, True, False)
+
+
+def test_a_file_for_one_size_has_no_sizes(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="sizes of v1: its file is for 192 only"):
+        load_cards(write(tmp_path, is_square=True, sizes=[96, 192]))
+    assert find_card(write(tmp_path, is_square=True, backend="torch", sizes=[96, 192]), "v1").sizes is not None
+
+
+def test_torch_runs_no_other_kind(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="backend of v1: torch runs DDColor only"):
+        load_cards(write(tmp_path, kind="rgb-to-rgb", backend="torch"))
+
+
+def test_a_recorded_row_replaces_the_one_of_its_name(tmp_path: Path) -> None:
+    rows = json.loads((write(tmp_path) / "models.json").read_text())["models"]
+    record(tmp_path, rows[0] | {"name": "v2", "version": "v2"})
+    record(tmp_path, rows[0] | {"name": "v2", "version": "v2.1"})
+    cards = load_cards(tmp_path)
+    assert list(cards) == ["v1", "person", "v2"]
+    assert cards["v2"].version == "v2.1"
+
+
+def test_the_first_row_makes_the_manifest(tmp_path: Path) -> None:
+    row = json.loads((write(tmp_path) / "models.json").read_text())["models"][0]
+    (tmp_path / "models.json").unlink()
+    record(tmp_path, row)
+    assert list(load_cards(tmp_path)) == ["v1"]
+
+
+def test_a_broken_manifest_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "models.json").write_text("{}")
+    with pytest.raises(ModelError, match="not a valid manifest"):
+        record(tmp_path, {"name": "v1"})
+    assert (tmp_path / "models.json").read_text() == "{}"

@@ -21,6 +21,10 @@ def test_no_line_has_a_negative_part(points: list[tuple[int, float]]) -> None:
     assert slope >= 0
 
 
+def test_points_of_one_size_make_a_line_from_zero() -> None:
+    assert fit_line([(100, 2.0)]) == fit_line([(100, 1.0), (100, 3.0)]) == (0.0, 0.02)
+
+
 @given(measured=st.lists(st.floats(0.001, 10), min_size=1))
 def test_an_estimate_stays_among_what_was_measured(measured: list[float]) -> None:
     estimate = 0.0

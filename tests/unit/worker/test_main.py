@@ -1,3 +1,4 @@
+import json
 import socket
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from inference_worker.errors import SettingError
 from inference_worker.faults import FaultPlan, WrongPicture
 
 SERVE = ["serve", "--model", "v1", "--port", "8083"]
+COMFYUI = ["serve", "--backend", "comfyui", "--port", "8083", "--template", "ddcolor-kijai"]
 
 
 def test_list_names_the_routes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +58,22 @@ def test_verify_fails_on_damage(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ([*SERVE, "--fault-delay-ms", "-5"], "--fault-delay-ms"),
         ([*SERVE, "--models-dir", "/nowhere"], "--models-dir"),
         (["models", "show", "nope"], "--model"),
+        (
+            ["models", "export", "x.pth", "--out", "new", "--size", "100"],
+            "models export: needs torch, safetensors, onnx;",
+        ),
+        (["models", "add", "x.pth", "--out", "new"], "models add: needs torch, safetensors, onnx; pip install"),
+        (["models", "bench"], "models bench: needs torch, safetensors, onnx; pip install 'hueshift[torch]'"),
+        (["serve", "--port", "8083"], "--model"),
+        (COMFYUI[:-2], "--template"),
+        ([*COMFYUI[:-1], "nope"], "--template"),
+        ([*COMFYUI, "--comfyui-url", "http://203.0.113.7:8188"], "--comfyui-url"),
+        ([*COMFYUI, "--comfyui-allow", "everywhere"], "--comfyui-allow"),
+        ([*COMFYUI, "--comfyui-wait-s", "0"], "--comfyui-wait-s"),
+        ([*COMFYUI, "--comfyui-silence-s", "9999"], "--comfyui-silence-s"),
+        ([*COMFYUI, "--input-px", "128"], "--input-px"),
+        ([*COMFYUI, "--sizes", "128-512"], "--sizes"),
+        ([*COMFYUI, "--fault-oom-above", "2"], "--fault-oom-above"),
     ],
 )
 def test_impossible_flags_are_one_line(arguments: list[str], field: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +81,29 @@ def test_impossible_flags_are_one_line(arguments: list[str], field: str, capsys:
     text = capsys.readouterr().err
     assert text.startswith(f"error: {field}")
     assert text.count("\n") == 1
+
+
+def write_manifest(folder: Path, **facts: object) -> list[str]:
+    row = json.loads((SHIPPED / "models.json").read_text(encoding="utf-8"))["models"][0]
+    (folder / "models.json").write_text(json.dumps({"models": [row | facts]}), encoding="utf-8")
+    return [*SERVE, "--models-dir", str(folder)]
+
+
+def test_a_file_for_one_size_is_not_served_at_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([*write_manifest(tmp_path, is_square=True), "--input-px", "256"]) == 2
+    assert capsys.readouterr().err.startswith("error: --input-px: the file of v1 is for 192 only; ")
+
+
+def test_a_file_for_one_size_is_not_served_at_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([*write_manifest(tmp_path, is_square=True), "--sizes", "96-256"]) == 2
+    assert capsys.readouterr().err.startswith("error: --sizes: the file of v1 is for 192 only; ")
+
+
+def test_a_model_of_a_missing_runtime_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(write_manifest(tmp_path, backend="torch")) == 2
+    assert capsys.readouterr().err == (
+        "error: --model: v1 runs by torch, which is not here; pip install 'hueshift[torch]'\n"
+    )
 
 
 def test_a_taken_port_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

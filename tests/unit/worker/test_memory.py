@@ -98,6 +98,7 @@ def test_the_processs_own_memory_is_seen() -> None:
     [
         (MemoryError(), True),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"), True),
         (RuntimeError("Failed to allocate memory for requested buffer of size 4"), True),
         (RuntimeError("std::bad_alloc"), True),
         (RuntimeError("Got invalid dimensions for input"), False),

@@ -1,0 +1,112 @@
+"""The whole comparison: photos to both versions, pictures to figures, figures to a verdict, all of it to files."""
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+import httpx
+
+from controlplane.clock import Clock
+from controlplane.errors import InvalidInputError
+from controlplane.quality.answers import Answer, Asker, Target, read_folder
+from controlplane.quality.photoset import Photo
+from controlplane.quality.pictures import read_answer
+from controlplane.quality.report import as_data
+from controlplane.quality.sanity import Unusable, View
+from controlplane.quality.sheet import draw_sheet
+from controlplane.quality.verdict import Judgement, Limits, judge, make_case
+
+Source: TypeAlias = Target | pathlib.Path
+"""Where a version's pictures come from: its workers, or a folder."""
+
+REPORT: Final = "report.json"
+SHEET: Final = "contact-sheet.jpg"
+
+
+async def collect(
+    source: Source,
+    photos: Sequence[Photo],
+    *,
+    client: httpx.AsyncClient,
+    clock: Clock,
+    parallel: int,
+    progress: Callable[[], None],
+) -> list[Answer]:
+    """Return a version's answers, one for each photo.
+
+    Raises:
+        InvalidInputError: The folder cannot be used.
+        UnavailableError: Nothing answers at the target.
+    """
+    match source:
+        case Target():
+            asker = Asker(source, client=client, clock=clock, parallel=parallel, progress=progress)
+            return await asker.ask(photos)
+        case pathlib.Path():
+            return read_folder(source, photos)
+
+
+def weigh(
+    names: tuple[str, str],
+    photos: Sequence[Photo],
+    answers: tuple[Sequence[Answer], Sequence[Answer]],
+    limits: Limits,
+    *,
+    seed: int = 0,
+) -> Judgement:
+    """Decide about the new version.
+
+    Args:
+        names: What the old and the new version are called.
+        photos: What both were sent.
+        answers: The old version's and the new one's, one for each photo.
+        limits: What the owner allows.
+        seed: Where the resampling starts.
+
+    Raises:
+        TooFewPairsError: The old version gives too few pictures to compare with.
+    """
+    cases = [
+        make_case(photo.name, photo.stratum, _look(old, photo), _look(new, photo), limits.bounds)
+        for photo, old, new in zip(photos, *answers, strict=True)
+    ]
+    return judge(*names, cases, limits, seed=seed)
+
+
+def _look(answer: Answer, photo: Photo) -> View | Unusable:
+    return answer.content if isinstance(answer.content, Unusable) else read_answer(answer.content, photo.pixels)
+
+
+def write_files(
+    directory: pathlib.Path,
+    judgement: Judgement,
+    photos: Sequence[Photo],
+    answers: tuple[Sequence[Answer], Sequence[Answer]],
+    *,
+    names: tuple[str, str],
+    limits: Limits,
+    seed: int,
+) -> dict[str, object]:
+    """Write the report and the contact sheet into *directory*; return the report.
+
+    Raises:
+        InvalidInputError: The folder cannot be written to.
+    """
+    old, new = (
+        {photo.name: one.content for photo, one in zip(photos, side, strict=True) if isinstance(one.content, bytes)}
+        for side in answers
+    )
+    said = [sorted({answer.said for answer in side if answer.said}) for side in answers]
+    data = as_data(judgement, old=names[0], new=names[1], limits=limits, seed=seed)
+    data |= {"workers_say": {"old": said[0], "new": said[1]}}
+    sheet = draw_sheet(judgement, {photo.name: photo for photo in photos}, old, new)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / REPORT).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        sheet.save(directory / SHEET, "JPEG", quality=88)
+    except OSError as exc:
+        raise InvalidInputError(
+            "--out", f"{directory} cannot be written ({exc.strerror})", "name another folder"
+        ) from exc
+    return data

@@ -1,0 +1,228 @@
+"""`hueshift quality compare`: versions by address, by name, through Envoy and as folders; files, exit codes, errors."""
+
+import functools
+import io
+import json
+import pathlib
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from controlplane.quality import photoset
+from controlplane.quality.pictures import read_photo
+from inference_worker.imaging import Encoding, encode, recombine
+from tests.unit.cli.conftest import Cli
+
+PINNED = """
+service: colorize
+listener: {address: 127.0.0.1, port: 8080}
+versions:
+  - {name: v1, endpoints: ["10.0.0.1:8083", "10.0.0.2:8083"]}
+  - {name: v2, endpoints: ["[fd00::2]:8084"]}
+  - {name: v3, endpoints: ["10.0.0.3:8085"]}
+routes:
+  - {name: v1, match: {headers: [{name: x-model-type, exact: v1}]}, version: v1}
+  - {name: v2, match: {prefix: /repair/v2, headers: [{name: x-try, present: true}]}, version: v2}
+  - {name: repair, match: {prefix: /repair}, split: true}
+split: {v1: 100%}
+slos: [{name: errors, kind: error_rate, max: 1%}]
+"""
+
+
+@functools.cache
+def paint(data: bytes, saturation: float) -> bytes:
+    """A worker with a simple idea of colour: warm and cold waves."""
+    photo = read_photo(data)
+    y, x = np.mgrid[0:32, 0:32] / 5
+    ab = np.stack([12 * np.sin(x) * saturation, 18 * np.cos(y + x / 3) * saturation]).astype(np.float32)
+    return encode(recombine(photo, ab), Encoding.PNG)
+
+
+class Fleet:
+    """Workers by host: how much they saturate, or the status that they answer."""
+
+    def __init__(self, **hosts: float) -> None:
+        self.hosts = {"v1": 1.0, "twin": 1.0, "vivid": 1.5, "grey": 0.0, **hosts}
+        self.seen: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.seen.append(request)
+        found = self.hosts.get(request.url.host, 1.0)
+        if found >= 100:
+            return httpx.Response(int(found), json={"error": "out of order"})
+        picture = paint(request.content, found)
+        return httpx.Response(200, content=picture, headers={"x-model-version": request.url.host})
+
+
+@pytest.fixture
+def fleet(cli: Cli) -> Fleet:
+    fleet = Fleet()
+    cli.photo_transport = httpx.MockTransport(fleet)
+    return fleet
+
+
+def compare(cli: Cli, tmp_path: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
+    ended = cli("quality", "compare", *arguments, "--strata", "person", "--out", str(tmp_path / "out"))
+    return ended.code, ended.out, ended.err
+
+
+def test_a_twin_is_ok_and_everything_is_written(cli: Cli, fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    code, out, err = compare(cli, tmp_path, "http://v1:8083", "http://twin/")
+    assert (code, err) == (0, "")
+    assert out.startswith("twin is like v1:8083 in 12 pictures: mean CIEDE2000 0 ")
+    assert len(out.splitlines()) < 45
+    assert {str(request.url) for request in fleet.seen} == {"http://v1:8083/repair", "http://twin/repair"}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["verdict"] == "ok"
+    assert len(report["pictures"]) == 12
+    assert report["workers_say"] == {"old": ["v1"], "new": ["twin"]}
+    with Image.open(tmp_path / "out" / "contact-sheet.jpg") as sheet:
+        assert sheet.width > 1000
+
+
+def test_another_style_is_drift_and_1_only_if_that_is_wanted(cli: Cli, fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    code, out, _ = compare(cli, tmp_path, "http://v1", "http://vivid")
+    assert code == 0
+    assert out.startswith("vivid drifts from v1: ")
+    assert compare(cli, tmp_path, "http://v1", "http://vivid", "--strict")[0] == 1
+    limits = ("--delta-e", "50", "--hue", "60", "--chroma", "100%", "--ssim", "0.5", "--strict")
+    assert compare(cli, tmp_path, "http://v1", "http://vivid", *limits)[0] == 0, "the owner allows it"
+    assert fleet.seen
+
+
+def test_a_broken_version_is_1_and_named_with_its_worst_pictures(
+    cli: Cli, fleet: Fleet, tmp_path: pathlib.Path
+) -> None:
+    code, out, _ = compare(cli, tmp_path, "http://v1", "http://grey")
+    assert code == 1
+    assert out.startswith("grey is blocked: grey in 12 of 12 pictures (colourfulness down to 0.0, at least 3 wanted): ")
+    assert out.count("▲ ") == 3
+    assert fleet.seen
+
+
+def test_programs_get_the_report(cli: Cli, fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    code, out, _ = compare(cli, tmp_path, "http://v1", "http://grey", "-o", "json")
+    assert code == 1
+    assert json.loads(out) == json.loads((tmp_path / "out" / "report.json").read_text())
+    assert fleet.seen
+
+
+def test_versions_of_a_service_are_asked_at_their_workers_in_turn(
+    cli: Cli, fleet: Fleet, tmp_path: pathlib.Path
+) -> None:
+    declare(cli, tmp_path)
+    code, out, _ = compare(cli, tmp_path, "v1", "v2", "--service", "colorize")
+    assert (code, out[:15]) == (0, "v2 is like v1 i")
+    hosts = [str(request.url) for request in fleet.seen]
+    assert [hosts.count(f"http://10.0.0.{host}:8083/repair") for host in (1, 2)] == [6, 6]
+    assert hosts.count("http://[fd00::2]:8084/repair") == 12
+
+
+def test_through_envoy_the_routes_that_pin_a_version_are_taken(cli: Cli, fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    declare(cli, tmp_path)
+    code, out, _ = compare(cli, tmp_path, "v1", "v2", "--service", "colorize", "--through", "http://envoy:8080/")
+    assert code == 0
+    assert "both versions' workers say that they are envoy: are these two versions?" in out
+    taken = {(str(one.url), one.headers.get("x-model-type"), one.headers.get("x-try")) for one in fleet.seen}
+    assert taken == {
+        ("http://envoy:8080/repair", "v1", None),
+        ("http://envoy:8080/repair/v2", None, "1"),
+    }
+
+
+def test_folders_of_pictures_are_compared_like_versions(cli: Cli, tmp_path: pathlib.Path) -> None:
+    for name, saturation in (("old", 1.0), ("new", 1.0)):
+        (tmp_path / name).mkdir()
+        for photo in photoset.load_shipped(["person"]):
+            (tmp_path / name / f"{photo.name}.png").write_bytes(paint(photo.data, saturation))
+    arguments = (str(tmp_path / "old"), str(tmp_path / "new"))
+    assert compare(cli, tmp_path, *arguments)[0] == 0
+    (tmp_path / "new" / "nurse.png").unlink()
+    code, out, _ = compare(cli, tmp_path, *arguments)
+    assert code == 1
+    assert "is blocked: no answer in 1 of 12 pictures (no such file): nurse" in out
+
+
+def test_photos_of_ones_own_can_be_taken(cli: Cli, fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "own").mkdir()
+    for place in range(8):
+        level = np.random.default_rng(place).integers(60, 200, (9, 9)).astype(np.uint8)
+        target = io.BytesIO()
+        Image.fromarray(level).resize((90, 90), Image.Resampling.BICUBIC).save(target, "PNG")
+        (tmp_path / "own" / f"{place}.png").write_bytes(target.getvalue())
+    ended = cli(
+        "quality",
+        "compare",
+        "http://v1",
+        "http://twin",
+        "--photos",
+        str(tmp_path / "own"),
+        "--out",
+        str(tmp_path / "out"),
+    )
+    assert (ended.code, ended.err) == (0, "")
+    assert "twin is like v1 in 8 pictures" in ended.out
+    assert fleet.seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("v1", "http://twin"), 2, "OLD: 'v1' is neither an address nor a folder; add --service NAME"),
+        (("http://v1", "ftp://twin"), 2, "NEW: 'ftp://twin' is not an HTTP address; write it like"),
+        (("http://v1", "http://v1"), 2, "NEW: is the same as OLD"),
+        (("http://v1", "http://twin", "--timeout", "soon"), 2, "--timeout: "),
+        (("http://v1", "http://twin", "--chroma", "much"), 2, "--chroma: "),
+        (("http://v1", "http://twin", "--path", "repair"), 2, "--path: 'repair' is no path"),
+        (("http://v1", "http://twin", "--photos", "."), 2, "--strata: chooses among the shipped photos"),
+        (("v1", "v9", "--service", "colorize"), 4, "version of colorize 'v9' does not exist (known: v1, v2, v3)"),
+        (
+            ("v1", "v3", "--service", "colorize", "--through", "http://envoy"),
+            2,
+            "--through: no route of colorize pins v3 by header; declare one",
+        ),
+        (("v1", "v2", "--service", "paint"), 4, "service 'paint' does not exist"),
+        (("http://closed", "http://twin"), 3, "http://closed/repair answered 404: "),
+        (("http://ill", "http://twin"), 3, "ill: only 0 of 12 pictures of the old version can be used (answered 500: "),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line_and_its_code(
+    cli: Cli, tmp_path: pathlib.Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    cli.photo_transport = httpx.MockTransport(Fleet(closed=404, ill=500))
+    declare(cli, tmp_path)
+    found = compare(cli, tmp_path, *arguments)
+    assert found[0] == code, found
+    (line,) = found[2].splitlines()
+    assert line.startswith(f"hueshift: {words}"), line
+
+
+def test_a_new_version_that_answers_errors_is_blocked(cli: Cli, tmp_path: pathlib.Path) -> None:
+    cli.photo_transport = httpx.MockTransport(Fleet(ill=500))
+    code, out, _ = compare(cli, tmp_path, "http://v1", "http://ill")
+    assert code == 1
+    assert out.startswith('ill is blocked: no answer in 12 of 12 pictures (answered 500: {"error":"out of order"}): ')
+
+
+def test_only_the_comparison_needs_pillow() -> None:
+    code = """
+import sys
+sys.modules["PIL"] = None
+import controlplane.wiring
+from controlplane.cli.main import run
+from controlplane.cli.surroundings import Surroundings
+sys.exit(run(["quality", "compare", "http://v1", "http://v2"], Surroundings()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    words = "hueshift: quality: needs the package pillow; install it with: pip install 'hueshift[quality]'"
+    assert (done.returncode, done.stderr.strip()) == (2, words)
+
+
+def declare(cli: Cli, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text(PINNED)
+    assert cli("apply", "-f", str(file)).code == 0
