@@ -12,6 +12,7 @@ from typing import Any, NewType, Protocol
 
 from controlplane.rollout.model import Command, Plan, State
 from controlplane.rollout.recorded import JudgedTick
+from controlplane.rollout.sampling import QuerySample
 from controlplane.rollout.slo import Slo
 from controlplane.rollout.windows import VersionTick
 from controlplane.traffic.groups import Grouping
@@ -107,7 +108,10 @@ class CatalogueStore(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NewRollout:
-    """What is needed to start one. *plan* and *slos* are frozen into it: later revisions do not move its goal posts."""
+    """What is needed to start one. *plan* and *slos* are frozen into it: later revisions do not move its goal posts.
+
+    *baseline* is the version whose traffic moves; "" where only one besides the candidate has any.
+    """
 
     service: str
     candidate: str
@@ -115,6 +119,7 @@ class NewRollout:
     slos: tuple[Slo, ...]
     by: str
     why: str
+    baseline: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -189,12 +194,12 @@ class RolloutStore(Protocol):
     async def start(self, new: NewRollout, *, key: str | None, now: dt.datetime) -> Rollout:
         """Insert a rollout in `Preparing`, with audit and history rows; the same *key* again returns the first one.
 
-        The baseline is the split's heaviest version other than the candidate.
+        The baseline is the version that *new* names, or the only other one that has traffic; the rest keep theirs.
 
         Raises:
             NotFoundError: No such service or version.
             ConflictError: A rollout of the service is active; or the candidate already has all traffic; or the split
-                has more than one version besides the candidate.
+                has more than one version besides the candidate, or not the one that *new* names.
         """
 
     async def load(self, rollout: RolloutId) -> Rollout:
@@ -510,7 +515,36 @@ class TelemetryStore(Protocol):
         """Return the gaps that end after *since*."""
 
     async def prune_telemetry(self, *, before_tick: int) -> None:
-        """Delete ticks, beats and judged ticks older than *before_tick*, and counters of Envoys not heard of since."""
+        """Delete what is older than *before_tick*: ticks, beats, judged ticks, samples; and counters of Envoys gone."""
+
+
+# -- what Prometheus says ----------------------------------------------------------------------------------------------
+
+
+class MetricSource(Protocol):
+    """Answers PromQL queries."""
+
+    async def ask(self, query: str, *, within: dt.timedelta) -> float | None:
+        """Return the one number that *query* gives now; None: there is no data, or it is NaN.
+
+        Raises:
+            UnavailableError: There is no such number, in one line that says why: it was refused, it gives more than
+                one, it did not come *within* the time, or nobody answers.
+        """
+
+
+class SampleStore(Protocol):
+    """What queries told of rollouts, as it was told: one row per rollout, objective and tick."""
+
+    async def record_samples(self, samples: Mapping[RolloutId, Sequence[QuerySample]]) -> None:
+        """Write them in one transaction; a second sample of the same tick replaces the first. Wakes nobody.
+
+        Raises:
+            ConflictError: There is no such rollout.
+        """
+
+    async def load_samples(self, rollout: RolloutId, names: Sequence[str], *, after: int) -> tuple[QuerySample, ...]:
+        """Return what was told of the objectives *names* later than *after*, and of each what counted last before."""
 
 
 # -- who may ask -------------------------------------------------------------------------------------------------------
@@ -550,7 +584,17 @@ class LeaseStore(Protocol):
         """Take or renew the lease; return its epoch, or None while someone else's has not expired."""
 
 
-class Store(CatalogueStore, RolloutStore, FleetStore, DesiredStore, TelemetryStore, KeyStore, LeaseStore, Protocol):
+class Store(
+    CatalogueStore,
+    RolloutStore,
+    FleetStore,
+    DesiredStore,
+    TelemetryStore,
+    SampleStore,
+    KeyStore,
+    LeaseStore,
+    Protocol,
+):
     """Everything that remembers, as one SQL database gives it."""
 
 

@@ -8,7 +8,7 @@ import enum
 import pathlib
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controlplane.errors import InvalidInputError
@@ -105,6 +105,11 @@ class Settings(BaseSettings):
         default=dt.timedelta(seconds=5), ge=dt.timedelta(seconds=1), le=dt.timedelta(hours=1)
     )
     """Pause between look-ups of the endpoints' host names. A failed look-up keeps the last addresses."""
+    prometheus_url: str = ""
+    """Where objectives that are queries are asked for, ``http://prometheus:9090`` or with a prefix of its paths (roles
+    all and controller). Empty: such objectives hold their rollouts and say so, unless they are muted."""
+    prometheus_token: SecretStr = SecretStr("")
+    """Sent to it as a bearer token. Empty: none is sent. It is written nowhere."""
     drain: dt.timedelta = Field(default=dt.timedelta(seconds=5), ge=dt.timedelta(0), le=dt.timedelta(minutes=5))
     """How long open streams and requests are left to end by themselves at a stop. Zero cuts them."""
     validate_with_envoy: ValidateWithEnvoy = ValidateWithEnvoy.AUTO

@@ -30,9 +30,12 @@ from controlplane.controller.janitor import Janitor
 from controlplane.controller.loop import Controller
 from controlplane.controller.preview import Preview
 from controlplane.controller.projector import Projector
+from controlplane.controller.sampler import Sampler
 from controlplane.discovery.dns import Resolver
 from controlplane.errors import ControlPlaneError, UnavailableError
 from controlplane.ports import ConfigCheck, ConfigCompiler, Store
+from controlplane.prometheus.client import Prometheus
+from controlplane.prometheus.metrics import QueryMetrics
 from controlplane.rpc.server import RpcServer
 from controlplane.settings import RestDiscovery, Role, Settings, ValidateWithEnvoy, XdsTransport
 from controlplane.store import SqlStore, open_store
@@ -82,6 +85,8 @@ class Parts:
     role: Role
     store: SqlStore
     controller: Controller
+    sampler: Sampler
+    prometheus: Prometheus | None
     projector: Projector
     resolver: Resolver
     janitor: Janitor
@@ -134,7 +139,9 @@ async def build(settings: Settings, *, on_ack: AckHook | None = None, compiler: 
         keys = KeyRing(store=store, clock=clock)
         if await keys.ensure_admin_key(settings.admin_key_file):
             log.info("key.created", file=str(settings.admin_key_file))
-        yield _assemble(settings, store, keys, clock, board, on_ack, compiler or SnapshotCompiler())
+        parts = _assemble(settings, store, keys, clock, board, on_ack, compiler or SnapshotCompiler())
+        async with parts.prometheus or contextlib.nullcontext():
+            yield parts
     finally:
         await store.close()
 
@@ -178,18 +185,24 @@ def _assemble(
     discovery = None
     if _answers_polls(settings):
         discovery = Discovery(polls=polls, loopback_only=settings.rest_discovery is RestDiscovery.LOOPBACK)
+    controller = Controller(
+        store=store,
+        compiler=compiler,
+        clock=clock,
+        wake=_listening(board, Topic.DESIRED, Topic.COMMANDS, Topic.FLEET, Topic.TELEMETRY),
+        interval=settings.interval,
+        holder=settings.replica,
+    )
+    prometheus = _prometheus(settings, registry)
     return Parts(
         role=settings.role,
         store=store,
         replica=settings.replica,
-        controller=Controller(
-            store=store,
-            compiler=compiler,
-            clock=clock,
-            wake=_listening(board, Topic.DESIRED, Topic.COMMANDS, Topic.FLEET, Topic.TELEMETRY),
-            interval=settings.interval,
-            holder=settings.replica,
+        controller=controller,
+        sampler=Sampler(
+            store=store, source=prometheus, clock=clock, leads=lambda: controller.leads, interval=settings.interval
         ),
+        prometheus=prometheus,
         projector=Projector(
             store=store,
             compiler=compiler,
@@ -245,6 +258,18 @@ def _known_certificates(settings: Settings, folder: CertificateFolder | None) ->
     return frozenset if settings.role in SERVING_XDS else None  # an API alone does not know what the others have
 
 
+def _prometheus(settings: Settings, registry: CollectorRegistry) -> Prometheus | None:
+    """Return the Prometheus that objectives are asked of, where there is one.
+
+    Raises:
+        InvalidInputError: HUESHIFT_PROMETHEUS_URL is no address.
+    """
+    if not settings.prometheus_url:
+        return None
+    token = settings.prometheus_token.get_secret_value()
+    return Prometheus(settings.prometheus_url, token=token, metrics=QueryMetrics(registry))
+
+
 def _serves_http(settings: Settings) -> bool:
     return settings.role in {Role.ALL, Role.API} or _answers_polls(settings)
 
@@ -288,6 +313,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
                 tasks.create_task(parts.channel_tls.run(), name="tls")
         if parts.moves_rollouts:
             tasks.create_task(parts.controller.run(), name="controller")
+            tasks.create_task(parts.sampler.run(), name="sampler")
             tasks.create_task(parts.resolver.run(), name="resolver")
             tasks.create_task(parts.janitor.run(), name="janitor")
         if parts.serves_api and api_socket is not None:

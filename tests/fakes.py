@@ -2,8 +2,10 @@
 
 import asyncio
 import datetime as dt
+from collections.abc import Callable
 from pathlib import Path
 
+from controlplane.errors import UnavailableError
 from tests import builders
 
 
@@ -27,6 +29,37 @@ class ManualClock:
     def move(self, delay: dt.timedelta) -> None:
         self._now += delay
         self._steady += delay.total_seconds()
+
+
+Answer = float | None | str
+"""A number, no data, or the words of a refusal."""
+
+
+class FakeMetrics:
+    """A `MetricSource` that answers as a test says; a query that it knows nothing of has no data."""
+
+    def __init__(self, answers: dict[str, Answer] | None = None) -> None:
+        self.answers: dict[str, Answer] = answers or {}
+        self.asked: list[str] = []
+        self.answer: Callable[[str], Answer] = self.answers.get
+        """What a query gives now."""
+        self.hanging = "\0"
+        """Queries with this in them wait for `released`."""
+        self.released = asyncio.Event()
+        self.under_way = 0
+        self.most_under_way = 0
+
+    async def ask(self, query: str, *, within: dt.timedelta) -> float | None:
+        self.asked.append(query)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        if self.hanging in query:
+            await self.released.wait()
+        self.under_way -= 1
+        answer = self.answer(query)
+        if isinstance(answer, str):
+            raise UnavailableError(answer.format(within=f"{within.total_seconds():g}"))
+        return answer
 
 
 def make_envoy(folder: Path, body: str) -> Path:

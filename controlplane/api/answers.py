@@ -169,6 +169,7 @@ class StandingView(View):
     """How far one objective is: shares as fractions of 1, *odds* and *odds_limit* as 1 in so many healthy rollouts.
 
     *wait_s* is how long what is *still_needed* takes at the present rate. Null: no number will do, or nobody can say.
+    *decides* is "" for an objective that decides, else why it does not: ``muted``, or ``asked``.
     """
 
     name: str
@@ -180,6 +181,7 @@ class StandingView(View):
     odds_limit: float
     still_needed: int | None
     wait_s: float | None
+    decides: str = ""
 
 
 class ExplanationView(View):

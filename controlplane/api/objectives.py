@@ -56,7 +56,9 @@ def slo_from(document: SloDocument, *, grpc: bool = False) -> Slo:
         case LatencyDocument(name=name, threshold=threshold, quantile=quantile):
             return LatencySlo(name, threshold, quantile, terms)
         case ClientErrorsDocument(name=name, floor=floor, bad=bad):
-            return ClientErrorSlo(name, floor, tuple(client_errors(grpc=grpc) if bad is None else bad), terms)
+            return ClientErrorSlo(
+                name, floor, tuple(client_errors(grpc=grpc) if bad is None else bad), terms, document.max
+            )
         case QueryRatioDocument(name=name, bad=bad, total=total, max=most, interval=interval):
             return RatioQuerySlo(name, bad, total, most, interval, terms)
         case QueryValueDocument(name=name, query=query):
@@ -84,7 +86,7 @@ def slo_of(slo: Slo) -> SloDocument:
             )
         case ClientErrorSlo():
             return ClientErrorsDocument.model_construct(
-                **common, kind="client_errors", floor=slo.floor, bad=list(slo.bad)
+                **common, kind="client_errors", max=slo.max_ratio, floor=slo.floor, bad=list(slo.bad)
             )
         case RatioQuerySlo():
             return QueryRatioDocument.model_construct(
@@ -114,7 +116,8 @@ def _bound_of(slo: Slo) -> str:
         case LatencySlo():
             return f"{units.format_ratio(slo.quantile)} within {units.format_ms(slo.threshold_ms)}"
         case ClientErrorSlo():
-            return f"no more client errors than before, above {units.format_ratio(slo.floor)}"
+            most = f", at most {units.format_ratio(slo.max_ratio)}" if slo.max_ratio is not None else ""
+            return f"no more client errors than before, above {units.format_ratio(slo.floor)}{most}"
         case RatioQuerySlo():
             return f"{slo.name} at most {units.format_ratio(slo.max_ratio)}"
         case ValueQuerySlo(highest=highest, lowest=lowest):

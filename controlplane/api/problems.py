@@ -119,7 +119,8 @@ def _line(
         case "union_tag_not_found":
             return InvalidInputError(f"{path}.kind", "is missing", "add kind: error_rate or kind: latency")
         case "union_tag_invalid":
-            return InvalidInputError(f"{path}.kind", f"{context['tag']!r} is not known", "use error_rate or latency")
+            known_tags = str(context["expected_tags"]).replace("'", "")
+            return InvalidInputError(f"{path}.kind", f"{context['tag']!r} is not known", f"use one of {known_tags}")
         case "json_invalid":
             return InvalidInputError("body", f"is not JSON ({context.get('error', error['msg'])})", "send valid JSON")
         case "hueshift":

@@ -26,7 +26,7 @@ from controlplane.rollout.replay import (
     sum_up,
     tell,
 )
-from controlplane.rollout.slo import speaks_grpc
+from controlplane.rollout.slo import speaks_grpc, with_defaults
 
 MAX_REPLAYS: Final = 2
 """Replays at once: each keeps a processor busy, about a millisecond per judged second."""
@@ -64,7 +64,7 @@ async def replay_rollout(
         service=found.service,
         state=state_name(found.state),
         phase=describe(found.state),
-        objectives=[describe_slo(slo) for slo in slos],
+        objectives=[describe_slo(slo) for slo in with_defaults(slos)],
         judged=outcome.judged,
         complete=complete,
         reproduced=outcome.is_reproduced,

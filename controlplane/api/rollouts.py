@@ -36,7 +36,8 @@ async def start_rollout(name: Name, body: StartRequest, parts: UseParts, caller:
     if latest is None or is_final(latest.state):
         # Otherwise the store answers: with the conflict, or with the rollout that this very request has started.
         refuse_dead_version(version, await store.load_nodes(), await store.load_health())
-    new = NewRollout(name, body.to, plan, record.served.spec.slos, caller.name, body.why or caller.why)
+    why = body.why or caller.why
+    new = NewRollout(name, body.to, plan, record.served.spec.slos, caller.name, why, body.replaces or "")
     rollout = await store.start(new, key=caller.scoped_key, now=parts.clock.now())
     log.info("rollout.started", rollout_id=rollout.id, candidate=rollout.candidate, by=caller.name)
     return rollout_view(rollout)

@@ -109,6 +109,11 @@ def _read_visible(value: str) -> str:
     return value
 
 
+def _read_query(value: object) -> object:
+    """Let a query be written on several lines."""
+    return _read_visible(" ".join(value.split())) if isinstance(value, str) else value
+
+
 def _is_written(kind: str, *examples: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "description": kind, "examples": list(examples)})
 
@@ -138,6 +143,7 @@ Weight = Annotated[
     _is_written("A percentage in hundredths of a percent.", "5%", "0.01%"),
 ]
 Visible = Annotated[str, AfterValidator(_read_visible)]
+Query = Annotated[str, BeforeValidator(_read_query), Field(description="PromQL, with $version, $cluster or $service.")]
 Address = Annotated[str, BeforeValidator(_read_endpoint), _is_written("host:port", "worker:8083", "[::1]:8083")]
 
 
@@ -258,12 +264,13 @@ class LatencyDocument(TermsDocument):
 
 
 class ClientErrorsDocument(TermsDocument):
-    """Answers that blame the client are no more frequent than the old version's, once above *floor*.
+    """Answers that blame the client are no more frequent than the old version's, once above *floor*, nor than *max*.
 
-    Every service has this objective; declare it to change it, or to mute it.
+    Every service has this objective, without *max*; declare it to change it, or to mute it.
     """
 
     kind: Literal["client_errors"]
+    max: Ratio | None = None
     floor: Ratio = 0.01
     bad: list[Visible] | None = None
 
@@ -272,8 +279,8 @@ class QueryRatioDocument(TermsDocument):
     """At most *max* of what *total* counts is *bad*: Prometheus queries for counters, with $version or $cluster."""
 
     kind: Literal["query_ratio"]
-    bad: Visible
-    total: Visible
+    bad: Query
+    total: Query
     max: Ratio
     interval: Span = dt.timedelta(seconds=5)
 
@@ -282,7 +289,7 @@ class QueryValueDocument(TermsDocument):
     """A Prometheus query's value stays within *min* and *max*, in all but *max_share* of the times it is asked."""
 
     kind: Literal["query_value"]
-    query: Visible
+    query: Query
     max: float | None = None
     min: float | None = None
     max_share: Ratio = 0.1
@@ -367,9 +374,13 @@ def _read_step(value: object) -> object:
 
 
 class StartRequest(Document):
-    """Start a rollout to the version *to*. *steps* replaces those of the service's plan, *plan* the whole of it."""
+    """Start a rollout to the version *to*. *steps* replaces those of the service's plan, *plan* the whole of it.
+
+    *replaces* names the version whose traffic moves, where several have some; the others keep theirs.
+    """
 
     to: str
+    replaces: str | None = None
     steps: list[Annotated[StepDocument, BeforeValidator(_read_step)]] | None = None
     plan: PlanDocument | None = None
     why: Why = ""

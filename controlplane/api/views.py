@@ -65,6 +65,7 @@ from controlplane.rollout.model import (
     State,
     is_final,
 )
+from controlplane.rollout.slo import with_defaults
 from controlplane.traffic.model import Split
 
 # -- rows -> views -----------------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def rollout_view(rollout: Rollout) -> RolloutView:
         by=rollout.by,
         why=rollout.why,
         plan=plan_of(rollout.plan),
-        objectives=[describe_slo(slo) for slo in rollout.slos],
+        objectives=[describe_slo(slo) for slo in with_defaults(rollout.slos)],
         evidence=_evidence(rollout.evidence),
     )
 

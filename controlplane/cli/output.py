@@ -208,7 +208,7 @@ def evidence_table(evidence: Mapping[str, Any]) -> Table:
     for objective in evidence.get("objectives") or ():
         if not isinstance(objective, Mapping):
             continue
-        relative = str(objective.get("name", "")).endswith("_rel")
+        relative = str(objective.get("name", "")).endswith("rel")
         bound = objective.get("bound")
         table.add_row(
             clean(str(objective.get("name", "-"))),
@@ -216,9 +216,15 @@ def evidence_table(evidence: Mapping[str, Any]) -> Table:
             _share(objective.get("baseline")),
             f"x {bound:g}" if relative and isinstance(bound, int | float) else _share(bound),
             _odds(objective.get("odds")),
-            "-" if objective.get("still_needed") is None else str(objective["still_needed"]),
+            _still_needed(objective),
         )
     return table
+
+
+def _still_needed(objective: Mapping[str, Any]) -> str:
+    if objective.get("decides"):
+        return clean(str(objective["decides"]))
+    return "-" if objective.get("still_needed") is None else str(objective["still_needed"])
 
 
 def explanation(found: ExplanationView) -> RenderableType:

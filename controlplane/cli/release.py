@@ -73,6 +73,10 @@ def start(
         str | None,
         typer.Option("--hold", help="With --steps: how long each is held at least, as 30s.", show_default=False),
     ] = None,
+    replaces: Annotated[
+        str | None,
+        typer.Option("--from", help="Whose traffic moves, where several versions have some.", show_default=False),
+    ] = None,
     why: Why = "",
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -80,7 +84,7 @@ def start(
     from controlplane.api.answers import RolloutView  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
-    body: dict[str, Any] = {"to": to, "why": why}
+    body: dict[str, Any] = {"to": to, "why": why, **({"replaces": replaces} if replaces else {})}
     if steps is not None:
         weights = percentages("--steps", steps.split(","))
         body["steps"] = [{"weight": weight, **({"hold": hold} if hold else {})} for weight in weights]

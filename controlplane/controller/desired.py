@@ -53,7 +53,7 @@ def live_split(service: DesiredService) -> Split:
     candidate_bp = weight_bp(rollout.plan, rollout.state)
     if candidate_bp is None:
         return service.split
-    return rollout_split(rollout.baseline, rollout.candidate, candidate_bp)
+    return rollout_split(service.split, rollout.baseline, rollout.candidate, candidate_bp)
 
 
 def served_revisions(desired: Desired, *, trials: bool) -> Iterator[tuple[DesiredService, Revision]]:

@@ -29,6 +29,7 @@ from controlplane.controller.observer import (
     judge_many,
     judge_ticks,
     level_event,
+    silence_event,
 )
 from controlplane.errors import ControlPlaneError, StaleWriteError
 from controlplane.ports import (
@@ -47,7 +48,18 @@ from controlplane.ports import (
     TickRead,
 )
 from controlplane.rollout.lifecycle import IllegalTransitionError, advance
-from controlplane.rollout.model import Event, Nacked, PauseCause, Paused, Promoted, Resume, RolledBack, RollingBack
+from controlplane.rollout.model import (
+    FULL_WEIGHT_BP,
+    Event,
+    Nacked,
+    PauseCause,
+    Paused,
+    Promoted,
+    Resume,
+    RolledBack,
+    RollingBack,
+)
+from controlplane.rollout.objectives import query_slos
 from controlplane.rollout.recorded import JudgedTick
 from controlplane.traffic.assemble import rollout_split
 from controlplane.traffic.model import Split
@@ -72,10 +84,16 @@ class Controller:
     interval: dt.timedelta
     holder: str
     lease_ttl: dt.timedelta = dt.timedelta(seconds=10)
+    _renews_at: float = -1.0
     _leased_until: float = -1.0
     _resting: dict[RolloutId, float] = dataclasses.field(default_factory=dict)
     _heard: dict[RolloutId, dt.datetime] = dataclasses.field(default_factory=dict)
     _healthy_since: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process holds the lease, and so is the one that moves rollouts."""
+        return self.clock.steady() < self._leased_until
 
     async def run(self) -> None:
         """Take a turn at every wake-up, and every *interval* as a fallback, for ever."""
@@ -128,12 +146,13 @@ class Controller:
         return FleetView(nodes_of(mine, now=self.clock.now()), level_of(mine), health, trial)
 
     async def _holds_lease(self) -> bool:
-        if self.clock.steady() < self._leased_until:
+        if self.clock.steady() < self._renews_at:
             return True
         asked_at = self.clock.steady()
         epoch = await self.store.acquire_lease(self.holder, ttl=self.lease_ttl, now=self.clock.now())
         # Renewed long before it ends; measured from before the question, so that we never believe in it too long.
-        self._leased_until = asked_at + self.lease_ttl.total_seconds() / 3 if epoch is not None else -1.0
+        ttl = self.lease_ttl.total_seconds() if epoch is not None else 0.0
+        self._renews_at, self._leased_until = asked_at + ttl / 3, asked_at + ttl
         return epoch is not None
 
     async def _settle(self, desired: Desired, groups: Sequence[GroupView]) -> bool:
@@ -265,17 +284,22 @@ class Controller:
             return None
         spec = service.revision.spec
         clusters = Clusters(spec.version(rollout.baseline).cluster, spec.version(rollout.candidate).cluster)
-        ticks = await self.store.load_ticks((clusters.baseline, clusters.candidate), after=first_tick(rollout))
-        return Case(rollout, clusters, ticks)
+        after = first_tick(rollout)
+        ticks = await self.store.load_ticks((clusters.baseline, clusters.candidate), after=after)
+        asked = [slo.name for slo in query_slos(rollout.slos)]
+        # Read after the ticks: a sample is stored before its tick begins, so none of a closed tick can be missing.
+        samples = await self.store.load_samples(rollout.id, asked, after=after) if asked else ()
+        return Case(rollout, clusters, ticks, samples)
 
     async def _decide(self, case: Case, judged: Judged | None, fleet: FleetView) -> None:
         rollout, clusters, ticks = case.rollout, case.clusters, case.ticks
         now = self.clock.now()
-        judged = judged or judge_ticks(rollout, clusters, ticks)
+        judged = judged or judge_ticks(rollout, clusters, ticks, case.samples)
         event = (
             judged.event
             or level_event(rollout, clusters, fleet, now=now)
             or clock_event(rollout, heard_at=self._heard_at(rollout, ticks), now=now)
+            or silence_event(rollout, case.samples, now=now)
         )
         if event is not None:
             await self._apply(judged.rollout, event, judged=judged.ticks)
@@ -316,10 +340,22 @@ class Controller:
         moved = dataclasses.replace(rollout, state=after)
         if isinstance(event, Resume):
             moved = dataclasses.replace(moved, deadline_at=now + rollout.plan.deadline)
-        split = _final_split(rollout, after)
+        split = await self._final_split(rollout, after)
         await self.store.save(moved, occurred=(occurred,), handled=handled, split=split, judged=judged, now=now)
         log.info("rollout.advanced", rollout_id=rollout.id, because=occurred.what, words=occurred.words)
         self.wake.set()  # the new state may already have what it waits for
+
+    async def _final_split(self, rollout: Rollout, after: object) -> Split | None:
+        """Return the split that a rollout leaves behind; None while it goes on, or when it never moved traffic."""
+        match after:
+            case Promoted():
+                candidate_bp = FULL_WEIGHT_BP
+            case RolledBack() if isinstance(rollout.state, RollingBack):
+                candidate_bp = 0
+            case _:
+                return None
+        before = (await self.store.load_service(rollout.service)).split
+        return rollout_split(before, rollout.baseline, rollout.candidate, candidate_bp)
 
 
 def _judge(cases: Sequence[Case]) -> Sequence[Judged | None]:
@@ -344,14 +380,3 @@ def _is_run(groups: Sequence[GroupView], service: str) -> bool:
     """Whether every Envoy that should run *service* as it is for all does, and there is one."""
     manned = [group for group in carriers(groups, service) if not group.is_canary and group.level.expected]
     return bool(manned) and all(group.level.settled for group in manned)
-
-
-def _final_split(rollout: Rollout, after: object) -> Split | None:
-    """Return the split that a rollout leaves behind; None while it goes on, or when it never moved traffic."""
-    match after:
-        case Promoted():
-            return rollout_split(rollout.baseline, rollout.candidate, 10_000)
-        case RolledBack() if isinstance(rollout.state, RollingBack):
-            return rollout_split(rollout.baseline, rollout.candidate, 0)
-        case _:
-            return None

@@ -29,8 +29,9 @@ from controlplane.rollout.model import (
     Suspicion,
     TelemetryLost,
 )
-from controlplane.rollout.objectives import policy_of
+from controlplane.rollout.objectives import policy_of, query_slos
 from controlplane.rollout.recorded import JudgedTick, Look
+from controlplane.rollout.sampling import QuerySample, Sampling
 from controlplane.rollout.windows import TickWindow, VersionTick
 
 HISTORY = dt.timedelta(seconds=300)
@@ -92,6 +93,20 @@ def clock_event(rollout: Rollout, *, heard_at: dt.datetime, now: dt.datetime) ->
     return None
 
 
+def silence_event(rollout: Rollout, samples: Sequence[QuerySample], *, now: dt.datetime) -> Event | None:
+    """Return the loss of a query's answers, if one that decides has had none for as long as a rollout may be blind."""
+    if not isinstance(rollout.state, Shifting | Baking) or not carries_traffic(rollout.state):
+        return None
+    for slo in query_slos(rollout.slos):
+        told = [sample for sample in samples if sample.name == slo.name]
+        answered = max((sample.tick for sample in told if not sample.words), default=0)
+        silent_s = int(now.timestamp() - max(rollout.state.since.timestamp(), answered))
+        if silent_s >= TELEMETRY_TIMEOUT.total_seconds() and not slo.terms.muted:
+            why = max(told, key=lambda sample: sample.tick).words if told else "nobody asked for it"
+            return TelemetryLost(f"no answer for {slo.name} for {silent_s} s: {why}")
+    return None
+
+
 def heard_at(ticks: Sequence[TickRead]) -> dt.datetime | None:
     """Return the moment of the last tick in which every Envoy reported."""
     complete = [tick.tick for tick in ticks if tick.reporting > 0 and tick.silent == 0]
@@ -109,11 +124,12 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Case:
-    """A rollout and the ticks that its judge may not have seen yet."""
+    """A rollout and the ticks that its judge may not have seen yet, with what queries told of them (*samples*)."""
 
     rollout: Rollout
     clusters: Clusters
     ticks: Sequence[TickRead]
+    samples: Sequence[QuerySample] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,12 +145,14 @@ class _Question:
 _Answer: TypeAlias = tuple[JudgeState, Judgement]
 
 
-def judge_ticks(rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead]) -> Judged:
+def judge_ticks(
+    rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead], samples: Sequence[QuerySample] = ()
+) -> Judged:
     """Let the judge see the closed ticks it has not seen, up to the first that decides something, and peek at the next.
 
     Before the candidate carries traffic, ticks only teach the judge what the baseline is like.
     """
-    (judged,) = judge_many([Case(rollout, clusters, ticks)])
+    (judged,) = judge_many([Case(rollout, clusters, ticks, samples)])
     return judged
 
 
@@ -142,7 +160,7 @@ def judge_many(cases: Sequence[Case]) -> list[Judged]:
     """Do what `judge_ticks` does for many rollouts, tick by tick together: ten cost little more than one."""
     found: dict[int, Judged] = {}
     asked: dict[int, _Question] = {}
-    courses = [_course(case.rollout, case.clusters, case.ticks) for case in cases]
+    courses = [_course(case) for case in cases]
 
     def go_on(number: int, answer: _Answer | None) -> None:
         try:
@@ -165,15 +183,17 @@ def judge_many(cases: Sequence[Case]) -> list[Judged]:
     return [found[number] for number in range(len(courses))]
 
 
-def _course(rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead]) -> Generator[_Question, _Answer, Judged]:
+def _course(case: Case) -> Generator[_Question, _Answer, Judged]:
+    rollout = case.rollout
     policy = policy_of(rollout.slos)
+    sampling = Sampling(query_slos(rollout.slos), case.samples, since=_carrying_since(rollout.state))
     state = JudgeState.from_json(json.loads(rollout.judge)) if rollout.judge else JudgeState.initial(policy)
     judged_tick, judgement, event = rollout.judged_tick, None, None
     seen: list[JudgedTick] = []
-    for tick in ticks:
+    for tick in case.ticks:
         if judged_tick is not None and tick.tick <= judged_tick:
             continue
-        window = _window(tick, clusters, judged_tick)
+        window = _window(tick, case.clusters, sampling, judged_tick)
         if not tick.closed:
             peeked = _peek(rollout, state, window, policy)
             if peeked is not None:
@@ -213,14 +233,22 @@ def first_tick(rollout: Rollout) -> int:
     return int((rollout.started_at - HISTORY).timestamp())
 
 
-def _window(tick: TickRead, clusters: Clusters, previous: int | None) -> TickWindow:
+def _window(tick: TickRead, clusters: Clusters, sampling: Sampling, previous: int | None) -> TickWindow:
     jumped = previous is not None and tick.tick - previous > GAP.total_seconds()
     return TickWindow(
         tick=tick.tick,
         baseline=tick.counts.get(clusters.baseline, VersionTick.zero()),
         candidate=tick.counts.get(clusters.candidate, VersionTick.zero()),
         gap=jumped or tick.reporting == 0 or tick.silent > 0,
+        samples=sampling.at(tick.tick, previous=previous),
     )
+
+
+def _carrying_since(state: State) -> int | None:
+    """Return the tick since which the candidate carries the traffic that it has, as far as *state* tells."""
+    if isinstance(state, Shifting | Baking | Paused) and carries_traffic(state):
+        return int(state.since.timestamp())
+    return None
 
 
 def _precedes_exposure(rollout: Rollout, tick: int) -> bool:

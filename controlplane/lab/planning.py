@@ -78,6 +78,16 @@ def scaled(policy: Policy, traffic: RecentTraffic) -> Policy:
     )
 
 
+def simulated(policy: Policy) -> Policy:
+    """Return *policy* without the objectives that the simulator has no world for; the others keep their thresholds."""
+    left = tuple(share for share in policy.shares if share.max_share is None)
+    error, latency, *_ = (
+        dataclasses.replace(handling, alpha=alarms / limit) if alarms else handling
+        for handling, alarms, limit in zip(policy.handlings, policy.alarms, policy.thresholds, strict=True)
+    )
+    return dataclasses.replace(policy, error=error, latency=latency, shares=left)
+
+
 def forecast(
     traffic: RecentTraffic, plan: Plan, policy: Policy, *, replications: int = REPLICATIONS, seed: int = 1
 ) -> list[Forecast]:
@@ -86,7 +96,7 @@ def forecast(
         list(worlds(traffic, plan)),
         replications=replications,
         seed=seed,
-        policy=scaled(policy, traffic),
+        policy=scaled(simulated(policy), traffic),
         steps=[step.weight_bp / 10_000 for step in plan.steps],
         holds=[step.hold.total_seconds() for step in plan.steps],
     )
@@ -113,6 +123,9 @@ def advice(forecasts: Sequence[Forecast], traffic: RecentTraffic, plan: Plan, po
     if policy.error_max is not None and (caught is None or caught[0] > SLOW_TO_CATCH_S):
         took = "never" if caught is None else f"only after {caught[0]:.0f} s"
         found.append(f"5 % more errors are caught {took}: start with more than {first * 100:.3g} %")
+    left_out = [share.name for share in policy.shares if share.max_share is not None]
+    if left_out:
+        found.append(f"not simulated, so none of this counts {', '.join(left_out)}: it can only take longer")
     if policy.latency_threshold_ms is None:
         found.append("latency is not judged: give the service a latency SLO")
     return found

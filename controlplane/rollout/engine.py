@@ -45,7 +45,7 @@ def observe_batch(state: BatchState, ticks: BatchTicks, policy: BatchPolicy) -> 
     seen = tally(state, ticks, policy)
     x, pi, usable = _observations(seen.counts, state.pair, state.pair_latency, policy, places)
     usable &= places.lone
-    stakes, observed = _wager(state, x, pi, usable, policy, places)
+    stakes, observed = _wager(state, x, pi, usable, places.bets, policy)
     new = dataclasses.replace(
         state,
         tick=ticks.tick,
@@ -75,7 +75,7 @@ def judge_batch(
     pair_s, closed = _close_pair(state, exposure)
     x, pi, usable = _observations(counts, pair, pair_latency, policy, places)
     usable &= closed[:, None] | ~places.paired
-    stakes, observed = _wager(state, x, pi, usable, policy, places)
+    stakes, observed = _wager(state, x, pi, usable, _bets(state, pair_s, exposure, places), policy)
     odds = stakes.sum(axis=-1)
     hard, hard_observed, hard_baseline, dead = _hard_stop(state, counts, ticks, policy)
 
@@ -87,6 +87,7 @@ def judge_batch(
     restart = (breach & deciding).any(axis=-1)
     seconds = np.where(ticks.gap | ticks.unknown, 0.0, 1.0)
     candidate = counts[:, :, CANDIDATE]
+    punctual = np.where(_belated(state, ticks)[:, None, None], 0.0, candidate)
     showing = odds[:, places.absolute] >= 1
     kept = np.where(restart, 0.0, 1.0)[:, None, None]
     over_floor = np.zeros_like(breach)
@@ -110,8 +111,8 @@ def judge_batch(
         shifts=(state.shifts + latency) * kept[..., None],
         step_requests=state.step_requests + candidate[:, :BUILT_IN, 0].max(axis=-1),
         baseline_bursts=_burstiness(state, seen, odds[:, places.baseline], ticks, policy),
-        deflated=(state.deflated + evidence.deflate(candidate)) * kept[..., None],
-        bursts=(state.bursts + evidence.moments(candidate[..., 1], candidate[..., 0])) * kept,
+        deflated=(state.deflated + evidence.deflate(punctual)) * kept[..., None],
+        bursts=(state.bursts + evidence.moments(punctual[..., 1], punctual[..., 0])) * kept,
         rate=_rate(state, ticks),
         quiet_s=np.where(restart, 0.0, state.quiet_s + seconds),
         held_s=state.held_s + seconds,
@@ -174,6 +175,16 @@ def _moved(moments: Ints, lost: Ints) -> Ints:
     return np.where(moments == NEVER, NEVER, moments + lost)
 
 
+def _belated(state: BatchState, ticks: BatchTicks) -> Bools:
+    """Say where a tick holds, or may hold, what happened in seconds of which nothing was heard.
+
+    The bets take it as the one observation it is. Whether a bound is kept, and how bursty errors are, is asked request
+    by request and tick by tick, and there an incident that nobody saw would weigh for minutes like one that lasts.
+    """
+    belated: Bools = ticks.gap | (ticks.tick == state.starts_since)
+    return belated
+
+
 def _begin(state: BatchState, policy: BatchPolicy) -> BatchState:
     """Place the latency edges as long as they move, and start both versions' evidence on the same tick."""
     if state.begun.all() and state.frozen.all():
@@ -202,7 +213,7 @@ def _at_new_weight(state: BatchState, tick: Ints, exposure: BatchExposure, polic
     places = layout(policy.objectives)
     wanted = policy.enabled[..., None] * places.prior
     stakes = state.stakes + fresh[:, None, None] * wanted
-    probed = np.where(probe_starts, evidence.START_WEIGHT, 0.0)[:, None, None]
+    probed = np.where(probe_starts, evidence.PROBE_WEIGHT, 0.0)[:, None, None]
     stakes[:, places.relative] += probed * wanted[:, places.relative]
     stakes[changed, NOT_INFERIOR] = 0.0
     observed = state.observed.copy()
@@ -247,7 +258,7 @@ def _burstiness(state: BatchState, seen: Tally, own: Floats, ticks: BatchTicks, 
     the start of an incident are dropped, or it would look like a burst for minutes. *own* is the evidence of the
     baseline's own trouble.
     """
-    baseline = seen.counts[:, :, BASELINE]
+    baseline = np.where(_belated(state, ticks)[:, None, None], 0.0, seen.counts[:, :, BASELINE])
     settled, older = state.baseline_bursts[:, :, 0], state.baseline_bursts[:, :, 1]
     recent = state.baseline_bursts[:, :, 2] + evidence.moments(baseline[..., 1], baseline[..., 0])
     settled = settled * np.exp(-1 / MEMORY_S)
@@ -329,15 +340,29 @@ def _observations(
     return x, pi, usable & policy.enabled
 
 
+def _bets(state: BatchState, pair_s: Ints, exposure: BatchExposure, places: Layout) -> Floats:
+    """Give each process its bets.
+
+    What is staked on latencies follows, as the pairs do, from weight and rate alone and never from how requests
+    ended: so the bet is fair whatever it is.
+    """
+    bets = np.tile(places.bets, (pair_s.size, 1, 1))
+    expected = evidence.ratio(state.rate[:, 0], state.rate[:, 1]) * pair_s
+    baseline, candidate = expected * (1 - exposure.weight), expected * exposure.weight
+    bets[:, NOT_INFERIOR] = evidence.difference_bets(baseline, candidate)
+    bets[:, SHIFT] = evidence.shift_bets(baseline, candidate)
+    return bets
+
+
 def _wager(
-    state: BatchState, x: Floats, pi: Floats, usable: Bools, policy: BatchPolicy, places: Layout
+    state: BatchState, x: Floats, pi: Floats, usable: Bools, bets: Floats, policy: BatchPolicy
 ) -> tuple[Floats, Ints]:
     weight = evidence.start_weight(state.observed)
     fresh = state.observed[:, NOT_INFERIOR]
     weight[:, NOT_INFERIOR] = np.where(
         fresh == 0, FRESH_WEIGHT, np.where(fresh <= FRESH_TICKS, (1 - FRESH_WEIGHT) / FRESH_TICKS, 0.0)
     )
-    grown = (state.stakes + weight[..., None] * places.prior) * evidence.factor(x, pi, places.bets)
+    grown = (state.stakes + weight[..., None] * layout(policy.objectives).prior) * evidence.factor(x, pi, bets)
     odds = grown.sum(axis=-1)
     grown *= np.minimum(1.0, policy.cap / np.maximum(odds, 1.0))[..., None]
     return np.where(usable[..., None], grown, state.stakes), state.observed + usable

@@ -20,22 +20,38 @@ Bools = npt.NDArray[np.bool_]
 
 RHO: Final = (1.5, 2.5, 6.0, 20.0, 100.0)
 """Odds ratios that the bets on shares are best against."""
-LAM: Final = (0.1, 0.25, 0.5, 0.9)
-"""Stakes on a difference of two shares."""
 GRID: Final = len(RHO)
 
 RHO_BETS: Final = np.array(RHO) - 1
-LAM_BETS: Final = np.array((*LAM, 0.0))
-RHO_PRIOR: Final = np.full(GRID, 1 / len(RHO))
-LAM_PRIOR: Final = np.array([1 / len(LAM)] * len(LAM) + [0.0])
+RHO_PRIOR: Final = np.array((0.27, 0.27, 0.2, 0.13, 0.13))
+"""More on the small ratios: they take the longest, and a large one that is caught a fraction of a tick later is not
+missed."""
+REFERENCE_PRIOR: Final = np.full(GRID, 1 / len(RHO))
+"""The prior of the reference that the published oracles were computed with, as are the two named so below."""
 
-START_WEIGHT: Final = 0.3
+SHIFTS: Final = np.array((0.05, 0.12))
+"""Differences of two shares that `shift_bets` fit best, near a half: a slight and a plain shift of latency."""
+LARGE_SHIFTS: Final = np.array((0.5, 0.9))
+"""Stakes that fit whatever is larger, at any traffic."""
+SHIFT_PRIOR: Final = np.array((0.3, 0.3, 0.2, 0.2, 0.0))
+AT_HALF, AT_TAIL = 4.0, 21.0
+"""Inverse variances of a request's being slower than the median, and than the 95th percentile."""
+
+DIFFERENCES: Final = np.array((0.025, 0.14))
+"""Differences of two shares that `difference_bets` fit best: barely within a tolerance, and no slower at all."""
+MAX_LAM: Final = 0.62
+"""They never stake more: however many requests, a version that slows down by and by must not pass in a moment."""
+DIFFERENCE_PRIOR: Final = np.array([0.5, 0.5] + [0.0] * (GRID - DIFFERENCES.size))
+
+START_WEIGHT: Final = 0.4
 SPREADS: Final = ((0.15, 20.0), (0.15, 600.0))
 """Weight spread over time, half of it by a count of observations: a defect that begins soon after a start is the more
 common and the more urgent one, and is caught some ticks earlier; one that begins late costs 0.7 nats more."""
+REFERENCE_START: Final = 0.3
 REFERENCE_SPREADS: Final = ((0.3, 600.0),)
-"""The spread of the reference that the published oracles were computed with."""
-CHANGE_WEIGHT: Final = 0.08
+PROBE_WEIGHT: Final = 0.3
+"""What a probe starts with: the breach is beyond doubt, only whose it is is not."""
+CHANGE_WEIGHT: Final = 0.06
 MAX_CHANGES: Final = 5
 """Start weights: at the start, spread over time, and at each of the first weight changes; their sum stays <= 1."""
 
@@ -54,20 +70,55 @@ _LOG_HARD_BAD: Final = float(np.log(HARD_ALTERNATIVE / HARD_NULL))
 _LOG_HARD_GOOD: Final = float(np.log((1 - HARD_ALTERNATIVE) / (1 - HARD_NULL)))
 
 
-def start_weight(count: Ints, spreads: Sequence[tuple[float, float]] = SPREADS) -> Floats:
+def start_weight(
+    count: Ints, spreads: Sequence[tuple[float, float]] = SPREADS, *, start: float = START_WEIGHT
+) -> Floats:
     """Weigh a fresh start at the *count*-th observation: a defect may begin late.
 
-    Each of *spreads* is a weight and the count of observations over which half of it is spread.
+    *start* is the weight of the first; each of *spreads* is a weight and the count of observations over which half of
+    it is spread.
     """
     spread: Floats = np.zeros(np.shape(count))
     for weight, half in spreads:
         spread = spread + weight * half / ((half + count) * (half + count + 1.0))
-    return np.where(count == 0, START_WEIGHT + spread, spread)
+    return np.where(count == 0, start + spread, spread)
 
 
 def factor(x: Floats, pi: Floats, bets: Floats) -> Floats:
     """Give what the stakes are multiplied by when *x* is observed where the null allows *pi* on average."""
     return (1.0 + x[..., None] * bets) / (1.0 + pi[..., None] * bets)
+
+
+def difference_bets(baseline: Floats, candidate: Floats) -> Floats:
+    """Give the stakes on a difference of two shares near a half.
+
+    The fewer requests, the more of a difference is chance and the less is staked: as much as lets the evidence grow
+    fastest where the true difference is one of `DIFFERENCES`.
+
+    Args:
+        baseline: Requests of the baseline that are expected in an observation, as known before its outcome.
+        candidate: The candidate's.
+    """
+    lam = np.minimum(_fitted(DIFFERENCES, AT_HALF, baseline, candidate), MAX_LAM)
+    return np.concatenate((lam, np.zeros((*lam.shape[:-1], GRID - DIFFERENCES.size))), axis=-1)
+
+
+def shift_bets(baseline: Floats, candidate: Floats) -> Floats:
+    """Give the stakes on the candidate's being slower, at the median and at the 95th percentile (the axis but one).
+
+    As `difference_bets`, with `LARGE_SHIFTS` beside what fits.
+    """
+    fitted = [np.minimum(_fitted(SHIFTS, at, baseline, candidate), LARGE_SHIFTS[-1]) for at in (AT_HALF, AT_TAIL)]
+    bets = np.zeros((*np.shape(baseline), 2, GRID))
+    bets[..., : SHIFTS.size] = np.stack(fitted, axis=-2)
+    bets[..., SHIFTS.size : SHIFTS.size + LARGE_SHIFTS.size] = LARGE_SHIFTS
+    return bets
+
+
+def _fitted(differences: Floats, inverse_variance: float, baseline: Floats, candidate: Floats) -> Floats:
+    certainty = inverse_variance * ratio(baseline * candidate, baseline + candidate)[..., None]
+    lam: Floats = differences * certainty / (1 + differences**2 * certainty)
+    return lam
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:

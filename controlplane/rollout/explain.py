@@ -9,7 +9,7 @@ import numpy as np
 
 from controlplane.rollout import evidence
 from controlplane.rollout.counting import counted, errors_of, lacking
-from controlplane.rollout.policy import SLACK, BatchPolicy, Floats, Policy
+from controlplane.rollout.policy import SLACK, BatchPolicy, Floats, Policy, Sampled
 from controlplane.rollout.processes import BUILT_IN, ERROR, LATENCY, NOT_INFERIOR, SHIFT, layout
 from controlplane.rollout.state import BELOW, BatchState
 from controlplane.rollout.verdict import BatchJudgement, Cause, Exposure, Judgement, ObjectiveEvidence, Verdict
@@ -43,6 +43,12 @@ def what_of(objective: int, policy: Policy) -> str:
     if objective == LATENCY:
         return f"share slower than {snap_threshold(policy.latency_threshold_ms or 1):g} ms"
     return f"share {policy.shares[objective - BUILT_IN].what}"
+
+
+def things_of(objective: int, policy: Policy) -> str:
+    """Say what an objective counts, for ``12 more ...``."""
+    measure = policy.shares[objective - BUILT_IN].measure if objective >= BUILT_IN else None
+    return measure.things if isinstance(measure, Sampled) else "requests"
 
 
 def dead_sentence(window: TickWindow, objective: int, policy: Policy, odds: float, name: str = "v1") -> str:
@@ -111,7 +117,8 @@ def _needed(state: BatchState, judged: BatchJudgement, policy: BatchPolicy) -> F
     needed = np.zeros_like(judged.limit)
     if judged.shown.all():
         return needed
-    worth, requests = judged.worth, state.seen[:, :, CANDIDATE, 0]
+    # Deflated by 1: those that the proof was made of, while `seen` has also what gaps held back.
+    worth, requests = judged.worth, state.deflated[:, :, 0, 0]
     more = evidence.still_needed(
         worth[..., 1], worth[..., 0], np.minimum(judged.limit, 1 - 1e-9), policy.log_advance[:, None]
     )
@@ -261,7 +268,8 @@ class _Case:
                 return f"{self.quiet_s:.0f} of {self._quiet_needed():.0f} s without a breach at {self._weight()}"
             case Cause.TOO_LITTLE_EVIDENCE:
                 more = _whole(self.needed[objective])
-                missing = "this share will not do" if more is None else f"needs about {more} more requests"
+                things = things_of(objective, self.policy)
+                missing = "this share will not do" if more is None else f"needs about {more} more {things}"
                 limit = percent(self.limit[objective])
                 return f"{self._compared(objective)}, not yet shown to be below {limit}: {missing}"
             case Cause.NO_DATA:

@@ -75,11 +75,11 @@ def _share(slo: Slo, failures: tuple[str, ...]) -> ShareObjective:
             return of(f"answered {', '.join(bad)}", Answers(bad), max_share=most)
         case LatencySlo(threshold_ms=threshold, quantile=quantile):
             return of(f"slower than {snap_threshold(threshold):g} ms", Slower(threshold), max_share=1 - quantile)
-        case ClientErrorSlo(floor=floor, bad=bad):
-            return of("blaming the client", Answers(bad, but=failures), floor=floor)
+        case ClientErrorSlo(floor=floor, bad=bad, max_ratio=highest):
+            return of("blaming the client", Answers(bad, but=failures), max_share=highest, floor=floor)
         case RatioQuerySlo(name=name, max_ratio=most):
             return of(f"of bad {name}", Sampled(), max_share=most)
-        case ValueQuerySlo(name=name, max_ratio=most):
-            return of(f"of {name} out of bounds", Sampled(), max_share=most)
+        case ValueQuerySlo(name=name, max_ratio=most, interval=interval):
+            return of(f"of {name} out of bounds", Sampled(interval.total_seconds()), max_share=most)
         case other:
             assert_never(other)

@@ -51,7 +51,17 @@ class Slower:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sampled:
-    """What a query tells: the window's sample of the objective's name."""
+    """What a query tells: the window's sample of the objective's name.
+
+    *every_s* is how many seconds lie between two things, where each asking is one; None where it counts things.
+    """
+
+    every_s: float | None = None
+
+    @property
+    def things(self) -> str:
+        """What there may be too few of, in words."""
+        return "of what it counts" if self.every_s is None else "answers"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Layout:
     lone: Bools
     """Processes of the baseline by itself: all that there is before a rollout."""
     bets: Floats
-    """Processes x grid."""
+    """Processes x grid. Those of latencies stake by the traffic instead, see `evidence.difference_bets`."""
     prior: Floats
     """Processes x grid."""
 
@@ -69,7 +69,8 @@ def layout(objectives: int) -> Layout:
     paired[relative] = paired[worse] = paired[SHIFT] = paired[NOT_INFERIOR] = True
     lone[baseline] = True
     bets, prior = np.tile(evidence.RHO_BETS, (processes, 1)), np.tile(evidence.RHO_PRIOR, (processes, 1))
-    bets[SHIFT.start : _FIRST], prior[SHIFT.start : _FIRST] = evidence.LAM_BETS, evidence.LAM_PRIOR
+    prior[SHIFT] = evidence.SHIFT_PRIOR
+    prior[NOT_INFERIOR] = evidence.DIFFERENCE_PRIOR
     return Layout(
         processes=processes,
         compared=np.array([ERROR, *range(BUILT_IN, objectives)]),

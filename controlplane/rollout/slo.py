@@ -41,7 +41,7 @@ class OnBreach(enum.Enum):
     """The rollout stands still, with the weight it has, and asks a person; once per rollout."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Terms:
     """What follows from an objective, and how sure the judge must be.
 
@@ -134,17 +134,21 @@ class ClientErrorSlo:
 
     Clients that send nonsense to both versions are nobody's fault; a version that suddenly finds nonsense in what the
     old one takes is broken. Below *floor* (a fraction of 1) it does not matter. What an `ErrorRateSlo` calls a failure
-    is not counted again here.
+    is not counted again here. With *max_ratio* the share has a bound of its own as well: at 100 % there is no old
+    version to compare with.
     """
 
     name: str = DEFAULT_CLIENT_ERRORS
     floor: float = 0.01
     bad: tuple[str, ...] = HTTP_CLIENT_KINDS
     terms: Terms = Terms()
+    max_ratio: float | None = None
 
     def __post_init__(self) -> None:
         path = f"slos.{self.name}"
         _check_share(f"{path}.floor", self.floor)
+        if self.max_ratio is not None:
+            _check_share(f"{path}.max", self.max_ratio)
         _check_bad(f"{path}.bad", self.bad)
         self.terms.check(path)
 

@@ -6,8 +6,8 @@ The judge's own sentence says what decided the last tick; this says how far each
 import dataclasses
 from collections.abc import Iterable
 
-from controlplane.rollout.explain import odds_text, percent, what_of
-from controlplane.rollout.policy import Policy
+from controlplane.rollout.explain import odds_text, percent, things_of, what_of
+from controlplane.rollout.policy import Policy, Sampled
 from controlplane.rollout.processes import BUILT_IN, ERROR, LATENCY
 from controlplane.rollout.verdict import ObjectiveEvidence
 from controlplane.rollout.windows import snap_threshold
@@ -48,9 +48,10 @@ def standings(
     """
     found = []
     for each in objectives:
-        limit = policy.thresholds[place_of(each.name, policy)]
-        words = _words(each, policy, versions, limit=limit, rate=rate)
-        found.append(Standing(each, limit, wait_s(each, rate=rate), words))
+        place = place_of(each.name, policy)
+        pace = _pace(place, policy, rate)
+        words = _words(each, policy, versions, limit=policy.thresholds[place], rate=pace)
+        found.append(Standing(each, policy.thresholds[place], wait_s(each, rate=pace), words))
     return tuple(found)
 
 
@@ -61,6 +62,14 @@ def place_of(name: str, policy: Policy) -> int:
     names = [share.name for share in policy.shares]
     own = name.rpartition(" ")[0]
     return BUILT_IN + names.index(own) if own in names else ERROR
+
+
+def _pace(place: int, policy: Policy, requests: float) -> float:
+    """Return how many of the things that an objective judges come in a second; 0 where nobody can say."""
+    measure = policy.shares[place - BUILT_IN].measure if place >= BUILT_IN else None
+    if isinstance(measure, Sampled):
+        return 1 / measure.every_s if measure.every_s else 0.0
+    return requests
 
 
 def wait_s(objective: ObjectiveEvidence, *, rate: float) -> float | None:
@@ -82,12 +91,17 @@ def span_text(seconds: float) -> str:
 def _words(each: ObjectiveEvidence, policy: Policy, versions: Versions, *, limit: float, rate: float) -> str:
     against = f"evidence of a breach {odds_text(each.odds)} of 1:{limit:.0f}"
     missing = {"muted": "muted: it decides nothing", "asked": "a person was asked, and decides"}.get(each.decides)
-    return f"{_measured(each, policy, versions)}; {against}; {missing or _missing(each, rate=rate)}"
+    things = things_of(place_of(each.name, policy), policy)
+    return f"{_measured(each, policy, versions)}; {against}; {missing or _missing(each, things, rate=rate)}"
 
 
 def _measured(each: ObjectiveEvidence, policy: Policy, versions: Versions) -> str:
     if each.candidate is None:
-        return f"{_what(each, policy)}: no request to {versions.candidate} has ended yet"
+        asked = things_of(place_of(each.name, policy), policy) != "requests"
+        unknown = (
+            f"nothing is known of {versions.candidate}" if asked else f"no request to {versions.candidate} has ended"
+        )
+        return f"{_what(each, policy)}: {unknown} yet"
     shares = f"{versions.candidate} {percent(each.candidate)}"
     if each.baseline is not None:
         shares += f", {versions.baseline} {percent(each.baseline)} in the same seconds"
@@ -116,14 +130,15 @@ def _what(each: ObjectiveEvidence, policy: Policy) -> str:
             return f"{what} against the old version" if name.endswith("rel") else what
 
 
-def _missing(each: ObjectiveEvidence, *, rate: float) -> str:
+def _missing(each: ObjectiveEvidence, things: str, *, rate: float) -> str:
     seconds = wait_s(each, rate=rate)
     match each.still_needed:
         case None:
-            return "no number of requests will do at this share"
+            return "no number of requests will do at this share" if things == "requests" else "this share will not do"
         case 0:
             return "nothing more is needed for the next step"
         case needed if seconds is None:
-            return f"needs about {needed} more requests, and none come now"
+            unknown = ", and none come now" if things == "requests" else ""
+            return f"needs about {needed} more {things}{unknown}"
         case needed:
-            return f"needs about {needed} more requests, {span_text(seconds)} at {rate:.2g} a second"
+            return f"needs about {needed} more {things}, {span_text(seconds)} at {rate:.2g} a second"

@@ -79,6 +79,7 @@ _SLO_BLANK: Final[Object] = {
     "threshold_ms": None,
     "quantile": None,
     "bad": [],
+    "floor": None,
     "bad_query": None,
     "total_query": None,
     "value_query": None,
@@ -111,7 +112,7 @@ def _slo_facts(slo: Slo) -> Object:
         case LatencySlo():
             return {"kind": "latency", "threshold_ms": slo.threshold_ms, "quantile": slo.quantile}
         case ClientErrorSlo():
-            return {"kind": "client_errors", "max_ratio": slo.floor, "bad": list(slo.bad)}
+            return {"kind": "client_errors", "floor": slo.floor, "bad": list(slo.bad), "max_ratio": slo.max_ratio}
         case RatioQuerySlo():
             return {
                 "kind": "query_ratio",
@@ -140,7 +141,7 @@ def slo_from_json(data: Mapping[Any, Any]) -> Slo:
         case "latency":
             return LatencySlo(name, data["threshold_ms"], data["quantile"], terms)
         case "client_errors":
-            return ClientErrorSlo(name, data["max_ratio"], tuple(data["bad"]), terms)
+            return ClientErrorSlo(name, data["floor"], tuple(data["bad"]), terms, data["max_ratio"])
         case "query_ratio":
             interval = dt.timedelta(seconds=data["interval_s"])
             return RatioQuerySlo(name, data["bad_query"], data["total_query"], data["max_ratio"], interval, terms)

@@ -12,7 +12,7 @@ from controlplane.ports import RolloutId
 from controlplane.rollout.recorded import JudgedTick, Look
 from controlplane.rollout.verdict import Exposure, Verdict
 from controlplane.rollout.windows import BUCKETS, Sample, TickWindow, VersionTick
-from controlplane.store import tables
+from controlplane.store import telemetry_tables as tables
 
 _APPEND: Final = tables.judged_tick.insert()
 _OF: Final = (

@@ -137,7 +137,7 @@ def _load(conn: sa.Connection, rollout: RolloutId) -> Rollout:
 
 def _start(tx: Tx, specs: SpecCache, new: NewRollout, *, key: str | None, now: dt.datetime) -> Rollout:
     lock_service(tx, new.service)
-    request = f"start {new.service} {new.candidate}"
+    request = f"start {new.service} {new.candidate}{f' from {new.baseline}' if new.baseline else ''}"
     used = _find_key(tx.conn, key, request)
     if used is not None:
         return _load(tx.conn, RolloutId(used.rollout))
@@ -209,12 +209,16 @@ def _baseline(new: NewRollout, split: Split) -> str:
     others = [share.version for share in split if share.version != new.candidate and share.weight_bp]
     if not others:
         raise ConflictError(f"{new.candidate!r} already has all traffic of {new.service!r}; name another version")
-    if len(others) > 1:
+    if new.baseline and new.baseline not in others:
         raise ConflictError(
-            f"the split of {new.service!r} gives traffic to {' and '.join(others)} besides {new.candidate!r};"
-            " a rollout moves one version to another, so set the split to one of them first"
+            f"{new.baseline!r} has no traffic of {new.service!r} to give; versions that have: {', '.join(others)}"
         )
-    return others[0]
+    if len(others) > 1 and not new.baseline:
+        raise ConflictError(
+            f"the split of {new.service!r} gives traffic to {' and '.join(others)} besides {new.candidate!r}; name the"
+            " one whose traffic is to move (--from), and the others keep theirs"
+        )
+    return new.baseline or others[0]
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
 from controlplane.store.listener import Listener
 from controlplane.store.rollouts import SqlRollouts
+from controlplane.store.samples import SqlSamples
 from controlplane.store.specs import SpecCache
 from controlplane.store.telemetry import SqlTelemetry
 from controlplane.store.urls import is_memory, is_sqlite, parse_url
@@ -25,7 +26,7 @@ from controlplane.wake import WakeBoard
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
-class SqlStore(SqlCatalogue, SqlRollouts, SqlFleet, SqlDesired, SqlTelemetry, SqlKeys, SqlLease):
+class SqlStore(SqlCatalogue, SqlRollouts, SqlFleet, SqlDesired, SqlTelemetry, SqlSamples, SqlKeys, SqlLease):
     """The port `Store` on one SQL database. Close it, or use it as a context manager."""
 
     clock: Clock

@@ -22,7 +22,8 @@ SHARE_RANGE = "weight_bp BETWEEN 0 AND 10000"
 PORT_RANGE = "port BETWEEN 1 AND 65535"
 SLO_KINDS = (
     "(kind = 'latency') = (threshold_ms IS NOT NULL AND quantile IS NOT NULL)"
-    " AND (kind = 'latency') = (max_ratio IS NULL)"
+    " AND (kind IN ('latency', 'client_errors') OR max_ratio IS NOT NULL)"
+    " AND (kind = 'client_errors') = (floor IS NOT NULL)"
     " AND (kind = 'query_ratio') = (bad_query IS NOT NULL AND total_query IS NOT NULL)"
     " AND (kind = 'query_value') = (value_query IS NOT NULL)"
     " AND kind IN ('error_rate', 'latency', 'client_errors', 'query_ratio', 'query_value')"
@@ -147,6 +148,7 @@ slo = _of_revision(
     sa.Column("threshold_ms", sa.Double),
     sa.Column("quantile", sa.Double),
     sa.Column("bad", Json, nullable=False, server_default="[]"),
+    sa.Column("floor", sa.Double),
     sa.Column("bad_query", sa.Text),
     sa.Column("total_query", sa.Text),
     sa.Column("value_query", sa.Text),
@@ -320,83 +322,6 @@ snapshot = sa.Table(
     sa.CheckConstraint(REVIEWED, name="status"),
 )
 """*serial* orders by when a snapshot was last proposed: one that is served again becomes the newest again."""
-
-# -- telemetry ---------------------------------------------------------------------------------------------------------
-
-telemetry_tick = sa.Table(
-    "telemetry_tick",
-    metadata,
-    # The tick comes first: writers append to one place, readers and the pruner take a range.
-    sa.Column("tick", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("cluster", sa.Text, primary_key=True),
-    sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("completed", sa.BigInteger, nullable=False),
-    sa.Column("errors", sa.BigInteger, nullable=False),
-    sa.Column("started", sa.BigInteger, nullable=False),
-    sa.Column("active", sa.BigInteger, nullable=False),
-    sa.Column("latency", sa.LargeBinary, nullable=False),
-    sa.Column("codes", Json, nullable=False, server_default="{}"),
-    sqlite_with_rowid=False,
-)
-"""*codes* is one JSON object, requests by status, since most ticks have none and nothing asks for a single one."""
-
-telemetry_beat = sa.Table(
-    "telemetry_beat",
-    metadata,
-    sa.Column("tick", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("reporting", sa.Integer, nullable=False),
-    sa.Column("silent", sa.Integer, nullable=False),
-    sa.Column("closed", sa.Boolean, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-counter_base = sa.Table(
-    "counter_base",
-    metadata,
-    sa.Column("node", sa.Text, primary_key=True),
-    sa.Column("epoch", sa.BigInteger, nullable=False),
-    sa.Column("counters", Json, nullable=False),
-    sa.Column("at", UtcDateTime, nullable=False),
-)
-
-cluster_health = sa.Table(
-    "cluster_health",
-    metadata,
-    sa.Column("node", sa.Text, primary_key=True),
-    sa.Column("cluster", sa.Text, primary_key=True),
-    sa.Column("healthy", sa.Integer, nullable=False),
-    sa.Column("total", sa.Integer, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-histogram_gap = sa.Table(
-    "histogram_gap",
-    metadata,
-    sa.Column("node", sa.Text, primary_key=True),
-    sa.Column("since", UtcDateTime, primary_key=True),
-    sa.Column("until", UtcDateTime, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-judged_tick = sa.Table(
-    "judged_tick",
-    metadata,
-    sa.Column("rollout", sa.Text, sa.ForeignKey("rollout.id"), primary_key=True),
-    sa.Column("tick", sa.BigInteger, primary_key=True, autoincrement=False, index=True),
-    sa.Column("previous", sa.BigInteger),
-    sa.Column("look", sa.Text, nullable=False),
-    sa.Column("gap", sa.Boolean, nullable=False),
-    sa.Column("counts", sa.LargeBinary, nullable=False),
-    sa.Column("exposure", Json, nullable=False),
-    sa.Column("heeded", Json, nullable=False),
-    sa.Column("verdict", sa.Text, nullable=False),
-    sa.Column("words", sa.Text, nullable=False),
-    sa.CheckConstraint("look IN ('history', 'whole', 'partial')", name="look"),
-    sa.CheckConstraint("verdict IN ('hold', 'advance', 'rollback', 'probe', 'ask')", name="verdict"),
-    sqlite_with_rowid=False,
-)
-"""Written with the rollout that it moved, pruned with telemetry. *exposure* is ``{}`` before there was any."""
 
 # -- who may ask, who may move -----------------------------------------------------------------------------------------
 

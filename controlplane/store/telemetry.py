@@ -15,7 +15,7 @@ from controlplane.ports import (
     TickRead,
 )
 from controlplane.rollout.windows import VersionTick
-from controlplane.store import tables
+from controlplane.store import telemetry_tables as tables
 from controlplane.store.codec import codes_from_json, histogram_from_bytes, histogram_to_bytes
 from controlplane.store.engine import Tx
 from controlplane.store.queries import Part, upsert
@@ -72,6 +72,7 @@ class SqlTelemetry(Part):
             tx.conn.execute(tables.telemetry_tick.delete().where(tables.telemetry_tick.c.tick < before_tick))
             tx.conn.execute(tables.telemetry_beat.delete().where(tables.telemetry_beat.c.tick < before_tick))
             tx.conn.execute(tables.judged_tick.delete().where(tables.judged_tick.c.tick < before_tick))
+            tx.conn.execute(tables.query_sample.delete().where(tables.query_sample.c.tick < before_tick))
             tx.conn.execute(tables.counter_base.delete().where(tables.counter_base.c.at < before))
             tx.conn.execute(tables.histogram_gap.delete().where(tables.histogram_gap.c.until < before))
 

@@ -11,7 +11,8 @@ JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 KINDS = (
     "(kind = 'latency') = (threshold_ms IS NOT NULL AND quantile IS NOT NULL)"
-    " AND (kind = 'latency') = (max_ratio IS NULL)"
+    " AND (kind IN ('latency', 'client_errors') OR max_ratio IS NOT NULL)"
+    " AND (kind = 'client_errors') = (floor IS NOT NULL)"
     " AND (kind = 'query_ratio') = (bad_query IS NOT NULL AND total_query IS NOT NULL)"
     " AND (kind = 'query_value') = (value_query IS NOT NULL)"
     " AND kind IN ('error_rate', 'latency', 'client_errors', 'query_ratio', 'query_value')"
@@ -37,6 +38,7 @@ def new_columns() -> list[sa.Column[object]]:
     """Declare what this revision adds; whoever does not know it writes the defaults."""
     return [
         sa.Column("bad", JSON, nullable=False, server_default="[]"),
+        sa.Column("floor", sa.Double(), nullable=True),
         sa.Column("bad_query", sa.Text(), nullable=True),
         sa.Column("total_query", sa.Text(), nullable=True),
         sa.Column("value_query", sa.Text(), nullable=True),

@@ -8,7 +8,15 @@ import pytest
 from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
 from controlplane.ports import CatalogueStore, RevisionStatus, Store
 from controlplane.rollout.model import Plan, Step
-from controlplane.rollout.slo import ErrorRateSlo, LatencySlo
+from controlplane.rollout.slo import (
+    ClientErrorSlo,
+    ErrorRateSlo,
+    LatencySlo,
+    OnBreach,
+    RatioQuerySlo,
+    Terms,
+    ValueQuerySlo,
+)
 from controlplane.traffic.model import (
     Endpoint,
     HeaderMatch,
@@ -51,7 +59,13 @@ FULL_SPEC = ServiceSpec(
         Route("c", RouteMatch()),
     ),
     initial_split=(Share("b", 1), Share("a", 9999)),
-    slos=(LatencySlo("slow", 333.3, 0.999), ErrorRateSlo("bad", 0.1 + 0.2)),
+    slos=(
+        LatencySlo("slow", 333.3, 0.999),
+        ErrorRateSlo("bad", 0.1 + 0.2, ("5xx", "418"), Terms(OnBreach.PAUSE, muted=True, alpha=1e-3, tolerance=1.5)),
+        ClientErrorSlo("nonsense", 0.03, ("404",), Terms(budget=0.5, quiet=seconds(0.25) + MICROSECOND), 0.4),
+        RatioQuerySlo("empty", 'a{v="$version"}', 'b{v="$cluster"}', 0.2, seconds(7.5)),
+        ValueQuerySlo("memory", "c$version", None, -1.5, 0.3, seconds(1)),
+    ),
     plan=Plan(
         (Step(1, seconds(0)), Step(3, seconds(1.5), pause=True), Step(10_000, dt.timedelta(days=7))),
         deadline=dt.timedelta(days=30) - MICROSECOND,

@@ -151,6 +151,17 @@ async def test_a_split_without_one_clear_baseline_is_refused(store: Store, weigh
     assert await store.load_active() == ()
 
 
+async def test_the_version_whose_traffic_moves_can_be_named(store: Store) -> None:
+    spec = make_spec(versions=("v1", "v2", "v3"), split=make_split(v1=4000, v3=6000))
+    await store.apply(spec, by="ada", why="", now=NOW)
+    with pytest.raises(ConflictError, match="'v4' has no traffic of 'colorize' to give; versions that have: v1, v3"):
+        await store.start(dataclasses.replace(make_new_rollout(), baseline="v4"), key=None, now=NOW)
+    with pytest.raises(ConflictError, match="'v2' has no traffic"):
+        await store.start(dataclasses.replace(make_new_rollout(), baseline="v2"), key=None, now=NOW)
+    started = await store.start(dataclasses.replace(make_new_rollout(), baseline="v1"), key=None, now=NOW)
+    assert (started.baseline, started.candidate) == ("v1", "v2")
+
+
 # -- idempotency -------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """A whole control plane in virtual time: the real store, compiler, cache, projector, controller and judge; Envoys that
 acknowledge, refuse, leave and report when a test says so."""
 
+import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
@@ -8,8 +9,10 @@ import functools
 from collections.abc import AsyncIterator, Callable, Mapping
 from statistics import NormalDist
 
+from controlplane.controller.desired import live_split
 from controlplane.controller.loop import Controller
 from controlplane.controller.projector import Projector
+from controlplane.controller.sampler import Sampler
 from controlplane.ports import (
     Beat,
     ClusterHealth,
@@ -21,8 +24,8 @@ from controlplane.ports import (
     TelemetryBatch,
     TypeStatus,
 )
-from controlplane.rollout.lifecycle import weight_bp
 from controlplane.rollout.model import Command
+from controlplane.rollout.slo import Slo
 from controlplane.rollout.windows import BUCKETS, VersionTick
 from controlplane.store import SqlStore, open_store
 from controlplane.traffic.model import Split
@@ -30,7 +33,7 @@ from controlplane.wake import Wake, WakeBoard
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.snapshot import SnapshotCompiler
 from tests import builders
-from tests.fakes import ManualClock
+from tests.fakes import FakeMetrics, ManualClock
 
 SECOND = dt.timedelta(seconds=1)
 RPS = 400
@@ -54,6 +57,9 @@ class World:
     cache: SnapshotCache
     projector: Projector
     controller: Controller
+    sampler: Sampler
+    metrics: FakeMetrics
+    """What Prometheus says."""
     nodes: tuple[str, ...] = ("edge-1",)
     errors: Callable[[], float] = lambda: 0.0
     """The candidate's error rate, now."""
@@ -81,9 +87,16 @@ class World:
 
     async def pass_second(self) -> None:
         """One second of traffic, then turns of all loops until nothing moves."""
+        await self.sample()
         await self.report()
         self.clock.move(SECOND)
         await self.turn()
+
+    async def sample(self) -> None:
+        """Let the sampler ask what is due, and keep the answers."""
+        async with asyncio.TaskGroup() as tasks:
+            await self.sampler.turn(tasks)
+        await self.sampler.write()
 
     async def turn(self) -> None:
         """Let projector, Envoys and controller take turns until nothing moves."""
@@ -139,17 +152,13 @@ class World:
 
     async def split(self) -> Split:
         """Return the split that the rows ask for."""
-        desired = await self.store.load_desired()
-        service = desired.services[0]
-        rollout = service.rollout
-        bp = None if rollout is None else weight_bp(rollout.plan, rollout.state)
-        if bp is None:
-            return service.split
-        return builders.make_split(v1=10_000 - bp, v2=bp)
+        return live_split((await self.store.load_desired()).services[0])
 
-    async def start(self) -> RolloutId:
-        """Start v1 -> v2."""
-        return (await self.store.start(builders.make_new_rollout(), key=None, now=self.clock.now())).id
+    async def start(self, *slos: Slo) -> RolloutId:
+        """Start v1 -> v2, with *slos* beside the usual objectives."""
+        new = builders.make_new_rollout()
+        new = dataclasses.replace(new, slos=(*new.slos, *slos))
+        return (await self.store.start(new, key=None, now=self.clock.now())).id
 
     async def command(self, command: Command) -> None:
         """Ask for something."""
@@ -177,6 +186,8 @@ async def open_world() -> AsyncIterator[World]:
     store = await open_store("sqlite://", board=board, clock=clock)
     try:
         cache = SnapshotCache(clock=clock, identifier="main")
+        controller = _controller(store, clock)
+        metrics = FakeMetrics()
         world = World(
             store=store,
             clock=clock,
@@ -184,9 +195,9 @@ async def open_world() -> AsyncIterator[World]:
             projector=Projector(
                 store=store, compiler=compiler, publisher=cache, clock=clock, wake=Wake(), interval=SECOND
             ),
-            controller=Controller(
-                store=store, compiler=compiler, clock=clock, wake=Wake(), interval=SECOND, holder="main"
-            ),
+            controller=controller,
+            sampler=_sampler(store, clock, metrics, controller),
+            metrics=metrics,
         )
         await store.apply(builders.make_spec(), by="ada", why="first", now=clock.now())
         await world.turn()
@@ -201,13 +212,22 @@ def restarted(world: World) -> World:
     """Return the world after its control plane was killed and started again: only rows are left of it."""
     compiler = SnapshotCompiler()
     cache = SnapshotCache(clock=world.clock, identifier="main")
+    controller = _controller(world.store, world.clock)
     return dataclasses.replace(
         world,
         cache=cache,
         projector=Projector(
             store=world.store, compiler=compiler, publisher=cache, clock=world.clock, wake=Wake(), interval=SECOND
         ),
-        controller=Controller(
-            store=world.store, compiler=compiler, clock=world.clock, wake=Wake(), interval=SECOND, holder="main"
-        ),
+        controller=controller,
+        sampler=_sampler(world.store, world.clock, world.metrics, controller),
     )
+
+
+def _controller(store: SqlStore, clock: ManualClock) -> Controller:
+    compiler = SnapshotCompiler()
+    return Controller(store=store, compiler=compiler, clock=clock, wake=Wake(), interval=SECOND, holder="main")
+
+
+def _sampler(store: SqlStore, clock: ManualClock, metrics: FakeMetrics, controller: Controller) -> Sampler:
+    return Sampler(store=store, source=metrics, clock=clock, leads=lambda: controller.leads)

@@ -2,11 +2,21 @@
 
 import dataclasses
 import datetime as dt
+from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
 from controlplane.rollout.model import Plan, Step
-from controlplane.rollout.slo import ErrorRateSlo, LatencySlo
+from controlplane.rollout.slo import (
+    ClientErrorSlo,
+    ErrorRateSlo,
+    LatencySlo,
+    OnBreach,
+    RatioQuerySlo,
+    Slo,
+    Terms,
+    ValueQuerySlo,
+)
 from controlplane.traffic.model import (
     Endpoint,
     HeaderMatch,
@@ -49,15 +59,41 @@ HEADERS = st.one_of(
     st.builds(HeaderMatch, NAMES, st.sampled_from([HeaderRule.EXACT, HeaderRule.REGEX]), VALUES),
 )
 MATCHES = st.builds(RouteMatch, PATHS, st.lists(HEADERS, max_size=2).map(tuple))
-SLOS = st.lists(
-    st.one_of(
-        st.builds(ErrorRateSlo, NAMES, st.floats(0.000001, 0.49)),
-        st.builds(LatencySlo, NAMES, st.floats(1, 300_000), st.floats(0.5, 0.9999)),
+SHARES = st.floats(0.000001, 0.49)
+TERMS = st.builds(
+    Terms,
+    on_breach=st.sampled_from(OnBreach),
+    muted=st.booleans(),
+    alpha=st.none() | st.floats(0.00001, 0.001),
+    tolerance=st.none() | st.floats(1, 10),
+    budget=st.floats(0, 1_000),
+    quiet=spans(0 * SECOND, 3_600 * SECOND),
+)
+ANSWERS = st.lists(st.sampled_from(["5xx", "4xx", "429", "503", "grpc-14", "grpc-unavailable"]), min_size=1).map(tuple)
+QUERIES = VALUES.map(lambda text: " ".join(f'rate({{version="$version"}} {text}'.split()))
+INTERVALS = spans(SECOND, 300 * SECOND)
+REQUEST_SLOS: st.SearchStrategy[Slo] = st.one_of(
+    st.builds(ErrorRateSlo, NAMES, SHARES, ANSWERS, TERMS),
+    st.builds(LatencySlo, NAMES, st.floats(1, 300_000), st.floats(0.5, 0.9999), TERMS),
+)
+OTHER_SLOS: st.SearchStrategy[Slo] = st.one_of(
+    st.builds(ClientErrorSlo, NAMES, SHARES, ANSWERS, TERMS, st.none() | SHARES),
+    st.builds(RatioQuerySlo, NAMES, QUERIES, QUERIES, SHARES, INTERVALS, TERMS),
+    st.builds(
+        ValueQuerySlo, NAMES, QUERIES, st.floats(0, 1e6), st.none() | st.floats(-1e6, 0), SHARES, INTERVALS, TERMS
     ),
-    min_size=1,
-    max_size=3,
-    unique_by=lambda slo: slo.name,
-).map(tuple)
+)
+
+
+def _can_be_judged_together(slos: Sequence[Slo]) -> bool:
+    return len({slo.name for slo in slos}) == len(slos) and sum(isinstance(slo, ClientErrorSlo) for slo in slos) <= 1
+
+
+SLOS = (
+    st.tuples(st.lists(REQUEST_SLOS, min_size=1, max_size=2), st.lists(OTHER_SLOS, max_size=2))
+    .map(lambda drawn: (*drawn[0], *drawn[1]))
+    .filter(_can_be_judged_together)
+)
 
 
 @st.composite

@@ -1,5 +1,6 @@
 """The document of a service: what may be left out, what is refused and in which words, and that nothing gets lost."""
 
+import dataclasses
 import datetime as dt
 import json
 import pathlib
@@ -11,10 +12,11 @@ from hypothesis import HealthCheck as Check
 from hypothesis import given, settings
 
 from controlplane.api.documents import document_of, parse_service, parse_yaml, read_document, spec_from
+from controlplane.api.objectives import objectives_from, read_objectives
 from controlplane.api.problems import InvalidDocumentError
 from controlplane.errors import InvalidInputError
 from controlplane.rollout.model import Step
-from controlplane.rollout.slo import ErrorRateSlo, LatencySlo
+from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, Terms
 from controlplane.traffic.model import Endpoint, HeaderRule, HealthCheck, ServiceSpec, Share
 from tests.unit.api.specs import services
 
@@ -46,6 +48,16 @@ def smallest(**changes: Any) -> str:
 
 
 # -- what is read ------------------------------------------------------------------------------------------------------
+
+
+def test_the_objectives_in_the_readme_are_taken_as_they_stand_there() -> None:
+    section = (ROOT / "README.md").read_text("utf-8").partition("## Objectives")[2].partition("\n## ")[0]
+    declared = yaml.safe_load(section.partition("```yaml\n")[2].partition("```")[0])
+    found = objectives_from(read_objectives(declared))
+    assert len({type(slo) for slo in found}) == 5, "one of each kind"
+    for term in dataclasses.fields(Terms):
+        assert f"| `{term.name}` |" in section
+        assert {getattr(slo.terms, term.name) for slo in found} != {term.default}, "each term is in the example"
 
 
 def test_the_shipped_service_is_the_articles_configuration() -> None:
@@ -203,7 +215,18 @@ def test_a_service_without_objectives_is_refused_since_they_have_no_default() ->
         ({"listener": {"address": "localhost"}}, "listener.address: 'localhost' is not an IP address; "),
         ({"listner": {}}, "listner: is not a field here; did you mean listener?"),
         ({"banana": {}}, "banana: is not a field here; remove it"),
-        ({"slos": [{"name": "e", "kind": "speed"}]}, "slos.e.kind: 'speed' is not known; use error_rate or latency"),
+        (
+            {"slos": [{"name": "e", "kind": "speed"}]},
+            "slos.e.kind: 'speed' is not known; use one of error_rate, latency, client_errors, query_ratio,",
+        ),
+        (
+            {"slos": [{"name": "e", "kind": "error_rate", "max": "1%", "alpha": "30%"}]},
+            "slos.e.alpha: 30 % would roll back too many healthy versions; use 0.0001 % to 20 %; 1 % is usual for all",
+        ),
+        (
+            {"slos": [{"name": "m", "kind": "query_value", "query": "up", "max": 1.5}]},
+            "slos.m.query: asks the same for every version, so it cannot tell them apart; select by version=",
+        ),
         ({"slos": [{"name": "e"}]}, "slos.e.kind: is missing; add kind: error_rate or kind: latency"),
         (
             {"slos": [{"name": "e", "kind": "error_rate", "max": "60%"}]},

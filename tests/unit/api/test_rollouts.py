@@ -29,6 +29,7 @@ from controlplane.rollout.model import (
 from tests import builders
 from tests.unit.api.world import World
 
+CLIENT_ERRORS = "no more client errors than before, above 1%"
 START = "/v1/services/colorize/rollouts"
 STATUS = "/v1/services/colorize/status"
 NOW = builders.NOW
@@ -57,7 +58,7 @@ async def test_a_rollout_starts_by_the_services_plan(world: World, http: httpx.A
     assert (shown["id"], shown["baseline"], shown["candidate"]) == ("colorize-1", "v1", "v2")
     assert (shown["state"], shown["step"], shown["steps"], shown["weight"]) == ("preparing", 0, 4, "0%")
     assert [step["weight"] for step in shown["plan"]["steps"]] == ["5%", "25%", "50%", "100%"]
-    assert shown["objectives"] == ["at most 1% errors", "95% within 400ms"]
+    assert shown["objectives"] == ["at most 1% errors", "95% within 400ms", CLIENT_ERRORS]
     assert (shown["by"], shown["why"], shown["active"], shown["outcome"]) == ("ada", "better blues", True, None)
     who, what, words = (await world.audit())[-1]
     assert (who, what) == ("ada", "start")

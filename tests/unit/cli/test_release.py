@@ -173,6 +173,7 @@ def test_a_start_says_what_began_and_how_to_follow_it(cli: Cli) -> None:
     [
         (("--to", "v9"), 4, "version 'v9' does not exist (known: v1, v2)"),
         (("--to", "v1"), 4, "'v1' already has all traffic"),
+        (("--to", "v2", "--from", "v9"), 4, "'v9' has no traffic of 'colorize' to give; versions that have: v1"),
         (("--to", "v2", "--steps", "25,500"), 2, "--steps: 500% is out of range; use 0% to 100%"),
         (("--to", "v2", "--steps", "25,many"), 2, "--steps: 'many%' is not a percentage; write it like 5%"),
         (("--to", "v2", "--steps", "25,50"), 2, "plan.steps: ends at 50 %; let the last step be 100 %"),

@@ -27,7 +27,8 @@ def test_a_rollout_or_the_newest_of_a_service_is_replayed(ended: Cli, name: str)
     result = ended("replay", name)
     assert (result.code, result.err) == (0, "")
     head, columns, *rows = result.out.splitlines()
-    assert head == "colorize-1: ✖ rolled back, judged again by: at most 1% errors; 95% within 400ms"
+    objectives = "at most 1% errors; 95% within 400ms; no more client errors than before, above 1%"
+    assert head == f"colorize-1: ✖ rolled back, judged again by: {objectives}"
     assert columns.split() == ["TIME", "WEIGHT", "RECORDED", "REPLAYED"]
     assert rows[-2:][0] == "every decision comes out as recorded, and so does every sentence"
     assert rows[-1].startswith("recorded: rolled back at 5 % after ")

@@ -11,8 +11,10 @@ from controlplane.errors import InvalidInputError
 from controlplane.lab import planning
 from controlplane.lab.simulate import Scenario, simulate
 from controlplane.rollout.model import Plan, Step
+from controlplane.rollout.objectives import policy_of
 from controlplane.rollout.policy import Policy
 from controlplane.rollout.recent import RecentTraffic
+from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, ValueQuerySlo
 
 STEPS = [Step(weight, dt.timedelta(seconds=30)) for weight in (500, 1_000, 2_500, 5_000)]
 PLAN = Plan((*STEPS, Step(10_000, dt.timedelta(seconds=60))), deadline=dt.timedelta(minutes=30))
@@ -69,6 +71,17 @@ def test_a_service_that_does_well_gets_no_advice() -> None:
     no_latency = Policy(latency_threshold_ms=None)
     (sentence,) = planning.advice(forecasts, BUSY, PLAN, no_latency)
     assert sentence == "latency is not judged: give the service a latency SLO"
+
+
+def test_objectives_that_cannot_be_simulated_are_left_out_and_said() -> None:
+    memory = ValueQuerySlo("memory", "gpu_memory$version", highest=0.9)
+    policy = policy_of([ErrorRateSlo("errors", 0.01), LatencySlo("latency", 400, 0.95), memory])
+    left = planning.simulated(policy)
+    assert [share.name for share in left.shares] == ["client errors"]
+    assert left.thresholds[:2] == pytest.approx(policy.thresholds[:2])
+    found = planning.forecast(BUSY, PLAN, policy, replications=20)
+    assert found[0].outcome.promoted == 1
+    assert "not simulated, so none of this counts memory" in planning.advice(found, BUSY, PLAN, policy)[0]
 
 
 def test_without_traffic_there_is_nothing_to_go_by() -> None:

@@ -4,9 +4,13 @@ import dataclasses
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
+from controlplane.rollout import evidence
+from controlplane.rollout.engine import FRESH_WEIGHT
 from controlplane.rollout.judge import Policy, Verdict, peek_hard_stop
+from controlplane.rollout.processes import NOT_INFERIOR
 from controlplane.rollout.windows import TickWindow, VersionTick
 from tests.unit.rollout.judge_ticks import POLICY, Run, failing, healthy, traffic
 
@@ -219,6 +223,18 @@ def test_full_weight_asks_for_a_comparison_of_its_own() -> None:
     assert run.judgement.reason.startswith("not yet shown to be as fast as v1: ")
 
 
+@pytest.mark.parametrize("requests", [5, 50, 500])
+def test_the_stake_on_no_slower_follows_from_traffic_and_never_from_latency(requests: int) -> None:
+    bets = evidence.difference_bets(np.array(float(requests)), np.array(float(requests)))
+    for median_ms in (60, 100, 180):
+        run = Run(weight_bp=5_000, next_weight_bp=10_000).watch(120, requests=2 * requests)
+        run.see(traffic(requests, seed=3), traffic(requests, median_ms=median_ms))
+        state = run.state.batch
+        baseline, candidate = state.shifts[0, 2, :, 1] / state.shifts[0, 2, :, 0]
+        grown = FRESH_WEIGHT * evidence.DIFFERENCE_PRIOR * (1 + bets * (baseline - candidate))
+        assert state.stakes[0, NOT_INFERIOR] == pytest.approx(grown)
+
+
 def test_missing_telemetry_holds_and_stops_the_clocks() -> None:
     run = Run().watch(60)
     run.until(20, healthy(), stop=MOVES)
@@ -252,6 +268,25 @@ def test_what_a_gap_held_back_counts_as_one_observation() -> None:
     run.until(10, healthy(50, 50), stop=MOVES)
     run.see(VersionTick.zero(), VersionTick.zero(), gap=True)
     assert run.see(traffic(1000, 0), traffic(1000, 400)) is Verdict.HOLD
+
+
+def test_an_incident_that_nobody_saw_does_not_hold_the_rollout_for_minutes() -> None:
+    run = Run(weight_bp=2_500, next_weight_bp=5_000).watch(120)
+    run.until(20, healthy(75, 25), stop=MOVES)
+    for _ in range(60):
+        run.see(VersionTick.zero(), VersionTick.zero(), gap=True)
+    assert run.see(traffic(4_500, 600), traffic(1_500, 200)) is Verdict.HOLD
+    assert run.until(45, healthy(75, 25), stop=MOVES) is Verdict.ADVANCE
+
+
+def test_what_a_gap_held_back_proves_no_bound_either() -> None:
+    run = Run(weight_bp=2_500, next_weight_bp=None).watch(120)
+    run.until(3, healthy(75, 25), stop=MOVES)
+    for _ in range(60):
+        run.see(VersionTick.zero(), VersionTick.zero(), gap=True)
+    run.see(traffic(45_000), traffic(15_000))
+    assert run.until(40, lambda _: (traffic(3), traffic(1)), stop=MOVES) is Verdict.HOLD
+    assert run.judgement.objectives[0].still_needed in range(200, 400)
 
 
 # -- peeking ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.rollout.judge import Exposure, JudgeState, Policy, Verdict, judge, judge_all, observe_history
-from controlplane.rollout.windows import TickWindow, VersionTick
+from controlplane.rollout.objectives import policy_of
+from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, OnBreach, Terms, ValueQuerySlo
+from controlplane.rollout.windows import Sample, TickWindow, VersionTick
 from tests.unit.rollout.judge_ticks import POLICY, Run, failing, healthy, traffic
 
 MOVES = (Verdict.ADVANCE, Verdict.ROLLBACK, Verdict.PROBE)
@@ -17,6 +19,16 @@ MOVES = (Verdict.ADVANCE, Verdict.ROLLBACK, Verdict.PROBE)
 
 def restart(state: JudgeState) -> JudgeState:
     return JudgeState.from_json(json.loads(json.dumps(state.to_json())))
+
+
+SAMPLES = (
+    (),
+    (Sample("memory", (1, 0), (1, 1)),),
+    (Sample("memory", (1, 1), (1, 0)),),
+    (Sample("memory", missing="no data"),),
+)
+MEMORY = ValueQuerySlo("memory", "memory$version", highest=1)
+MANY = policy_of([ErrorRateSlo("e", 0.01, terms=Terms(on_breach=OnBreach.PAUSE)), LatencySlo("l", 400, 0.95), MEMORY])
 
 
 @st.composite
@@ -31,8 +43,13 @@ def windows(draw: st.DrawFn, *, at_most: int = 25) -> list[TickWindow]:
             errors = draw(st.one_of(st.just(0), st.integers(0, requests)))
             plain = traffic(requests, errors, median_ms=draw(st.sampled_from([100.0, 300.0])), seed=seed * 2 + version)
             hanging = draw(st.sampled_from([0, 0, 0, 7]))
-            versions.append(VersionTick(plain.completed, plain.errors, plain.started + hanging, hanging, plain.latency))
-        found.append(TickWindow(tick, versions[0], versions[1], draw(st.integers(0, 9)) == 0))
+            blamed = draw(st.sampled_from([0, 0, requests - errors]))
+            codes = (("422", blamed),) if blamed else ()
+            versions.append(
+                VersionTick(plain.completed, plain.errors, plain.started + hanging, hanging, plain.latency, codes)
+            )
+        samples = draw(st.sampled_from(SAMPLES))
+        found.append(TickWindow(tick, versions[0], versions[1], draw(st.integers(0, 9)) == 0, samples))
     return found
 
 
@@ -50,11 +67,12 @@ EXPOSURES = st.builds(
 @settings(deadline=None, max_examples=12)
 @given(windows(), st.data())
 def test_a_restart_at_any_tick_changes_nothing(ticks: list[TickWindow], data: st.DataObject) -> None:
-    steady = restarted = JudgeState.initial(POLICY)
+    policy = data.draw(st.sampled_from([POLICY, MANY]))
+    steady = restarted = JudgeState.initial(policy)
     for window in ticks:
         exposure = data.draw(EXPOSURES)
-        steady, said = judge(steady, window, exposure, POLICY)
-        restarted, said_again = judge(restart(restarted), window, exposure, POLICY)
+        steady, said = judge(steady, window, exposure, policy)
+        restarted, said_again = judge(restart(restarted), window, exposure, policy)
         assert said_again == said
         assert restarted.to_json() == steady.to_json()
 
@@ -64,7 +82,9 @@ def test_a_restart_at_any_tick_changes_nothing(ticks: list[TickWindow], data: st
 def test_many_rollouts_at_once_are_judged_like_each_alone(ticks: list[list[TickWindow]], data: st.DataObject) -> None:
     policies = data.draw(
         st.lists(
-            st.sampled_from([POLICY, Policy(latency_threshold_ms=30_000), Policy(error_max=None), Policy(alpha=0.05)]),
+            st.sampled_from(
+                [POLICY, Policy(latency_threshold_ms=30_000), Policy(error_max=None), Policy(alpha=0.05), MANY]
+            ),
             min_size=len(ticks),
             max_size=len(ticks),
         )
@@ -106,9 +126,9 @@ def test_a_tick_that_comes_again_changes_nothing(ticks: list[TickWindow], data: 
 @given(windows(), st.data())
 def test_no_counts_can_break_the_judge(ticks: list[TickWindow], data: st.DataObject) -> None:
     """Whatever arrives, evidence stays a number, and one that can be written down."""
-    state = JudgeState.initial(POLICY)
+    state = JudgeState.initial(MANY)
     for window in ticks:
-        state, said = judge(state, window, data.draw(EXPOSURES), POLICY)
+        state, said = judge(state, window, data.draw(EXPOSURES), MANY)
         assert np.isfinite(state.batch.stakes).all()
         assert (state.batch.stakes >= 0).all()
         assert said.reason

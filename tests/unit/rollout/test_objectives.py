@@ -83,6 +83,15 @@ def test_clients_errors_below_the_floor_do_not_matter() -> None:
     assert rollout.until(90, second, stop=MOVES) is Verdict.ADVANCE
 
 
+def test_at_100_percent_only_a_bound_of_its_own_tells_client_errors() -> None:
+    nonsense = lambda _: (VersionTick.zero(), answering(100, s422=60))  # noqa: E731
+    assert run(ERRORS, LATENCY).move(10_000, None).until(20, nonsense, stop=MOVES) is Verdict.HOLD
+    bounded = run(ERRORS, LATENCY, ClientErrorSlo(max_ratio=0.2)).move(10_000, None)
+    assert bounded.until(20, nonsense, stop=MOVES) is Verdict.PROBE
+    bounded.move(5_000, None, probing=True)
+    assert bounded.until(20, lambda _: (answering(50), answering(50, s422=30)), stop=MOVES) is Verdict.ROLLBACK
+
+
 def test_a_version_that_turns_requests_away_fails_them() -> None:
     rollout = run(ERRORS, LATENCY)
     assert rollout.until(15, lambda _: (answering(75), answering(25, s429=5)), stop=MOVES) is Verdict.ROLLBACK

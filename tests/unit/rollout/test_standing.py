@@ -2,7 +2,9 @@
 
 import pytest
 
+from controlplane.rollout.objectives import policy_of
 from controlplane.rollout.policy import Policy
+from controlplane.rollout.slo import ErrorRateSlo, RatioQuerySlo, Slo, ValueQuerySlo
 from controlplane.rollout.standing import Versions, span_text, standings
 from controlplane.rollout.verdict import ObjectiveEvidence
 
@@ -47,6 +49,23 @@ def test_requests_that_do_not_come_take_nobody_knows_how_long() -> None:
     (standing,) = standings([evidence], Policy(), VERSIONS, rate=0.0)
     assert standing.wait_s is None
     assert standing.words.endswith("needs about 100 more requests, and none come now")
+
+
+@pytest.mark.parametrize(
+    ("slo", "needed", "words"),
+    [
+        (RatioQuerySlo("grey", "g{$version}", "t{$version}", 0.01), 300, "needs about 300 more of what it counts"),
+        (ValueQuerySlo("memory", "m{$version}", highest=1), 21, "needs about 21 more answers, 105 s at 0.2 a second"),
+        (ValueQuerySlo("memory", "m{$version}", highest=1), None, "this share will not do"),
+    ],
+)
+def test_what_is_asked_for_is_not_called_requests(slo: Slo, needed: int | None, words: str) -> None:
+    policy = policy_of([slo, ErrorRateSlo("errors", 0.01)])
+    for share in (None, 0.001):
+        evidence = ObjectiveEvidence(f"{slo.name} abs", share, None, 0.01, 1, needed)
+        (standing,) = standings([evidence], policy, VERSIONS, rate=100.0)
+        assert standing.words.endswith(words)
+        assert ("nothing is known of v2 yet" in standing.words) == (share is None)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (54, "54 s"), (600, "10 min"), (9_000, "2.5 h")])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import json
 
 import hypothesis.strategies as st
 import pytest
@@ -21,10 +22,11 @@ from controlplane.rollout.model import (
     Step,
     is_final,
 )
-from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, Slo
+from controlplane.rollout.slo import ErrorRateSlo, Slo
 from controlplane.rollout.windows import BUCKETS
 from controlplane.store import codec
 from tests.builders import NOW
+from tests.unit.api.specs import OTHER_SLOS, REQUEST_SLOS
 
 patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 
@@ -41,10 +43,6 @@ def plans(draw: st.DrawFn) -> Plan:
 
 st.register_type_strategy(dt.datetime, moments)
 states: st.SearchStrategy[State] = st.one_of(*(st.from_type(state) for state in STATES))
-slos: st.SearchStrategy[Slo] = st.one_of(
-    st.builds(ErrorRateSlo, st.text(), st.floats(0, 0.5, exclude_min=True, exclude_max=True)),
-    st.builds(LatencySlo, st.text(), st.floats(1, 300_000), st.floats(0.5, 1, exclude_max=True)),
-)
 commands: st.SearchStrategy[Command] = st.one_of(
     *(st.from_type(command) for command in (Pause, Resume, Promote, Abort))
 )
@@ -57,9 +55,14 @@ def test_plans(plan: Plan) -> None:
 
 
 @patiently
-@given(slos)
+@given(REQUEST_SLOS | OTHER_SLOS)
 def test_objectives(slo: Slo) -> None:
-    assert codec.slo_from_json(codec.slo_to_json(slo)) == slo
+    assert codec.slo_from_json(json.loads(json.dumps(codec.slo_to_json(slo)))) == slo
+
+
+def test_an_objective_of_an_earlier_release_has_the_terms_that_all_had_then() -> None:
+    old = {"name": "errors", "kind": "error_rate", "max_ratio": 0.01}
+    assert codec.slo_from_json(old) == ErrorRateSlo("errors", 0.01)
 
 
 @patiently

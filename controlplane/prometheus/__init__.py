@@ -1,0 +1,1 @@
+"""Prometheus, asked over its HTTP API."""
