@@ -294,10 +294,10 @@ class Controller:
     async def _decide(self, case: Case, judged: Judged | None, fleet: FleetView) -> None:
         rollout, clusters, ticks = case.rollout, case.clusters, case.ticks
         now = self.clock.now()
-        judged = judged or judge_ticks(rollout, clusters, ticks, case.samples)
+        judged = judged or judge_ticks(rollout, clusters, ticks, case.samples, case.holds)
         event = (
             judged.event
-            or level_event(rollout, clusters, fleet, now=now)
+            or level_event(rollout, clusters, fleet, now=now, holds=case.holds)
             or clock_event(rollout, heard_at=self._heard_at(rollout, ticks), now=now)
             or silence_event(rollout, case.samples, now=now)
         )
