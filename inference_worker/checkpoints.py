@@ -5,6 +5,7 @@ Published code often loads with `strict=False`, so that a wrong file makes wrong
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,15 @@ from inference_worker.errors import ModelError
 
 STORED_FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16)
 NAMED_AT_MOST: Final = 3
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether *path* is a TorchScript archive: a zip with code in it, which a checkpoint has not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -46,9 +56,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if isinstance(found, Mapping) and isinstance(found.get("params"), Mapping):
         found = found["params"]
     if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise ModelError(
-            f"checkpoint: {path.name} has another layout; give tensors by name, or {{'params': tensors}}"
-        )
+        raise ModelError(f"checkpoint: {path.name} has another layout; give tensors by name, or {{'params': tensors}}")
     return {str(name): tensor for name, tensor in found.items()}
 
 
@@ -82,7 +90,8 @@ def find_faults(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
     yield from _phrase("missing", [name for name in wanted if name not in tensors])
     yield from _phrase("unexpected", [name for name in tensors if name not in wanted])
     yield from _phrase(
-        "wrong shape", [f"{name} {describe_shape(tensors[name])} instead of {describe_shape(wanted[name])}" for name in misshapen]
+        "wrong shape",
+        [f"{name} {describe_shape(tensors[name])} instead of {describe_shape(wanted[name])}" for name in misshapen],
     )
     yield from _phrase("wrong type", [f"{name} {str(tensors[name].dtype).removeprefix('torch.')}" for name in mistyped])
     yield from _phrase("not finite", broken)

@@ -28,7 +28,7 @@ COMPARED: Final = ((1, 96, 128), (2, 160, 96), (1, 256, 256))
 INPUT: Final = "photo"
 
 
-class StagedNorm(nn.Module):
+class StagedNorm(nn.Module):  # type: ignore[misc] # torch is not installed where mypy runs
     """A GroupNorm of one group whose sums stay short."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:

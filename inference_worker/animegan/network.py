@@ -10,10 +10,12 @@ PARAMETERS: Final = 2_143_552
 SLOPE: Final = 0.2
 
 
-class Unit(nn.Sequential):
+class Unit(nn.Sequential):  # type: ignore[misc] # torch is not installed where mypy runs
     """Mirrored border, convolution, norm over the whole picture, leaky ReLU; a stride of 2 halves even sides."""
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3, *, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int = 3, *, stride: int = 1, groups: int = 1
+    ) -> None:
         border = (0, 1, 0, 1) if stride == 2 else (kernel // 2,) * 4
         super().__init__(
             nn.ReflectionPad2d(border) if kernel > 1 else nn.Identity(),
@@ -23,7 +25,7 @@ class Unit(nn.Sequential):
         )
 
 
-class Inverted(nn.Module):
+class Inverted(nn.Module):  # type: ignore[misc] # torch is not installed where mypy runs
     """An inverted residual block: twice as wide inside, each channel filtered alone, no activation at its end."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -42,7 +44,7 @@ class Inverted(nn.Module):
         return x + y if self.is_residual else y
 
 
-class Generator(nn.Module):
+class Generator(nn.Module):  # type: ignore[misc] # torch is not installed where mypy runs
     """A photo (N, 3, H, W) in -1..1 in, its drawing in -1..1 out, of the same size; H and W multiples of 4."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ people whom you trust.
 """
 
 import logging
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ import torch
 from inference_worker.animegan.checkpoint import load_checkpoint
 from inference_worker.backends import Device
 from inference_worker.backends.torch import choose_device
+from inference_worker.checkpoints import is_torchscript
 from inference_worker.errors import ModelError
 from inference_worker.imaging import Floats
 
@@ -23,15 +24,6 @@ log = logging.getLogger(__name__)
 
 WARM_UP: Final = ((1, 64, 96), (1, 96, 64))
 """Batch, height, width of what a fresh model is tried on: two sizes, since photos have all sizes."""
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether *path* is a TorchScript archive: a zip with code in it, which a checkpoint has not."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 class TorchTransformer:
@@ -88,7 +80,7 @@ class TorchTransformer:
         stack = torch.from_numpy(np.ascontiguousarray(rgb * span + self._darkest))
         try:
             # The profiling executor would compile anew for every size that a photo has.
-            with torch.inference_mode(), torch.jit.optimized_execution(False):  # noqa: FBT003 - torch's own signature
+            with torch.inference_mode(), torch.jit.optimized_execution(False):
                 answer = self._module(stack.to(self._device))
                 self._check(answer, stack)
                 made = np.asarray(answer.float().cpu().numpy(), dtype=np.float32)
@@ -98,7 +90,7 @@ class TorchTransformer:
         return (made - self._darkest) / span
 
     def _check(self, answer: object, asked: torch.Tensor) -> None:
-        """Raises ModelError: *answer* is no stack of pictures, as large as *asked* or a whole number of times larger."""
+        """Refuse what is no stack of pictures, as large as *asked* or a whole number of times larger."""
         if not isinstance(answer, torch.Tensor):
             raise ModelError(f"model: {self._file} answers a {type(answer).__name__}, not one tensor of pictures")
         scale = answer.shape[-1] // asked.shape[-1] if answer.ndim == 4 else 0
@@ -117,7 +109,9 @@ def load_torchscript(path: Path, device: str) -> torch.nn.Module:
         ModelError: It cannot be read, or is of another torch.
     """
     try:
-        return torch.jit.load(path, map_location=device).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch wants newer formats; such files stay around
+            return torch.jit.load(path, map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as exc:  # RuntimeError: damaged, or operators that this torch lacks
         raise ModelError(
             f"model: {path.name} cannot be loaded as TorchScript by torch {torch.__version__}; save it again with it"

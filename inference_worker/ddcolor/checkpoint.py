@@ -36,11 +36,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ModelError: The file cannot be read, holds more than tensors, or is no whole DDColor; one line says which.
     """
-    tensors = read_tensors(path)
-    variant = recognise(tensors, path.name)
+    return build(read_tensors(path), path.name)
+
+
+def build(tensors: Mapping[str, Tensor], file: str) -> Checkpoint:
+    """The network with the tensors of *file*.
+
+    Raises:
+        ModelError: They are no whole DDColor; one line says why.
+    """
+    variant = recognise(tensors, file)
     with torch.device("meta"):  # nothing is filled with random numbers only to be replaced
         net = DDColor(variant)
-    stored_as = fill(net, tensors, file=path.name, called=f"DDColor {variant.name}")
+    stored_as = fill(net, tensors, file=file, called=f"DDColor {variant.name}")
     return Checkpoint(net, variant, stored_as)
 
 
