@@ -32,6 +32,7 @@ from controlplane.traffic.model import HeaderRule, ServiceSpec
 
 STYLES: Final = {Verdict.OK: "green", Verdict.DRIFT: "yellow", Verdict.BLOCK: "red"}
 PICTURES_SHOWN: Final = 10
+NOT_LOOKED: Final = "the feature distance was left out: it needs the package onnxruntime"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class Wanted:
     parallel: int
     timeout: dt.timedelta
     limits: Limits
+    lpips: pathlib.Path | None
     seed: int
 
     @property
@@ -96,6 +98,7 @@ def run(surroundings: Surroundings, wanted: Wanted, *, as_json: bool) -> Verdict
         raise InvalidInputError("--strata", "chooses among the shipped photos", "leave it or --photos out")
     photos = photoset.load_folder(wanted.photos) if wanted.photos else photoset.load_shipped(wanted.strata)
     old_source, new_source = find_sources(surroundings, wanted)
+    meters = gate.find_meters(wanted.lpips)
     with _progress(surroundings, wanted, len(photos)) as steps:
 
         async def ask() -> tuple[list[Answer], list[Answer]]:
@@ -112,7 +115,9 @@ def run(surroundings: Surroundings, wanted: Wanted, *, as_json: bool) -> Verdict
             return sides[0], sides[1]
 
         answers = asyncio.run(ask())
-    judgement = gate.weigh(wanted.labels, photos, answers, wanted.limits, seed=wanted.seed)
+    judgement = gate.weigh(wanted.labels, photos, answers, wanted.limits, meters=meters, seed=wanted.seed)
+    if not meters:
+        judgement = dataclasses.replace(judgement, notes=(*judgement.notes, NOT_LOOKED))
     data = gate.write_files(
         wanted.out, judgement, photos, answers, names=wanted.names, limits=wanted.limits, seed=wanted.seed
     )

@@ -56,6 +56,20 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
         float | None,
         typer.Option("--ssim", min=0, max=1, help="Likeness of colours wanted; 0.9 by default.", show_default=False),
     ] = None,
+    feature_distance: Annotated[
+        float | None,
+        typer.Option(
+            "--feature-distance", min=0, help="Mean feature distance allowed; 0.15 by default.", show_default=False
+        ),
+    ] = None,
+    lpips: Annotated[
+        pathlib.Path | None,
+        typer.Option("--lpips", help="Your LPIPS as ONNX: two pictures -1..1 in, one number out.", show_default=False),
+    ] = None,
+    lpips_limit: Annotated[
+        float | None,
+        typer.Option("--lpips-limit", min=0, help="Mean LPIPS allowed; any by default.", show_default=False),
+    ] = None,
     strict: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--strict", help="Exit with 1 when the version drifts, too.")
     ] = False,
@@ -86,7 +100,15 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
         out=out,
         parallel=parallel,
         timeout=comparing.read_timeout(timeout),
-        limits=comparing.read_limits(delta_e=delta_e, hue_deg=hue, ssim_ab=ssim, chroma=chroma),
+        limits=comparing.read_limits(
+            delta_e=delta_e,
+            hue_deg=hue,
+            ssim_ab=ssim,
+            chroma=chroma,
+            feature_distance=feature_distance,
+            lpips=lpips_limit,
+        ),
+        lpips=lpips,
         seed=seed,
     )
     verdict = comparing.run(surroundings_of(context), wanted, as_json=is_json(output))

@@ -10,6 +10,7 @@ import httpx
 from controlplane.clock import Clock
 from controlplane.errors import InvalidInputError
 from controlplane.quality.answers import Answer, Asker, Target, read_folder
+from controlplane.quality.features import LPIPS, Meter, open_shipped
 from controlplane.quality.photoset import Photo
 from controlplane.quality.pictures import read_answer
 from controlplane.quality.report import as_data
@@ -47,12 +48,27 @@ async def collect(
             return read_folder(source, photos)
 
 
+def find_meters(lpips: pathlib.Path | None = None) -> tuple[Meter, ...]:
+    """The networks that can look at pictures here: the shipped one, and the owner's file for LPIPS.
+
+    Raises:
+        InvalidInputError: The file cannot be used, or there is no onnxruntime for it.
+    """
+    shipped = open_shipped()
+    if lpips is None:
+        return () if shipped is None else (shipped,)
+    if shipped is None:
+        raise InvalidInputError("--lpips", "needs the package onnxruntime", "install it with: pip install onnxruntime")
+    return shipped, Meter(lpips, LPIPS)
+
+
 def weigh(
     names: tuple[str, str],
     photos: Sequence[Photo],
     answers: tuple[Sequence[Answer], Sequence[Answer]],
     limits: Limits,
     *,
+    meters: Sequence[Meter] = (),
     seed: int = 0,
 ) -> Judgement:
     """Decide about the new version.
@@ -62,13 +78,14 @@ def weigh(
         photos: What both were sent.
         answers: The old version's and the new one's, one for each photo.
         limits: What the owner allows.
+        meters: Networks that look at each pair, as `find_meters` finds them.
         seed: Where the resampling starts.
 
     Raises:
         TooFewPairsError: The old version gives too few pictures to compare with.
     """
     cases = [
-        make_case(photo.name, photo.stratum, _look(old, photo), _look(new, photo), limits.bounds)
+        make_case(photo.name, photo.stratum, _look(old, photo), _look(new, photo), limits.bounds, meters)
         for photo, old, new in zip(photos, *answers, strict=True)
     ]
     return judge(*names, cases, limits, seed=seed)
