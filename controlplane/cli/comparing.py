@@ -25,6 +25,7 @@ from controlplane.clock import SystemClock
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.quality import gate, photoset
 from controlplane.quality.answers import Answer, Target
+from controlplane.quality.features import FEATURE_DISTANCE, LPIPS
 from controlplane.quality.photoset import Photo
 from controlplane.quality.sanity import Unusable
 from controlplane.quality.verdict import Judgement, Limits, Verdict, by_badness
@@ -225,14 +226,17 @@ def _page(
         measures.add_row(name, f"{interval.value:.3g}", f"{interval.low:.3g} to {interval.high:.3g}")
     for name, interval in judgement.strata.items():
         measures.add_row(f"delta_e, {name}", f"{interval.value:.3g}", f"{interval.low:.3g} to {interval.high:.3g}")
-    table = output.new_table("PICTURE", "KIND", "DELTA E", "P95", "HUE", "CHROMA", "SSIM AB", "DL", "FLAWS")
+    looks = [name for name in (FEATURE_DISTANCE, LPIPS) if name in judgement.measures]
+    columns = ("DELTA E", "P95", "HUE", "CHROMA", "SSIM AB", "DL", *(name.split("_")[0].upper() for name in looks))
+    table = output.new_table("PICTURE", "KIND", *columns, "FLAWS")
     for place, case in enumerate(by_badness(judgement.cases)[:PICTURES_SHOWN]):
         pair, view = case.pair, case.new
-        figures = ["-"] * 6
+        figures = ["-"] * len(columns)
         if pair is not None and not isinstance(view, Unusable):
             ratio = f"{pair.old_chroma:.1f} → {pair.new_chroma:.1f}"
             figures = [f"{pair.delta_e:.1f}", f"{pair.delta_e_p95:.1f}", f"{pair.hue_deg:.0f}°", ratio]
             figures += [f"{pair.ssim_ab:.2f}", f"{view.lightness:.1f}"]
+            figures += [f"{pair.distances[name]:.2f}" for name in looks]
         flaws = ", ".join(case.new_flaws) or "-"
         table.add_row(("▲ " if place < len(judgement.worst) else "  ") + case.name, case.stratum, *figures, flaws)
     files = f"{len(photos)} photos; all figures and pictures: {wanted.out / gate.REPORT}, {wanted.out / gate.SHEET}"

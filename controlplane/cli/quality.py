@@ -90,6 +90,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
             f"needs the package {'pillow' if exc.name == 'PIL' else exc.name}",
             "install it with: pip install 'hueshift[quality]'",
         ) from exc
+    if lpips_limit is not None and lpips is None:
+        raise InvalidInputError("--lpips-limit", "is for the network of --lpips", "add --lpips FILE or leave it out")
     wanted = comparing.Wanted(
         names=(old, new),
         service=service,

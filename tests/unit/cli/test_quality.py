@@ -15,6 +15,7 @@ from PIL import Image
 from controlplane.quality import photoset
 from controlplane.quality.pictures import read_photo
 from inference_worker.imaging import Encoding, encode, recombine
+from tests.onnx_files import FREE, pack_model
 from tests.unit.cli.conftest import Cli
 
 PINNED = """
@@ -220,6 +221,32 @@ sys.exit(run(["quality", "compare", "http://v1", "http://v2"], Surroundings()))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     words = "hueshift: quality: needs the package pillow; install it with: pip install 'hueshift[quality]'"
     assert (done.returncode, done.stderr.strip()) == (2, words)
+
+
+def test_networks_look_at_the_pairs_too_and_without_onnxruntime_that_is_said(
+    cli: Cli, fleet: Fleet, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [(("a", "b"), "Sub", "d"), (("d",), "Abs", "e"), (("e",), "ReduceMean", "y")]
+    own = tmp_path / "own.onnx"
+    own.write_bytes(pack_model(nodes, inputs={"a": FREE, "b": FREE}, output=("y", (1, 1, 1, 1))))
+    limits = ("--lpips", str(own), "--lpips-limit", "0.001", "--feature-distance", "0.002")
+    _, out, err = compare(cli, tmp_path, "http://v1", "http://vivid", *limits)
+    assert err == ""
+    assert "feature distance 0." in out
+    assert "LPIPS 0." in out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert 0.002 < report["measures"]["feature_distance"]["low"] < report["measures"]["feature_distance"]["high"] < 0.3
+    assert {"feature_distance", "lpips"} <= set(report["pictures"][0])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    _, out, _ = compare(cli, tmp_path, "http://v1", "http://vivid")
+    assert "the feature distance was left out: it needs the package onnxruntime" in out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "feature_distance" not in report["measures"]
+    assert any("feature distance was left out" in note for note in report["notes"])
+    assert compare(cli, tmp_path, "http://v1", "http://vivid", "--lpips-limit", "0.1")[2].startswith(
+        "hueshift: --lpips-limit: "
+    )
+    assert fleet.seen
 
 
 def declare(cli: Cli, tmp_path: pathlib.Path) -> None:

@@ -1,14 +1,18 @@
 """The feature distance: nothing between equal pictures, little between codings, more between styles, much for bugs."""
 
 import io
+import pathlib
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from controlplane.quality import features
+from controlplane.errors import InvalidInputError
+from controlplane.quality import features, gate
 from controlplane.quality.colour import Pixels
-from controlplane.quality.features import Meter
+from controlplane.quality.features import LPIPS, Meter
+from tests.onnx_files import FREE, pack_model
 from tests.unit.quality.gallery import DEFECTS, coloured, encode
 
 STEP = 9
@@ -62,3 +66,63 @@ def test_only_larger_pictures_are_scaled_and_their_shape_is_kept() -> None:
     sizes = {(100, 130): (96, 128), (512, 384): (256, 192), (4000, 1000): (256, 64), (300, 300): (256, 256)}
     for (height, width), wanted in sizes.items():
         assert features.shrink(np.zeros((height, width, 3), np.uint8)).shape[:2] == wanted
+
+
+# -- the owner's LPIPS -------------------------------------------------------------------------------------------------
+
+BOTH = {"a": FREE, "b": FREE}
+DIFFERENCE = [(("a", "b"), "Sub", "d"), (("d",), "Abs", "e"), (("e",), "ReduceMean", "y")]
+"""The mean absolute difference: a distance with the inputs and the output of LPIPS."""
+
+
+def write(folder: pathlib.Path, data: bytes) -> pathlib.Path:
+    (folder / "own.onnx").write_bytes(data)
+    return folder / "own.onnx"
+
+
+def test_the_owners_network_measures_beside_the_shipped_one(tmp_path: pathlib.Path) -> None:
+    file = write(tmp_path, pack_model(DIFFERENCE, inputs=BOTH, output=("y", (1, 1, 1, 1))))
+    shipped, own = gate.find_meters(file)
+    assert (shipped.name, own.name) == ("feature_distance", LPIPS)
+    dark, light = (np.full((300, 300, 3), level, np.uint8) for level in (51, 102))
+    assert own.measure(dark, light) == pytest.approx(2 * 51 / 255, abs=1e-5)
+
+
+def test_a_network_of_one_size_gets_that_size(tmp_path: pathlib.Path) -> None:
+    inputs = dict.fromkeys("ab", (1, 3, 64, 96))
+    file = write(tmp_path, pack_model(DIFFERENCE, inputs=inputs, output=("y", (1, 1, 1, 1))))
+    black, white = (np.full((200, 150, 3), level, np.uint8) for level in (0, 255))
+    assert Meter(file, LPIPS).measure(black, white) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "is no network that onnxruntime can run"),
+        (b"no network", "is no network that onnxruntime can run"),
+        (pack_model([(("a",), "Neg", "y")], inputs={"a": FREE}, output=("y", FREE)), "has 1 inputs and 1 outputs"),
+        (pack_model([(("a", "b"), "Sub", "y")], inputs=BOTH, output=("y", FREE)), "does not answer one number"),
+        (
+            pack_model(DIFFERENCE, inputs=dict.fromkeys("ab", (1, 4, 64, 64)), output=("y", (1, 1, 1, 1))),
+            "does not take two float32 pictures (1, 3, H, W)",
+        ),
+    ],
+)
+def test_a_file_that_cannot_measure_is_refused_in_one_line(tmp_path: pathlib.Path, data: bytes, words: str) -> None:
+    file = write(tmp_path, data)
+    picture = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(InvalidInputError) as refused:
+        Meter(file, LPIPS).measure(picture, picture)
+    assert str(refused.value).startswith(f"--lpips: {file} {words}; give an ONNX file with two inputs, ")
+
+
+def test_without_onnxruntime_nothing_is_measured_and_an_own_network_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert gate.find_meters() == ()
+    with pytest.raises(InvalidInputError, match="--lpips: needs the package onnxruntime"):
+        gate.find_meters(tmp_path / "own.onnx")
+    monkeypatch.undo()
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        gate.find_meters(tmp_path / "own.onnx")
