@@ -73,6 +73,18 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
     strict: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--strict", help="Exit with 1 when the version drifts, too.")
     ] = False,
+    live: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool,
+        typer.Option("--live", help="Send no photos: compare what workers kept of mirrored requests (--sample-share)."),
+    ] = False,
+    minutes: Annotated[
+        float,
+        typer.Option("--minutes", min=0, max=1440, help="With --live: how long to collect; 0 takes what is there."),
+    ] = 0,
+    sample_token_file: Annotated[
+        pathlib.Path | None,
+        typer.Option("--sample-token-file", help="With --live: the workers' token.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Where the resampling of photos starts.")] = 0,
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -80,7 +92,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
 
     Blocked: pictures are missing, of another size or lightness, grey, of one tint, or their colours are swapped,
     inverted or displaced: a bug, whatever the style. Drift: they differ by more than the owner allows. Exit code 1 when
-    blocked.
+    blocked. With --live the photos are people's own: the report and the contact sheet in --out then hold them.
     """
     try:
         from controlplane.cli import comparing  # noqa: PLC0415 - see main
@@ -90,6 +102,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
             f"needs the package {'pillow' if exc.name == 'PIL' else exc.name}",
             "install it with: pip install 'hueshift[quality]'",
         ) from exc
+    if not live and (minutes or sample_token_file):
+        raise InvalidInputError("--minutes" if minutes else "--sample-token-file", "is for --live", "add --live")
     if lpips_limit is not None and lpips is None:
         raise InvalidInputError("--lpips-limit", "is for the network of --lpips", "add --lpips FILE or leave it out")
     wanted = comparing.Wanted(
@@ -111,6 +125,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
             lpips=lpips_limit,
         ),
         lpips=lpips,
+        live=comparing.read_live(minutes, sample_token_file) if live else None,
         seed=seed,
     )
     verdict = comparing.run(surroundings_of(context), wanted, as_json=is_json(output))

@@ -1,5 +1,6 @@
 """The whole comparison: photos to both versions, pictures to figures, figures to a verdict, all of it to files."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -11,12 +12,13 @@ from controlplane.clock import Clock
 from controlplane.errors import InvalidInputError
 from controlplane.quality.answers import Answer, Asker, Target, read_folder
 from controlplane.quality.features import LPIPS, Meter, open_shipped
+from controlplane.quality.live import LivePairs, choose
 from controlplane.quality.photoset import Photo
 from controlplane.quality.pictures import read_answer
 from controlplane.quality.report import as_data
 from controlplane.quality.sanity import Unusable, View
 from controlplane.quality.sheet import draw_sheet
-from controlplane.quality.verdict import Judgement, Limits, judge, make_case
+from controlplane.quality.verdict import Case, Judgement, Limits, judge, make_case
 
 Source: TypeAlias = Target | pathlib.Path
 """Where a version's pictures come from: its workers, or a folder."""
@@ -84,11 +86,37 @@ def weigh(
     Raises:
         TooFewPairsError: The old version gives too few pictures to compare with.
     """
-    cases = [
+    return judge(*names, make_cases(photos, answers, limits, meters), limits, seed=seed)
+
+
+def weigh_live(
+    names: tuple[str, str], pairs: LivePairs, limits: Limits, *, meters: Sequence[Meter] = (), seed: int = 0
+) -> Judgement:
+    """Decide about the new version by live requests, of which the old version's pictures say what is to be expected.
+
+    Args:
+        names: What the old and the new version are called.
+        pairs: What was collected.
+        limits: What the owner allows.
+        meters: Networks that look at each pair.
+        seed: Where the resampling starts.
+
+    Raises:
+        TooFewLivePairsError: Too few can be compared.
+    """
+    cases, notes = choose(make_cases(pairs.photos, (pairs.old, pairs.new), limits, meters), pairs)
+    judgement = judge(*names, cases, limits, seed=seed)
+    return dataclasses.replace(judgement, notes=(*judgement.notes, *notes))
+
+
+def make_cases(
+    photos: Sequence[Photo], answers: tuple[Sequence[Answer], Sequence[Answer]], limits: Limits, meters: Sequence[Meter]
+) -> list[Case]:
+    """Measure both versions' answers, photo by photo."""
+    return [
         make_case(photo.name, photo.stratum, _look(old, photo), _look(new, photo), limits.bounds, meters)
         for photo, old, new in zip(photos, *answers, strict=True)
     ]
-    return judge(*names, cases, limits, seed=seed)
 
 
 def _look(answer: Answer, photo: Photo) -> View | Unusable:
