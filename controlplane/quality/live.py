@@ -158,12 +158,12 @@ class Collector:
         return len(self._found) >= MAX_PAIRS or self._held_bytes >= MAX_HELD_BYTES
 
     async def _turn(self) -> None:
-        sides = []
-        for workers, seen in zip(self._workers, self._seen, strict=True):
-            held = [one for worker in workers for one in await self._list(worker)]
+        kept_by_old, kept_by_new = [
+            [one for worker in workers for one in await self._list(worker)] for workers in self._workers
+        ]
+        for held, seen in zip((kept_by_old, kept_by_new), self._seen, strict=True):
             seen |= {one.kept.id for one in held if one.kept.path == self._path}
-            sides.append(held)
-        for old, new in match(*sides, self._path):
+        for old, new in match(kept_by_old, kept_by_new, self._path):
             if old.kept.id not in self._found and not self._is_full:
                 await self._fetch(old, new)
                 self._progress(len(self._found))
