@@ -339,7 +339,7 @@ class ServiceDocument(Document):
     versions: list[VersionDocument]
     routes: list[RouteDocument]
     split: dict[str, Weight] | None = None
-    mirror: MirrorDocument | None = None
+    mirror: MirrorDocument | None = Field(default=None, exclude_if=lambda value: value is None)
     slos: list[SloDocument]
     plan: PlanDocument = PlanDocument()
     groups: list[Visible] = Field(

@@ -86,8 +86,9 @@ def _service(service: ServedService, addresses: Mapping[str, tuple[str, ...]]) -
         where = f"{field}.versions.{version.name}.cluster"
         yield Piece(Kind.CDS, version.cluster, _cluster(spec, version), where)
         yield Piece(Kind.EDS, version.cluster, _load_assignment(spec, version, addresses), where)
-    if (mirror := _active_mirror(service)) is not None:
-        version = spec.version(mirror.to, field="mirror.to")
+    if spec.mirror is not None:
+        # Always there, or a rollback from 100 % would wait for this cluster's first health check: of a bad version.
+        version = spec.version(spec.mirror.to, field="mirror.to")
         shadow = dataclasses.replace(version, cluster=version.cluster + SHADOW_SUFFIX)
         yield Piece(Kind.CDS, shadow.cluster, _cluster(spec, shadow, MAX_SHADOWS_IN_FLIGHT), f"{field}.mirror.to")
         yield Piece(Kind.EDS, shadow.cluster, _load_assignment(spec, shadow, addresses), f"{field}.mirror.to")

@@ -12,6 +12,7 @@ from controlplane.errors import InvalidInputError
 from controlplane.quality import features, gate
 from controlplane.quality.colour import Pixels
 from controlplane.quality.features import LPIPS, Meter
+from controlplane.quality.verdict import Limits
 from tests.onnx_files import FREE, pack_model
 from tests.unit.quality.gallery import DEFECTS, coloured, encode
 
@@ -53,13 +54,16 @@ def test_codings_are_nearer_than_styles_and_styles_nearer_than_bugs(meter: Meter
             np.mean([meter.measure(one.pixels, picture) for one, picture in zip(muted, pictures, strict=True)])
         )
 
-    coded = mean([decode(encode(one.pixels, quality=85, subsampling=2)) for one in muted])
+    coded, badly = (
+        mean([decode(encode(one.pixels, quality=quality, subsampling=2)) for one in muted]) for quality in (85, 60)
+    )
     styled = mean([one.pixels for one in vivid])
     bugs = {
         name: mean([decode(data) for data in DEFECTS[name](muted)])
         for name in ("all grey", "colours inverted", "hues turned by 90 degrees", "negative", "shifted by 8 pixels")
     }
     assert coded < 0.05 < styled < 0.13 < min(bugs.values()), (coded, styled, bugs)
+    assert badly < Limits().feature_distance / 1.5 < Limits().feature_distance < max(bugs.values()), badly
 
 
 def test_only_larger_pictures_are_scaled_and_their_shape_is_kept() -> None:
