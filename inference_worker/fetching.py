@@ -153,10 +153,13 @@ class Fetcher:
         try:
             with self._open(url, {}) as answer:
                 data, last = answer.read(max_bytes + 1), answer.url
+                announced = read_piece(answer.status, answer.headers).total or 0
         except (CutError, OSError, http.client.HTTPException) as exc:
             raise PullError(f"url: {url} cannot be fetched ({exc}); try again later") from exc
         if len(data) > max_bytes:
             raise PullError(f"url: {url} has more than {max_bytes} bytes; give the address of a model.toml")
+        if len(data) < announced:
+            raise PullError(f"url: {url} was cut off after {len(data)} of {announced} bytes; try again")
         try:
             return data.decode(), last
         except UnicodeDecodeError as exc:

@@ -422,6 +422,14 @@ def test_another_model_of_that_name_stays(serve: Serve, told: Told, tmp_path: Pa
     assert find_card(tmp_path / "theirs", "night") == card
 
 
+def test_half_a_card_is_no_card(serve: Serve, told: Told, tmp_path: Path) -> None:
+    server = serve(cuts=[200])
+    publish(server, tmp_path)
+    with pytest.raises(PullError, match=r"night/model\.toml was cut off after 200 of \d+ bytes; try again"):
+        pull_from(f"{server.url}/night/model.toml", tmp_path / "models", told.make())
+    assert not (tmp_path / "models").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
