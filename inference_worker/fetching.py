@@ -237,7 +237,7 @@ class Fetcher:
         step = TOLD_EVERY_BYTES if total is None else max(CHUNK_BYTES, total // TOLD_TIMES)
         done = told = piece.start
         with _open_part(part, piece) as out:
-            while data := answer.read(CHUNK_BYTES):
+            while data := answer.read1(CHUNK_BYTES):  # what is there, so that it is kept if no more comes
                 done += len(data)
                 if done > most:
                     _forget(part)
