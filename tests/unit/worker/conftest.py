@@ -130,6 +130,7 @@ def start() -> Start:
         load: Callable[[], Predictor] | None = None,
         is_awaited: bool = True,
         on_fatal: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
         sizes: SizeRange | None = None,
         transformer: Predictor | None = None,
         **bounds: object,
@@ -149,6 +150,7 @@ def start() -> Start:
             clock=time,
             faults=plan,
             on_fatal=on_fatal,
+            on_lost=on_lost,
         )
         app = create_app(service=service, metrics=metrics, clock=clock, version="v9", identity=IDENTITY, faults=plan)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from inference_worker.backends import Device, open_colorizer
-from inference_worker.backends.onnx import CPU, CUDA, TENSORRT, choose_providers
+from inference_worker.backends.onnx import CPU, CUDA, TENSORRT, choose_providers, is_on_gpu, open_session
 from inference_worker.catalogue import SHIPPED, find_card
 from inference_worker.errors import ModelError
 
@@ -32,6 +32,17 @@ def test_the_best_that_is_there_is_chosen_and_tensorrt_only_by_name(
 def test_tensorrt_keeps_its_engines() -> None:
     best, *_ = choose_providers([TENSORRT, CUDA, CPU], Device.TENSORRT, CACHE)
     assert best == (TENSORRT, {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(CACHE)})
+
+
+def test_cuda_takes_no_more_memory_than_a_run_asks_for() -> None:
+    best, *_ = choose_providers([CUDA, CPU], Device.CUDA, CACHE)
+    assert best == (CUDA, {"arena_extend_strategy": "kSameAsRequested"})
+
+
+def test_a_session_does_not_go_on_elsewhere_when_its_device_fails() -> None:
+    session = open_session(find_card(SHIPPED, "v1").path, threads=1, device=Device.CPU)
+    assert not session._enable_fallback
+    assert not is_on_gpu(session)
 
 
 @pytest.mark.parametrize("device", [Device.CUDA, Device.TENSORRT])

@@ -1,0 +1,157 @@
+"""Real workers whose device fails for good: who waits is answered, the process ends, and another takes its port."""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+
+from inference_worker.supervising import EXIT_DEVICE
+from tests.envoy import free_port
+from tests.integration.test_worker_overload import JPEG, PHOTO
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+SERVE = ("-m", "inference_worker", "serve", "--model", "v1")
+
+
+@dataclasses.dataclass
+class Program:
+    """A process whose log is read line by line."""
+
+    process: asyncio.subprocess.Process
+    log: list[str] = dataclasses.field(default_factory=list)
+
+    async def wait_line(self, words: str) -> str:
+        """The next line of the log with *words*."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(60):
+            while line := (await self.process.stderr.readline()).decode():
+                self.log.append(line)
+                if words in line:
+                    return line
+        raise AssertionError(f"it ended before {words!r}: {self.log}")
+
+    async def wait_ended(self) -> int:
+        """Its exit code, once it and all that it started are gone: they share one end of a pipe."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(60):
+            self.log += (await self.process.stderr.read()).decode().splitlines()
+            return await self.process.wait()
+
+    @property
+    def children(self) -> list[int]:
+        pid = self.process.pid
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@contextlib.asynccontextmanager
+async def running(arguments: Sequence[str]) -> AsyncIterator[Program]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stderr=asyncio.subprocess.PIPE, limit=2**20
+    )
+    program = Program(process)
+    try:
+        yield program
+    finally:
+        if process.returncode is None:
+            process.kill()  # a worker below it notices
+        await program.wait_ended()
+
+
+def make_client(port: int) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60)
+
+
+async def post(client: httpx.AsyncClient) -> httpx.Response:
+    return await client.post("/repair", content=PHOTO, headers=JPEG)
+
+
+async def test_a_lost_device_ends_the_worker_with_its_own_code_and_nobody_is_left_without_an_answer() -> None:
+    flags = ("--port", "0", "--device", "cpu", "--fault-device-after", "1")
+    async with running((*SERVE, *flags)) as worker:
+        found = re.search(r"port=(\d+)", await worker.wait_line("worker.started"))
+        assert found
+        await worker.wait_line("model.became_ready")
+        async with make_client(int(found[1])) as client, asyncio.TaskGroup() as tasks:
+            posts = [tasks.create_task(post(client)) for _ in range(8)]
+        answers = [task.result() for task in posts]
+        assert await worker.wait_ended() == EXIT_DEVICE
+    assert sorted(answer.status_code for answer in answers) == [200] + [503] * 7
+    assert {answer.headers.get("retry-after") for answer in answers if answer.status_code == 503} == {"5"}
+    assert re.search(r"worker\.stopped exit_code=75 accepted=(\d+) answered=\1$", worker.log[-1])
+
+
+async def test_a_supervised_worker_comes_back_on_its_port_and_stops_when_told() -> None:
+    port = free_port()
+    flags = ("--port", str(port), "--supervise", "--fault-device-after", "2")
+    async with running((*SERVE, *flags)) as worker, make_client(port) as client:
+        await worker.wait_line("model.became_ready")
+        (first,) = worker.children
+        before = [(await post(client)).status_code for _ in range(3)]
+        assert "code=75" in await worker.wait_line("worker.will_restart")
+        await worker.wait_line("model.became_ready")
+        (second,) = worker.children
+        after = await post(client)
+        os.kill(second, signal.SIGKILL)  # as the kernel does when memory runs out
+        assert "code=-9" in await worker.wait_line("worker.will_restart")
+        await worker.wait_line("model.became_ready")
+        again = await post(client)
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.wait_ended() == 0
+    assert before == [200, 200, 503]
+    assert (after.status_code, again.status_code) == (200, 200)
+    assert first != second
+    assert "worker.stopped exit_code=0" in worker.log[-1]
+
+
+async def test_a_worker_does_not_outlive_its_supervisor() -> None:
+    port = free_port()
+    async with running((*SERVE, "--port", str(port), "--supervise")) as worker:
+        await worker.wait_line("model.became_ready")
+        worker.process.kill()
+        assert await worker.wait_ended() == -signal.SIGKILL
+    assert "worker.stopped exit_code=0" in worker.log[-1]  # it went as on SIGTERM
+
+
+def supervise(code: str, **patience: float) -> tuple[str, ...]:
+    """A program that supervises another one, written in *code*."""
+    told = ", ".join(f"{name}={value!r}" for name, value in patience.items())
+    program = f"""
+import asyncio, logging, sys
+from inference_worker.clock import SystemClock
+from inference_worker.supervising import Patience, supervise
+logging.basicConfig(level=logging.INFO)
+command = [sys.executable, "-c", {code!r}]
+sys.exit(asyncio.run(supervise(command, clock=SystemClock(), patience=Patience({told}))))
+"""
+    return ("-c", program)
+
+
+async def test_a_worker_that_keeps_dying_is_left_to_somebody_else() -> None:
+    dying = "import os, sys; print('started', file=sys.stderr, flush=True); os._exit(75)"
+    async with running(supervise(dying, first_s=0.01, longest_s=0.02, most=3)) as program:
+        assert await program.wait_ended() == EXIT_DEVICE
+    assert program.log.count("started") == 4
+    assert sum("worker.will_restart" in line for line in program.log) == 3
+    assert sum("worker.was_left" in line for line in program.log) == 1
+
+
+async def test_a_start_that_is_refused_is_not_tried_again() -> None:
+    async with running((*SERVE, "--port", str(free_port()), "--supervise", "--model", "nope")) as program:
+        assert await program.wait_ended() == 2
+    assert sum(line.startswith("error: --model") for line in program.log) == 1
+    assert not any("will_restart" in line for line in program.log)
+
+
+async def test_who_is_told_to_stop_while_nothing_runs_stops() -> None:
+    async with running(supervise("import os; os._exit(75)", first_s=1000.0, longest_s=1000.0)) as program:
+        await program.wait_line("worker.will_restart")
+        program.process.send_signal(signal.SIGTERM)
+        assert await program.wait_ended() == 0
