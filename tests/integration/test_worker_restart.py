@@ -13,11 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from inference_worker.catalogue import SHIPPED
 from inference_worker.supervising import EXIT_DEVICE
 from tests.envoy import free_port
-from tests.integration.test_worker_overload import JPEG, PHOTO
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+PHOTO = (SHIPPED.parent / "samples" / "koala.jpg").read_bytes()
 SERVE = ("-m", "inference_worker", "serve", "--model", "v1")
 
 
@@ -70,7 +71,7 @@ def make_client(port: int) -> httpx.AsyncClient:
 
 
 async def post(client: httpx.AsyncClient) -> httpx.Response:
-    return await client.post("/repair", content=PHOTO, headers=JPEG)
+    return await client.post("/repair?force=true", content=PHOTO, headers={"content-type": "image/jpeg"})
 
 
 async def test_a_lost_device_ends_the_worker_with_its_own_code_and_nobody_is_left_without_an_answer() -> None:

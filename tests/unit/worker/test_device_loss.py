@@ -1,5 +1,7 @@
 import asyncio
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -7,13 +9,11 @@ from inference_worker.errors import ModelError
 from inference_worker.faults import FaultPlan
 from inference_worker.imaging import Floats
 
-if TYPE_CHECKING:
-    from tests.unit.worker.conftest import Start
-
+Start = Callable[..., contextlib.AbstractAsyncContextManager[Any]]
 PNG = {"content-type": "image/png"}
 
 
-async def test_a_lost_device_takes_readiness_away_and_sends_requests_elsewhere(start: "Start", grey_png: bytes) -> None:
+async def test_a_lost_device_takes_readiness_away_and_sends_requests_elsewhere(start: Start, grey_png: bytes) -> None:
     lost: list[bool] = []
     async with start(faults=FaultPlan(device_after=1), on_lost=lambda: lost.append(True)) as worker:
         good = await worker.client.post("/repair", content=grey_png, headers=PNG)
@@ -42,7 +42,7 @@ class DeadOnArrival:
 
 
 async def test_a_device_lost_at_the_start_ends_the_worker_as_one_lost_later(
-    start: "Start", caplog: pytest.LogCaptureFixture
+    start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     lost = asyncio.Event()
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from inference_worker import devices
 from inference_worker.gpus import GpuMemory, GpuReading, GpuWatch, Throttle
 from inference_worker.metrics import Metrics
-from inference_worker.nvml import Absent, NvmlGpu, find_gpu, load_nvml, open_gpu
+from inference_worker.nvml import Absent, NvmlGpu, find_gpu, open_gpu
 from tests.nvml import FakeDevice, FakeNvml, NewerNvml, NVMLError
 
 BY_BUS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -31,8 +31,8 @@ class HandClock:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml) -> FakeNvml:
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)  # type: ignore[arg-type] # any object will do
-    assert load_nvml() is nvml
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    nvml.nvmlInit()
     return nvml
 
 
@@ -94,7 +94,7 @@ def test_without_the_library_or_a_driver_there_is_one_line_and_no_gpu(
         monkeypatch.setitem(
             sys.modules,
             "pynvml",
-            FakeNvml(refuses=NVMLError("NVML Shared Library Not Found")),  # type: ignore[arg-type] # as above
+            FakeNvml(refuses=NVMLError("NVML Shared Library Not Found")),
         )
         assert open_gpu(BY_BUS) is None
     whys = [vars(record)["fields"]["why"] for record in caplog.records]
