@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--max-pixels", type=int, default=24_000_000, help="largest picture; above it 413")
     serve.add_argument("--queue", type=int, default=16, help="requests held at once; above it 429")
     serve.add_argument("--max-batch", type=int, default=1, help="pictures in one run of the network")
-    serve.add_argument("--memory-mb", type=int, help="memory of runs; by default 60 % of the container's or machine's")
+    serve.add_argument("--memory-mb", type=int, help="memory of runs; by default 60 %% of the container's or machine's")
     serve.add_argument("--imaging-threads", type=int, default=1, help="threads that decode and encode")
     serve.add_argument("--deadline-s", type=float, default=60.0, help="longest a request may stay inside")
     serve.add_argument(

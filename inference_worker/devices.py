@@ -5,14 +5,14 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 
-from inference_worker.nvml import Absent, NvmlGpu, list_gpus, load_nvml
+from inference_worker.nvml import Absent, NvmlGpu, list_gpus
 from inference_worker.places import BY_BUS, ORDER, list_visible
 
 
 def run(environ: Mapping[str, str]) -> int:
     """Print one line each for the GPUs, the runtimes and what `--device auto` takes; the exit code is 0."""
-    nvml = load_nvml()
-    lines = [f"no GPU to be seen: {nvml.why}"] if isinstance(nvml, Absent) else describe_gpus(list_gpus(nvml), environ)
+    gpus = list_gpus()
+    lines = [f"no GPU to be seen: {gpus.why}"] if isinstance(gpus, Absent) else describe_gpus(gpus, environ)
     sys.stdout.write("\n".join([*lines, *describe_runtimes()]) + "\n")
     return 0
 

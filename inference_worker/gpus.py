@@ -97,17 +97,17 @@ class GpuWatch(Collector):
         self._patience_s = patience_s
         self._reading = GpuReading()
         self._began_s: float | None = None
-        self._thread: threading.Thread | None = None
+        self._is_under_way = False
 
     async def refresh(self) -> None:
         """Have a new reading, if the latest is older than a second and no other is under way."""
         now_s = self._clock.read_s()
         if self._began_s is not None and now_s - self._began_s < EVERY_S:
             return
-        if self._thread is not None and self._thread.is_alive():
+        if self._is_under_way:
             self._reading = GpuReading()
             return
-        self._began_s = now_s
+        self._began_s, self._is_under_way = now_s, True
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def read() -> None:
@@ -116,12 +116,11 @@ class GpuWatch(Collector):
                 loop.call_soon_threadsafe(take, reading)
 
         def take(reading: GpuReading) -> None:
-            self._reading = reading
+            self._reading, self._is_under_way = reading, False
             done.set()
 
         # A daemon: an executor's thread would hold up the end of the process for as long as the driver is silent.
-        self._thread = threading.Thread(target=read, name="gpu", daemon=True)
-        self._thread.start()
+        threading.Thread(target=read, name="gpu", daemon=True).start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._patience_s):
                 await done.wait()

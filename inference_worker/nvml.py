@@ -44,7 +44,7 @@ class NvmlGpu:
         nvml = self._nvml
         use = self._ask(nvml.nvmlDeviceGetUtilizationRates)
         memory = self._ask(nvml.nvmlDeviceGetMemoryInfo)
-        reasons = self._ask(_find_reasons(nvml))
+        reasons = self._read_reasons()
         return GpuReading(
             busy_ratio=None if use is None else use.gpu / 100,
             used_bytes=None if memory is None else int(memory.used),
@@ -53,18 +53,20 @@ class NvmlGpu:
             throttles=None if reasons is None else frozenset(t for bit, t in THROTTLES.items() if reasons & bit),
         )
 
+    def _read_reasons(self) -> int | None:
+        """By the name of today, or by that before driver 535: library and driver may each lack one."""
+        for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
+            function = getattr(self._nvml, name, None)
+            reasons: int | None = None if function is None else self._ask(function)
+            if reasons is not None:
+                return reasons
+        return None
+
     def _ask(self, function: Callable[..., R], *args: object) -> R | None:
         try:
             return function(self._handle, *args)
         except self._nvml.NVMLError:  # not supported, no permission, the device is lost: no figure
             return None
-
-
-def _find_reasons(nvml: Any) -> Callable[..., int]:
-    found = getattr(
-        nvml, "nvmlDeviceGetCurrentClocksEventReasons", None
-    )  # "ThrottleReasons" before nvidia-ml-py 12.535
-    return found or nvml.nvmlDeviceGetCurrentClocksThrottleReasons  # type: ignore[no-any-return] # no stubs
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,10 +89,19 @@ def load_nvml() -> Any | Absent:
     return nvml
 
 
-def list_gpus(nvml: Any) -> list[NvmlGpu]:
+def list_gpus() -> list[NvmlGpu] | Absent:
     """All devices that the driver shows, in NVML's order."""
-    count = range(nvml.nvmlDeviceGetCount())
-    return [NvmlGpu(nvml, nvml.nvmlDeviceGetHandleByIndex(number)) for number in count]
+    nvml = load_nvml()
+    if isinstance(nvml, Absent):
+        return nvml
+    try:
+        return _list(nvml)
+    except nvml.NVMLError as exc:
+        return Absent(f"NVML: {exc}")
+
+
+def _list(nvml: Any) -> list[NvmlGpu]:
+    return [NvmlGpu(nvml, nvml.nvmlDeviceGetHandleByIndex(number)) for number in range(nvml.nvmlDeviceGetCount())]
 
 
 def find_gpu(nvml: Any, environ: Mapping[str, str]) -> NvmlGpu | Absent:
@@ -103,7 +114,7 @@ def find_gpu(nvml: Any, environ: Mapping[str, str]) -> NvmlGpu | Absent:
             return NvmlGpu(nvml, nvml.nvmlDeviceGetHandleByIndex(int(name)))
         if name.startswith("MIG-"):
             return NvmlGpu(nvml, nvml.nvmlDeviceGetHandleByUUID(name))
-        found = [gpu for gpu in list_gpus(nvml) if gpu.uuid.lower().startswith(name.lower())]
+        found = [gpu for gpu in _list(nvml) if gpu.uuid.lower().startswith(name.lower())]
     except nvml.NVMLError as exc:
         return Absent(f"NVML, asked for {name}: {exc}")
     return found[0] if len(found) == 1 else Absent(f"{len(found)} devices are called {name}")

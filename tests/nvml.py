@@ -26,6 +26,10 @@ class InvalidArgument(NVMLError):  # noqa: N818 - NVMLError_InvalidArgument ther
     pass
 
 
+class FunctionNotFound(NVMLError):  # noqa: N818 - NVMLError_FunctionNotFound there
+    pass
+
+
 class GpuIsLost(NVMLError):  # noqa: N818 - NVMLError_GpuIsLost there
     pass
 
@@ -62,6 +66,8 @@ class FakeNvml:
     """Raised by nvmlInit: no driver, or none that answers."""
     NVMLError: type[NVMLError] = NVMLError
     is_initialised: bool = False
+    is_driver_old: bool = False
+    """Before 535: it lacks what newer libraries ask for."""
 
     def nvmlInit(self) -> None:  # noqa: N802 - the library's name, and so below
         if self.refuses is not None:
@@ -125,4 +131,6 @@ class NewerNvml(FakeNvml):
     """From nvidia-ml-py 12.535 on the reasons have another name, beside the old one."""
 
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: FakeDevice) -> int:  # noqa: N802
+        if self.is_driver_old:
+            raise FunctionNotFound("Function Not Found")
         return self._ask(handle, of_whole=True).reasons

@@ -89,6 +89,22 @@ async def test_a_lost_device_ends_the_worker_with_its_own_code_and_nobody_is_lef
     assert re.search(r"worker\.stopped exit_code=75 accepted=(\d+) answered=\1$", worker.log[-1])
 
 
+async def test_who_is_still_sending_a_photo_does_not_hold_the_end_up() -> None:
+    flags = ("--port", "0", "--device", "cpu", "--fault-device-after", "0")
+    async with running((*SERVE, *flags)) as worker:
+        found = re.search(r"port=(\d+)", await worker.wait_line("worker.started"))
+        assert found
+        await worker.wait_line("model.became_ready")
+        _, slow = await asyncio.open_connection("127.0.0.1", int(found[1]))
+        slow.write(b"POST /repair HTTP/1.1\r\nhost: w\r\ncontent-type: image/png\r\ncontent-length: 99\r\n\r\nhalf")
+        await slow.drain()
+        async with make_client(int(found[1])) as client:
+            assert (await post(client)).status_code == 503
+        async with asyncio.timeout(15):  # --drain-s and --deadline-s are a minute
+            assert await worker.wait_ended() == EXIT_DEVICE
+        slow.close()
+
+
 async def test_a_supervised_worker_comes_back_on_its_port_and_stops_when_told() -> None:
     port = free_port()
     flags = ("--port", str(port), "--supervise", "--fault-device-after", "2")

@@ -1,6 +1,7 @@
 """Texts as the libraries write them: torch's exceptions, ONNX Runtime's statuses with cudaGetErrorString inside."""
 
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
 
 from inference_worker.errors import ModelError
 from inference_worker.failures import is_device_lost, is_out_of_memory
@@ -16,14 +17,6 @@ class AcceleratorError(RuntimeError):
     def __init__(self, text: str, error_code: int) -> None:
         super().__init__(text)
         self.error_code = error_code
-
-
-class Fail(Exception):  # noqa: N818 - so it is called in onnxruntime_pybind11_state
-    """As ONNX Runtime raises for its status 1."""
-
-
-class RuntimeException(Exception):  # noqa: N818 - as above
-    """As ONNX Runtime raises for its status 6."""
 
 
 NODE = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Name:'c1'"
@@ -78,7 +71,7 @@ LOST = [
         for code in (214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999)
     ),
     Fail(f"[ONNXRuntimeError] : 1 : FAIL : CUDA failure 700: an illegal memory access was encountered ; {PLACE}"),
-    Fail(f"[ONNXRuntimeError] : 1 : FAIL : CUDA failure 719: unspecified launch failure ; {PLACE}"),
+    EPFail(f"[ONNXRuntimeError] : 11 : EP_FAIL : CUDA failure 719: unspecified launch failure ; {PLACE}"),
     Fail(f"{NODE} Status Message: CUDA error cudaErrorIllegalAddress:an illegal memory access was encountered"),
     RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb, m, n, k)`"),
 ]

@@ -103,10 +103,13 @@ def test_without_the_library_or_a_driver_there_is_one_line_and_no_gpu(
     assert "NVML Shared Library Not Found" in whys[1]
 
 
+@pytest.mark.parametrize("is_driver_old", [False, True])
 @pytest.mark.parametrize("kind", [FakeNvml, NewerNvml])
-def test_a_reading_has_what_the_device_tells(kind: type[FakeNvml], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reading_has_what_the_device_tells(
+    kind: type[FakeNvml], monkeypatch: pytest.MonkeyPatch, *, is_driver_old: bool
+) -> None:
     hot = FakeDevice("GPU-1", busy_pct=99, used=5, total=10, temperature=88, reasons=0x1 | 0x4 | 0x40 | 0x100)
-    found = find_gpu(install(monkeypatch, kind([hot])), BY_BUS)
+    found = find_gpu(install(monkeypatch, kind([hot], is_driver_old=is_driver_old)), BY_BUS)
     assert not isinstance(found, Absent)
     assert found.read() == GpuReading(
         busy_ratio=0.99,
