@@ -1,14 +1,9 @@
 """Real workers whose device fails for good: who waits is answered, the process ends, and another takes its port."""
 
 import asyncio
-import contextlib
-import dataclasses
 import os
 import re
 import signal
-import sys
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 
 import httpx
 import pytest
@@ -16,54 +11,10 @@ import pytest
 from inference_worker.catalogue import SHIPPED
 from inference_worker.supervising import EXIT_DEVICE
 from tests.envoy import free_port
+from tests.programs import SERVE, running
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 PHOTO = (SHIPPED.parent / "samples" / "koala.jpg").read_bytes()
-SERVE = ("-m", "inference_worker", "serve", "--model", "v1")
-
-
-@dataclasses.dataclass
-class Program:
-    """A process whose log is read line by line."""
-
-    process: asyncio.subprocess.Process
-    log: list[str] = dataclasses.field(default_factory=list)
-
-    async def wait_line(self, words: str) -> str:
-        """The next line of the log with *words*."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(60):
-            while line := (await self.process.stderr.readline()).decode():
-                self.log.append(line)
-                if words in line:
-                    return line
-        raise AssertionError(f"it ended before {words!r}: {self.log}")
-
-    async def wait_ended(self) -> int:
-        """Its exit code, once it and all that it started are gone: they share one end of a pipe."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(60):
-            self.log += (await self.process.stderr.read()).decode().splitlines()
-            return await self.process.wait()
-
-    @property
-    def children(self) -> list[int]:
-        pid = self.process.pid
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-@contextlib.asynccontextmanager
-async def running(arguments: Sequence[str]) -> AsyncIterator[Program]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, stderr=asyncio.subprocess.PIPE, limit=2**20
-    )
-    program = Program(process)
-    try:
-        yield program
-    finally:
-        if process.returncode is None:
-            process.kill()  # a worker below it notices
-        await program.wait_ended()
 
 
 def make_client(port: int) -> httpx.AsyncClient:
