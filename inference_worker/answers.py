@@ -20,14 +20,17 @@ from inference_worker.errors import (
     ColourInputError,
     ComeAgainError,
     DeadlineError,
+    DeviceLostError,
     DeviceMemoryError,
     InjectedError,
     LateError,
     ModelError,
     NoModelError,
+    NoSampleError,
     NotReadyError,
     QueueFullError,
     SlowUploadError,
+    TokenError,
     TooManyPixelsError,
     UnreadableImageError,
     UnsupportedTypeError,
@@ -38,7 +41,9 @@ from inference_worker.metrics import Metrics
 
 STATUSES: Final[dict[type[WorkerError], int]] = {
     BadRequestError: 400,
+    TokenError: 401,
     NoModelError: 404,
+    NoSampleError: 404,
     SlowUploadError: 408,
     BodyTooLargeError: 413,
     TooManyPixelsError: 413,
@@ -52,6 +57,7 @@ STATUSES: Final[dict[type[WorkerError], int]] = {
     NotReadyError: 503,
     LateError: 503,
     DeviceMemoryError: 503,
+    DeviceLostError: 503,
     DeadlineError: 504,
 }
 MAX_RETRY_AFTER_S: Final = 60
@@ -119,6 +125,8 @@ def add_error_answers(app: FastAPI, metrics: Metrics) -> None:
         status = STATUSES.get(type(exc), 500)
         metrics.refused.labels(type(exc).__name__.removesuffix("Error")).inc()
         headers = {"retry-after": tell_wait(exc)} if isinstance(exc, ComeAgainError) else {}
+        if isinstance(exc, TokenError):
+            headers["www-authenticate"] = "Bearer"
         if isinstance(exc, InjectedError):
             headers[HEADER] = Outcome.ERROR.value
         return JSONResponse({"error": str(exc)}, status, headers)

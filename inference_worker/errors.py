@@ -97,6 +97,15 @@ class DeviceMemoryError(ComeAgainError):
         super().__init__("memory: the device has no room for this picture; send it again later, or ask a smaller size")
 
 
+class DeviceLostError(ComeAgainError):
+    """The device failed for good; the worker leaves, and what stands in its place may well answer."""
+
+    wait_s = 5.0
+
+    def __init__(self) -> None:
+        super().__init__("device: it has failed and this worker is starting anew; send the request again later")
+
+
 class SlowUploadError(WorkerError):
     """The body did not arrive in time."""
 
@@ -109,6 +118,20 @@ class NoModelError(WorkerError):
 
     def __init__(self, path: str, served: str) -> None:
         super().__init__(f"path: no model behind {path} on this worker; it serves {served}")
+
+
+class TokenError(WorkerError):
+    """Kept samples were asked for without their token, or with another."""
+
+    def __init__(self) -> None:
+        super().__init__("authorization: not this worker's sample token; send `Bearer TOKEN` of --sample-token-file")
+
+
+class NoSampleError(WorkerError):
+    """No such sample is kept, or no longer."""
+
+    def __init__(self) -> None:
+        super().__init__("sample: not kept, or no longer; GET /samples lists those that are")
 
 
 class InjectedError(WorkerError):
@@ -127,6 +150,10 @@ class ClientGoneError(WorkerError):
 
 class ModelError(WorkerError):
     """A model is unknown, missing, damaged, or its description is not valid."""
+
+
+class PullError(WorkerError):
+    """A model's files could not be fetched, or are not what its card says."""
 
 
 class SettingError(WorkerError):

@@ -17,12 +17,12 @@ from inference_worker.backends import Device
 from inference_worker.cards import Backend, Family, ModelCard, Source
 from inference_worker.catalogue import describe_file, make_folder, record
 from inference_worker.clock import Clock, SystemClock
+from inference_worker.ddcolor.published import DEFAULT_PX
 from inference_worker.errors import ModelError, SettingError
 from inference_worker.sizing import LONGEST_TRANSFORM_PX, MAX_INPUT_PX, STRIDE_PX
 
 COMMANDS: Final = ("export", "add")
 NEEDED: Final = ("torch", "safetensors", "onnx")
-COLORIZER_PX: Final = 512
 
 
 def add_commands(models: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -40,7 +40,7 @@ def add_commands(models: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             "--size",
             type=int,
             action="append",
-            help=f"side of a colorizer's input ({COLORIZER_PX}), or longest side of a picture ({LONGEST_TRANSFORM_PX})",
+            help=f"side of a colorizer's input ({DEFAULT_PX}), or longest side of a picture ({LONGEST_TRANSFORM_PX})",
         )
         command.add_argument("--name", help="name of the model; without one, made of what the file is")
         if action == "add":
@@ -93,7 +93,7 @@ def take_in(args: argparse.Namespace, say: Callable[[str], None]) -> None:
     elif colorizing.STEM in tensors:
         checkpoint = colorizing.build(tensors, file.name)
         say(ddcolor.describe_whole(checkpoint))
-        sizes = args.size or [COLORIZER_PX]
+        sizes = args.size or [DEFAULT_PX]
         if args.action == "add":
             ddcolor.add(args, checkpoint, sizes[0], say)
         else:

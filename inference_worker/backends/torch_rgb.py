@@ -15,7 +15,7 @@ import torch
 
 from inference_worker.animegan.checkpoint import load_checkpoint
 from inference_worker.backends import Device
-from inference_worker.backends.torch import choose_device
+from inference_worker.backends.torch import CudaMemory, choose_device
 from inference_worker.checkpoints import is_torchscript
 from inference_worker.errors import ModelError
 from inference_worker.imaging import Floats
@@ -44,6 +44,7 @@ class TorchTransformer:
         """
         torch.set_num_threads(threads)
         self._device = torch.device(device)
+        self.meter = CudaMemory() if self._device.type == "cuda" else None
         self._darkest, self._file = np.float32(darkest), file
         self._module = module.to(self._device)
         for count, height, width in WARM_UP:

@@ -18,6 +18,7 @@ from inference_worker.faults import FaultPlan
 from inference_worker.identity import Identity, ServedModel
 from inference_worker.imaging import Encoding, Floats, Pixels, encode
 from inference_worker.metrics import Metrics
+from inference_worker.sampling import Samples
 from inference_worker.service import Offer, Phase, Predictor, Service, ServiceSettings
 from inference_worker.sizing import SizeRange
 
@@ -130,8 +131,10 @@ def start() -> Start:
         load: Callable[[], Predictor] | None = None,
         is_awaited: bool = True,
         on_fatal: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
         sizes: SizeRange | None = None,
         transformer: Predictor | None = None,
+        samples: Samples | None = None,
         **bounds: object,
     ) -> AsyncIterator[Running]:
         plan = faults or FaultPlan()
@@ -149,8 +152,17 @@ def start() -> Start:
             clock=time,
             faults=plan,
             on_fatal=on_fatal,
+            on_lost=on_lost,
         )
-        app = create_app(service=service, metrics=metrics, clock=clock, version="v9", identity=IDENTITY, faults=plan)
+        app = create_app(
+            service=service,
+            metrics=metrics,
+            clock=clock,
+            version="v9",
+            identity=IDENTITY,
+            faults=plan,
+            samples=samples,
+        )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),
