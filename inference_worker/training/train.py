@@ -106,7 +106,7 @@ def load_watched(photos: list[Photo]) -> list[tuple[Any, Any]]:
 class Run:
     """One training run: the network, its smoothed copy, the optimiser, and how far it has come."""
 
-    def __init__(self, net: Colorizer, feed: Feed, loss: Loss, out: Path, *, minutes: float) -> None:
+    def __init__(self, net: Colorizer, feed: Feed, loss: Loss, out: Path, *, minutes: float, rate: float) -> None:
         set_training_mode(net)
         self.net, self.feed, self.loss, self.out, self.minutes = net, feed, loss, out, minutes
         self.smooth = Colorizer(net.centres)
@@ -115,7 +115,7 @@ class Run:
         encoder = [p for p in net.encoder.parameters() if p.requires_grad]
         decoder = [p for name, p in net.named_parameters() if not name.startswith("encoder.")]
         self.trained = [*encoder, *decoder]
-        groups = [{"params": encoder, "peak": 1.2e-4}, {"params": decoder, "peak": 1.5e-3}]
+        groups = [{"params": encoder, "peak": 1.2e-4 * rate}, {"params": decoder, "peak": 1.5e-3 * rate}]
         self.optimiser = torch.optim.AdamW(groups, lr=1e-4, weight_decay=0.04)
         self.seconds, self.step, self.seen, self.recent, self.best = 0.0, 0, 0, 0.0, math.inf
 
@@ -194,6 +194,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="of the whole run, a resumed one's first part too")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--start", type=Path, help="a checkpoint.pt whose weights to begin with")
+    parser.add_argument("--rate", type=float, default=1.0, help="times the usual rates of learning")
     parser.add_argument("--resume", action="store_true", help="go on with the run saved in --out")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -203,12 +205,14 @@ def main() -> None:
     centres, weight = choose_bins(photos)
     net = Colorizer(centres).to(memory_format=torch.channels_last)
     net.encoder.load_pretrained(str(args.encoder))
+    if args.start is not None:
+        net.load_state_dict(torch.load(args.start, weights_only=True)["state"])
     count = sum(p.numel() for p in net.parameters())
     print(f"{len(photos)} pictures, {len(centres)} bins, {count} parameters", flush=True)
     feed = Feed(photos, args.seed)
     kinds = {"scenes": feed.scenes, "paintings": feed.paintings, "panoramas": feed.panoramas, "cut-outs": feed.stamps}
     print(", ".join(f"{len(found)} {kind}" for kind, found in kinds.items()), flush=True)
-    run = Run(net, feed, Loss(centres, weight), args.out, minutes=args.minutes)
+    run = Run(net, feed, Loss(centres, weight), args.out, minutes=args.minutes, rate=args.rate)
     if args.resume:
         run.resume()
     run.train(load_watched(photos))
