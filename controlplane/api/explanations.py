@@ -11,10 +11,12 @@ from fastapi import APIRouter
 from controlplane.api import units
 from controlplane.api.access import Reader, UseParts
 from controlplane.api.answers import ExplanationView, StandingView
+from controlplane.api.quality import newest_comparisons
 from controlplane.api.services import Name
 from controlplane.api.views import state_name
 from controlplane.controller.fleet import FleetLevel, unready_members
 from controlplane.controller.groups import carriers, level_of, load_newest_groups, nodes_of
+from controlplane.controller.pictures import picture_holds
 from controlplane.errors import NotFoundError
 from controlplane.ports import Rollout, ServiceRecord, Store
 from controlplane.rollout.lifecycle import describe
@@ -56,6 +58,7 @@ async def explain(name: Name, parts: UseParts, _: Reader) -> ExplanationView:
         objectives=[_standing_view(each) for each in found],
         rate=rate,
         next=_next(rollout, found, now),
+        quality=await newest_comparisons(store, rollout),
     )
 
 
@@ -95,6 +98,7 @@ async def _summary(store: Store, record: ServiceRecord, rollout: Rollout, now: d
             if isinstance(rollout.state, Preparing):
                 cluster = record.served.spec.version(rollout.candidate).cluster
                 waiting += unready_members(nodes_of(mine, now=now), await store.load_health(), cluster, now=now)
+                waiting += picture_holds(rollout, await store.load_quality_runs(rollout.id))
             words = f"{rollout.state.words}: " if isinstance(rollout.state, RollingBack) else ""
             return words + ("; ".join(waiting) or "every Envoy is ready; the controller moves on within moments")
         case Baking():

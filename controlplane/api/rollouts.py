@@ -10,6 +10,7 @@ from controlplane.api.access import Caller, Parts, Reader, UseParts, Writer
 from controlplane.api.answers import CommandView, RolloutView, StatusView
 from controlplane.api.documents import plan_from
 from controlplane.api.guards import refuse_dead_version
+from controlplane.api.quality import newest_comparisons
 from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
 from controlplane.api.services import Name
 from controlplane.api.views import rollout_view, status_view
@@ -18,6 +19,7 @@ from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
 from controlplane.ports import NewRollout, RolloutId, ServiceRecord
 from controlplane.rollout.lifecycle import advance
 from controlplane.rollout.model import Abort, Command, Pause, Plan, Promote, Resume, is_final
+from controlplane.rollout.quality import check_demands
 from controlplane.traffic.model import Version
 
 log = structlog.get_logger(__name__)
@@ -32,6 +34,7 @@ async def start_rollout(name: Name, body: StartRequest, parts: UseParts, caller:
     record = await store.load_service(name)
     version = _candidate(record, body.to)
     plan = _plan(record.served.spec.plan, body)
+    check_demands(plan, record.served.spec.slos)
     latest = await store.load_latest(name)
     if latest is None or is_final(latest.state):
         # Otherwise the store answers: with the conflict, or with the rollout that this very request has started.
@@ -79,6 +82,7 @@ async def show_status(
         health=await store.load_health(),
         pending=await store.load_pending(rollout.id) if rollout else (),
         events=await store.history(name, limit=events) if events else (),
+        quality=await newest_comparisons(store, rollout),
         now=now,
     )
 

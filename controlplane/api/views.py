@@ -13,6 +13,7 @@ from controlplane.api.answers import (
     HealthView,
     ProxyConfigView,
     ProxyView,
+    QualityRunView,
     RefusalView,
     ResourceView,
     RevisionView,
@@ -154,6 +155,7 @@ def status_view(
     health: Sequence[ClusterHealth],
     pending: Sequence[PendingCommand],
     events: Sequence[HistoryEntry],
+    quality: Sequence[QualityRunView] = (),
     now: dt.datetime,
 ) -> StatusView:
     """Show everything about a service, which the Envoys of *groups* serve."""
@@ -169,6 +171,7 @@ def status_view(
         acks=acks_view(groups, now=now),
         commands_waiting=len(pending),
         events=[event_view(event) for event in events],
+        quality=list(quality),
     )
 
 

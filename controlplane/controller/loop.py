@@ -31,6 +31,7 @@ from controlplane.controller.observer import (
     level_event,
     silence_event,
 )
+from controlplane.controller.pictures import asked_with, is_comparing, picture_event, picture_holds
 from controlplane.errors import ControlPlaneError, StaleWriteError
 from controlplane.ports import (
     ClusterHealth,
@@ -55,12 +56,14 @@ from controlplane.rollout.model import (
     PauseCause,
     Paused,
     Promoted,
+    Question,
     Resume,
     RolledBack,
     RollingBack,
 )
 from controlplane.rollout.objectives import query_slos
 from controlplane.rollout.recorded import JudgedTick
+from controlplane.rollout.slo import quality_slo
 from controlplane.traffic.assemble import rollout_split
 from controlplane.traffic.model import Split
 from controlplane.wake import Wake
@@ -289,15 +292,30 @@ class Controller:
         asked = [slo.name for slo in query_slos(rollout.slos)]
         # Read after the ticks: a sample is stored before its tick begins, so none of a closed tick can be missing.
         samples = await self.store.load_samples(rollout.id, asked, after=after) if asked else ()
-        return Case(rollout, clusters, ticks, samples)
+        runs = await self.store.load_quality_runs(rollout.id) if quality_slo(rollout.slos) else ()
+        return Case(
+            rollout,
+            clusters,
+            ticks,
+            samples,
+            holds=picture_holds(rollout, runs),
+            patient=is_comparing(runs),
+            pictures=runs,
+        )
 
     async def _decide(self, case: Case, judged: Judged | None, fleet: FleetView) -> None:
         rollout, clusters, ticks = case.rollout, case.clusters, case.ticks
         now = self.clock.now()
         judged = judged or judge_ticks(rollout, clusters, ticks, case.samples, case.holds)
+        seen = picture_event(rollout, case.pictures)
+        if isinstance(seen, Question) and judged.event is None:
+            judged = dataclasses.replace(
+                judged, rollout=dataclasses.replace(judged.rollout, asked=asked_with(rollout, case.pictures))
+            )
         event = (
             judged.event
-            or level_event(rollout, clusters, fleet, now=now, holds=case.holds)
+            or seen
+            or level_event(rollout, clusters, fleet, now=now, holds=case.holds, patient=case.patient)
             or clock_event(rollout, heard_at=self._heard_at(rollout, ticks), now=now)
             or silence_event(rollout, case.samples, now=now)
         )

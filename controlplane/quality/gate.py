@@ -15,7 +15,7 @@ from controlplane.quality.pictures import read_answer
 from controlplane.quality.report import as_data
 from controlplane.quality.sanity import Unusable, View
 from controlplane.quality.sheet import draw_sheet
-from controlplane.quality.verdict import Judgement, Limits, judge, make_case
+from controlplane.quality.verdict import Case, Judgement, Limits, judge, make_case
 
 Source: TypeAlias = Target | pathlib.Path
 """Where a version's pictures come from: its workers, or a folder."""
@@ -67,11 +67,21 @@ def weigh(
     Raises:
         TooFewPairsError: The old version gives too few pictures to compare with.
     """
-    cases = [
+    return judge(*names, make_cases(photos, answers, limits), limits, seed=seed)
+
+
+def make_cases(
+    photos: Sequence[Photo], answers: tuple[Sequence[Answer], Sequence[Answer]], limits: Limits
+) -> list[Case]:
+    """Put both versions' answers to each photo together.
+
+    A verdict takes cases from wherever they come: pictures of other photos that both versions were sent, such as a
+    sample of users' own, can be judged with these, under a stratum of their own.
+    """
+    return [
         make_case(photo.name, photo.stratum, _look(old, photo), _look(new, photo), limits.bounds)
         for photo, old, new in zip(photos, *answers, strict=True)
     ]
-    return judge(*names, cases, limits, seed=seed)
 
 
 def _look(answer: Answer, photo: Photo) -> View | Unusable:
