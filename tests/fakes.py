@@ -98,7 +98,7 @@ class FakeGate:
             verdict, words = QualityVerdict.DRIFT, f"{new.name} drifts from {old.name}: mean CIEDE2000 {delta_e:g}"
         measures = {"delta_e": {"value": delta_e, "low": delta_e, "high": delta_e}}
         worst = tuple(WorstPicture(f"photo {place}", "grey", b"\xff\xd8\xff") for place in range(1, 4))
-        report = {"verdict": verdict.value, "sentence": words, "measures": measures, "findings": [], "notes": []}
+        report: dict[str, object] = {"verdict": verdict.value, "sentence": words, "measures": measures, "findings": [], "notes": []}
         return Compared(verdict, words, report, worst, old.name, new.name)
 
 

@@ -21,6 +21,7 @@ from inference_worker.imaging import Encoding, encode, recombine
 from tests.fakes import FakeGate, ManualClock
 
 SLO = QualitySlo("pictures", photos=12)
+SATURATION = {"sound": 1.0, "vivid": 1.5, "grey": 0.0}
 STATUS = {"busy": 503, "broken": 500}
 
 
@@ -35,8 +36,6 @@ def paint(data: bytes, saturation: float) -> bytes:
 
 class Workers:
     """Workers by host: each has a style, or answers nothing."""
-
-    SATURATION = {"sound": 1.0, "vivid": 1.5, "grey": 0.0}
 
     def __init__(self) -> None:
         self.styles: dict[str, str] = {}
@@ -54,7 +53,7 @@ class Workers:
             raise httpx.ConnectError("connection refused")
         if style in STATUS:
             return httpx.Response(STATUS[style], json={"error": "no room"})
-        picture = paint(request.content, self.SATURATION[style])
+        picture = paint(request.content, SATURATION[style])
         return httpx.Response(200, content=picture, headers={"x-model-version": request.url.host})
 
 
