@@ -31,12 +31,14 @@ from controlplane.controller.janitor import Janitor
 from controlplane.controller.loop import Controller
 from controlplane.controller.preview import Preview
 from controlplane.controller.projector import Projector
+from controlplane.controller.provenance import ProvenanceWatch
 from controlplane.controller.sampler import Sampler
 from controlplane.discovery.dns import Resolver
 from controlplane.errors import ControlPlaneError, UnavailableError
 from controlplane.ports import ConfigCheck, ConfigCompiler, PictureGate, Store
 from controlplane.prometheus.client import Prometheus
 from controlplane.prometheus.metrics import QueryMetrics
+from controlplane.provenance.client import HttpModels
 from controlplane.rpc.server import RpcServer
 from controlplane.settings import RestDiscovery, Role, Settings, ValidateWithEnvoy, XdsTransport
 from controlplane.store import SqlStore, open_store
@@ -89,6 +91,8 @@ class Parts:
     sampler: Sampler
     examiner: Examiner
     prometheus: Prometheus | None
+    models: HttpModels
+    provenance: ProvenanceWatch
     projector: Projector
     resolver: Resolver
     janitor: Janitor
@@ -142,7 +146,7 @@ async def build(settings: Settings, *, on_ack: AckHook | None = None, compiler: 
         if await keys.ensure_admin_key(settings.admin_key_file):
             log.info("key.created", file=str(settings.admin_key_file))
         parts = _assemble(settings, store, keys, clock, board, on_ack, compiler or SnapshotCompiler())
-        async with parts.prometheus or contextlib.nullcontext():
+        async with parts.prometheus or contextlib.nullcontext(), parts.models:
             yield parts
     finally:
         await store.close()
@@ -197,6 +201,7 @@ def _assemble(
     )
     prometheus = _prometheus(settings, registry)
     gate = _picture_gate(clock, registry)
+    models = HttpModels()
     return Parts(
         role=settings.role,
         store=store,
@@ -209,6 +214,15 @@ def _assemble(
             store=store, gate=gate, clock=clock, leads=lambda: controller.leads, interval=settings.interval
         ),
         prometheus=prometheus,
+        models=models,
+        provenance=ProvenanceWatch(
+            store=store,
+            source=models,
+            clock=clock,
+            wake=_listening(board, Topic.DESIRED),
+            leads=lambda: controller.leads,
+            interval=settings.interval,
+        ),
         projector=Projector(
             store=store,
             compiler=compiler,
@@ -334,6 +348,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(parts.controller.run(), name="controller")
             tasks.create_task(parts.sampler.run(), name="sampler")
             tasks.create_task(parts.examiner.run(), name="examiner")
+            tasks.create_task(parts.provenance.run(), name="provenance")
             tasks.create_task(parts.resolver.run(), name="resolver")
             tasks.create_task(parts.janitor.run(), name="janitor")
         if parts.serves_api and api_socket is not None:

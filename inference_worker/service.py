@@ -191,6 +191,15 @@ class Service:
         self.leave()
         self.stopping.set()
 
+    def check_loaded(self) -> None:
+        """Refuse until every model is in memory.
+
+        Raises:
+            NotReadyError: Still loading, or stopped before that was done.
+        """
+        if not self.is_loaded:
+            raise NotReadyError(self.phase)
+
     def check_open(self, path: str, order: Order) -> None:
         """Refuse at once what would be refused after its body was read.
 
@@ -201,8 +210,7 @@ class Service:
         """
         if path not in self._offers:
             raise NoModelError(path, ", ".join(self._offers))
-        if not self.is_loaded:
-            raise NotReadyError(self.phase)
+        self.check_loaded()
         self._gate.check(order.priority, wait_s=self._estimate_wait_s(self._make_ticket(path, order)))
 
     async def make(self, path: str, upload: Upload, order: Order) -> Picture:

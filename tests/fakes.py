@@ -9,6 +9,7 @@ from controlplane.errors import UnavailableError
 from controlplane.ports import Compared, VersionWorkers, WorstPicture
 from controlplane.rollout.quality import QualityVerdict
 from controlplane.rollout.slo import QualitySlo
+from controlplane.traffic.provenance import ModelReport, ServedModel
 from tests import builders
 
 
@@ -98,7 +99,13 @@ class FakeGate:
             verdict, words = QualityVerdict.DRIFT, f"{new.name} drifts from {old.name}: mean CIEDE2000 {delta_e:g}"
         measures = {"delta_e": {"value": delta_e, "low": delta_e, "high": delta_e}}
         worst = tuple(WorstPicture(f"photo {place}", "grey", b"\xff\xd8\xff") for place in range(1, 4))
-        report: dict[str, object] = {"verdict": verdict.value, "sentence": words, "measures": measures, "findings": [], "notes": []}
+        report: dict[str, object] = {
+            "verdict": verdict.value,
+            "sentence": words,
+            "measures": measures,
+            "findings": [],
+            "notes": [],
+        }
         return Compared(verdict, words, report, worst, old.name, new.name)
 
 
@@ -120,3 +127,21 @@ def envoy_starts(folder: Path) -> int:
     """Return how often it was started."""
     starts = folder / "starts"
     return len(starts.read_text().splitlines()) if starts.exists() else 0
+
+
+class FakeModels:
+    """A `ModelSource` of workers that say what a test wants, by address; one it knows nothing of cannot be reached."""
+
+    def __init__(self, *reports: ModelReport) -> None:
+        self.reports = {report.address: report for report in reports}
+        self.asked: list[tuple[str, str]] = []
+
+    def say(self, report: ModelReport) -> None:
+        self.reports[report.address] = report
+
+    async def ask(self, address: str, *, host: str, within: dt.timedelta) -> tuple[tuple[ServedModel, ...], str]:
+        self.asked.append((address, host))
+        report = self.reports.get(address)
+        if report is None or report.words:
+            raise UnavailableError(report.words if report else f"it cannot be reached within {within}")
+        return report.models, report.code_version

@@ -16,7 +16,7 @@ from controlplane.api.services import Name
 from controlplane.api.views import state_name
 from controlplane.controller.fleet import FleetLevel, unready_members
 from controlplane.controller.groups import carriers, level_of, load_newest_groups, nodes_of
-from controlplane.controller.pictures import picture_holds
+from controlplane.controller.holds import load_holds
 from controlplane.errors import NotFoundError
 from controlplane.ports import Rollout, ServiceRecord, Store
 from controlplane.rollout.lifecycle import describe
@@ -98,14 +98,21 @@ async def _summary(store: Store, record: ServiceRecord, rollout: Rollout, now: d
             if isinstance(rollout.state, Preparing):
                 cluster = record.served.spec.version(rollout.candidate).cluster
                 waiting += unready_members(nodes_of(mine, now=now), await store.load_health(), cluster, now=now)
-                waiting += picture_holds(rollout, await store.load_quality_runs(rollout.id))
+                waiting += await _holds(store, record, rollout, now)
             words = f"{rollout.state.words}: " if isinstance(rollout.state, RollingBack) else ""
             return words + ("; ".join(waiting) or "every Envoy is ready; the controller moves on within moments")
         case Baking():
             judged = json.loads(rollout.evidence) if rollout.evidence else {}
-            return str(judged.get("reason") or "the judge has seen no complete second at this weight yet")
+            reason = str(judged.get("reason") or "the judge has seen no complete second at this weight yet")
+            held = [each for each in await _holds(store, record, rollout, now) if each != reason]
+            return "; ".join([reason, *(f"no step up meanwhile: {each}" for each in held)])
         case Paused(words=words) | Promoted(words=words) | RolledBack(words=words):
             return words or describe(rollout.state)
+
+
+async def _holds(store: Store, record: ServiceRecord, rollout: Rollout, now: dt.datetime) -> tuple[str, ...]:
+    runs = await store.load_quality_runs(rollout.id)
+    return await load_holds(store, record.served.spec, rollout, runs, now=now)
 
 
 def _waiting(level: FleetLevel) -> tuple[str, ...]:

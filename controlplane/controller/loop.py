@@ -17,6 +17,7 @@ from controlplane.clock import Clock
 from controlplane.controller.desired import grouping, live_split, served_revisions, traffic_plans
 from controlplane.controller.fleet import Refusal, expected_nodes, unready_members
 from controlplane.controller.groups import GroupView, carriers, level_of, nodes_of, view_groups
+from controlplane.controller.holds import load_holds
 from controlplane.controller.narrate import actor, sentence
 from controlplane.controller.observer import (
     Case,
@@ -31,7 +32,7 @@ from controlplane.controller.observer import (
     level_event,
     silence_event,
 )
-from controlplane.controller.pictures import asked_with, is_comparing, picture_event, picture_holds
+from controlplane.controller.pictures import asked_with, is_comparing, picture_event
 from controlplane.errors import ControlPlaneError, StaleWriteError
 from controlplane.ports import (
     ClusterHealth,
@@ -298,7 +299,7 @@ class Controller:
             clusters,
             ticks,
             samples,
-            holds=picture_holds(rollout, runs),
+            holds=await load_holds(self.store, spec, rollout, runs, now=self.clock.now()),
             patient=is_comparing(runs),
             pictures=runs,
         )

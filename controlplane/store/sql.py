@@ -17,6 +17,7 @@ from controlplane.store.fleet import SqlFleet
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
 from controlplane.store.listener import Listener
+from controlplane.store.models import SqlModels
 from controlplane.store.quality import SqlQuality
 from controlplane.store.rollouts import SqlRollouts
 from controlplane.store.samples import SqlSamples
@@ -28,7 +29,7 @@ from controlplane.wake import WakeBoard
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class SqlStore(
-    SqlCatalogue, SqlRollouts, SqlFleet, SqlDesired, SqlTelemetry, SqlSamples, SqlQuality, SqlKeys, SqlLease
+    SqlCatalogue, SqlRollouts, SqlFleet, SqlDesired, SqlTelemetry, SqlSamples, SqlQuality, SqlModels, SqlKeys, SqlLease
 ):
     """The port `Store` on one SQL database. Close it, or use it as a context manager."""
 
