@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     faults.add_argument("--fault-hang", type=float, default=0.0, metavar="SHARE", help="never answered")
     faults.add_argument("--fault-delay-factor", type=float, default=1.0, metavar="X", help="times its own latency")
     faults.add_argument("--fault-delay-ms", type=float, default=0.0, metavar="MS", help="added to every answer")
-    faults.add_argument("--fault-picture", choices=[w.value for w in WrongPicture], help="spoil the colours")
+    faults.add_argument("--fault-picture", choices=[w.value for w in WrongPicture], help="spoil the answers")
     faults.add_argument("--fault-oom-above", type=int, metavar="N", help="more pictures in a run are out of memory")
     faults.add_argument("--fault-seed", type=int, help="makes the order of faults repeatable")
     bench = commands.add_parser("bench", help="CPU of a request beside the network", formatter_class=as_shown)
