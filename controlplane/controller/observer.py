@@ -75,7 +75,10 @@ def level_event(
     holds: Sequence[str] = (),
     patient: bool = False,
 ) -> Event | None:
-    """Return what the fleet's level means for a rollout that waits for it; *holds* and *patient* as in `Case`."""
+    """Return what the fleet's level means for a rollout that waits for it; *holds* as in `Case`.
+
+    *patient*: what it waits for is under way, so `Preparing` is not given up now.
+    """
     match rollout.state:
         case Preparing(since=since):
             unready = (*unready_members(fleet.nodes, fleet.health, clusters.candidate, now=now), *holds)
@@ -137,8 +140,7 @@ class Case:
 
     *holds* say, a phrase each, why the candidate may get no more traffic now, whatever the judge thinks of it. They
     keep a rollout from its next step, the first and the last included, and from nothing else: a breach goes back at
-    once, and a person may promote. *patient*: what is waited for is under way, so `Preparing` is not given up now.
-    *pictures* are the newest comparisons, the newest first.
+    once, and a person may promote. *pictures* are the newest comparisons, the newest first.
     """
 
     rollout: Rollout
@@ -146,7 +148,6 @@ class Case:
     ticks: Sequence[TickRead]
     samples: Sequence[QuerySample] = ()
     holds: Sequence[str] = ()
-    patient: bool = False
     pictures: Sequence[QualityRun] = ()
 
 

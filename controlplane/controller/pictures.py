@@ -1,5 +1,6 @@
 """What the comparisons of a rollout's pictures mean for it now: pure, over its row and those of its runs."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 from typing import Final
@@ -19,7 +20,6 @@ from controlplane.rollout.model import (
 from controlplane.rollout.quality import (
     Consequence,
     QualityRun,
-    QualityVerdict,
     RunStatus,
     consequence,
     is_compared_before,
@@ -29,15 +29,18 @@ from controlplane.rollout.slo import quality_slo
 RETRY: Final = dt.timedelta(seconds=20)
 """Pause after a comparison that came to nothing: the workers are spared, and a rollout that waits is not kept long."""
 
+LONGEST: Final = dt.timedelta(minutes=31)
+"""Longer than any comparison takes: one that seems to has been left behind."""
+
 
 def last_verdict(runs: Sequence[QualityRun], *, since: dt.datetime) -> QualityRun | None:
     """Return the newest run with a verdict, of those begun at *since* or later; *runs* are the newest first."""
     return next((run for run in runs if run.verdict is not None and run.at >= since), None)
 
 
-def is_comparing(runs: Sequence[QualityRun]) -> bool:
-    """Whether a comparison is under way, as far as its row knows."""
-    return bool(runs) and runs[0].status is RunStatus.RUNNING
+def is_comparing(runs: Sequence[QualityRun], *, now: dt.datetime) -> bool:
+    """Whether a comparison is under way, as far as its row knows: whoever began it may have died."""
+    return bool(runs) and runs[0].status is RunStatus.RUNNING and now - runs[0].at < LONGEST
 
 
 def is_due(rollout: Rollout, runs: Sequence[QualityRun], *, now: dt.datetime) -> bool:
@@ -81,10 +84,10 @@ def picture_event(rollout: Rollout, runs: Sequence[QualityRun]) -> Event | None:
             return None
 
 
-def asked_with(rollout: Rollout, runs: Sequence[QualityRun]) -> QualityVerdict | None:
-    """Return what a person is asked about when `picture_event` is a question."""
+def asked_by(rollout: Rollout, event: Event | None, runs: Sequence[QualityRun]) -> Rollout:
+    """Return *rollout* with what *event*, its `picture_event`, asks a person about, so that it is asked once."""
     run = last_verdict(runs, since=rollout.started_at)
-    return run.verdict if run else None
+    return dataclasses.replace(rollout, asked=run.verdict) if isinstance(event, Question) and run else rollout
 
 
 def picture_holds(rollout: Rollout, runs: Sequence[QualityRun]) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ def test_wrong_colours() -> None:
 
     def spoil(how: WrongPicture) -> list[float]:
         spoilt = Spoiler(how).spoil_colours(ab)
-        assert (spoilt.shape, spoilt.dtype) == (ab.shape, np.float32)
+        assert spoilt.shape == ab.shape
+        assert spoilt.dtype == np.float32
         return [round(float(plane.mean()), 3) for plane in spoilt]
 
     assert spoil(WrongPicture.GREY) == [0, 0]
