@@ -30,7 +30,7 @@ from controlplane.rollout.slo import QualitySlo
 
 PARALLEL: Final = 2
 """Photos under way at once to each version, one version after the other: workers have users besides."""
-PICTURE_TIMEOUT_S: Final = 60.0
+PICTURE_TIMEOUT: Final = httpx.Timeout(60, connect=5)
 LONGEST: Final = dt.timedelta(minutes=30)
 SECOND_TRY_AFTER: Final = dt.timedelta(seconds=2)
 
@@ -95,7 +95,7 @@ class HttpGate:
         target = Target(urls=tuple(f"{worker}{path}" for worker in workers))
         # Proxies of the environment are for the way out, and workers are within reach. Each version has connections of
         # its own: it must not wait for what the other's workers hold on to.
-        async with httpx.AsyncClient(timeout=PICTURE_TIMEOUT_S, transport=self._transport, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=PICTURE_TIMEOUT, transport=self._transport, trust_env=False) as client:
             try:
                 return await collect(
                     target, photos, client=client, clock=self._clock, parallel=PARALLEL, progress=lambda: None
