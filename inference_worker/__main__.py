@@ -21,6 +21,7 @@ from inference_worker.catalogue import SHIPPED, find_card, verify
 from inference_worker.ddcolor import commands as ddcolor
 from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.faults import FaultPlan, WrongPicture
+from inference_worker.sampling import Samples, add_flags, read_policy
 from inference_worker.sizing import MAX_INPUT_PX, SizeRange
 
 EXIT_USAGE: Final = 2
@@ -60,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--max-pixels", type=int, default=24_000_000, help="largest picture; above it 413")
     serve.add_argument("--queue", type=int, default=16, help="requests held at once; above it 429")
     serve.add_argument("--max-batch", type=int, default=1, help="pictures in one run of the network")
-    serve.add_argument("--memory-mb", type=int, help="memory of runs; by default 60 % of the container's or machine's")
+    serve.add_argument("--memory-mb", type=int, help="memory of runs; by default 60 %% of the container's or machine's")
     serve.add_argument("--imaging-threads", type=int, default=1, help="threads that decode and encode")
     serve.add_argument("--deadline-s", type=float, default=60.0, help="longest a request may stay inside")
     serve.add_argument(
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     faults.add_argument("--fault-picture", choices=[w.value for w in WrongPicture], help="spoil the answers")
     faults.add_argument("--fault-oom-above", type=int, metavar="N", help="more pictures in a run are out of memory")
     faults.add_argument("--fault-seed", type=int, help="makes the order of faults repeatable")
+    add_flags(serve)
     bench = commands.add_parser("bench", help="CPU of a request beside the network", formatter_class=as_shown)
     bench.add_argument("--model", default="v1", help="a name from `models list`")
     bench.add_argument("--side", type=int, default=512, help="side of the photo in pixels")
@@ -171,6 +173,7 @@ def serve(args: argparse.Namespace) -> int:
     check_serve_flags(args)
     sizes = read_sizes(args)
     faults = read_faults(args)
+    read_policy(args)  # what it refuses is refused before anything is loaded
     card = find_card(args.models_dir, args.model)
     check_runtime(card)
     if card.is_fixed and args.input_px not in {None, card.input_px}:
@@ -249,9 +252,18 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         faults=faults,
         on_fatal=give_up,
     )
-    identity = Identity(code_version=find_code_version(), models=tuple(served))
+    policy = read_policy(args)
+    if policy is not None:
+        facts = {"share": policy.share, "keep_s": policy.keep.total_seconds(), "most": policy.max_count}
+        log.warning("samples.enabled", extra={"fields": facts | {"note": "'photos and answers are kept for a while'"}})
     app = create_app(
-        service=service, metrics=metrics, clock=SystemClock(), version=version, identity=identity, faults=faults
+        service=service,
+        metrics=metrics,
+        clock=SystemClock(),
+        version=version,
+        identity=Identity(code_version=find_code_version(), models=tuple(served)),
+        faults=faults,
+        samples=None if policy is None else Samples(policy, clock=SystemClock()),
     )
     server = DrainingServer(make_config(app, drain_s=args.drain_s), service=service, linger_s=args.linger_s)
     host, port = listener.getsockname()[:2]
