@@ -21,6 +21,7 @@ from inference_worker.crafts import Craft, Prepared, find_bucket
 from inference_worker.errors import (
     ColourInputError,
     DeadlineError,
+    DeviceLostError,
     DeviceMemoryError,
     LateError,
     ModelError,
@@ -28,7 +29,8 @@ from inference_worker.errors import (
     NotReadyError,
     WorkerError,
 )
-from inference_worker.faults import FaultPlan, Spoiler, check_fit
+from inference_worker.failures import is_device_lost
+from inference_worker.faults import DeviceDrill, FaultPlan, Spoiler
 from inference_worker.imaging import (
     COLOUR_RESIDUAL,
     Encoding,
@@ -39,7 +41,7 @@ from inference_worker.imaging import (
     get_grey_plane,
     measure_residual_chroma,
 )
-from inference_worker.memory import MemoryMeter, Metered, ProcessMemory, Room, Share
+from inference_worker.memory import MemoryMeter, Room, Share, choose_meter
 from inference_worker.metrics import Metrics
 from inference_worker.orders import Order
 from inference_worker.scheduling import Bucket, Ticket
@@ -58,6 +60,8 @@ class Phase(enum.StrEnum):
     READY = "ready"
     STOPPING = "stopping"
     """Not ready for more, and so it tells; whoever still asks is served until the listener closes."""
+    FAILED = "failed"
+    """The device is lost to this process, which ends; nobody is served."""
 
 
 class Predictor(Protocol):
@@ -120,6 +124,8 @@ class Service:
         clock: Clock,
         faults: FaultPlan | None = None,
         on_fatal: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
+        gpu: MemoryMeter | None = None,
     ) -> None:
         """Prepare a worker that is still loading.
 
@@ -130,6 +136,8 @@ class Service:
             clock: Tells deadlines and durations.
             faults: A drill's spoilt pictures and full device.
             on_fatal: Called when a model cannot be loaded; must end the process.
+            on_lost: Called when the device has failed for good; must end the process, soon.
+            gpu: Of the device, for runtimes that cannot tell what they take of it.
         """
         self.settings = settings
         self.phase = Phase.LOADING
@@ -142,10 +150,15 @@ class Service:
         self._faults = faults or FaultPlan()
         self._spoiler = Spoiler(self._faults.picture)
         self._on_fatal = on_fatal
+        self._on_lost = on_lost
+        self._gpu = gpu
+        self._drill = DeviceDrill(self._faults, lambda kind: metrics.faults.labels(kind).inc())
         self._predictors: dict[str, Predictor] = {}
         self._gate = Gate(settings.max_inside)
         self._photos = Room(settings.max_held_pixels)
-        self._queue = DeviceQueue(self._predict, max_batch=settings.max_batch, clock=clock, metrics=metrics)
+        self._queue = DeviceQueue(
+            self._predict, max_batch=settings.max_batch, clock=clock, metrics=metrics, on_lost=self._lose_device
+        )
         self._imaging = ThreadPoolExecutor(max_workers=settings.imaging_threads, thread_name_prefix="imaging")
         self._coming = 0
         self._accepted = 0
@@ -207,11 +220,14 @@ class Service:
         Raises:
             NoModelError: Nothing is served behind *path*.
             NotReadyError: Still loading.
+            DeviceLostError: The device has failed for good.
             QueueFullError: Every place is taken.
         """
         if path not in self._offers:
             raise NoModelError(path, ", ".join(self._offers))
         self.check_loaded()
+        if self._queue.is_lost:
+            raise DeviceLostError
         self._gate.check(order.priority, wait_s=self._estimate_wait_s(self._make_ticket(path, order)))
 
     async def make(self, path: str, upload: Upload, order: Order) -> Picture:
@@ -222,6 +238,7 @@ class Service:
             LateError: It would take longer than the caller waits.
             DeadlineError: It took longer than that.
             DeviceMemoryError: The device has no room.
+            DeviceLostError: The device has failed for good.
             ColourInputError: The photo has colour of its own.
             UnsupportedTypeError: Not a picture the worker reads.
             TooManyPixelsError: Larger than the limit, by its header.
@@ -322,21 +339,23 @@ class Service:
         return spoiler.spoil_file(data)
 
     def _predict(self, bucket: Bucket, stack: Floats) -> Floats:
-        try:
-            check_fit(self._faults, len(stack))
-        except ModelError:
-            self._metrics.faults.labels("out_of_memory").inc()
-            raise
+        self._drill.check(len(stack), is_ready=self.is_loaded)
         with self._timed("model"):
             return self._predictors[bucket.model].predict(stack)
+
+    def _lose_device(self) -> None:
+        self.phase = Phase.FAILED
+        self._on_lost()
 
     async def _become_ready(self) -> None:
         try:
             for path, offer in self._offers.items():
                 await self._load(path, offer)
-        except (ModelError, DeviceMemoryError):
+        except DeviceLostError:
+            return  # told of by the queue
+        except (ModelError, DeviceMemoryError) as exc:
             log.exception("model.load_failed")
-            self._on_fatal()
+            (self._lose_device if is_device_lost(exc) else self._on_fatal)()
             return
         self.ready.set()
         if self.phase is Phase.LOADING:
@@ -346,9 +365,7 @@ class Service:
     async def _load(self, path: str, offer: Offer) -> None:
         """Open one model, measure what it costs, and make one picture the whole way: the first visitor pays nothing."""
         predictor = await self._in_thread(offer.load)
-        meter: MemoryMeter = ProcessMemory(self.settings.memory_bytes)
-        if isinstance(predictor, Metered):
-            meter = predictor.meter
+        meter = choose_meter(predictor, gpu=self._gpu, limit_bytes=self.settings.memory_bytes)
         self._predictors[offer.craft.model] = predictor
         trial = Trial(craft=offer.craft, predict=predictor.predict, meter=meter, clock=self._clock)
         costs, budget = await self._queue.call(measure, trial, max_batch=self.settings.max_batch)
