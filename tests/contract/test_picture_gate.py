@@ -18,6 +18,7 @@ from controlplane.quality.verdict import Limits
 from controlplane.rollout.quality import QualityVerdict
 from controlplane.rollout.slo import QualitySlo
 from inference_worker.imaging import Encoding, encode, recombine
+from tests.builders import seconds
 from tests.fakes import FakeGate, ManualClock
 
 SLO = QualitySlo("pictures", photos=12)
@@ -140,6 +141,20 @@ async def test_photos_go_to_the_objectives_path_and_the_workers_take_turns(real:
     hosts = [request.url.host for request in workers.seen]
     assert (hosts.count("v1.a"), hosts.count("v1.b"), hosts.count("v2")) == (6, 6, 12)
     assert {request.url.path for request in workers.seen} == {"/repair/person"}
+
+
+async def test_both_versions_are_asked_in_the_same_moments_and_behind_users(workers: Workers) -> None:
+    clock = ManualClock()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await clock.sleep(seconds(0))  # lets the other version be asked
+        return workers(request)
+
+    real = HttpGate(clock=clock, transport=httpx.MockTransport(answer))
+    await real.compare(version("v1"), version("v2"), SLO)
+    hosts = [request.url.host for request in workers.seen]
+    assert all(abs(hosts[:count].count("v1") - hosts[:count].count("v2")) <= 2 for count in range(len(hosts)))
+    assert {request.headers["x-priority"] for request in workers.seen} == {"bulk"}
 
 
 async def test_a_dead_worker_among_others_is_envoys_to_leave_out(real: HttpGate, workers: Workers) -> None:
