@@ -86,21 +86,16 @@ class HttpGate:
     async def _ask_both(
         self, versions: tuple[VersionWorkers, VersionWorkers], path: str, photos: Sequence[Photo]
     ) -> list[list[Answer]]:
-        refused: list[UnavailableError] = []
-        found: list[list[Answer]] = [[], []]
-
-        async def ask(side: int) -> None:
-            try:
-                found[side] = await self._ask(versions[side], path, photos)
-            except UnavailableError as exc:
-                refused.append(exc)
-
-        async with asyncio.TaskGroup() as tasks:
-            for side, version in enumerate(versions):
-                tasks.create_task(ask(side), name=f"ask {version.name}")
-        if refused:
-            raise refused[0]
-        return found
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                asked = [tasks.create_task(self._ask(version, path, photos)) for version in versions]
+        except ExceptionGroup as failures:
+            # Without the one version's pictures, nobody needs the other's: they are not asked for any more.
+            refused = failures.subgroup(UnavailableError)
+            if refused is None:
+                raise
+            raise refused.exceptions[0] from failures
+        return [task.result() for task in asked]
 
     async def _ask(self, version: VersionWorkers, path: str, photos: Sequence[Photo]) -> list[Answer]:
         answers = await self._send(version, version.workers, path, photos)

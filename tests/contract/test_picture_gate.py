@@ -157,6 +157,20 @@ async def test_both_versions_are_asked_in_the_same_moments_and_behind_users(work
     assert {request.headers["x-priority"] for request in workers.seen} == {"bulk"}
 
 
+async def test_when_one_version_is_away_the_other_is_left_alone(workers: Workers) -> None:
+    clock = ManualClock()
+    workers.styles["v2"] = "away"
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await clock.sleep(seconds(0))
+        return workers(request)
+
+    real = HttpGate(clock=clock, transport=httpx.MockTransport(answer))
+    with pytest.raises(UnavailableError, match="v2: http://v2:8083/repair does not answer"):
+        await real.compare(version("v1"), version("v2"), QualitySlo("pictures"))
+    assert len([request for request in workers.seen if request.url.host == "v1"]) < 20
+
+
 async def test_a_dead_worker_among_others_is_envoys_to_leave_out(real: HttpGate, workers: Workers) -> None:
     workers.styles["dead"] = "away"
     compared = await real.compare(version("v1"), version("v2", "v2", "dead"), SLO)
