@@ -88,6 +88,9 @@ class FakeComfyUI:
         self.go.set()
         self.go_history = asyncio.Event()
         self.go_history.set()
+        self.go_stats = asyncio.Event()
+        """Off: whoever checks the connection waits."""
+        self.go_stats.set()
         self.port = 0
         self._forget()
 
@@ -155,6 +158,11 @@ class FakeComfyUI:
         """Let the history have what has ended."""
         self.go_history.set()
 
+    async def chatter(self, frames: int) -> None:
+        """Send every client so many frames that concern no prompt."""
+        for _ in range(frames):
+            await self._broadcast()
+
     def posted(self, path: str) -> list[Any]:
         return [body for called, body in self.calls if called == path]
 
@@ -193,6 +201,7 @@ class FakeComfyUI:
         )
 
     async def _show_stats(self, _: Request) -> Response:
+        await self.go_stats.wait()
         system = {"comfyui_version": self.quirks.version, "ram_total": 1, "ram_free": 1, "argv": ["main.py"]}
         return JSONResponse({"system": system, "devices": [{"name": "cpu", "type": "cpu", "vram_free": 1}]})
 
@@ -397,5 +406,6 @@ async def running_comfyui(bell: Bell) -> AsyncIterator[FakeComfyUI]:
     finally:
         fake.release()
         fake.publish()
+        fake.go_stats.set()
         if fake.is_up:
             await fake.kill()

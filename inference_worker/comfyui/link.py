@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import urlencode
 
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from inference_worker.clock import Clock
@@ -29,6 +29,8 @@ MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 PING_S: Final = 20.0
 PONG_S: Final = 60.0
 """ComfyUI answers pings from a process whose other thread may hold the interpreter for seconds."""
+CLOSE_S: Final = 1.0
+"""How long the farewell to a ComfyUI that does not answer it may take."""
 
 
 def choose_pause_s(failures: int, dice: random.Random) -> float:
@@ -105,30 +107,64 @@ class Link:
 
     async def _listen(self) -> str:
         """Connect and hear events until the link breaks; returns why it did."""
+        return await self._explain(self._open()) or "comfyui: it closed the connection"
+
+    async def _explain(self, action: Awaitable[str | None]) -> str | None:
+        """What *action* returns, or in words what it raised."""
         try:
-            await self._handlers.admit()
-            async with connect(
-                self._url,
-                host=self._address.host,  # given explicitly, a redirect to another host is an error
-                port=self._address.port,
-                proxy=None,
-                open_timeout=self._patience.connect_s,
-                close_timeout=1.0,
-                max_size=MAX_FRAME_BYTES,
-                ping_interval=PING_S,
-                ping_timeout=PONG_S,
-            ) as socket:
-                await self._handlers.check()
-                self.epoch += 1
-                self._opened_s = self._clock.read_s()
-                self.is_up = True
-                self._handlers.follow(None)
-                async for frame in socket:
-                    # Binary frames are previews.
-                    if isinstance(frame, str) and (event := read_event(frame)) is not None:
-                        self._handlers.hear(event)
+            return await action
         except WorkerError as exc:
             return str(exc)
         except (OSError, TimeoutError, WebSocketException, asyncio.IncompleteReadError, ValueError) as exc:
             return f"comfyui: no connection to {self._address.http_url} ({type(exc).__name__})"
-        return "comfyui: it closed the connection"
+
+    async def _open(self) -> str | None:
+        await self._handlers.admit()
+        async with connect(
+            self._url,
+            host=self._address.host,  # given explicitly, a redirect to another host is an error
+            port=self._address.port,
+            proxy=None,
+            open_timeout=self._patience.connect_s,
+            close_timeout=CLOSE_S,
+            max_size=MAX_FRAME_BYTES,
+            ping_interval=PING_S,
+            ping_timeout=PONG_S,
+        ) as socket:
+            return await self._use(socket)
+
+    async def _use(self, socket: ClientConnection) -> str | None:
+        """Check, then be up until the link breaks; returns why it did, if that was told.
+
+        Frames are read from the opening to the end of the farewell. Unread ones would fill the buffer, and behind a
+        full buffer neither the end of the link nor the answer to a farewell is seen.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            hearing = tasks.create_task(self._explain(self._hear_all(socket)), name="comfyui-frames")
+            try:
+                trouble = await self._explain(self._handlers.check())
+                if trouble is None:
+                    self._be_up()
+                    trouble = await asyncio.shield(hearing)
+            finally:
+                await _leave(socket)
+        return trouble
+
+    def _be_up(self) -> None:
+        self.epoch += 1
+        self._opened_s = self._clock.read_s()
+        self.is_up = True
+        self._handlers.follow(None)
+
+    async def _hear_all(self, socket: ClientConnection) -> None:
+        async for frame in socket:
+            # Binary frames are previews.
+            if isinstance(frame, str) and (event := read_event(frame)) is not None:
+                self._handlers.hear(event)
+
+
+async def _leave(socket: ClientConnection) -> None:
+    try:
+        await socket.close()
+    finally:
+        socket.transport.abort()  # cancelled meanwhile, it would stay open

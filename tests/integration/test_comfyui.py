@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 import pytest
 
+from inference_worker.comfyui import link
 from inference_worker.comfyui.address import read_address
 from inference_worker.comfyui.errors import (
     JobCancelledError,
@@ -380,6 +381,37 @@ async def test_what_happened_while_the_socket_was_lost_is_found_afterwards() -> 
         world.fake.release()
         assert isinstance(await world.answer_later(order), np.ndarray)
         assert len(world.fake.executed) == 1
+
+
+async def test_what_is_told_while_a_new_link_is_still_being_checked_is_heard_at_once() -> None:
+    async with start() as world:
+        world.clock.now_s += 60  # the link has been steady
+        world.fake.hold()
+        order = world.order()
+        await world.wait(lambda: len(world.fake.executed) == 1, "work")
+        seen = world.clock.slept
+        await world.clock.pass_until(lambda: world.clock.slept > seen + 2, "a rest")  # between two looks
+        world.fake.go_stats.clear()
+        world.fake.cut_all()
+        await world.wait(lambda: world.fake.connections == 2, "a new link")
+        world.fake.release()
+        assert isinstance(await world.answer(order), np.ndarray)
+        world.fake.go_stats.set()
+
+
+async def test_a_link_that_fails_its_check_is_left_at_once_however_much_was_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link, "CLOSE_S", 3600.0)  # a farewell whose answer is not read would take that long
+    async with start() as world:
+        world.clock.now_s += 60  # the link has been steady
+        world.fake.go_stats.clear()
+        world.fake.cut_all()
+        await world.wait(lambda: world.fake.connections == 2, "a new link")
+        del world.fake.node_types["DDColor_Colorize"]
+        await world.fake.chatter(100)
+        world.fake.go_stats.set()
+        await world.wait(lambda: "not installed" in str(world.runner.trouble), "the refusal")
 
 
 @pytest.mark.parametrize("is_running", [True, False])
