@@ -16,6 +16,8 @@ from typing import Final
 
 from inference_worker.backends import Device, check_runtime, open_colorizer
 from inference_worker.catalogue import SHIPPED, Kind, ModelCard, find_card, load_cards
+from inference_worker.comfyui.command import add_flags as add_comfyui_flags
+from inference_worker.comfyui.command import build_runner, describe_template
 from inference_worker.ddcolor import commands as ddcolor
 from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.faults import FaultPlan, WrongPicture
@@ -45,8 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hueshift-worker", description="Serve one colorizer, or look at the models.")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve one model over HTTP", formatter_class=as_shown)
-    serve.add_argument("--model", required=True, help="a name from `models list`; a colorizer, or an rgb-to-rgb model")
+    serve.add_argument("--model", help="a name from `models list`; a colorizer, or an rgb-to-rgb model")
     serve.add_argument("--transform", metavar="MODEL", help="an rgb-to-rgb model to serve beside a colorizer")
+    serve.add_argument("--backend", choices=["comfyui"], help="what colorizes, instead of the runtime the model is for")
     serve.add_argument("--port", type=int, required=True, help="TCP port; 0 takes a free one and logs it")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--label", help="sent as x-model-version instead of the model's own version")
@@ -66,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--drain-s", type=int, default=60, help="at stop, how long running requests may then take")
     serve.add_argument("--models-dir", type=Path, default=SHIPPED, help="folder with models.json")
+    add_comfyui_flags(serve)
     faults = serve.add_argument_group("faults for drills", "off by default; no request can switch them on")
     faults.add_argument("--fault-errors", type=float, default=0.0, metavar="SHARE", help="answered with 500")
     faults.add_argument("--fault-hang", type=float, default=0.0, metavar="SHARE", help="never answered")
@@ -166,11 +170,17 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(args: argparse.Namespace) -> int:
-    """Serve until a signal; the exit code is 0 unless the model could not be loaded."""
-    check_serve_flags(args)
-    sizes = read_sizes(args)
-    faults = read_faults(args)
+def choose_card(args: argparse.Namespace, sizes: SizeRange | None) -> ModelCard:
+    """What is served under `--model`: a model that fits the other flags and is as recorded, or ComfyUI's template.
+
+    Raises:
+        SettingError: No model is named, or a flag does not fit it.
+        ModelError: It is unknown or damaged, or its runtime is not installed.
+    """
+    if args.backend is not None:
+        return describe_template(args, sizes)
+    if args.model is None:
+        raise SettingError("--model: name one of `models list`; only --backend comfyui goes without")
     card = find_card(args.models_dir, args.model)
     check_runtime(card)
     if card.is_fixed and args.input_px not in {None, card.input_px}:
@@ -180,6 +190,17 @@ def serve(args: argparse.Namespace) -> int:
     if card.is_fixed and sizes is not None:
         raise SettingError(f"--sizes: the file of {card.name} is for {card.input_px} only; leave them out")
     card.verify()
+    return card
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve until a signal; the exit code is 0 unless the model could not be loaded."""
+    check_serve_flags(args)
+    sizes = read_sizes(args)
+    faults = read_faults(args)
+    card = choose_card(args, sizes)
+    if args.backend is not None and faults.oom_above is not None:
+        raise SettingError("--fault-oom-above: there is no device to fill with --backend comfyui; leave it out")
     if args.transform is not None:
         second = find_card(args.models_dir, args.transform)
         second.verify()
@@ -214,7 +235,7 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         exit_code = EXIT_FAILED
         server.should_exit = True
 
-    version, device = args.label or card.version, Device(args.device)
+    clock, version, device = SystemClock(), args.label or card.version, Device(args.device)
     card = dataclasses.replace(card, version=version)
     metrics = Metrics(model=card.name, version=version, sha256=card.sha256)
     if card.kind is Kind.COLORIZER:
@@ -223,6 +244,7 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
             lambda: open_colorizer(card, threads=args.threads, device=device),
             input_px=args.input_px,
             sizes=read_sizes(args),
+            runner=None if args.backend is None else build_runner(args, clock),
         )
     else:
         offers = offer_transformer(card, threads=args.threads, device=device)
@@ -242,11 +264,11 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         ),
         offers=offers,
         metrics=metrics,
-        clock=SystemClock(),
+        clock=clock,
         faults=faults,
         on_fatal=give_up,
     )
-    app = create_app(service=service, metrics=metrics, clock=SystemClock(), version=version, faults=faults)
+    app = create_app(service=service, metrics=metrics, clock=clock, version=version, faults=faults)
     server = DrainingServer(make_config(app, drain_s=args.drain_s), service=service, linger_s=args.linger_s)
     host, port = listener.getsockname()[:2]
     log.info("worker.started", extra={"fields": {"model": card.name, "version": version, "host": host, "port": port}})

@@ -2,6 +2,7 @@
 
 import enum
 import importlib.util
+from collections.abc import Callable
 from typing import Protocol
 
 from inference_worker.catalogue import Backend, ModelCard
@@ -69,3 +70,37 @@ def open_colorizer(card: ModelCard, *, threads: int, device: Device = Device.AUT
             from inference_worker.backends.torch import TorchColorizer  # noqa: PLC0415 - as above
 
             return TorchColorizer.load(card.path, threads=threads, device=device)
+
+
+class Runner(Protocol):
+    """What turns lightness into colour somewhere else than on a device of this process; takes work while `run` runs."""
+
+    @property
+    def depth(self) -> int:
+        """Pictures that wait."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no more work should come, in one line; None while all is well."""
+        ...
+
+    def follow_health(self, told: Callable[[str | None], None]) -> None:
+        """Have *told* called with `trouble` whenever it changes."""
+        ...
+
+    async def open(self) -> None:
+        """Until work can be taken.
+
+        Raises:
+            ModelError: It never will be, as things are set up.
+        """
+        ...
+
+    async def submit(self, picture: Floats) -> Floats:
+        """The ab planes (2, h, w) for one picture's lightness (1, 1, H, W); cancelling gives the place up."""
+        ...
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        ...

@@ -10,6 +10,7 @@ from inference_worker.errors import SettingError
 from inference_worker.faults import FaultPlan, WrongPicture
 
 SERVE = ["serve", "--model", "v1", "--port", "8083"]
+COMFYUI = ["serve", "--backend", "comfyui", "--port", "8083", "--template", "ddcolor-kijai"]
 
 
 def test_list_names_the_routes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +64,16 @@ def test_verify_fails_on_damage(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ),
         (["models", "add", "x.pth", "--out", "new"], "models add: needs torch, safetensors, onnx; pip install"),
         (["models", "bench"], "models bench: needs torch, safetensors, onnx; pip install 'hueshift[torch]'"),
+        (["serve", "--port", "8083"], "--model"),
+        (COMFYUI[:-2], "--template"),
+        ([*COMFYUI[:-1], "nope"], "--template"),
+        ([*COMFYUI, "--comfyui-url", "http://203.0.113.7:8188"], "--comfyui-url"),
+        ([*COMFYUI, "--comfyui-allow", "everywhere"], "--comfyui-allow"),
+        ([*COMFYUI, "--comfyui-wait-s", "0"], "--comfyui-wait-s"),
+        ([*COMFYUI, "--comfyui-silence-s", "9999"], "--comfyui-silence-s"),
+        ([*COMFYUI, "--input-px", "128"], "--input-px"),
+        ([*COMFYUI, "--sizes", "128-512"], "--sizes"),
+        ([*COMFYUI, "--fault-oom-above", "2"], "--fault-oom-above"),
     ],
 )
 def test_impossible_flags_are_one_line(arguments: list[str], field: str, capsys: pytest.CaptureFixture[str]) -> None:

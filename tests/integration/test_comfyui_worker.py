@@ -1,0 +1,189 @@
+"""A whole worker on a stand-in for ComfyUI: what callers and probes see of it, and the command."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import os
+import random
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from inference_worker.app import create_app
+from inference_worker.comfyui.address import read_address
+from inference_worker.comfyui.runner import ComfyUIRunner, ComfyUISettings
+from inference_worker.comfyui.template import SHIPPED, load_template
+from inference_worker.crafts import Colorizing
+from inference_worker.faults import FaultPlan
+from inference_worker.imaging import Limits, compute_lab, decode
+from inference_worker.metrics import Metrics
+from inference_worker.orders import COLORIZE_PATH
+from inference_worker.service import Offer, Service, ServiceSettings
+from tests.comfyui import FakeComfyUI, running_comfyui
+from tests.comfyui_nodes import draw_photo
+from tests.stepping import Bell, StepClock
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PNG = {"content-type": "image/png"}
+
+
+class Worker:
+    """A client of a worker, the ComfyUI behind it, and its time."""
+
+    def __init__(self, http: httpx.AsyncClient, fake: FakeComfyUI, clock: StepClock, bell: Bell) -> None:
+        self.http = http
+        self.fake = fake
+        self.clock = clock
+        self.bell = bell
+
+    async def ask(self, photo: bytes, request_id: str = "") -> httpx.Response:
+        headers = PNG | {"x-request-id": request_id or str(uuid.uuid4())}
+        answer = await self.http.post("/repair", content=photo, headers=headers)
+        self.bell.ring()
+        return answer
+
+    async def read_phase(self) -> str:
+        return str((await self.http.get("/readyz")).json()["status"])
+
+
+@contextlib.asynccontextmanager
+async def start() -> AsyncIterator[Worker]:
+    bell = Bell()
+    clock = StepClock(bell)
+    metrics = Metrics(model="fake", version="v9", sha256="0" * 64)
+    async with running_comfyui(bell) as fake:
+        settings = ComfyUISettings(
+            address=read_address(f"http://127.0.0.1:{fake.port}"), template=load_template(SHIPPED, "ddcolor-kijai")
+        )
+        runner = ComfyUIRunner(settings, clock=clock, dice=random.Random(1))  # noqa: S311 - jitter
+        craft = Colorizing(model="fake", input_px=256)
+        offer = Offer(craft=craft, load=pytest.fail, version="v9", is_grey_wanted=True, runner=runner)
+        service = Service(
+            settings=ServiceSettings(deadline=dt.timedelta(seconds=60)),
+            offers={COLORIZE_PATH: offer},
+            metrics=metrics,
+            clock=clock,
+        )
+        app = create_app(service=service, metrics=metrics, clock=clock, version="v9", faults=FaultPlan())
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://worker") as http,
+        ):
+            await service.ready.wait()
+            try:
+                yield Worker(http, fake, clock, bell)
+            finally:
+                fake.release()
+
+
+def read_error(answer: httpx.Response, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    told = str(answer.json()["error"])
+    assert "\n" not in told
+    return told
+
+
+async def test_a_photo_comes_back_coloured_under_its_requests_id() -> None:
+    request_id = str(uuid.uuid4())
+    async with start() as worker:
+        answer = await worker.ask(draw_photo(96, 80), request_id)
+        assert answer.status_code == 200
+        assert answer.headers["x-request-id"] == request_id
+        rgb = decode(answer.content, Limits())
+        assert rgb.shape == (80, 96, 3)
+        assert compute_lab(rgb)[..., 2].mean() > 5
+        assert np.abs(compute_lab(rgb)[..., 0] - compute_lab(np.full_like(rgb, 128))[..., 0]).max() < 1
+        assert worker.fake.posted("/prompt")[-1]["prompt_id"] == request_id
+        warm_up = worker.fake.posted("/prompt")[0]
+        assert warm_up["prompt"]["2"]["inputs"]["model_input_size"] == 256
+
+
+async def test_readiness_goes_and_comes_with_comfyui_and_no_request_is_lost() -> None:
+    async with start() as worker:
+        assert await worker.read_phase() == "ready"
+        worker.fake.hold()
+        async with asyncio.TaskGroup() as tasks:
+            inside = tasks.create_task(worker.ask(draw_photo(100, 80, level=100)))
+            await worker.bell.wait_until(lambda: len(worker.fake.executed) == 2, "work")
+            await worker.fake.kill()
+            await worker.clock.pass_until(lambda: worker.clock.now_s > 1003, "a pause")
+            assert await worker.read_phase() == "unhealthy"
+            refused = await worker.ask(draw_photo(90, 80, level=90))
+            assert "unhealthy" in read_error(refused, 503)
+            assert refused.headers["retry-after"] == "1"
+            assert (await worker.http.get("/healthz")).status_code == 200
+            worker.fake.release()
+            await worker.fake.start()
+            await worker.clock.pass_until(inside.done, "the answer")
+        assert inside.result().status_code == 200
+        assert await worker.read_phase() == "ready"
+
+
+async def test_errors_have_their_statuses() -> None:
+    async with start() as worker:
+        worker.fake.quirks.node_error = "out of memory\nTraceback (most recent call last):\n"
+        failed = await worker.ask(draw_photo(90, 80, level=90))
+        assert read_error(failed, 500) == "comfyui: DDColor_Colorize failed: RuntimeError: out of memory"
+        worker.fake.quirks.node_error = None
+        worker.fake.hold()
+        async with asyncio.TaskGroup() as tasks:
+            asked = tasks.create_task(worker.ask(draw_photo(91, 80, level=91)))
+            await worker.bell.wait_until(lambda: len(worker.fake.executed) == 3, "work")
+            worker.fake.interrupt()
+            worker.fake.release()
+        cancelled = asked.result()
+        assert "interrupted" in read_error(cancelled, 503)
+        assert cancelled.headers["retry-after"] == "1"
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+def name_flags(fake: FakeComfyUI, *more: str) -> list[str]:
+    url = f"http://127.0.0.1:{fake.port}"
+    backend = ["--backend", "comfyui", "--comfyui-url", url, "--template", "ddcolor-kijai"]
+    return ["-m", "inference_worker", "serve", "--port", "0", *backend, *more]
+
+
+async def begin(*flags: str) -> asyncio.subprocess.Process:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(sys.executable, *flags, stderr=pipe, env=environment, cwd=ROOT)
+
+
+async def test_the_command_refuses_a_missing_node_in_one_line() -> None:
+    async with running_comfyui(Bell()) as fake:
+        del fake.node_types["DDColor_Colorize"]
+        process = await begin(*name_flags(fake))
+        _, told = await process.communicate()
+        assert process.returncode == 1
+        (line,) = [line for line in told.decode().splitlines() if "model.refused" in line]
+        assert "node 2 (DDColor_Colorize) is not installed in this ComfyUI" in line
+        assert "Traceback" not in told.decode()
+
+
+async def test_the_command_waits_for_comfyui_then_serves_and_ends_by_a_signal() -> None:
+    async with running_comfyui(Bell()) as fake:
+        await fake.kill()
+        process = await begin(*name_flags(fake, "--label", "v7", "--model", "ddcolor_artistic"))
+        assert process.stderr is not None
+        while b"comfyui.connect_failed" not in (line := await process.stderr.readline()):
+            assert line
+        await fake.start()
+        while b"model.became_ready" not in (line := await process.stderr.readline()):
+            assert line
+        assert fake.posted("/prompt")[0]["prompt"]["2"]["inputs"]["checkpoint"] == "ddcolor_artistic.pth"
+        process.send_signal(signal.SIGTERM)
+        told = await process.stderr.read()
+        assert await process.wait() == 0
+        assert b"Traceback" not in told
