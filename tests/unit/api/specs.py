@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime as dt
-from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
@@ -76,24 +75,28 @@ REQUEST_SLOS: st.SearchStrategy[Slo] = st.one_of(
     st.builds(ErrorRateSlo, NAMES, SHARES, ANSWERS, TERMS),
     st.builds(LatencySlo, NAMES, st.floats(1, 300_000), st.floats(0.5, 0.9999), TERMS),
 )
-OTHER_SLOS: st.SearchStrategy[Slo] = st.one_of(
-    st.builds(ClientErrorSlo, NAMES, SHARES, ANSWERS, TERMS, st.none() | SHARES),
+CLIENT_SLOS = st.builds(ClientErrorSlo, NAMES, SHARES, ANSWERS, TERMS, st.none() | SHARES)
+QUERY_SLOS: st.SearchStrategy[Slo] = st.one_of(
     st.builds(RatioQuerySlo, NAMES, QUERIES, QUERIES, SHARES, INTERVALS, TERMS),
     st.builds(
         ValueQuerySlo, NAMES, QUERIES, st.floats(0, 1e6), st.none() | st.floats(-1e6, 0), SHARES, INTERVALS, TERMS
     ),
 )
+OTHER_SLOS: st.SearchStrategy[Slo] = CLIENT_SLOS | QUERY_SLOS
 
 
-def _can_be_judged_together(slos: Sequence[Slo]) -> bool:
-    return len({slo.name for slo in slos}) == len(slos) and sum(isinstance(slo, ClientErrorSlo) for slo in slos) <= 1
+@st.composite
+def slo_lists(draw: st.DrawFn) -> tuple[Slo, ...]:
+    """Draw objectives that can be judged together: each with a name of its own."""
+    drawn = [
+        *draw(st.lists(REQUEST_SLOS, min_size=1, max_size=2)),
+        *draw(st.lists(CLIENT_SLOS, max_size=1)),
+        *draw(st.lists(QUERY_SLOS, max_size=2)),
+    ]
+    return tuple(dataclasses.replace(slo, name=f"{slo.name}-{place}") for place, slo in enumerate(drawn))
 
 
-SLOS = (
-    st.tuples(st.lists(REQUEST_SLOS, min_size=1, max_size=2), st.lists(OTHER_SLOS, max_size=2))
-    .map(lambda drawn: (*drawn[0], *drawn[1]))
-    .filter(_can_be_judged_together)
-)
+SLOS = slo_lists()
 
 
 @st.composite
