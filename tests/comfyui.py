@@ -1,7 +1,8 @@
-"""A stand-in for ComfyUI's API on a real socket: what 0.3.64 was seen to do, each trap to be switched on.
+"""A stand-in for ComfyUI's API: what 0.3.64 was seen to do, each trap to be switched on.
 
-It listens on loopback, keeps queue, history and files in memory, executes one prompt at a time and can be killed and
-started again. Nothing in it waits for time: what is slow waits to be let go by the test.
+It listens on loopback, or on the network of a stepped loop, keeps queue, history and files in memory, executes one
+prompt at a time and can be killed and started again. Nothing in it waits for time: what is slow waits to be let go by
+the test.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import hashlib
 import json
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import uvicorn
@@ -25,7 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from tests.comfyui_nodes import COLORIZERS, NODE_TYPES, TRACEBACK, draw_photo, find_refusal, paint
-from tests.stepping import Bell
+from tests.stepping import SteppedLoop
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -70,8 +71,7 @@ class Item:
 class FakeComfyUI:
     """One ComfyUI; `start` and `kill` it as often as you like, on one port."""
 
-    def __init__(self, bell: Bell) -> None:
-        self.bell = bell
+    def __init__(self) -> None:
         self.quirks = Quirks()
         self.node_types = copy.deepcopy(NODE_TYPES)
         self.calls: list[tuple[str, Any]] = []
@@ -111,23 +111,26 @@ class FakeComfyUI:
     async def start(self) -> None:
         """Listen, with an empty queue and an empty history."""
         self._forget()
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each answer waits 40 ms
-        self.port = self._listener.getsockname()[1]
-        config = uvicorn.Config(self._build_app(), http="h11", ws="websockets-sansio", lifespan="off", log_config=None)
+        config = uvicorn.Config(
+            self._build_app(),
+            http="h11",
+            ws="websockets-sansio",
+            lifespan="off",
+            log_config=None,
+            timeout_keep_alive=75,  # as aiohttp's, which the real one has
+        )
         config.load()
         self._state = ServerState()
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: H11Protocol(config=config, server_state=self._state, app_state={}), sock=self._listener
+        self.port, self._end = await listen(
+            self.port, lambda: H11Protocol(config=config, server_state=self._state, app_state={})
         )
         self._executor = asyncio.ensure_future(self._execute_all())
         self.is_up = True
-        self.bell.ring()
 
     async def kill(self) -> None:
         """Die as a process does: connections are cut, queue and history are gone; files stay on the disk."""
         self.is_up = False
-        self._server.close()
+        self._end()
         self.cut_all()
         self._executor.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -136,7 +139,6 @@ class FakeComfyUI:
             task.cancel()
         await asyncio.wait(self._state.tasks) if self._state.tasks else None
         self._forget()
-        self.bell.ring()
 
     async def restart(self) -> None:
         await self.kill()
@@ -253,7 +255,6 @@ class FakeComfyUI:
     def delete(self, *prompt_ids: str) -> None:
         """Take pending prompts away; their client is told nothing, and no history is left."""
         self.pending = [item for item in self.pending if item.prompt_id not in prompt_ids]
-        self.bell.ring()
 
     async def _show_history(self, request: Request) -> Response:
         prompt_id = request.path_params["prompt_id"]
@@ -270,7 +271,6 @@ class FakeComfyUI:
         """Mark what runs, without an id whoever's it is; seen only before the next node."""
         if self.running and prompt_id in {None, self.running.prompt_id}:
             self._interrupted = self.running.prompt_id
-        self.bell.ring()
 
     async def _show_file(self, request: Request) -> Response:
         found = self.outputs.get(f"{request.query_params['type']}/{request.query_params['filename']}")
@@ -281,7 +281,6 @@ class FakeComfyUI:
         await ws.accept()
         self.sockets[client_id] = ws
         self.connections += 1
-        self.bell.ring()
         with contextlib.suppress(WebSocketDisconnect):
             await ws.send_json({"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}}})
             if self.in_node:
@@ -290,14 +289,12 @@ class FakeComfyUI:
                 await ws.receive_text()
         if self.sockets.get(client_id) is ws:
             del self.sockets[client_id]
-        self.bell.ring()
 
     # --- execution --------------------------------------------------------------------------------
 
     def _enqueue(self, item: Item) -> None:
         self.pending.append(item)
         self._arrived.set()
-        self.bell.ring()
 
     async def _execute_all(self) -> None:
         while True:
@@ -305,12 +302,10 @@ class FakeComfyUI:
                 self._arrived.clear()
                 await self._arrived.wait()
             self.running = self.pending.pop(0)
-            self.bell.ring()
             entry = await self._execute(self.running)
             await self.go_history.wait()
             self.history[self.running.prompt_id] = entry
             self.running, self._interrupted = None, None
-            self.bell.ring()
             await self._broadcast()
 
     async def _execute(self, item: Item) -> dict[str, Any]:
@@ -363,7 +358,6 @@ class FakeComfyUI:
         if self.quirks.previews and item.client_id in self.sockets:
             await self.sockets[item.client_id].send_bytes(b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8preview")
         self.executed.append(item.prompt_id)
-        self.bell.ring()
         await self.go.wait()
         self.in_node = None
         return self.quirks.node_error
@@ -393,13 +387,23 @@ class FakeComfyUI:
 
     def _note(self, path: str, body: Any) -> None:
         self.calls.append((path, body))
-        self.bell.ring()
+
+
+async def listen(port: int, factory: Callable[[], asyncio.BaseProtocol]) -> tuple[int, Callable[[], None]]:
+    """Take connections to *port*, 0 for a free one; returns it, and what ends that."""
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, SteppedLoop):
+        return loop.listen(port, factory)
+    listener = socket.create_server(("127.0.0.1", port))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each answer waits 40 ms
+    server = await loop.create_server(factory, sock=listener)
+    return listener.getsockname()[1], server.close
 
 
 @contextlib.asynccontextmanager
-async def running_comfyui(bell: Bell) -> AsyncIterator[FakeComfyUI]:
+async def running_comfyui() -> AsyncIterator[FakeComfyUI]:
     """A fake that listens; killed at the end."""
-    fake = FakeComfyUI(bell)
+    fake = FakeComfyUI()
     await fake.start()
     try:
         yield fake
