@@ -8,7 +8,6 @@ the test.
 import asyncio
 import contextlib
 import copy
-import dataclasses
 import hashlib
 import json
 import socket
@@ -26,46 +25,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from tests.comfyui_nodes import COLORIZERS, NODE_TYPES, TRACEBACK, draw_photo, find_refusal, paint
+from tests.comfyui_quirks import Item, Quirks
 from tests.stepping import SteppedLoop
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Quirks:
-    """What this ComfyUI does beside answering; all of it was seen, or is a release's difference."""
-
-    version: str = "0.3.64"
-    late_history: bool = False
-    """`execution_success` comes, and the history has nothing until `publish` is called."""
-    no_executed: bool = False
-    """Files are told by the history alone, as where a cached output node sends nothing."""
-    own_ids: bool = True
-    """Off: prompts get ids of ComfyUI's choice, as in old releases."""
-    previews: bool = False
-    """Binary frames between the text ones."""
-    node_error: str | None = None
-    """What the colorizing node raises."""
-    inner_validation: bool = False
-    """The check of the graph itself raises, and the answer has its traceback."""
-    lost_answers: int = 0
-    """So many answers to `/prompt` are cut off after the prompt was queued."""
-    plain_500: bool = False
-    """`/prompt` answers as it does to malformed JSON, whatever it gets."""
-    unlistable: bool = False
-    """Nothing is ever written: the output node has no images."""
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Item:
-    """A prompt in the queue."""
-
-    number: float
-    prompt_id: str
-    graph: dict[str, Any]
-    client_id: str
-
-    @property
-    def row(self) -> list[Any]:
-        return [self.number, self.prompt_id, self.graph, {"client_id": self.client_id}, [], {}]
 
 
 class FakeComfyUI:
@@ -76,8 +37,14 @@ class FakeComfyUI:
         self.node_types = copy.deepcopy(NODE_TYPES)
         self.calls: list[tuple[str, Any]] = []
         """Path and body of every POST."""
-        self.executed: list[str] = []
-        """Prompts whose colorizing node ran, in order."""
+        self.life = 0
+        """How often it was started."""
+        self.taken: list[tuple[int, str]] = []
+        """Life and id of every prompt that was queued."""
+        self.executions: list[tuple[int, str]] = []
+        """Life and id of every prompt whose colorizing node ran, in order."""
+        self.most_queued = 0
+        """The most prompts that were inside at once, strangers' included."""
         self.inputs: dict[str, bytes] = {}
         self.outputs: dict[str, bytes] = {}
         self.forgetful_uploads = 0
@@ -109,8 +76,10 @@ class FakeComfyUI:
     # --- life ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Listen, with an empty queue and an empty history."""
+        """Listen, with an empty queue, an empty history and an empty folder for what PreviewImage writes."""
         self._forget()
+        self.outputs = {place: data for place, data in self.outputs.items() if not place.startswith("temp/")}
+        self.life += 1
         config = uvicorn.Config(
             self._build_app(),
             http="h11",
@@ -156,6 +125,12 @@ class FakeComfyUI:
     def release(self) -> None:
         self.go.set()
 
+    async def progress(self, value: int, most: int) -> None:
+        """What runs tells its client how far its node is."""
+        assert self.running is not None
+        data = {"value": value, "max": most, "prompt_id": self.running.prompt_id, "node": self.in_node}
+        await self._send(self.running.client_id, {"type": "progress", "data": data})
+
     def publish(self) -> None:
         """Let the history have what has ended."""
         self.go_history.set()
@@ -167,6 +142,11 @@ class FakeComfyUI:
 
     def posted(self, path: str) -> list[Any]:
         return [body for called, body in self.calls if called == path]
+
+    @property
+    def executed(self) -> list[str]:
+        """Prompts whose colorizing node ran, in order, in any life."""
+        return [prompt_id for _, prompt_id in self.executions]
 
     def find_pending(self) -> list[str]:
         return [item.prompt_id for item in self.pending]
@@ -287,13 +267,14 @@ class FakeComfyUI:
                 await ws.send_json({"type": "executing", "data": {"node": self.in_node}})
             while True:
                 await ws.receive_text()
-        if self.sockets.get(client_id) is ws:
-            del self.sockets[client_id]
+        self.sockets.pop(client_id, None)  # even if a newer one has taken its place: that one is sent nothing then
 
     # --- execution --------------------------------------------------------------------------------
 
     def _enqueue(self, item: Item) -> None:
+        self.taken.append((self.life, item.prompt_id))
         self.pending.append(item)
+        self.most_queued = max(self.most_queued, len(self.pending) + (self.running is not None))
         self._arrived.set()
 
     async def _execute_all(self) -> None:
@@ -357,7 +338,7 @@ class FakeComfyUI:
         self.in_node = node
         if self.quirks.previews and item.client_id in self.sockets:
             await self.sockets[item.client_id].send_bytes(b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8preview")
-        self.executed.append(item.prompt_id)
+        self.executions.append((self.life, item.prompt_id))
         await self.go.wait()
         self.in_node = None
         return self.quirks.node_error

@@ -101,7 +101,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         return await super().create_connection(protocol_factory, sock=ours)
 
     def run_in_executor(  # type: ignore[override] # which gives a Future as well, by another name
-        self, executor: object, func: Callable[..., R], *args: Any
+        self, _: object, func: Callable[..., R], *args: Any
     ) -> "asyncio.Future[R]":
         future: asyncio.Future[R] = self.create_future()
         try:

@@ -27,7 +27,7 @@ from inference_worker.orders import COLORIZE_PATH
 from inference_worker.service import Offer, Service, ServiceSettings
 from tests.comfyui import FakeComfyUI, running_comfyui
 from tests.comfyui_nodes import draw_photo
-from tests.stepping import Bell, StepClock
+from tests.stepping import SteppedClock, pass_time, pass_until, settle_until, stepped
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -37,19 +37,15 @@ PNG = {"content-type": "image/png"}
 
 
 class Worker:
-    """A client of a worker, the ComfyUI behind it, and its time."""
+    """A client of a worker, and the ComfyUI behind it."""
 
-    def __init__(self, http: httpx.AsyncClient, fake: FakeComfyUI, clock: StepClock, bell: Bell) -> None:
+    def __init__(self, http: httpx.AsyncClient, fake: FakeComfyUI) -> None:
         self.http = http
         self.fake = fake
-        self.clock = clock
-        self.bell = bell
 
     async def ask(self, photo: bytes, request_id: str = "") -> httpx.Response:
         headers = PNG | {"x-request-id": request_id or str(uuid.uuid4())}
-        answer = await self.http.post("/repair", content=photo, headers=headers)
-        self.bell.ring()
-        return answer
+        return await self.http.post("/repair", content=photo, headers=headers)
 
     async def read_phase(self) -> str:
         return str((await self.http.get("/readyz")).json()["status"])
@@ -57,10 +53,9 @@ class Worker:
 
 @contextlib.asynccontextmanager
 async def start() -> AsyncIterator[Worker]:
-    bell = Bell()
-    clock = StepClock(bell)
+    clock = SteppedClock()
     metrics = Metrics(model="fake", version="v9", sha256="0" * 64)
-    async with running_comfyui(bell) as fake:
+    async with running_comfyui() as fake:
         settings = ComfyUISettings(
             address=read_address(f"http://127.0.0.1:{fake.port}"), template=load_template(SHIPPED, "ddcolor-kijai")
         )
@@ -81,7 +76,7 @@ async def start() -> AsyncIterator[Worker]:
         ):
             await service.ready.wait()
             try:
-                yield Worker(http, fake, clock, bell)
+                yield Worker(http, fake)
             finally:
                 fake.release()
 
@@ -93,6 +88,7 @@ def read_error(answer: httpx.Response, status: int) -> str:
     return told
 
 
+@stepped
 async def test_a_photo_comes_back_coloured_under_its_requests_id() -> None:
     request_id = str(uuid.uuid4())
     async with start() as worker:
@@ -108,15 +104,16 @@ async def test_a_photo_comes_back_coloured_under_its_requests_id() -> None:
         assert warm_up["prompt"]["2"]["inputs"]["model_input_size"] == 256
 
 
+@stepped
 async def test_readiness_goes_and_comes_with_comfyui_and_no_request_is_lost() -> None:
     async with start() as worker:
         assert await worker.read_phase() == "ready"
         worker.fake.hold()
         async with asyncio.TaskGroup() as tasks:
             inside = tasks.create_task(worker.ask(draw_photo(100, 80, level=100)))
-            await worker.bell.wait_until(lambda: len(worker.fake.executed) == 2, "work")
+            await settle_until(lambda: len(worker.fake.executed) == 2, "work")
             await worker.fake.kill()
-            await worker.clock.pass_until(lambda: worker.clock.now_s > 1003, "a pause")
+            await pass_time(3)
             assert await worker.read_phase() == "unhealthy"
             refused = await worker.ask(draw_photo(90, 80, level=90))
             assert "unhealthy" in read_error(refused, 503)
@@ -124,11 +121,12 @@ async def test_readiness_goes_and_comes_with_comfyui_and_no_request_is_lost() ->
             assert (await worker.http.get("/healthz")).status_code == 200
             worker.fake.release()
             await worker.fake.start()
-            await worker.clock.pass_until(inside.done, "the answer")
+            await pass_until(inside.done, "the answer")
         assert inside.result().status_code == 200
         assert await worker.read_phase() == "ready"
 
 
+@stepped
 async def test_errors_have_their_statuses() -> None:
     async with start() as worker:
         worker.fake.quirks.node_error = "out of memory\nTraceback (most recent call last):\n"
@@ -138,7 +136,7 @@ async def test_errors_have_their_statuses() -> None:
         worker.fake.hold()
         async with asyncio.TaskGroup() as tasks:
             asked = tasks.create_task(worker.ask(draw_photo(91, 80, level=91)))
-            await worker.bell.wait_until(lambda: len(worker.fake.executed) == 3, "work")
+            await settle_until(lambda: len(worker.fake.executed) == 3, "work")
             worker.fake.interrupt()
             worker.fake.release()
         cancelled = asked.result()
@@ -162,7 +160,7 @@ async def begin(*flags: str) -> asyncio.subprocess.Process:
 
 
 async def test_the_command_refuses_a_missing_node_in_one_line() -> None:
-    async with running_comfyui(Bell()) as fake:
+    async with running_comfyui() as fake:
         del fake.node_types["DDColor_Colorize"]
         process = await begin(*name_flags(fake))
         _, told = await process.communicate()
@@ -173,7 +171,7 @@ async def test_the_command_refuses_a_missing_node_in_one_line() -> None:
 
 
 async def test_the_command_waits_for_comfyui_then_serves_and_ends_by_a_signal() -> None:
-    async with running_comfyui(Bell()) as fake:
+    async with running_comfyui() as fake:
         await fake.kill()
         process = await begin(*name_flags(fake, "--label", "v7", "--model", "ddcolor_artistic"))
         assert process.stderr is not None
