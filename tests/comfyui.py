@@ -51,6 +51,8 @@ class FakeComfyUI:
         """So many uploads are answered, and their files are gone at once."""
         self.is_up = False
         self.connections = 0
+        self.at_work = asyncio.Event()
+        """Set whenever a colorizing node begins, for tests of other processes."""
         self.go = asyncio.Event()
         self.go.set()
         self.go_history = asyncio.Event()
@@ -58,6 +60,9 @@ class FakeComfyUI:
         self.go_stats = asyncio.Event()
         """Off: whoever checks the connection waits."""
         self.go_stats.set()
+        self.go_view = asyncio.Event()
+        """Off: whoever fetches a picture waits."""
+        self.go_view.set()
         self.port = 0
         self._forget()
 
@@ -253,6 +258,7 @@ class FakeComfyUI:
             self._interrupted = self.running.prompt_id
 
     async def _show_file(self, request: Request) -> Response:
+        await self.go_view.wait()
         found = self.outputs.get(f"{request.query_params['type']}/{request.query_params['filename']}")
         return Response(found, media_type="image/png") if found is not None else Response(status_code=404)
 
@@ -339,6 +345,7 @@ class FakeComfyUI:
         if self.quirks.previews and item.client_id in self.sockets:
             await self.sockets[item.client_id].send_bytes(b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8preview")
         self.executions.append((self.life, item.prompt_id))
+        self.at_work.set()
         await self.go.wait()
         self.in_node = None
         return self.quirks.node_error
@@ -392,5 +399,6 @@ async def running_comfyui() -> AsyncIterator[FakeComfyUI]:
         fake.release()
         fake.publish()
         fake.go_stats.set()
+        fake.go_view.set()
         if fake.is_up:
             await fake.kill()

@@ -121,13 +121,16 @@ class Prompt:
     order: Order
     output: str
     track: Track
+    tenth: int = 0
+    """How far its node is, as last told in the log."""
 
     def hear(self, event: Event, now_s: float) -> None:
         """Take an event of this prompt."""
         self.track = hear(self.track, event, output=self.output, now_s=now_s)
-        if isinstance(event, Worked) and event.share is not None:
+        if isinstance(event, Worked) and event.share is not None and (tenth := int(10 * event.share)) != self.tenth:
+            self.tenth = tenth
             fields = {"prompt_id": event.prompt_id, "share": f"{event.share:.2f}"}
-            log.debug("prompt.progressed", extra={"fields": fields})
+            log.info("prompt.progressed", extra={"fields": fields})
         self.order.news.set()
 
 

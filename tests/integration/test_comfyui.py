@@ -64,6 +64,7 @@ async def test_at_most_two_prompts_are_in_comfyui_and_the_rest_wait_here() -> No
         world.fake.release()
         for order in orders:
             assert isinstance(await world.answer(order), np.ndarray)
+        assert world.fake.most_queued == 2
         assert len(world.fake.executed) == 5
         assert len(world.fake.history) == 5
 
@@ -72,12 +73,31 @@ async def test_at_most_two_prompts_are_in_comfyui_and_the_rest_wait_here() -> No
 async def test_one_place_means_one_prompt() -> None:
     async with start(places=1) as world:
         world.fake.hold()
-        orders = [world.order(level=40 + n) for n in range(2)]
-        await settle_until(lambda: len(world.fake.executed) == 1, "work")
-        assert (world.runner.depth, world.fake.find_pending()) == (1, [])
+        orders = [world.order(level=40 + n) for n in range(3)]
+        await settle_until(lambda: world.runner.depth == 2, "two that wait")
+        assert (len(world.fake.executed), world.fake.find_pending()) == (1, [])
         world.fake.release()
         for order in orders:
             assert isinstance(await world.answer(order), np.ndarray)
+        assert world.fake.most_queued == 1
+
+
+@stepped
+async def test_a_slow_node_that_tells_its_progress_is_not_late(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with start() as world:
+        world.fake.hold()
+        order = world.order("slow")
+        await settle_until(lambda: len(world.fake.executed) == 1, "work")
+        for done in range(5):
+            await world.fake.progress(done, 20)
+            await pass_time(100)  # of 120 that it may be silent
+            assert not order.done()
+        world.fake.release()
+        assert isinstance(await world.answer(order), np.ndarray)
+        told = [record.fields for record in caplog.records if record.message == "prompt.progressed"]  # type: ignore[attr-defined] # our own
+        prompt_id = name_prompt("slow", 0)
+        assert told == [{"prompt_id": prompt_id, "share": "0.10"}, {"prompt_id": prompt_id, "share": "0.20"}]
 
 
 # --- cached answers and repeated requests -----------------------------------------------------------
@@ -241,6 +261,15 @@ async def test_a_refused_workflow_names_node_and_field_and_no_traceback() -> Non
         assert isinstance(made, RefusedError)
         assert "node 2 (DDColor_Colorize): Value not in list: checkpoint" in str(made)
         assert "\n" not in str(made)
+
+
+@stepped
+async def test_a_node_that_is_gone_all_at_once_is_named() -> None:
+    async with start() as world:
+        del world.fake.node_types["DDColor_Colorize"]
+        made = await world.answer(world.order())
+        assert isinstance(made, RefusedError)
+        assert "node DDColor_Colorize does not exist" in str(made)
 
 
 @stepped

@@ -80,6 +80,38 @@ async def test_a_link_that_fails_its_check_is_left_at_once_however_much_was_told
         await settle_until(lambda: "not installed" in str(world.runner.trouble), "the refusal")
 
 
+@stepped
+async def test_a_comfyui_that_takes_connections_and_answers_none_is_told_and_left() -> None:
+    async with start() as world:
+        world.fake.go_stats.clear()
+        world.fake.cut_all()
+        await pass_until(lambda: "no answer to /system_stats (ReadTimeout)" in str(world.runner.trouble), "the trouble")
+        world.fake.go_stats.set()
+        await pass_until(lambda: world.runner.trouble is None, "health")
+        assert isinstance(await world.answer(world.order()), np.ndarray)
+
+
+@stepped
+async def test_an_answer_that_the_link_does_not_hear_is_found_by_looking() -> None:
+    async with start() as world:
+        world.fake.sockets.clear()  # as when the end of an old socket takes the new one out of ComfyUI's list
+        began_s = get_loop().time()
+        assert isinstance(await world.answer_later(world.order()), np.ndarray)
+        assert get_loop().time() - began_s < 5
+
+
+@stepped
+async def test_a_picture_that_a_restart_wiped_before_it_was_fetched_is_made_again() -> None:
+    async with start() as world:
+        world.fake.go_view.clear()
+        order = world.order("wiped")
+        await settle_until(lambda: world.fake.history != {}, "success")
+        await world.fake.restart()
+        world.fake.go_view.set()
+        assert isinstance(await world.answer_later(order), np.ndarray)
+        assert world.fake.executions == [(1, name_prompt("wiped", 0)), (2, name_prompt("wiped", 0))]
+
+
 @pytest.mark.parametrize("is_running", [True, False])
 @stepped
 async def test_a_restart_of_comfyui_loses_no_job_and_doubles_none(*, is_running: bool) -> None:

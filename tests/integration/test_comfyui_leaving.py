@@ -100,6 +100,14 @@ async def test_a_stranger_that_runs_is_never_interrupted() -> None:
 
 
 @stepped
+async def test_an_interrupt_without_an_id_is_never_sent() -> None:
+    async with start() as world:
+        with pytest.raises(ValueError, match="whatever runs"):
+            await world.runner._client.interrupt("")
+        assert world.fake.posted("/interrupt") == []
+
+
+@stepped
 async def test_a_release_that_does_not_say_which_it_is_is_never_interrupted() -> None:
     def be_unknown(fake: FakeComfyUI) -> None:
         fake.quirks.version = "unknown"

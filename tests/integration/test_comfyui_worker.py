@@ -5,6 +5,7 @@ import contextlib
 import datetime as dt
 import os
 import random
+import re
 import signal
 import sys
 import uuid
@@ -43,8 +44,8 @@ class Worker:
         self.http = http
         self.fake = fake
 
-    async def ask(self, photo: bytes, request_id: str = "") -> httpx.Response:
-        headers = PNG | {"x-request-id": request_id or str(uuid.uuid4())}
+    async def ask(self, photo: bytes, request_id: str = "", **more: str) -> httpx.Response:
+        headers = PNG | {"x-request-id": request_id or str(uuid.uuid4())} | more
         return await self.http.post("/repair", content=photo, headers=headers)
 
     async def read_phase(self) -> str:
@@ -144,6 +145,20 @@ async def test_errors_have_their_statuses() -> None:
         assert cancelled.headers["retry-after"] == "1"
 
 
+@stepped
+async def test_a_deadline_that_passes_is_told_and_its_prompt_is_stopped_by_its_id() -> None:
+    request_id = str(uuid.uuid4())
+    async with start() as worker:
+        worker.fake.hold()
+        async with asyncio.TaskGroup() as tasks:
+            headers = {"x-envoy-expected-rq-timeout-ms": "9000"}
+            asked = tasks.create_task(worker.ask(draw_photo(92, 80, level=92), request_id, **headers))
+            await pass_until(asked.done, "an answer")
+        assert asked.result().status_code == 504
+        await pass_until(lambda: worker.fake.posted("/interrupt") != [], "an interrupt")
+        assert worker.fake.posted("/interrupt") == [{"prompt_id": request_id}]
+
+
 # --- the command ------------------------------------------------------------------------------------
 
 
@@ -170,18 +185,49 @@ async def test_the_command_refuses_a_missing_node_in_one_line() -> None:
         assert "Traceback" not in told.decode()
 
 
-async def test_the_command_waits_for_comfyui_then_serves_and_ends_by_a_signal() -> None:
+async def read_until(process: asyncio.subprocess.Process, words: str) -> str:
+    """The first line of the log that has *words*."""
+    assert process.stderr is not None
+    while words.encode() not in (line := await process.stderr.readline()):
+        assert line, f"it ended without {words}"
+    return line.decode()
+
+
+async def test_the_command_waits_for_comfyui_outlives_its_restart_and_ends_by_a_signal_with_its_work_done() -> None:
     async with running_comfyui() as fake:
         await fake.kill()
-        process = await begin(*name_flags(fake, "--label", "v7", "--model", "ddcolor_artistic"))
-        assert process.stderr is not None
-        while b"comfyui.connect_failed" not in (line := await process.stderr.readline()):
-            assert line
+        process = await begin(*name_flags(fake, "--model", "ddcolor_artistic", "--linger-s", "1"))
+        started = await read_until(process, "worker.started")
+        await read_until(process, "comfyui.connect_failed")
         await fake.start()
-        while b"model.became_ready" not in (line := await process.stderr.readline()):
-            assert line
+        await read_until(process, "model.became_ready")
         assert fake.posted("/prompt")[0]["prompt"]["2"]["inputs"]["checkpoint"] == "ddcolor_artistic.pth"
-        process.send_signal(signal.SIGTERM)
+        (port,) = re.findall(r"\bport=(\d+)", started)
+        root = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(timeout=50, trust_env=False) as http, asyncio.TaskGroup() as tasks:
+
+            async def ask(level: int) -> "asyncio.Task[httpx.Response]":
+                """Ask for a picture that is at work in ComfyUI then."""
+                fake.hold()
+                fake.at_work.clear()
+                asked = tasks.create_task(http.post(f"{root}/repair", content=draw_photo(level=level), headers=PNG))
+                await fake.at_work.wait()
+                return asked
+
+            restarted = await ask(100)
+            await fake.kill()
+            await read_until(process, "comfyui.connect_failed")
+            fake.release()
+            await fake.start()
+            assert (await restarted).status_code == 200
+            stopped = await ask(110)
+            process.send_signal(signal.SIGTERM)
+            while (await http.get(f"{root}/readyz")).json()["status"] != "stopping":
+                pass
+            fake.release()
+            assert (await stopped).status_code == 200
+        assert len(fake.executions) == len(set(fake.executions)) == 4  # the warm-up, the first one twice, the second
+        assert process.stderr is not None
         told = await process.stderr.read()
         assert await process.wait() == 0
         assert b"Traceback" not in told
