@@ -17,6 +17,7 @@ from controlplane.rollout.slo import Slo
 from controlplane.rollout.windows import VersionTick
 from controlplane.traffic.groups import Grouping
 from controlplane.traffic.model import ServiceSpec, Split, TrafficPlan
+from controlplane.traffic.provenance import ModelReport, ServedModel
 
 RolloutId = NewType("RolloutId", str)
 """The service's name, a dash and the rollout's number in that service: ``colorize-7``."""
@@ -547,6 +548,35 @@ class SampleStore(Protocol):
         """Return what was told of the objectives *names* later than *after*, and of each what counted last before."""
 
 
+# -- what workers serve ------------------------------------------------------------------------------------------------
+
+
+class ModelSource(Protocol):
+    """Asks workers which models they serve."""
+
+    async def ask(self, address: str, *, host: str, within: dt.timedelta) -> tuple[tuple[ServedModel, ...], str]:
+        """Return the models that the worker at *address* (``IP:port``) serves, and the version of its code.
+
+        *host* is what it is called in the request.
+
+        Raises:
+            UnavailableError: It did not say so *within* the time, in one line that says why.
+        """
+
+
+class ModelStore(Protocol):
+    """What workers said that they serve: one row per cluster and address."""
+
+    async def record_models(self, reports: Sequence[ModelReport], *, gone: Sequence[tuple[str, str]] = ()) -> None:
+        """Insert or replace *reports*, and drop the rows of cluster and address that are *gone*, in one transaction.
+
+        Announces it when a row says something else than before; not a mere later moment.
+        """
+
+    async def load_models(self, clusters: Sequence[str] | None = None) -> tuple[ModelReport, ...]:
+        """Return what was said by the workers of *clusters*, or of all, by cluster and address."""
+
+
 # -- who may ask -------------------------------------------------------------------------------------------------------
 
 
@@ -591,6 +621,7 @@ class Store(
     DesiredStore,
     TelemetryStore,
     SampleStore,
+    ModelStore,
     KeyStore,
     LeaseStore,
     Protocol,

@@ -30,12 +30,14 @@ from controlplane.controller.janitor import Janitor
 from controlplane.controller.loop import Controller
 from controlplane.controller.preview import Preview
 from controlplane.controller.projector import Projector
+from controlplane.controller.provenance import ProvenanceWatch
 from controlplane.controller.sampler import Sampler
 from controlplane.discovery.dns import Resolver
 from controlplane.errors import ControlPlaneError, UnavailableError
 from controlplane.ports import ConfigCheck, ConfigCompiler, Store
 from controlplane.prometheus.client import Prometheus
 from controlplane.prometheus.metrics import QueryMetrics
+from controlplane.provenance.client import HttpModels
 from controlplane.rpc.server import RpcServer
 from controlplane.settings import RestDiscovery, Role, Settings, ValidateWithEnvoy, XdsTransport
 from controlplane.store import SqlStore, open_store
@@ -87,6 +89,8 @@ class Parts:
     controller: Controller
     sampler: Sampler
     prometheus: Prometheus | None
+    models: HttpModels
+    provenance: ProvenanceWatch
     projector: Projector
     resolver: Resolver
     janitor: Janitor
@@ -140,7 +144,7 @@ async def build(settings: Settings, *, on_ack: AckHook | None = None, compiler: 
         if await keys.ensure_admin_key(settings.admin_key_file):
             log.info("key.created", file=str(settings.admin_key_file))
         parts = _assemble(settings, store, keys, clock, board, on_ack, compiler or SnapshotCompiler())
-        async with parts.prometheus or contextlib.nullcontext():
+        async with parts.prometheus or contextlib.nullcontext(), parts.models:
             yield parts
     finally:
         await store.close()
@@ -194,6 +198,7 @@ def _assemble(
         holder=settings.replica,
     )
     prometheus = _prometheus(settings, registry)
+    models = HttpModels()
     return Parts(
         role=settings.role,
         store=store,
@@ -203,6 +208,15 @@ def _assemble(
             store=store, source=prometheus, clock=clock, leads=lambda: controller.leads, interval=settings.interval
         ),
         prometheus=prometheus,
+        models=models,
+        provenance=ProvenanceWatch(
+            store=store,
+            source=models,
+            clock=clock,
+            wake=_listening(board, Topic.DESIRED),
+            leads=lambda: controller.leads,
+            interval=settings.interval,
+        ),
         projector=Projector(
             store=store,
             compiler=compiler,
@@ -314,6 +328,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
         if parts.moves_rollouts:
             tasks.create_task(parts.controller.run(), name="controller")
             tasks.create_task(parts.sampler.run(), name="sampler")
+            tasks.create_task(parts.provenance.run(), name="provenance")
             tasks.create_task(parts.resolver.run(), name="resolver")
             tasks.create_task(parts.janitor.run(), name="janitor")
         if parts.serves_api and api_socket is not None:

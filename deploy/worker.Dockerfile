@@ -14,8 +14,10 @@ RUN groupadd --system --gid 10001 worker \
     && useradd --system --uid 10001 --gid worker --no-create-home --shell /usr/sbin/nologin worker
 COPY --from=build /opt/worker /opt/worker
 COPY inference_worker /opt/worker/app/inference_worker
+# What `GET /models` says of the code: --build-arg COMMIT=$(git rev-parse HEAD)
+ARG COMMIT=""
 ENV PATH=/opt/worker/bin:$PATH PYTHONPATH=/opt/worker/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-    WORKER_PORT=8083
+    HUESHIFT_COMMIT=$COMMIT WORKER_PORT=8083
 USER 10001:10001
 EXPOSE 8083
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \

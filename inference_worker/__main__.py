@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from inference_worker import commands as looking
 from inference_worker.backends import Device, check_runtime, open_colorizer
-from inference_worker.catalogue import SHIPPED, Kind, ModelCard, find_card, load_cards
+from inference_worker.cards import Family, ModelCard
+from inference_worker.catalogue import SHIPPED, find_card, verify
 from inference_worker.comfyui.command import add_flags as add_comfyui_flags
 from inference_worker.comfyui.command import build_runner, describe_template
 from inference_worker.ddcolor import commands as ddcolor
@@ -68,7 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--linger-s", type=float, default=0.0, help="at stop, how long to be not ready but still serving"
     )
     serve.add_argument("--drain-s", type=int, default=60, help="at stop, how long running requests may then take")
-    serve.add_argument("--models-dir", type=Path, default=SHIPPED, help="folder with models.json")
+    serve.add_argument(
+        "--models-dir", type=Path, default=SHIPPED, help="folder of models, each a folder with model.toml"
+    )
     add_comfyui_flags(serve)
     faults = serve.add_argument_group("faults for drills", "off by default; no request can switch them on")
     faults.add_argument("--fault-errors", type=float, default=0.0, metavar="SHARE", help="answered with 500")
@@ -83,11 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--side", type=int, default=512, help="side of the photo in pixels")
     bench.add_argument("--requests", type=int, default=100, help="requests of each kind")
     models = commands.add_parser("models", help="look at the models").add_subparsers(dest="action", required=True)
-    for action, text in (("list", "name them"), ("show", "all facts of one"), ("verify", "check SHA-256 sums")):
-        command = models.add_parser(action, help=text, formatter_class=as_shown)
-        command.add_argument("--models-dir", type=Path, default=SHIPPED, help="folder with models.json")
-        if action != "list":
-            command.add_argument("name", nargs="?" if action == "verify" else None, help="a name from `models list`")
+    looking.add_commands(models)
     ddcolor.add_commands(models)
     return parser
 
@@ -189,7 +189,7 @@ def choose_card(args: argparse.Namespace, sizes: SizeRange | None) -> ModelCard:
         )
     if card.is_fixed and sizes is not None:
         raise SettingError(f"--sizes: the file of {card.name} is for {card.input_px} only; leave them out")
-    card.verify()
+    verify(card)
     return card
 
 
@@ -203,8 +203,8 @@ def serve(args: argparse.Namespace) -> int:
         raise SettingError("--fault-oom-above: there is no device to fill with --backend comfyui; leave it out")
     if args.transform is not None:
         second = find_card(args.models_dir, args.transform)
-        second.verify()
-        if second.kind is not Kind.RGB_TO_RGB or card.kind is not Kind.COLORIZER:
+        verify(second)
+        if second.family is not Family.RGB_TO_RGB or card.family is not Family.LAB_COLORIZER:
             raise SettingError("--transform: give an rgb-to-rgb model here and a colorizer as --model")
     listener = listen(args.host, args.port)
 
@@ -222,6 +222,7 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
     """Build the application around *card* and run it on *listener*."""
     from inference_worker.app import create_app  # noqa: PLC0415 - `models list` must not pay for the server
     from inference_worker.clock import SystemClock  # noqa: PLC0415 - as above
+    from inference_worker.identity import Identity, describe_model, find_code_version  # noqa: PLC0415 - as above
     from inference_worker.imaging import Limits  # noqa: PLC0415 - as above
     from inference_worker.metrics import Metrics  # noqa: PLC0415 - as above
     from inference_worker.offers import offer_colorizer, offer_transformer  # noqa: PLC0415 - as above
@@ -235,10 +236,11 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         exit_code = EXIT_FAILED
         server.should_exit = True
 
-    clock, version, device = SystemClock(), args.label or card.version, Device(args.device)
+    served, clock = [describe_model(card)], SystemClock()
+    version, device = args.label or card.version, Device(args.device)
     card = dataclasses.replace(card, version=version)
-    metrics = Metrics(model=card.name, version=version, sha256=card.sha256)
-    if card.kind is Kind.COLORIZER:
+    metrics = Metrics()
+    if card.family is Family.LAB_COLORIZER:
         offers = offer_colorizer(
             card,
             lambda: open_colorizer(card, threads=args.threads, device=device),
@@ -249,7 +251,9 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
     else:
         offers = offer_transformer(card, threads=args.threads, device=device)
     if args.transform is not None:
-        offers |= offer_transformer(find_card(args.models_dir, args.transform), threads=args.threads, device=device)
+        second = find_card(args.models_dir, args.transform)
+        served.append(describe_model(second))
+        offers |= offer_transformer(second, threads=args.threads, device=device)
     service = Service(
         settings=ServiceSettings(
             limits=Limits(max_pixels=args.max_pixels),
@@ -268,53 +272,14 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         faults=faults,
         on_fatal=give_up,
     )
-    app = create_app(service=service, metrics=metrics, clock=clock, version=version, faults=faults)
+    identity = Identity(code_version=find_code_version(), models=tuple(served))
+    app = create_app(service=service, metrics=metrics, clock=clock, version=version, identity=identity, faults=faults)
     server = DrainingServer(make_config(app, drain_s=args.drain_s), service=service, linger_s=args.linger_s)
     host, port = listener.getsockname()[:2]
     log.info("worker.started", extra={"fields": {"model": card.name, "version": version, "host": host, "port": port}})
     await server.serve(sockets=[listener])
     log.info("worker.stopped", extra={"fields": {"exit_code": exit_code, **service.count_requests()}})
     return exit_code
-
-
-def show_models(args: argparse.Namespace) -> int:
-    """Print the manifest's facts, or check files; exit code 1 if one is not as recorded."""
-    if args.action == "list":
-        for card in load_cards(args.models_dir).values():
-            same = f"alias of {card.alias_of}" if card.alias_of else f"{card.path.name}"
-            _say(f"{card.name:10} {card.version:10} {same}")
-        return 0
-    if args.action == "show":
-        card = find_card(args.models_dir, args.name)
-        for key in (
-            "name",
-            "version",
-            "alias_of",
-            "path",
-            "backend",
-            "sha256",
-            "licence",
-            "input_px",
-            "is_square",
-            "about",
-        ):
-            _say(f"{key:10} {getattr(card, key)}")
-        return 0
-    cards = load_cards(args.models_dir)
-    chosen = [find_card(args.models_dir, args.name)] if args.name else list(cards.values())
-    code = 0
-    for card in chosen:
-        try:
-            card.verify()
-            _say(f"{card.name:10} ok")
-        except ModelError as exc:
-            code = EXIT_FAILED
-            _say(f"{card.name:10} {exc}")
-    return code
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -329,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 return run_bench(model=args.model, side_px=args.side, requests=args.requests)
             case _:
-                return ddcolor.run(args) if args.action in ddcolor.COMMANDS else show_models(args)
+                return ddcolor.run(args) if args.action in ddcolor.COMMANDS else looking.run(args)
     except (SettingError, ModelError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return EXIT_USAGE

@@ -15,6 +15,7 @@ from inference_worker.answers import Observed, add_error_answers
 from inference_worker.clock import Clock
 from inference_worker.errors import ClientGoneError, InjectedError, NotReadyError, SlowUploadError, WorkerError
 from inference_worker.faults import HEADER, FaultDice, FaultPlan, Outcome
+from inference_worker.identity import Identity
 from inference_worker.memory import Share
 from inference_worker.metrics import Metrics
 from inference_worker.orders import COLORIZE_PATH, SIZE_HEADER, TRANSFORM_PATH, Order, read_order
@@ -55,8 +56,8 @@ async def run_unless_gone(receive: Receive, work: Coroutine[Any, Any, R]) -> R:
     return answer
 
 
-def add_probes(app: FastAPI, service: Service, metrics: Metrics) -> None:
-    """What orchestrators and Prometheus ask; drills never touch these.
+def add_probes(app: FastAPI, service: Service, metrics: Metrics, identity: Identity) -> None:
+    """What orchestrators, Prometheus and control planes ask; drills never touch these.
 
     `/health` and `/ready` are the two words of other style-transfer services, so that their probes fit: there a worker
     that stops is one that is not ready, and only `/readyz` tells the two apart.
@@ -75,6 +76,11 @@ def add_probes(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def show_ready() -> Response:
         is_ready = service.phase is Phase.READY
         return JSONResponse({"status": "ready" if is_ready else "loading"}, 200 if is_ready else 503)
+
+    @app.get("/models")
+    async def show_models() -> Response:
+        service.check_loaded()  # a worker that leaves still says what it serves: it serves on
+        return JSONResponse(identity.describe())
 
     @app.get("/metrics")
     async def show_metrics() -> Response:
@@ -137,7 +143,9 @@ class Desk:
         return picture, shown
 
 
-def create_app(*, service: Service, metrics: Metrics, clock: Clock, version: str, faults: FaultPlan) -> FastAPI:
+def create_app(
+    *, service: Service, metrics: Metrics, clock: Clock, version: str, identity: Identity, faults: FaultPlan
+) -> FastAPI:
     """Build the application; its lifespan runs the service.
 
     Args:
@@ -145,6 +153,7 @@ def create_app(*, service: Service, metrics: Metrics, clock: Clock, version: str
         metrics: Shown at `/metrics`.
         clock: Times answers, and holds them back in a drill.
         version: Sent as `x-model-version` where the path has no model of its own.
+        identity: The code and the models, shown at `/models` and `/metrics`.
         faults: What a drill injects; decided here, once, never by a request.
     """
 
@@ -157,6 +166,7 @@ def create_app(*, service: Service, metrics: Metrics, clock: Clock, version: str
             finally:
                 running.cancel()
 
+    metrics.show_identity(identity)
     app = FastAPI(title="Hueshift inference worker", version=version, lifespan=live, docs_url=None, redoc_url=None)
     app.add_middleware(
         Observed,
@@ -166,7 +176,7 @@ def create_app(*, service: Service, metrics: Metrics, clock: Clock, version: str
         is_leaving=lambda: service.phase is Phase.STOPPING,
     )
     add_error_answers(app, metrics)
-    add_probes(app, service, metrics)
+    add_probes(app, service, metrics, identity)
     desk = Desk(service=service, metrics=metrics, clock=clock, faults=faults)
 
     # Starlette's own routes: FastAPI's would look for dependencies and a body model in every request, and find none.

@@ -9,7 +9,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-PATHS: Final = frozenset({"/repair", "/transform", "/healthz", "/readyz", "/health", "/ready", "/metrics"})
+from inference_worker.identity import Identity
+
+PATHS: Final = frozenset({"/repair", "/transform", "/healthz", "/readyz", "/health", "/ready", "/models", "/metrics"})
 """Any other path is counted as `other`: a label must not grow with what strangers ask for."""
 LATENCY_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 2.0, 5.0, 15.0, 60.0)
 STAGE_BUCKETS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
@@ -18,7 +20,7 @@ STAGE_BUCKETS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 
 class Metrics:
     """What `/metrics` shows."""
 
-    def __init__(self, *, model: str, version: str, sha256: str) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._add_http()
         self._add_work()
@@ -30,14 +32,19 @@ class Metrics:
         self.budget = Gauge(
             "hueshift_worker_run_budget_pixels", "Most input pixels in one run.", ("model",), registry=self.registry
         )
+        ProcessCollector(registry=self.registry)
+
+    def show_identity(self, identity: Identity) -> None:
+        """Say which code and models these figures are of."""
         info = Gauge(
             "hueshift_worker_model_info",
-            "The model that is served; always 1.",
-            ("model", "version", "sha256"),
+            "A model that is served; always 1.",
+            ("model", "version", "family", "backend", "checksum", "code_version"),
             registry=self.registry,
         )
-        info.labels(model, version, sha256).set(1)
-        ProcessCollector(registry=self.registry)
+        for model in identity.models:
+            facts = (model.name, model.version, model.family, model.backend, model.checksum)
+            info.labels(*facts, identity.code_version).set(1)
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"hueshift_worker_{name}", text, registry=self.registry)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from inference_worker.backends import Device, Runner
 from inference_worker.backends.onnx import OnnxTransformer
-from inference_worker.catalogue import ModelCard
+from inference_worker.cards import ModelCard
 from inference_worker.crafts import Colorizing, Transforming
 from inference_worker.orders import COLORIZE_PATH, TRANSFORM_PATH
 from inference_worker.service import Offer, Predictor

@@ -201,6 +201,15 @@ class Service:
         self.leave()
         self.stopping.set()
 
+    def check_loaded(self) -> None:
+        """Refuse until every model is in memory.
+
+        Raises:
+            NotReadyError: Still loading, or stopped before that was done.
+        """
+        if not self.is_loaded:
+            raise NotReadyError(self.phase)
+
     def check_open(self, path: str, order: Order) -> None:
         """Refuse at once what would be refused after its body was read.
 
@@ -211,7 +220,8 @@ class Service:
         """
         if path not in self._offers:
             raise NoModelError(path, ", ".join(self._offers))
-        if not self.is_loaded or (self.phase is Phase.UNHEALTHY and self._offers[path].runner is not None):
+        self.check_loaded()
+        if self.phase is Phase.UNHEALTHY and self._offers[path].runner is not None:
             raise NotReadyError(self.phase)
         self._gate.check(order.priority, wait_s=self._estimate_wait_s(self._make_ticket(path, order)))
 

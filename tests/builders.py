@@ -1,5 +1,6 @@
 """Values for tests, sound by default: each builder takes what a test is about and fills in the rest."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +27,7 @@ from controlplane.traffic.model import (
     HeaderMatch,
     HeaderRule,
     Listener,
+    ModelPin,
     Route,
     RouteMatch,
     ServiceSpec,
@@ -33,6 +35,7 @@ from controlplane.traffic.model import (
     Split,
     Version,
 )
+from controlplane.traffic.provenance import ModelReport, ServedModel
 
 NOW = dt.datetime(2026, 11, 22, 12, 30, 15, 123456, tzinfo=dt.UTC)
 TICK = int(NOW.timestamp())
@@ -60,6 +63,33 @@ def make_version(name: str, *, service: str = "colorize", endpoints: Sequence[En
     """Return a version with one worker on loopback; its cluster is called ``colorize_v1``."""
     workers = (Endpoint("127.0.0.1", 8083),) if endpoints is None else tuple(endpoints)
     return Version(name=name, cluster=f"{service}_{name}", endpoints=workers)
+
+
+def make_pin(name: str = "v2", *, digit: str = "a", code: str = "") -> ModelPin:
+    """Return the pin of a model whose checksum is one *digit* again and again."""
+    return ModelPin(name, f"sha256:{digit * 64}", code)
+
+
+def make_report(
+    address: str = "127.0.0.1:8083",
+    *,
+    cluster: str = "colorize_v2",
+    pin: ModelPin | None = None,
+    words: str = "",
+    at: dt.datetime | None = NOW,
+) -> ModelReport:
+    """Return what a worker says that serves what *pin* names, by default `make_pin`."""
+    pin = pin or make_pin()
+    models = (ServedModel(pin.name, pin.checksum, "1", "lab-colorizer", "onnx"),) if at else ()
+    return ModelReport(cluster, address, models, pin.code_version or "1.0", words, at)
+
+
+def pinned(spec: ServiceSpec, version: str = "v2", pin: ModelPin | None = None) -> ServiceSpec:
+    """Return *spec* with one version's model pinned, by default to `make_pin`."""
+    versions = [
+        dataclasses.replace(each, model=pin or make_pin()) if each.name == version else each for each in spec.versions
+    ]
+    return dataclasses.replace(spec, versions=tuple(versions))
 
 
 def make_plan(*weights_bp: int, hold: dt.timedelta = dt.timedelta(seconds=30)) -> Plan:

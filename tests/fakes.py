@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from controlplane.errors import UnavailableError
+from controlplane.traffic.provenance import ModelReport, ServedModel
 from tests import builders
 
 
@@ -80,3 +81,21 @@ def envoy_starts(folder: Path) -> int:
     """Return how often it was started."""
     starts = folder / "starts"
     return len(starts.read_text().splitlines()) if starts.exists() else 0
+
+
+class FakeModels:
+    """A `ModelSource` of workers that say what a test wants, by address; one it knows nothing of cannot be reached."""
+
+    def __init__(self, *reports: ModelReport) -> None:
+        self.reports = {report.address: report for report in reports}
+        self.asked: list[tuple[str, str]] = []
+
+    def say(self, report: ModelReport) -> None:
+        self.reports[report.address] = report
+
+    async def ask(self, address: str, *, host: str, within: dt.timedelta) -> tuple[tuple[ServedModel, ...], str]:
+        self.asked.append((address, host))
+        report = self.reports.get(address)
+        if report is None or report.words:
+            raise UnavailableError(report.words if report else f"it cannot be reached within {within}")
+        return report.models, report.code_version

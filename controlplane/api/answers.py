@@ -43,6 +43,33 @@ class ShareView(View):
     total: int | None = None
 
 
+class WorkerModelView(View):
+    """What one worker says that it serves, and when it said so last (None: never).
+
+    *matches*: whether it is what the version pins; None where the worker never said. *words* say why it does not answer
+    now.
+    """
+
+    address: str
+    models: list[str]
+    checksums: list[str]
+    code_version: str
+    matches: bool | None
+    at: dt.datetime | None
+    words: str
+
+
+class ProvenanceView(View):
+    """The model that a version pins, and its workers."""
+
+    version: str
+    model: str
+    checksum: str
+    code_version: str
+    workers: list[WorkerModelView]
+    deviations: list[str]
+
+
 class RevisionView(View):
     """One declaration of a service. *words* are Envoy's, when it was rejected."""
 
@@ -148,6 +175,7 @@ class StatusView(View):
     acks: AcksView
     commands_waiting: int
     events: list[EventView]
+    models: list[ProvenanceView] = []
 
 
 class TrafficView(View):

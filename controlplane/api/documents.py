@@ -19,6 +19,7 @@ from controlplane.api.schemas import (
     ListenerDocument,
     ListenerTlsDocument,
     MatchDocument,
+    ModelDocument,
     PlanDocument,
     RouteDocument,
     ServiceDocument,
@@ -35,6 +36,7 @@ from controlplane.traffic.model import (
     HeaderRule,
     HealthCheck,
     Listener,
+    ModelPin,
     Route,
     RouteMatch,
     ServiceSpec,
@@ -232,6 +234,7 @@ def _version(problems: Problems, service: str, place: int, document: VersionDocu
         ),
         lambda field: f"{path}.{field}",
     )
+    model = problems.attempt(functools.partial(_model, document.model), lambda field: f"{path}.{field}")
     return problems.attempt(
         lambda: Version(
             document.name,
@@ -239,9 +242,14 @@ def _version(problems: Problems, service: str, place: int, document: VersionDocu
             tuple(endpoint for endpoint in endpoints if endpoint),
             HealthCheck() if check is None else check,
             document.connect_timeout,
+            model,
         ),
         lambda field: f"versions[{place}].name" if field == "version.name" else field,
     )
+
+
+def _model(document: ModelDocument | None) -> ModelPin | None:
+    return ModelPin(document.name, document.checksum, document.code_version) if document else None
 
 
 def _route(problems: Problems, document: ServiceDocument, place: int, route: RouteDocument) -> Route | None:
@@ -364,6 +372,11 @@ def _version_of(version: Version) -> VersionDocument:
             unhealthy_threshold=check.unhealthy_threshold,
         ),
         connect_timeout=version.connect_timeout,
+        model=ModelDocument(
+            name=version.model.name, checksum=version.model.checksum, code_version=version.model.code_version
+        )
+        if version.model
+        else None,
     )
 
 

@@ -15,6 +15,7 @@ from controlplane.api.services import Name
 from controlplane.api.views import state_name
 from controlplane.controller.fleet import FleetLevel, unready_members
 from controlplane.controller.groups import carriers, level_of, load_newest_groups, nodes_of
+from controlplane.controller.holds import load_holds
 from controlplane.errors import NotFoundError
 from controlplane.ports import Rollout, ServiceRecord, Store
 from controlplane.rollout.lifecycle import describe
@@ -95,11 +96,14 @@ async def _summary(store: Store, record: ServiceRecord, rollout: Rollout, now: d
             if isinstance(rollout.state, Preparing):
                 cluster = record.served.spec.version(rollout.candidate).cluster
                 waiting += unready_members(nodes_of(mine, now=now), await store.load_health(), cluster, now=now)
+                waiting += await load_holds(store, record.served.spec, rollout, now=now)
             words = f"{rollout.state.words}: " if isinstance(rollout.state, RollingBack) else ""
             return words + ("; ".join(waiting) or "every Envoy is ready; the controller moves on within moments")
         case Baking():
             judged = json.loads(rollout.evidence) if rollout.evidence else {}
-            return str(judged.get("reason") or "the judge has seen no complete second at this weight yet")
+            reason = str(judged.get("reason") or "the judge has seen no complete second at this weight yet")
+            held = [each for each in await load_holds(store, record.served.spec, rollout, now=now) if each != reason]
+            return "; ".join([reason, *(f"no step up meanwhile: {each}" for each in held)])
         case Paused(words=words) | Promoted(words=words) | RolledBack(words=words):
             return words or describe(rollout.state)
 

@@ -1,10 +1,11 @@
-"""What a person may not ask for because it could only hurt: traffic to a version that nobody can reach."""
+"""What a person may not ask for because it could only hurt: traffic to a version that is not there, or not itself."""
 
 from collections.abc import Sequence
 
 from controlplane.errors import ConflictError, InvalidInputError
 from controlplane.ports import ClusterHealth, NodeStatus
 from controlplane.traffic.model import Version
+from controlplane.traffic.provenance import ModelReport, deviations
 
 
 def refuse_dead_version(version: Version, nodes: Sequence[NodeStatus], health: Sequence[ClusterHealth]) -> None:
@@ -29,3 +30,18 @@ def refuse_dead_version(version: Version, nodes: Sequence[NodeStatus], health: S
         f"version {version.name} (cluster {version.cluster}): 0 of {total} workers healthy; "
         f"start the workers or check health_check.path ({version.health_check.path})"
     )
+
+
+def refuse_other_model(version: Version, reports: Sequence[ModelReport]) -> None:
+    """Refuse a rollout to *version* while one of its workers serves another model than it pins.
+
+    One that has not said what it serves is no proof: the rollout waits for it, `Preparing`.
+
+    Raises:
+        ConflictError: A worker serves something else.
+    """
+    others = deviations(version, reports)
+    if others:
+        raise ConflictError(
+            f"{'; '.join(others)}: give the worker the pinned model, or correct versions.{version.name}.model and apply"
+        )

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, status
 from controlplane.api.access import Caller, Parts, Reader, UseParts, Writer
 from controlplane.api.answers import CommandView, RolloutView, StatusView
 from controlplane.api.documents import plan_from
-from controlplane.api.guards import refuse_dead_version
+from controlplane.api.guards import refuse_dead_version, refuse_other_model
 from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
 from controlplane.api.services import Name
 from controlplane.api.views import rollout_view, status_view
@@ -36,6 +36,7 @@ async def start_rollout(name: Name, body: StartRequest, parts: UseParts, caller:
     if latest is None or is_final(latest.state):
         # Otherwise the store answers: with the conflict, or with the rollout that this very request has started.
         refuse_dead_version(version, await store.load_nodes(), await store.load_health())
+        refuse_other_model(version, await store.load_models((version.cluster,)))
     why = body.why or caller.why
     new = NewRollout(name, body.to, plan, record.served.spec.slos, caller.name, why, body.replaces or "")
     rollout = await store.start(new, key=caller.scoped_key, now=parts.clock.now())
@@ -79,6 +80,7 @@ async def show_status(
         health=await store.load_health(),
         pending=await store.load_pending(rollout.id) if rollout else (),
         events=await store.history(name, limit=events) if events else (),
+        models=await store.load_models([version.cluster for version in record.served.spec.versions]),
         now=now,
     )
 

@@ -48,6 +48,7 @@ EXAMPLES: Mapping[str, str] = {
     "weight": "5%",
     "weights": "{v1: 90%, v2: 10%}",
     "to": "v2",
+    "checksum": "sha256:98ce4f256dde… (hueshift-worker models show NAME)",
 }
 
 
@@ -193,6 +194,14 @@ class HealthCheckDocument(Document):
     unhealthy_threshold: int = 2
 
 
+class ModelDocument(Document):
+    """The one model that a version's workers must serve, as they report it at ``/models``."""
+
+    name: str
+    checksum: str
+    code_version: str = ""
+
+
 class VersionDocument(Document):
     """One model version and its workers."""
 
@@ -201,6 +210,7 @@ class VersionDocument(Document):
     endpoints: list[Address]
     health_check: HealthCheckDocument = HealthCheckDocument()
     connect_timeout: Span = dt.timedelta(seconds=10)
+    model: ModelDocument | None = None
 
 
 class HeaderDocument(Document):

@@ -11,6 +11,7 @@ from controlplane.api.answers import (
     AcksView,
     EventView,
     HealthView,
+    ProvenanceView,
     ProxyConfigView,
     ProxyView,
     RefusalView,
@@ -23,6 +24,7 @@ from controlplane.api.answers import (
     SummaryView,
     TypeConfigView,
     TypeView,
+    WorkerModelView,
 )
 from controlplane.api.documents import document_of, plan_of
 from controlplane.api.objectives import describe_slo
@@ -66,7 +68,8 @@ from controlplane.rollout.model import (
     is_final,
 )
 from controlplane.rollout.slo import with_defaults
-from controlplane.traffic.model import Split
+from controlplane.traffic.model import ModelPin, Split
+from controlplane.traffic.provenance import ModelReport, deviations, matches
 
 # -- rows -> views -----------------------------------------------------------------------------------------------------
 
@@ -104,6 +107,34 @@ def share_views(
             )
         )
     return shares
+
+
+def provenance_views(record: ServiceRecord, reports: Sequence[ModelReport]) -> list[ProvenanceView]:
+    """Show the versions that pin their model, and what their workers say that they serve."""
+    return [
+        ProvenanceView(
+            version=version.name,
+            model=pin.name,
+            checksum=pin.checksum,
+            code_version=pin.code_version,
+            workers=[_worker_view(pin, report) for report in reports if report.cluster == version.cluster],
+            deviations=list(deviations(version, reports)),
+        )
+        for version in record.served.spec.versions
+        if (pin := version.model) is not None
+    ]
+
+
+def _worker_view(pin: ModelPin, report: ModelReport) -> WorkerModelView:
+    return WorkerModelView(
+        address=report.address,
+        models=[model.name for model in report.models],
+        checksums=[model.checksum for model in report.models],
+        code_version=report.code_version,
+        matches=matches(pin, report),
+        at=report.at,
+        words=report.words,
+    )
 
 
 def split_now(record: ServiceRecord, rollout: Rollout | None) -> Split:
@@ -154,9 +185,10 @@ def status_view(
     health: Sequence[ClusterHealth],
     pending: Sequence[PendingCommand],
     events: Sequence[HistoryEntry],
+    models: Sequence[ModelReport],
     now: dt.datetime,
 ) -> StatusView:
-    """Show everything about a service, which the Envoys of *groups* serve."""
+    """Show everything about a service, which the Envoys of *groups* serve, and whose workers report *models*."""
     nodes = nodes_of(groups, now=now)
     rejected = record.newest if record.newest.number != record.served.number else None
     return StatusView(
@@ -169,6 +201,7 @@ def status_view(
         acks=acks_view(groups, now=now),
         commands_waiting=len(pending),
         events=[event_view(event) for event in events],
+        models=provenance_views(record, models),
     )
 
 

@@ -21,12 +21,15 @@ from controlplane.api.answers import (
     AcksView,
     EventView,
     ExplanationView,
+    ProvenanceView,
     RolloutView,
     ShareView,
     StatusView,
     SummaryView,
 )
 
+SHOWN_CHECKSUM = 19
+"""Characters of a checksum that tell models apart for people: its kind and twelve digits."""
 WIDE = 1000
 """Columns where the output is no terminal: whoever searches it should find sentences whole."""
 
@@ -188,6 +191,8 @@ def status_tree(status: StatusView, *, now: dt.datetime, note: str = "") -> Rend
     split = tree.add("split")
     for share in status.split:
         split.add(_share_text(share))
+    for pinned in status.models:
+        _add_model(tree, pinned, now)
     if rollout:
         _add_rollout(tree, rollout, now)
     if status.acks.refusals:
@@ -306,6 +311,19 @@ def _share_text(share: ShareView) -> Text:
     else:
         health = Text(f"{share.healthy}/{share.total} workers healthy", style="" if share.healthy else "red")
     return Text(f"{share.version} {share.weight}  {share.cluster}  ").append_text(health)
+
+
+def _add_model(tree: Tree, pinned: ProvenanceView, now: dt.datetime) -> None:
+    right = sum(worker.matches is True for worker in pinned.workers)
+    title = Text(f"model of {pinned.version}: {clean(pinned.model)} {clean(pinned.checksum)[:SHOWN_CHECKSUM]}…  ")
+    title.append(f"{right}/{len(pinned.workers)} workers serve it", style="red" if pinned.deviations else "")
+    branch = tree.add(title)
+    for words in pinned.deviations:
+        branch.add(marked("rejected", words))
+    for worker in pinned.workers:
+        if worker.words:
+            since = f", last answer {age((now - worker.at).total_seconds())} ago" if worker.at else ""
+            branch.add(Text(f"{clean(worker.address)}: {clean(worker.words)}{since}", style="yellow"))
 
 
 def _acks_text(acks: AcksView) -> Text:

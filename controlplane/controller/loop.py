@@ -17,6 +17,7 @@ from controlplane.clock import Clock
 from controlplane.controller.desired import grouping, live_split, served_revisions, traffic_plans
 from controlplane.controller.fleet import Refusal, expected_nodes, unready_members
 from controlplane.controller.groups import GroupView, carriers, level_of, nodes_of, view_groups
+from controlplane.controller.holds import load_holds
 from controlplane.controller.narrate import actor, sentence
 from controlplane.controller.observer import (
     Case,
@@ -289,15 +290,17 @@ class Controller:
         asked = [slo.name for slo in query_slos(rollout.slos)]
         # Read after the ticks: a sample is stored before its tick begins, so none of a closed tick can be missing.
         samples = await self.store.load_samples(rollout.id, asked, after=after) if asked else ()
-        return Case(rollout, clusters, ticks, samples)
+        return Case(
+            rollout, clusters, ticks, samples, await load_holds(self.store, spec, rollout, now=self.clock.now())
+        )
 
     async def _decide(self, case: Case, judged: Judged | None, fleet: FleetView) -> None:
         rollout, clusters, ticks = case.rollout, case.clusters, case.ticks
         now = self.clock.now()
-        judged = judged or judge_ticks(rollout, clusters, ticks, case.samples)
+        judged = judged or judge_ticks(rollout, clusters, ticks, case.samples, case.holds)
         event = (
             judged.event
-            or level_event(rollout, clusters, fleet, now=now)
+            or level_event(rollout, clusters, fleet, now=now, holds=case.holds)
             or clock_event(rollout, heard_at=self._heard_at(rollout, ticks), now=now)
             or silence_event(rollout, case.samples, now=now)
         )

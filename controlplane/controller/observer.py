@@ -65,11 +65,13 @@ class FleetView:
     trial: str = ""
 
 
-def level_event(rollout: Rollout, clusters: Clusters, fleet: FleetView, *, now: dt.datetime) -> Event | None:
-    """Return what the fleet's level means for a rollout that waits for it."""
+def level_event(
+    rollout: Rollout, clusters: Clusters, fleet: FleetView, *, now: dt.datetime, holds: Sequence[str] = ()
+) -> Event | None:
+    """Return what the fleet's level means for a rollout that waits for it; *holds* as in `Case`."""
     match rollout.state:
         case Preparing(since=since):
-            unready = unready_members(fleet.nodes, fleet.health, clusters.candidate, now=now)
+            unready = (*unready_members(fleet.nodes, fleet.health, clusters.candidate, now=now), *holds)
             if fleet.level.settled and not unready and not fleet.trial:
                 return Ready()
             if now - since >= rollout.plan.prepare_timeout:
@@ -124,12 +126,18 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Case:
-    """A rollout and the ticks that its judge may not have seen yet, with what queries told of them (*samples*)."""
+    """A rollout and the ticks that its judge may not have seen yet, with what queries told of them (*samples*).
+
+    *holds* say, a phrase each, why the candidate may get no more traffic now, whatever the judge thinks of it. They
+    keep a rollout from its next step, the first and the last included, and from nothing else: a breach goes back at
+    once, and a person may promote.
+    """
 
     rollout: Rollout
     clusters: Clusters
     ticks: Sequence[TickRead]
     samples: Sequence[QuerySample] = ()
+    holds: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -146,13 +154,17 @@ _Answer: TypeAlias = tuple[JudgeState, Judgement]
 
 
 def judge_ticks(
-    rollout: Rollout, clusters: Clusters, ticks: Sequence[TickRead], samples: Sequence[QuerySample] = ()
+    rollout: Rollout,
+    clusters: Clusters,
+    ticks: Sequence[TickRead],
+    samples: Sequence[QuerySample] = (),
+    holds: Sequence[str] = (),
 ) -> Judged:
     """Let the judge see the closed ticks it has not seen, up to the first that decides something, and peek at the next.
 
     Before the candidate carries traffic, ticks only teach the judge what the baseline is like.
     """
-    (judged,) = judge_many([Case(rollout, clusters, ticks, samples)])
+    (judged,) = judge_many([Case(rollout, clusters, ticks, samples, holds)])
     return judged
 
 
@@ -198,14 +210,16 @@ def _course(case: Case) -> Generator[_Question, _Answer, Judged]:
             peeked = _peek(rollout, state, window, policy)
             if peeked is not None:
                 exposure = _exposure(rollout, tick.tick, judged_tick)
-                judgement, event = peeked, _meaning(rollout, peeked, live=False)
-                seen.append(_record(rollout, judged_tick, window, Look.PARTIAL, exposure, peeked))
+                heeded = _heeded(rollout.state, live=False, held=bool(case.holds))
+                judgement, event = peeked, _meaning(peeked, heeded)
+                seen.append(_record(judged_tick, window, Look.PARTIAL, exposure, heeded, peeked))
             break
         if carries_traffic(rollout.state) and not _precedes_exposure(rollout, tick.tick):
             exposure = _exposure(rollout, tick.tick, judged_tick)
             state, judgement = yield _Question(state, window, exposure, policy)
-            event = _meaning(rollout, judgement, live=_is_live(rollout, tick.tick))
-            seen.append(_record(rollout, judged_tick, window, Look.WHOLE, exposure, judgement))
+            heeded = _heeded(rollout.state, live=_is_live(rollout, tick.tick), held=bool(case.holds))
+            event = _meaning(judgement, heeded)
+            seen.append(_record(judged_tick, window, Look.WHOLE, exposure, heeded, judgement))
         else:
             state = judging.observe_history(state, window, policy)
             # What the judge learns while the rollout retreats decides nothing any more.
@@ -219,7 +233,7 @@ def _course(case: Case) -> Generator[_Question, _Answer, Judged]:
             rollout,
             judge=json.dumps(state.to_json()) if judged_tick != rollout.judged_tick else rollout.judge,
             judged_tick=judged_tick,
-            evidence=_evidence(judgement, judged_tick) if judgement else rollout.evidence,
+            evidence=_evidence(judgement, judged_tick, case.holds) if judgement else rollout.evidence,
         ),
         event,
         tuple(seen),
@@ -302,8 +316,8 @@ def _exposure(rollout: Rollout, tick: int, previous: int | None) -> Exposure:
     )
 
 
-def _meaning(rollout: Rollout, judgement: Judgement, *, live: bool) -> Event | None:
-    if judgement.verdict not in _heeded(rollout.state, live=live):
+def _meaning(judgement: Judgement, heeded: Sequence[Verdict]) -> Event | None:
+    if judgement.verdict not in heeded:
         return None
     match judgement.verdict:
         case Verdict.ROLLBACK:
@@ -318,29 +332,35 @@ def _meaning(rollout: Rollout, judgement: Judgement, *, live: bool) -> Event | N
             return None
 
 
-def _heeded(state: State, *, live: bool) -> tuple[Verdict, ...]:
-    """Return the verdicts that move a rollout in *state*; *live*: by a tick in which every Envoy ran its weight."""
+def _heeded(state: State, *, live: bool, held: bool) -> tuple[Verdict, ...]:
+    """Return the verdicts that move a rollout in *state*.
+
+    Args:
+        state: Where it is.
+        live: Every Envoy ran the state's weight in the judged tick.
+        held: Something else forbids the next step.
+    """
+    found: tuple[Verdict, ...] = (Verdict.ROLLBACK, Verdict.ASK)
     match state:
         case Baking(probing=True) | Paused(probing=True) if live:
-            return Verdict.ROLLBACK, Verdict.ASK, Verdict.ADVANCE
+            found = (*found, Verdict.ADVANCE)
         case Baking(probing=False) if live:
-            return Verdict.ROLLBACK, Verdict.ASK, Verdict.PROBE, Verdict.ADVANCE
+            found = (*found, Verdict.PROBE, Verdict.ADVANCE)
         case Baking(probing=False) | Paused(probing=False):
-            return Verdict.ROLLBACK, Verdict.ASK, Verdict.PROBE
+            found = (*found, Verdict.PROBE)
         case _:
-            return Verdict.ROLLBACK, Verdict.ASK
+            pass
+    return tuple(verdict for verdict in found if not (held and verdict is Verdict.ADVANCE))
 
 
 def _record(
-    rollout: Rollout,
     previous: int | None,
     window: TickWindow,
     look: Look,
     exposure: Exposure,
+    heeded: tuple[Verdict, ...],
     judgement: Judgement,
 ) -> JudgedTick:
-    live = look is Look.WHOLE and _is_live(rollout, window.tick)
-    heeded = _heeded(rollout.state, live=live)
     return JudgedTick(previous, window, look, exposure, heeded, judgement.verdict, judgement.reason)
 
 
@@ -350,8 +370,10 @@ def _peek(rollout: Rollout, state: JudgeState, partial: TickWindow, policy: Poli
     return judging.peek_hard_stop(state, partial, policy, baseline=rollout.baseline)
 
 
-def _evidence(judgement: Judgement, tick: int | None) -> str:
+def _evidence(judgement: Judgement, tick: int | None, holds: Sequence[str]) -> str:
     fields = dataclasses.asdict(judgement) | {"verdict": judgement.verdict.name.lower(), "tick": tick}
+    if holds and judgement.verdict is Verdict.ADVANCE:
+        fields |= {"verdict": Verdict.HOLD.name.lower(), "reason": "; ".join(holds)}
     return json.dumps(fields)
 
 

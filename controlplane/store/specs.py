@@ -16,6 +16,7 @@ from controlplane.traffic.model import (
     HeaderRule,
     HealthCheck,
     Listener,
+    ModelPin,
     Route,
     RouteMatch,
     ServiceSpec,
@@ -184,6 +185,7 @@ def _version_to_row(version: Version) -> dict[str, Any]:
         "check_timeout_us": check.timeout,
         "check_healthy_threshold": check.healthy_threshold,
         "check_unhealthy_threshold": check.unhealthy_threshold,
+        **_model_to_row(version.model),
     }
 
 
@@ -200,4 +202,13 @@ def _version_from_row(row: sa.Row[Any], endpoints: Iterable[Endpoint]) -> Versio
             unhealthy_threshold=row.check_unhealthy_threshold,
         ),
         connect_timeout=row.connect_timeout_us,
+        model=ModelPin(row.model_name, row.model_checksum, row.model_code_version or "") if row.model_name else None,
     )
+
+
+def _model_to_row(pin: ModelPin | None) -> dict[str, Any]:
+    return {
+        "model_name": pin and pin.name,
+        "model_checksum": pin and pin.checksum,
+        "model_code_version": pin and pin.code_version,
+    }

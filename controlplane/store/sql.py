@@ -17,6 +17,7 @@ from controlplane.store.fleet import SqlFleet
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
 from controlplane.store.listener import Listener
+from controlplane.store.models import SqlModels
 from controlplane.store.rollouts import SqlRollouts
 from controlplane.store.samples import SqlSamples
 from controlplane.store.specs import SpecCache
@@ -26,7 +27,7 @@ from controlplane.wake import WakeBoard
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
-class SqlStore(SqlCatalogue, SqlRollouts, SqlFleet, SqlDesired, SqlTelemetry, SqlSamples, SqlKeys, SqlLease):
+class SqlStore(SqlCatalogue, SqlRollouts, SqlFleet, SqlDesired, SqlTelemetry, SqlSamples, SqlModels, SqlKeys, SqlLease):
     """The port `Store` on one SQL database. Close it, or use it as a context manager."""
 
     clock: Clock

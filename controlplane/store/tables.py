@@ -104,6 +104,9 @@ version = _of_revision(
     sa.Column("check_timeout_us", Span, nullable=False),
     sa.Column("check_healthy_threshold", sa.Integer, nullable=False),
     sa.Column("check_unhealthy_threshold", sa.Integer, nullable=False),
+    sa.Column("model_name", sa.Text),
+    sa.Column("model_checksum", sa.Text),
+    sa.Column("model_code_version", sa.Text),
     sa.UniqueConstraint("service", "revision", "name"),
     sa.UniqueConstraint("service", "revision", "cluster"),
 )

@@ -55,6 +55,18 @@ cluster_health = sa.Table(
     sqlite_with_rowid=False,
 )
 
+model_report = sa.Table(
+    "model_report",
+    metadata,
+    sa.Column("cluster", sa.Text, primary_key=True),
+    sa.Column("address", sa.Text, primary_key=True),
+    sa.Column("models", Json, nullable=False),
+    sa.Column("code_version", sa.Text, nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("at", UtcDateTime),
+    sqlite_with_rowid=False,
+)
+
 histogram_gap = sa.Table(
     "histogram_gap",
     metadata,

@@ -18,6 +18,8 @@ from controlplane.rollout.slo import Slo, check_slos
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 GRPC_TARGET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,250}[a-z0-9])?(:[0-9]{1,5})?")
 CERTIFICATE_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?")
+CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
+MAX_MODEL_WORD = 128
 HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -95,14 +97,50 @@ class HealthCheck:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ModelPin:
+    """The one model that a version's workers must serve: its name and *checksum*, as they report them.
+
+    A *code_version* pins the worker's program too; "" takes any.
+    """
+
+    name: str
+    checksum: str
+    code_version: str = ""
+
+    def __post_init__(self) -> None:
+        for field, word in (("name", self.name), ("code_version", self.code_version)):
+            if len(word) > MAX_MODEL_WORD or not word.isprintable() or (field == "name" and not word.strip()):
+                raise InvalidInputError(
+                    f"model.{field}",
+                    f"{word[:40]!r} is not what a worker reports",
+                    f"use 1 to {MAX_MODEL_WORD} printable characters; hueshift-worker models show NAME prints it",
+                )
+        if not CHECKSUM.fullmatch(self.checksum):
+            raise InvalidInputError(
+                "model.checksum",
+                f"{self.checksum[:80]!r} is not a checksum",
+                "use sha256: and 64 lower-case hexadecimal digits; hueshift-worker models show NAME prints it",
+            )
+
+    def __str__(self) -> str:
+        kind, _, digits = self.checksum.partition(":")
+        code = f" by code {self.code_version}" if self.code_version else ""
+        return f"{self.name} ({kind}:{digits[:12]}){code}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Version:
-    """One model version: its Envoy cluster's name, its workers, and how they are asked for their health."""
+    """One model version: its Envoy cluster's name, its workers, and how they are asked for their health.
+
+    With a *model*, workers that serve another one keep the version from being given more traffic by a rollout.
+    """
 
     name: str
     cluster: str
     endpoints: tuple[Endpoint, ...]
     health_check: HealthCheck = HealthCheck()
     connect_timeout: dt.timedelta = dt.timedelta(seconds=10)
+    model: ModelPin | None = None
 
     def __post_init__(self) -> None:
         check_name("version.name", self.name)
@@ -300,6 +338,12 @@ class ServiceSpec:
                 raise InvalidInputError(
                     f"versions.{version.name}.health_check.path",
                     "is never asked for: workers behind a grpc_target answer as grpc.health.v1",
+                    "leave it out",
+                )
+            if version.model is not None:
+                raise InvalidInputError(
+                    f"versions.{version.name}.model",
+                    "cannot be checked: workers behind a grpc_target are not asked for their model",
                     "leave it out",
                 )
 

@@ -5,7 +5,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Protocol
 
-from inference_worker.catalogue import Backend, ModelCard
+from inference_worker.cards import Backend, ModelCard
 from inference_worker.errors import ModelError
 from inference_worker.imaging import Floats
 
@@ -51,6 +51,8 @@ def check_runtime(card: ModelCard) -> None:
     Raises:
         ModelError: Names the model and what to install.
     """
+    if card.backend is Backend.COMFYUI:
+        raise ModelError(f"--model: {card.name} runs in ComfyUI, which this worker cannot drive; export it as ONNX")
     if card.backend is Backend.TORCH and importlib.util.find_spec("torch") is None:
         raise ModelError(f"--model: {card.name} runs by torch, which is not here; pip install 'hueshift[torch]'")
 
@@ -70,6 +72,8 @@ def open_colorizer(card: ModelCard, *, threads: int, device: Device = Device.AUT
             from inference_worker.backends.torch import TorchColorizer  # noqa: PLC0415 - as above
 
             return TorchColorizer.load(card.path, threads=threads, device=device)
+        case Backend.COMFYUI:
+            raise ModelError(f"model: {card.name} is for ComfyUI, which is no runtime of this process")
 
 
 class Runner(Protocol):

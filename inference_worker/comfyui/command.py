@@ -5,7 +5,8 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from inference_worker.catalogue import ModelCard
+from inference_worker.cards import Backend, ModelCard, Source
+from inference_worker.catalogue import describe_file
 from inference_worker.clock import Clock
 from inference_worker.comfyui.address import read_address
 from inference_worker.comfyui.errors import TemplateError
@@ -62,12 +63,15 @@ def describe_template(args: argparse.Namespace, sizes: SizeRange | None) -> Mode
         allowed_sizes = SizeRange(template.low_px, template.high_px)
     except ValueError as exc:
         raise TemplateError(template.name, f"sizes {exc}") from exc
+    unseen = Source(licence="unknown", origin="the checkpoint in ComfyUI, of which only the name is known here")
     return ModelCard(
         name=template.name,
         version=template.name,
-        path=args.templates_dir / f"{template.name}.toml",
-        sha256=template.sha256,
-        licence="that of the checkpoint in ComfyUI",
+        backend=Backend.COMFYUI,
+        folder=args.templates_dir,
+        files=(describe_file(args.templates_dir / f"{template.name}.toml"),),
+        weights=unseen,
+        data=unseen,
         input_px=round(template.size_px / STRIDE_PX) * STRIDE_PX,
         about=template.about,
         sizes=allowed_sizes,

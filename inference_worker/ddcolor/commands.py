@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from inference_worker.catalogue import Backend, hash_file, record
+from inference_worker.cards import Backend, ModelCard, Source
+from inference_worker.catalogue import describe_file, make_folder, record
 from inference_worker.clock import Clock, SystemClock
 from inference_worker.ddcolor.variants import STRIDE_PX, VARIANTS
 from inference_worker.errors import ModelError, SettingError
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 COMMANDS: Final = ("export", "add", "bench")
 NEEDED: Final = ("torch", "safetensors", "onnx")
 DEFAULT_PX: Final = 512
-LICENCE: Final = "code Apache-2.0 (piddnad/DDColor); its authors state no licence of their own for the weights"
+WEIGHTS_LICENCE: Final = "code Apache-2.0 (piddnad/DDColor); its authors state no licence of their own for the weights"
+DATA: Final = Source(
+    licence="ImageNet's terms: research only",
+    origin="ImageNet by its authors' account; ddcolor_artistic also private pictures",
+)
 
 
 def add_commands(models: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -130,7 +135,7 @@ def read_checkpoint(path: Path, say: Callable[[str], None]) -> "Checkpoint":
 
 
 def export(args: argparse.Namespace, checkpoint: "Checkpoint", sizes: list[int], say: Callable[[str], None]) -> None:
-    """Write one ONNX file and one row of the manifest for each size."""
+    """Write one ONNX file and its card for each size."""
     import torch  # noqa: PLC0415 - an optional part
 
     from inference_worker.ddcolor.export import export_onnx  # noqa: PLC0415 - needs torch
@@ -139,37 +144,39 @@ def export(args: argparse.Namespace, checkpoint: "Checkpoint", sizes: list[int],
     net = checkpoint.net.fold()
     for size in sizes:
         name = args.name or f"ddcolor-{checkpoint.variant.name}-{size}"
-        target = args.out / f"{name}.onnx"
+        target = make_folder(args.out, name) / "weights.onnx"
         export_onnx(net, size, target, threads=args.threads, say=say)
         about = f"DDColor {checkpoint.variant.name} from {args.checkpoint.name}, float32, {size} x {size}."
-        record(args.out, describe(name, target, size, Backend.ONNX, about))
-        say(f"{target.name}: {target.stat().st_size / 1e6:.0f} MB, added to {args.out} as {name}")
+        record(args.out, describe(name, target, size, Backend.ONNX, about, args.checkpoint.name))
+        say(f"{target}: {target.stat().st_size / 1e6:.0f} MB, added as {name}")
 
 
 def add(args: argparse.Namespace, checkpoint: "Checkpoint", size: int, say: Callable[[str], None]) -> None:
-    """Put the checkpoint itself into the folder, with a row of the manifest."""
+    """Put the checkpoint itself into a model's folder, with its card."""
     name = args.name or f"ddcolor-{checkpoint.variant.name}-torch"
-    target = args.out / args.checkpoint.name
+    target = make_folder(args.out, name) / f"weights{args.checkpoint.suffix.lower()}"
     if not (target.exists() and target.samefile(args.checkpoint)):
         try:
             shutil.copyfile(args.checkpoint, target)
         except OSError as exc:
             raise ModelError(f"--out: {target} cannot be written ({exc.strerror}); name a folder of yours") from exc
     about = f"DDColor {checkpoint.variant.name}, run by torch at {size} x {size}."
-    record(args.out, describe(name, target, size, Backend.TORCH, about))
-    say(f"{target.name} added to {args.out} as {name}")
+    record(args.out, describe(name, target, size, Backend.TORCH, about, args.checkpoint.name))
+    say(f"{target} added as {name}")
 
 
-def describe(name: str, file: Path, size: int, backend: Backend, about: str) -> dict[str, object]:
-    """The manifest's row for a DDColor."""
-    return {
-        "name": name,
-        "version": name,
-        "file": file.name,
-        "sha256": hash_file(file),
-        "licence": LICENCE,
-        "input_px": size,
-        "is_square": True,
-        "backend": backend.value,
-        "about": about,
-    }
+def describe(name: str, file: Path, size: int, backend: Backend, about: str, origin: str) -> ModelCard:
+    """The card of a DDColor in *file*; *origin* is the name of the checkpoint that its user gave."""
+    return ModelCard(
+        name=name,
+        version=name,
+        backend=backend,
+        about=about,
+        folder=file.parent,
+        files=(describe_file(file),),
+        weights=Source(licence=WEIGHTS_LICENCE, origin=f"{origin}, as given by whoever added it"),
+        data=DATA,
+        input_px=size,
+        is_square=True,
+        head="query-based colour decoder of DDColor: ab planes",
+    )

@@ -4,6 +4,7 @@ Scores against the truth reward grey, so none of them alone decides: read them t
 """
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000
 
 from inference_worker.backends.onnx import OnnxColorizer
-from inference_worker.catalogue import find_card
+from inference_worker.catalogue import find_card, record
 from inference_worker.imaging import Pixels, compute_lab, compute_lightness, prepare, recombine
 
 CELL_PX: Final = 192
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--sheet", type=Path, required=True)
+    parser.add_argument("--record", action="store_true", help="write the figures into the models' cards")
     args = parser.parse_args()
     cards = [find_card(args.models, name) for name in ("v1", "v2")]
     models = [OnnxColorizer(card.path, threads=1) for card in cards]
@@ -113,6 +115,10 @@ def main() -> None:
     for name, found in figures.items():
         means = {key: np.nanmean([figure[key] for figure in found]) for key in found[0]}
         print(f"{name:6}", "  ".join(f"{key} {value:.2f}" for key, value in means.items()))
+        for card in cards:
+            if args.record and card.name == name:
+                measured = {key: round(float(value), 2) for key, value in means.items()}
+                record(args.models, dataclasses.replace(card, figures={"photos": len(unseen), **measured}))
     for side_px in (192, 256):
         for card, model in zip(cards, models, strict=True):
             print(f"{card.name} at {side_px} px: {time_model(model, side_px):.1f} ms")

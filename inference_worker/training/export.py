@@ -1,4 +1,4 @@
-"""Writes the trained checkpoint as two ONNX files, v1 (muted) and v2 (vivid), and their facts into `models.json`.
+"""Writes the trained checkpoint as two models, v1 (muted) and v2 (vivid), each an ONNX file and its card.
 
 The two graphs differ in numbers only: temperature and saturation are folded into weights. Weights are stored as
 float16 behind a Cast, which halves the files; the runtime widens them while loading and computes in float32.
@@ -6,8 +6,6 @@ float16 behind a Cast, which halves the files; the runtime widens them while loa
 
 import argparse
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own custom
 
+from inference_worker.cards import ModelCard, Source
+from inference_worker.catalogue import describe_file, make_folder, record
+from inference_worker.sizing import SizeRange
 from inference_worker.training.net import Colorizer
 
 INPUT_PX: Final = 192
@@ -35,7 +36,18 @@ class Style:
     about: str
 
 
-LICENCE: Final = "Apache-2.0; trained on photographs under the licences listed in MODEL_CARD.md"
+WEIGHTS: Final = Source(
+    licence="Apache-2.0",
+    origin=(
+        "trained by inference_worker/training, see MODEL_CARD.md; encoder EfficientNet-Lite0 (ImageNet), Apache-2.0"
+    ),
+)
+DATA: Final = Source(
+    licence="CC-BY, CC-BY-SA, CC0, public domain, GFDL, GPL-2 and -3, by picture in TRAINING_SOURCES.tsv",
+    origin="558 pictures of Debian and PyPI packages, in TRAINING_SOURCES.tsv",
+)
+ROUTES: Final = {"person": SizeRange(460, 680), "building": SizeRange(960, 1280)}
+"""v1 under other names, with the sizes that these routes allow."""
 
 
 class Decoded(nn.Module):  # type: ignore[misc] # torch is not installed where mypy runs
@@ -97,7 +109,7 @@ def export(checkpoint: Path, style: Style, target: Path) -> None:
 
 
 def main() -> None:
-    """Export both styles and write the manifest."""
+    """Export both styles and write all cards; figures are for `evaluate --record` to add."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the models folder")
@@ -114,29 +126,29 @@ def main() -> None:
             "Baseline colorizer, vivid: classification over colour bins, sharpened mean.",
         ),
     }
-    rows: list[dict[str, object]] = []
+    cards: dict[str, ModelCard] = {}
     for name, style in styles.items():
-        target = args.out / f"colorizer-{name}.onnx"
+        target = make_folder(args.out, name) / "weights.onnx"
         export(args.checkpoint, style, target)
-        rows.append(
-            {
-                "name": name,
-                "version": name,
-                "file": target.name,
-                "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
-                "licence": LICENCE,
-                "input_px": INPUT_PX,
-                "about": f"{style.about} Not DDColor quality.",
-            }
+        cards[name] = ModelCard(
+            name=name,
+            version=name,
+            about=f"{style.about} Not DDColor quality.",
+            folder=target.parent,
+            files=(describe_file(target),),
+            weights=WEIGHTS,
+            data=DATA,
+            input_px=INPUT_PX,
+            head=f"mean colour over bins, T = {style.temperature:g}, saturation {style.saturation:g}, quarter size",
         )
-        print(f"{target.name}: {target.stat().st_size / 1e6:.2f} MB")
+        record(args.out, cards[name])
+        print(f"{target}: {target.stat().st_size / 1e6:.2f} MB")
     about = "The checkpoint of v1 under the name of this route: no model was trained for it alone."
-    sizes = {"person": [460, 680], "building": [960, 1280]}
-    rows.extend(
-        {"name": name, "version": name, "alias_of": "v1", "sizes": sizes[name], "about": about} for name in sizes
-    )
-    manifest = json.dumps({"models": rows}, indent=2) + "\n"
-    (args.out / "models.json").write_text(manifest, encoding="utf-8")
+    for name, sizes in ROUTES.items():
+        record(
+            args.out,
+            dataclasses.replace(cards["v1"], name=name, version=name, about=about, alias_of="v1", sizes=sizes),
+        )
 
 
 if __name__ == "__main__":

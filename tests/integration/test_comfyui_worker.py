@@ -22,6 +22,7 @@ from inference_worker.comfyui.runner import ComfyUIRunner, ComfyUISettings
 from inference_worker.comfyui.template import SHIPPED, load_template
 from inference_worker.crafts import Colorizing
 from inference_worker.faults import FaultPlan
+from inference_worker.identity import Identity
 from inference_worker.imaging import Limits, compute_lab, decode
 from inference_worker.metrics import Metrics
 from inference_worker.orders import COLORIZE_PATH
@@ -34,6 +35,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
+IDENTITY = Identity(code_version="test", models=())
 PNG = {"content-type": "image/png"}
 
 
@@ -55,7 +57,7 @@ class Worker:
 @contextlib.asynccontextmanager
 async def start() -> AsyncIterator[Worker]:
     clock = SteppedClock()
-    metrics = Metrics(model="fake", version="v9", sha256="0" * 64)
+    metrics = Metrics()
     async with running_comfyui() as fake:
         settings = ComfyUISettings(
             address=read_address(f"http://127.0.0.1:{fake.port}"), template=load_template(SHIPPED, "ddcolor-kijai")
@@ -69,7 +71,9 @@ async def start() -> AsyncIterator[Worker]:
             metrics=metrics,
             clock=clock,
         )
-        app = create_app(service=service, metrics=metrics, clock=clock, version="v9", faults=FaultPlan())
+        app = create_app(
+            service=service, metrics=metrics, clock=clock, version="v9", identity=IDENTITY, faults=FaultPlan()
+        )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),

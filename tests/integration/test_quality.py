@@ -2,19 +2,17 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from controlplane.clock import SystemClock
-from controlplane.lab.api_client import wait_for_answer
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.server import free_ports
 from controlplane.lab.stack import Stack, program
 from tests.requirements import require
+from tests.workers import running_worker
 
 pytestmark = pytest.mark.integration
 
@@ -29,20 +27,10 @@ VERSIONS = {
 @contextlib.asynccontextmanager
 async def workers(directory: Path) -> AsyncIterator[dict[str, int]]:
     ports = dict(zip(VERSIONS, free_ports(len(VERSIONS)), strict=True))
-    async with contextlib.AsyncExitStack() as running, httpx.AsyncClient(trust_env=False) as client:
+    async with contextlib.AsyncExitStack() as running:
         for name, port in ports.items():
-            command = [program("hueshift-worker"), "serve", *VERSIONS[name], "--label", name, "--port", str(port)]
-            worker = ServerProcess(command, log_file=directory / f"{name}.log")
-            running.push_async_callback(worker.stop)
-            await worker.start()
-        for name, port in ports.items():
-
-            async def ask(port: int = port) -> bool | None:
-                with contextlib.suppress(httpx.TransportError):
-                    return (await client.get(f"http://127.0.0.1:{port}/readyz")).is_success or None
-                return None
-
-            await wait_for_answer(ask, what=name, clock=CLOCK, at_most=dt.timedelta(minutes=2))
+            log_file = directory / f"{name}.log"
+            await running.enter_async_context(running_worker(port, *VERSIONS[name], "--label", name, log_file=log_file))
         yield ports
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import re
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from PIL import Image
 from inference_worker import __main__ as command
 from inference_worker.backends import Device, open_colorizer
 from inference_worker.backends.onnx import OnnxColorizer
-from inference_worker.catalogue import Backend, find_card, load_cards
+from inference_worker.cards import Backend
+from inference_worker.catalogue import find_card, load_cards, verify
 from inference_worker.ddcolor.export import export_onnx, measure_difference
 from inference_worker.ddcolor.network import DDColor, LightnessNet
 from inference_worker.errors import ModelError
@@ -44,7 +44,7 @@ def folder(made: tuple[Path, str]) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(folder: Path) -> OnnxColorizer:
-    return OnnxColorizer(folder / f"ddcolor-tiny-{SIDE_PX}.onnx", threads=1)
+    return OnnxColorizer(folder / f"ddcolor-tiny-{SIDE_PX}" / "weights.onnx", threads=1)
 
 
 def test_both_runtimes_agree_for_batches_of_one_to_four(made: tuple[Path, str]) -> None:
@@ -72,17 +72,22 @@ def test_another_size_is_refused(exported: OnnxColorizer) -> None:
         exported.predict(np.zeros((1, 1, 128, 128), np.float32))
 
 
-def test_the_manifest_names_both_and_their_sums_hold(folder: Path) -> None:
+def test_both_have_cards_and_their_sums_hold(folder: Path) -> None:
     cards = load_cards(folder)
     assert {name: card.backend for name, card in cards.items()} == {
         f"ddcolor-tiny-{SIDE_PX}": Backend.ONNX,
         "ddcolor-tiny-torch": Backend.TORCH,
     }
     for card in cards.values():
-        card.verify()
+        verify(card)
         assert (card.is_square, card.input_px) == (True, SIDE_PX)
-        assert "no licence of their own" in card.licence
-    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".onnx", ".pth"]
+        assert "no licence of their own" in card.weights.licence
+    assert sorted(path.name for path in folder.rglob("*.*")) == [
+        "model.toml",
+        "model.toml",
+        "weights.onnx",
+        "weights.pth",
+    ]
 
 
 def test_a_photo_keeps_its_own_light_at_full_size(folder: Path) -> None:
@@ -100,12 +105,11 @@ def test_a_photo_keeps_its_own_light_at_full_size(folder: Path) -> None:
     assert np.abs(first.astype(int) - second).max() <= 1
 
 
-def test_exporting_again_replaces_the_row(folder: Path, checkpoint_file: Path) -> None:
-    before = json.loads((folder / "models.json").read_text())["models"]
+def test_adding_again_replaces_the_card(folder: Path, checkpoint_file: Path) -> None:
+    before = load_cards(folder)
     given = [str(checkpoint_file), "--out", str(folder), "--size", str(SIDE_PX), "--threads", "1"]
     assert command.main(["models", "add", *given]) == 0
-    after = json.loads((folder / "models.json").read_text())["models"]
-    assert sorted(row["name"] for row in after) == sorted(row["name"] for row in before)
+    assert load_cards(folder) == before
 
 
 def test_a_graph_that_answers_otherwise_is_not_kept(folded: DDColor, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from controlplane.traffic.model import (
     HeaderRule,
     HealthCheck,
     Listener,
+    ModelPin,
     Route,
     RouteMatch,
     ServiceSpec,
@@ -116,6 +117,14 @@ def splits(draw: st.DrawFn, names: list[str]) -> Split:
     return tuple(Share(name, high - low) for name, low, high in zip(chosen, edges[:-1], edges[1:], strict=True))
 
 
+PINS = st.builds(
+    ModelPin,
+    st.from_regex(r"[!-~]{1,20}", fullmatch=True),
+    st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True),
+    st.sampled_from(["", "1.2.3", "1.2.3+gabc"]),
+)
+
+
 @st.composite
 def services(draw: st.DrawFn) -> ServiceSpec:
     """Draw a service."""
@@ -128,6 +137,7 @@ def services(draw: st.DrawFn) -> ServiceSpec:
             tuple(draw(st.lists(st.builds(Endpoint, HOSTS, PORTS), max_size=2, unique=True))),
             draw(CHECKS),
             draw(spans(MILLISECOND, 300 * SECOND)),
+            draw(st.none() | PINS),
         )
         for name, cluster in zip(names, clusters, strict=True)
     )
@@ -135,7 +145,9 @@ def services(draw: st.DrawFn) -> ServiceSpec:
     if target:  # such workers are not asked for a path
         versions = tuple(
             dataclasses.replace(
-                version, health_check=dataclasses.replace(version.health_check, path=HealthCheck().path)
+                version,
+                health_check=dataclasses.replace(version.health_check, path=HealthCheck().path),
+                model=None,
             )
             for version in versions
         )

@@ -17,7 +17,7 @@ from controlplane.api.problems import InvalidDocumentError
 from controlplane.errors import InvalidInputError
 from controlplane.rollout.model import Step
 from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, Terms
-from controlplane.traffic.model import Endpoint, HeaderRule, HealthCheck, ServiceSpec, Share
+from controlplane.traffic.model import Endpoint, HeaderRule, HealthCheck, ModelPin, ServiceSpec, Share
 from tests.unit.api.specs import services
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -107,6 +107,7 @@ def test_the_friendly_forms_mean_what_they_say() -> None:
                     "name": "v1",
                     "endpoints": ["10.0.0.1:1", "[::1]:2", "worker.internal:3"],
                     "connect_timeout": "1.5s",
+                    "model": {"name": "ddcolor_paper_tiny", "checksum": "sha256:" + "0a" * 32},
                     "health_check": {"path": "/readyz", "interval": "100ms", "unhealthy_threshold": 3},
                 }
             ],
@@ -122,6 +123,7 @@ def test_the_friendly_forms_mean_what_they_say() -> None:
     assert spec.versions[0].health_check == HealthCheck(
         "/readyz", dt.timedelta(milliseconds=100), unhealthy_threshold=3
     )
+    assert spec.versions[0].model == ModelPin("ddcolor_paper_tiny", "sha256:" + "0a" * 32)
     assert spec.slos == (ErrorRateSlo("e", 0.005), LatencySlo("l", 400.0, 0.95))
     assert spec.plan.steps[0] == Step(1, dt.timedelta(minutes=2), pause=True)
     assert spec.plan.deadline == dt.timedelta(minutes=90)
@@ -277,6 +279,14 @@ def test_each_mistake_is_one_line_with_its_field_and_the_fix(changes: dict[str, 
         ({"name": "v1", "endpoints": ["a:1", "b"]}, "versions.v1.endpoints[2]: 'b' is not an endpoint; "),
         ({"name": "v1", "endpoints": ["::1:80"]}, "versions.v1.endpoints[1]: '::1:80' is not an endpoint; "),
         ({"name": "v1", "endpoints": [":80"]}, "versions.v1.endpoints[1]: ':80' names no host; "),
+        (
+            {"name": "v1", "endpoints": ["w:1"], "model": {"name": "v1", "checksum": "abc"}},
+            "versions.v1.model.checksum: 'abc' is not a checksum; use sha256: and 64 lower-case hexadecimal digits; ",
+        ),
+        (
+            {"name": "v1", "endpoints": ["w:1"], "model": {"name": "v1"}},
+            "versions.v1.model.checksum: is missing; add checksum: sha256:",
+        ),
         ({"name": "v1", "endpoints": ["w:0"]}, "versions.v1.endpoints[1]: 0 is not a port; use 1 to 65535"),
         ({"name": "v1", "endpoints": ["w:x"]}, "versions.v1.endpoints[1]: 'x' is not a port; use 1 to 65535"),
         ({"name": "v1", "endpoints": [80]}, "versions.v1.endpoints[1]: 80 is not an endpoint; "),

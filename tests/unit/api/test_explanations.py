@@ -39,6 +39,17 @@ async def explain(http: httpx.AsyncClient) -> dict[str, Any]:
     return found
 
 
+async def test_what_holds_the_next_step_is_explained(world: World, http: httpx.AsyncClient) -> None:
+    await world.store.apply(builders.pinned(builders.make_spec()), by="ada", why="", now=NOW)
+    rollout = await world.roll()
+    held = "no worker of v2 has confirmed that it serves v2 (sha256:aaaaaaaaaaaa)"
+    assert held in (await explain(http))["summary"]
+    await world.move(rollout, Baking(1, NOW), evidence=json.dumps(EVIDENCE))
+    assert (await explain(http))["summary"] == f"needs more requests; no step up meanwhile: {held}"
+    await world.store.record_models([builders.make_report()])
+    assert (await explain(http))["summary"] == "needs more requests"
+
+
 async def answer_requests(world: World, count: int) -> None:
     """Have the telemetry say that the candidate answered so many requests a second ago."""
     batch = builders.make_batch("one", tick=builders.TICK - 1, colorize_v2=builders.make_counts(count))

@@ -127,6 +127,37 @@ async def test_a_second_rollout_of_a_service_is_a_conflict(world: World, http: h
     assert len((await http.get(START)).json()) == 1
 
 
+async def test_a_version_whose_worker_serves_another_model_is_not_started(
+    world: World, http: httpx.AsyncClient
+) -> None:
+    await world.store.apply(builders.pinned(builders.make_spec()), by="ada", why="", now=NOW)
+    await world.store.record_models([builders.make_report(pin=builders.make_pin(digit="b"))])
+    answer = await http.post(START, json={"to": "v2"})
+    assert answer.status_code == 409
+    assert answer.json()["error"] == (
+        "127.0.0.1:8083 serves v2 (sha256:bbbbbbbbbbbb), but v2 is v2 (sha256:aaaaaaaaaaaa): give the worker the pinned"
+        " model, or correct versions.v2.model and apply"
+    )
+    assert (await http.get(START)).json() == []
+    await world.store.record_models([builders.make_report()])
+    assert (await http.post(START, json={"to": "v2"})).status_code == 202
+
+
+async def test_the_status_shows_what_is_pinned_and_what_workers_say(world: World, http: httpx.AsyncClient) -> None:
+    await world.store.apply(builders.pinned(builders.make_spec()), by="ada", why="", now=NOW)
+    await world.store.record_models(
+        [builders.make_report(), builders.make_report("10.0.0.2:8083", pin=builders.make_pin(digit="b"), words="gone")]
+    )
+    (shown,) = (await http.get("/v1/services/colorize/status")).json()["models"]
+    assert (shown["version"], shown["model"], shown["checksum"]) == ("v2", "v2", "sha256:" + "a" * 64)
+    first, second = shown["workers"]
+    assert (first["address"], first["matches"], first["words"]) == ("10.0.0.2:8083", False, "gone")
+    assert (second["address"], second["matches"], second["code_version"]) == ("127.0.0.1:8083", True, "1.0")
+    assert shown["deviations"] == [
+        "10.0.0.2:8083 last said that it serves v2 (sha256:bbbbbbbbbbbb), but v2 is v2 (sha256:aaaaaaaaaaaa)"
+    ]
+
+
 async def test_a_version_without_endpoints_cannot_get_traffic(world: World, http: httpx.AsyncClient) -> None:
     spec = builders.make_spec()
     bare = dataclasses.replace(spec.versions[1], endpoints=())

@@ -339,6 +339,24 @@ def test_the_page_shows_split_rollout_evidence_acks_and_events(cli: Cli) -> None
         assert words in page, ended.out
 
 
+def test_a_worker_with_another_model_stands_on_the_page(cli: Cli) -> None:
+    async def declare() -> None:
+        store = cli.world.store
+        await store.apply(builders.pinned(builders.make_spec()), by="ada", why="", now=NOW)
+        gone = builders.make_report("10.0.0.3:1", words="it cannot be reached", at=NOW - builders.seconds(30))
+        other = builders.make_report("10.0.0.2:1", pin=builders.make_pin(digit="b"))
+        await store.record_models([builders.make_report(), other, gone])
+
+    cli.do(declare)
+    page = in_words(cli("get", "colorize").out)
+    for words in (
+        "model of v2: v2 sha256:aaaaaaaaaaaa… 2/3 workers serve it",
+        "✖ 10.0.0.2:1 serves v2 (sha256:bbbbbbbbbbbb), but v2 is v2 (sha256:aaaaaaaaaaaa)",
+        "10.0.0.3:1: it cannot be reached, last answer 30s ago",
+    ):
+        assert words in page
+
+
 def test_envoys_words_of_a_refusal_are_on_the_page_whole_and_harmless(cli: Cli) -> None:
     cli.do(cli.world.declare)
     cli.do(cli.world.store.propose_snapshot, builders.make_snapshot("s1"))

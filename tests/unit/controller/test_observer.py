@@ -7,18 +7,21 @@ import json
 import pytest
 from structlog.testing import capture_logs
 
+from controlplane.controller.fleet import FleetLevel
 from controlplane.controller.loop import _judge
 from controlplane.controller.observer import (
     TELEMETRY_TIMEOUT,
     Case,
     Clusters,
+    FleetView,
     clock_event,
     first_tick,
     heard_at,
     judge_many,
     judge_ticks,
+    level_event,
 )
-from controlplane.ports import Rollout, TickRead
+from controlplane.ports import ClusterHealth, Rollout, TickRead
 from controlplane.rollout.model import (
     Advance,
     Baking,
@@ -26,7 +29,9 @@ from controlplane.rollout.model import (
     DeadlinePassed,
     PauseCause,
     Paused,
+    PrepareTimedOut,
     Preparing,
+    Ready,
     RollbackCause,
     RollingBack,
     Shifting,
@@ -162,6 +167,53 @@ def test_the_record_says_which_verdicts_would_have_moved_the_rollout(state: Stat
 def test_what_is_seen_during_a_retreat_is_not_recorded() -> None:
     judged = judge_ticks(baking(RollingBack(NOW, RollbackCause.ABORTED, "")), CLUSTERS, [tick(TICK)])
     assert (judged.ticks, judged.rollout.judged_tick) == ((), TICK)
+
+
+# -- holds -------------------------------------------------------------------------------------------------------------
+
+HOLD = "10.0.0.2:8083 serves something else"
+
+
+def _enough() -> list[TickRead]:
+    return [tick(TICK + second) for second in range(120)]
+
+
+def test_a_hold_keeps_a_rollout_from_the_step_that_the_judge_would_take() -> None:
+    free = judge_ticks(baking(), CLUSTERS, _enough())
+    held = judge_ticks(baking(), CLUSTERS, _enough(), holds=(HOLD,))
+    assert isinstance(free.event, Advance)
+    assert held.event is None
+    evidence = json.loads(held.rollout.evidence or "")
+    assert (evidence["verdict"], evidence["reason"]) == ("hold", HOLD)
+
+
+def test_the_record_has_the_judges_own_words_and_that_its_step_was_not_heeded() -> None:
+    free = judge_ticks(baking(), CLUSTERS, _enough())
+    held = judge_ticks(baking(), CLUSTERS, _enough(), holds=(HOLD,))
+    assert held.ticks[len(free.ticks) - 1].words == free.ticks[-1].words
+    assert held.ticks[len(free.ticks) - 1].verdict is Verdict.ADVANCE
+    assert all(Verdict.ADVANCE not in found.heeded for found in held.ticks)
+
+
+def test_a_hold_is_silent_while_the_judge_itself_would_wait() -> None:
+    judged = judge_ticks(baking(), CLUSTERS, [tick(TICK)], holds=(HOLD,))
+    assert HOLD not in (judged.rollout.evidence or "")
+
+
+def test_a_breach_goes_back_whatever_holds_the_step() -> None:
+    judged = judge_ticks(baking(), CLUSTERS, [tick(TICK), tick(TICK + 1, errors=60, closed=False)], holds=(HOLD,))
+    assert isinstance(judged.event, Breach)
+
+
+def test_a_hold_keeps_a_rollout_preparing_and_is_what_it_is_given_up_for() -> None:
+    rollout = baking(Preparing(NOW))
+    nodes = (builders.make_node(),)
+    health = (ClusterHealth(nodes[0].node, CLUSTERS.candidate, 1, 1),)
+    fleet = FleetView(nodes, FleetLevel(expected=1), health)
+    later = NOW + rollout.plan.prepare_timeout
+    assert level_event(rollout, CLUSTERS, fleet, now=NOW) == Ready()
+    assert level_event(rollout, CLUSTERS, fleet, now=NOW, holds=(HOLD,)) is None
+    assert level_event(rollout, CLUSTERS, fleet, now=later, holds=(HOLD,)) == PrepareTimedOut(HOLD)
 
 
 # -- clocks ------------------------------------------------------------------------------------------------------------

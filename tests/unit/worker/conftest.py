@@ -5,7 +5,7 @@ import dataclasses
 import datetime as dt
 import threading
 from collections.abc import AsyncIterator, Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import httpx
 import numpy as np
@@ -15,6 +15,7 @@ from inference_worker.app import create_app
 from inference_worker.crafts import Colorizing, Transforming
 from inference_worker.errors import ModelError
 from inference_worker.faults import FaultPlan
+from inference_worker.identity import Identity, ServedModel
 from inference_worker.imaging import Encoding, Floats, Pixels, encode
 from inference_worker.metrics import Metrics
 from inference_worker.service import Offer, Phase, Predictor, Service, ServiceSettings
@@ -99,6 +100,12 @@ def draw_colour(width: int = 96, height: int = 80) -> Pixels:
     return np.clip(grey, 0, 255).astype(np.uint8)
 
 
+IDENTITY: Final = Identity(
+    code_version="1.2.3+g0123456789ab",
+    models=(
+        ServedModel(name="fake", version="v9", family="lab-colorizer", backend="onnx", checksum=f"sha256:{'0' * 64}"),
+    ),
+)
 Start: TypeAlias = Callable[..., contextlib.AbstractAsyncContextManager[Running]]
 
 
@@ -129,7 +136,7 @@ def start() -> Start:
     ) -> AsyncIterator[Running]:
         plan = faults or FaultPlan()
         clock, time, colorizer = ManualClock(), ManualClock(step_s=0), FakeColorizer()
-        metrics = Metrics(model="fake", version="v9", sha256="0" * 64)
+        metrics = Metrics()
         craft = Colorizing(model="fake", input_px=64, sizes=sizes)
         offers = {"/repair": Offer(craft=craft, load=load or (lambda: colorizer), version="v9", is_grey_wanted=True)}
         if transformer is not None:
@@ -143,7 +150,7 @@ def start() -> Start:
             faults=plan,
             on_fatal=on_fatal,
         )
-        app = create_app(service=service, metrics=metrics, clock=clock, version="v9", faults=plan)
+        app = create_app(service=service, metrics=metrics, clock=clock, version="v9", identity=IDENTITY, faults=plan)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),

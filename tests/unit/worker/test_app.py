@@ -229,7 +229,7 @@ async def test_metrics_tell_statuses_and_the_model(start: Start, grey_png: bytes
     assert 'http_requests_total{path="/repair",status="422"} 1.0' in text
     assert 'http_requests_total{path="other",status="404"} 1.0' in text
     assert 'http_request_duration_seconds_count{path="/repair"} 2.0' in text
-    assert 'hueshift_worker_model_info{model="fake"' in text
+    assert 'code_version="1.2.3+g0123456789ab",family="lab-colorizer",model="fake",version="v9"} 1.0' in text
     assert "hueshift_worker_ready 1.0" in text
     assert "secret" not in text
 

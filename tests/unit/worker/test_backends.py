@@ -45,4 +45,4 @@ def test_the_log_says_what_the_model_runs_on(caplog: pytest.LogCaptureFixture) -
         open_colorizer(find_card(SHIPPED, "v1"), threads=1, device=Device.CPU)
     fields = vars(caplog.records[-1])["fields"]
     assert caplog.records[-1].message == "model.loaded"
-    assert fields == {"file": "colorizer-v1.onnx", "runtime": "onnxruntime", "providers": CPU}
+    assert fields == {"file": "weights.onnx", "runtime": "onnxruntime", "providers": CPU}

@@ -45,7 +45,7 @@ def make_picture(value: float = 0.0) -> Floats:
 
 
 def make_queue(predict: Predict, *, max_batch: int = 8, clock: StandingClock | None = None) -> DeviceQueue:
-    metrics = Metrics(model="m", version="v", sha256="0")
+    metrics = Metrics()
     queue = DeviceQueue(predict, max_batch=max_batch, clock=clock or StandingClock(), metrics=metrics)
     queue.set_capacity("m", Costs(), Budget(limit_px=8 * 1024, ceiling_px=8 * 1024))
     return queue

@@ -1,123 +1,119 @@
-import hashlib
-import json
+"""Folders of models: what is there, what is whole, and what is written."""
+
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from inference_worker.catalogue import Backend, find_card, load_cards, record
+from inference_worker.cards import CARD, ModelCard, Source
+from inference_worker.catalogue import describe_file, find_card, list_names, load_cards, make_folder, record, verify
 from inference_worker.errors import ModelError
+from inference_worker.sizing import SizeRange
 
 
-def write(folder: Path, **changes: object) -> Path:
+def write(models: Path, name: str = "v1") -> ModelCard:
+    """A model of one file, and `person`, an alias of it."""
+    folder = make_folder(models, name)
     (folder / "m.onnx").write_bytes(b"weights")
-    row: dict[str, Any] = {
-        "name": "v1",
-        "version": "v1",
-        "file": "m.onnx",
-        "sha256": hashlib.sha256(b"weights").hexdigest(),
-        "licence": "Apache-2.0",
-        "input_px": 192,
-        "about": "a model",
-    }
-    rows = [row | changes, {"name": "person", "alias_of": "v1", "about": "the same"}]
-    (folder / "models.json").write_text(json.dumps({"models": rows}))
-    return folder
+    source = Source(licence="CC0", origin="this test")
+    card = ModelCard(
+        name=name,
+        version=name,
+        about="a model",
+        folder=folder,
+        files=(describe_file(folder / "m.onnx"),),
+        weights=source,
+        data=source,
+        input_px=192,
+    )
+    record(models, card)
+    record(models, dataclasses.replace(card, name="person", alias_of=name, about="the same"))
+    return card
 
 
-def test_an_alias_has_its_own_name_and_the_other_ones_file(tmp_path: Path) -> None:
-    cards = load_cards(write(tmp_path))
-    assert list(cards) == ["v1", "person"]
-    assert cards["person"].path == cards["v1"].path
-    assert cards["person"].alias_of == "v1"
-    cards["person"].verify()
+def test_what_was_recorded_is_found(tmp_path: Path) -> None:
+    card = write(tmp_path)
+    (tmp_path / "README.md").write_text("no model")
+    (tmp_path / "empty").mkdir()
+    assert list_names(tmp_path) == ["person", "v1"]
+    assert find_card(tmp_path, "v1") == card
+    assert load_cards(tmp_path)["person"].path == card.path
+    verify(load_cards(tmp_path)["person"])
+    assert [path.name for path in card.folder.iterdir() if path.name.endswith(".part")] == []
+
+
+def test_a_recorded_card_replaces_the_one_of_its_name(tmp_path: Path) -> None:
+    card = write(tmp_path)
+    record(tmp_path, dataclasses.replace(card, version="v1.1", sizes=SizeRange(96, 256)))
+    assert find_card(tmp_path, "v1").version == "v1.1"
+    assert find_card(tmp_path, "person").version == "v1"
 
 
 def test_changed_weights_are_found(tmp_path: Path) -> None:
-    card = find_card(write(tmp_path), "v1")
-    (tmp_path / "m.onnx").write_bytes(b"other weights")
-    with pytest.raises(ModelError, match=r"m\.onnx has SHA-256"):
-        card.verify()
+    card = write(tmp_path)
+    card.path.write_bytes(b"other weights")
+    with pytest.raises(ModelError, match=r"m\.onnx has SHA-256 .*, not .*; restore it"):
+        verify(card)
 
 
 def test_missing_weights_are_found(tmp_path: Path) -> None:
-    card = find_card(write(tmp_path), "v1")
-    (tmp_path / "m.onnx").unlink()
-    with pytest.raises(ModelError, match="cannot be read"):
-        card.verify()
+    card = write(tmp_path)
+    card.path.unlink()
+    with pytest.raises(ModelError, match=r"m\.onnx of v1 cannot be read; restore it"):
+        verify(card)
+    urls = tuple(dataclasses.replace(file, url="https://models.example/m.onnx") for file in card.files)
+    with pytest.raises(ModelError, match="cannot be read; run `models pull`"):
+        verify(dataclasses.replace(card, files=urls))
 
 
 def test_an_unknown_model_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="choose one of v1, person"):
-        find_card(write(tmp_path), "v7")
+    write(tmp_path)
+    with pytest.raises(ModelError, match="--model: 'v7' is unknown; choose one of person, v1"):
+        find_card(tmp_path, "v7")
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"input_px": 100},
-        {"input_px": "big"},
-        {"input_px": 4096},
-        {"backend": "jax"},
-        {"file": "../m.onnx"},
-        {"sha256": None, "name": []},
-    ],
-)
-def test_a_bad_manifest_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(ModelError, match=r"models\.json"):
-        load_cards(write(tmp_path, **changes))
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"models": [{}]}', '{"models": [{"name": "a", "alias_of": "b"}]}'])
-def test_a_broken_manifest_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "models.json").write_text(text)
-    with pytest.raises(ModelError, match="not a valid manifest"):
+def test_a_broken_card_does_not_hide_the_others(tmp_path: Path) -> None:
+    write(tmp_path)
+    (make_folder(tmp_path, "bad") / CARD).write_text("name = 3")
+    assert find_card(tmp_path, "v1").name == "v1"
+    with pytest.raises(ModelError, match=r"bad/model\.toml: name: 3 is no text"):
         load_cards(tmp_path)
+    (tmp_path / "bad" / CARD).write_bytes(b"\xff")
+    with pytest.raises(ModelError, match=r"bad/model\.toml cannot be read as text"):
+        find_card(tmp_path, "bad")
 
 
-def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="--models-dir"):
+def test_an_alias_of_an_alias_or_of_nothing_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    card = find_card(tmp_path, "person")
+    with pytest.raises(ModelError, match=r"alias_of: no card of 'person' to go by \(.*person is an alias itself"):
+        record(tmp_path, dataclasses.replace(card, name="face", alias_of="person"))
+    with pytest.raises(ModelError, match=r"alias_of: no card of 'v9' to go by"):
+        record(tmp_path, dataclasses.replace(card, name="face", alias_of="v9"))
+    assert not (tmp_path / "face" / CARD).exists()
+
+
+def test_a_card_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    card = write(tmp_path)
+    with pytest.raises(ModelError, match="about: 'two\\\\nlines' is not one printable line"):
+        record(tmp_path, dataclasses.replace(card, about="two\nlines"))
+    assert find_card(tmp_path, "v1") == card
+
+
+def test_a_name_cannot_leave_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"--name: '\.\./x' is no name of a model"):
+        make_folder(tmp_path / "models", "../x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"--models-dir: .* has no model; it takes folders NAME with a model"):
         load_cards(tmp_path)
+    with pytest.raises(ModelError, match=r"--models-dir: .*nowhere cannot be read"):
+        load_cards(tmp_path / "nowhere")
 
 
-def test_a_model_is_onnx_and_keeps_the_photos_shape_unless_its_row_says_otherwise(tmp_path: Path) -> None:
-    plain = find_card(write(tmp_path), "v1")
-    assert (plain.backend, plain.is_square, plain.is_fixed) == (Backend.ONNX, False, False)
-    square = find_card(write(tmp_path, is_square=True), "v1")
-    assert square.is_fixed
-    free = find_card(write(tmp_path, is_square=True, backend="torch"), "person")
-    assert (free.backend, free.is_square, free.is_fixed) == (Backend.TORCH, True, False)
-
-
-def test_a_file_for_one_size_has_no_sizes(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="sizes of v1: its file is for 192 only"):
-        load_cards(write(tmp_path, is_square=True, sizes=[96, 192]))
-    assert find_card(write(tmp_path, is_square=True, backend="torch", sizes=[96, 192]), "v1").sizes is not None
-
-
-def test_torch_runs_no_other_kind(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="backend of v1: torch runs DDColor only"):
-        load_cards(write(tmp_path, kind="rgb-to-rgb", backend="torch"))
-
-
-def test_a_recorded_row_replaces_the_one_of_its_name(tmp_path: Path) -> None:
-    rows = json.loads((write(tmp_path) / "models.json").read_text())["models"]
-    record(tmp_path, rows[0] | {"name": "v2", "version": "v2"})
-    record(tmp_path, rows[0] | {"name": "v2", "version": "v2.1"})
-    cards = load_cards(tmp_path)
-    assert list(cards) == ["v1", "person", "v2"]
-    assert cards["v2"].version == "v2.1"
-
-
-def test_the_first_row_makes_the_manifest(tmp_path: Path) -> None:
-    row = json.loads((write(tmp_path) / "models.json").read_text())["models"][0]
-    (tmp_path / "models.json").unlink()
-    record(tmp_path, row)
-    assert list(load_cards(tmp_path)) == ["v1"]
-
-
-def test_a_broken_manifest_is_not_written_over(tmp_path: Path) -> None:
-    (tmp_path / "models.json").write_text("{}")
-    with pytest.raises(ModelError, match="not a valid manifest"):
-        record(tmp_path, {"name": "v1"})
-    assert (tmp_path / "models.json").read_text() == "{}"
+def test_the_former_manifest_is_named_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "models.json").write_text('{"models": []}')
+    with pytest.raises(ModelError, match=r"models\.json is of a form that is not read any more; give each model a"):
+        load_cards(tmp_path)

@@ -1,41 +1,18 @@
-import json
+import dataclasses
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from inference_worker import __main__ as command
-from inference_worker.catalogue import SHIPPED
+from inference_worker.cards import Backend
+from inference_worker.catalogue import SHIPPED, find_card, record
 from inference_worker.errors import SettingError
 from inference_worker.faults import FaultPlan, WrongPicture
 
 SERVE = ["serve", "--model", "v1", "--port", "8083"]
 COMFYUI = ["serve", "--backend", "comfyui", "--port", "8083", "--template", "ddcolor-kijai"]
-
-
-def test_list_names_the_routes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["models", "list"]) == 0
-    text = capsys.readouterr().out
-    assert "person     person     alias of v1" in text
-    assert "v2" in text
-
-
-def test_show_tells_the_licence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["models", "show", "v2"]) == 0
-    assert "licence    Apache-2.0" in capsys.readouterr().out
-
-
-def test_verify_passes_on_what_is_shipped(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["models", "verify"]) == 0
-    assert capsys.readouterr().out.count(" ok\n") == 4
-
-
-def test_verify_fails_on_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = (SHIPPED / "models.json").read_text(encoding="utf-8")
-    (tmp_path / "models.json").write_text(manifest, encoding="utf-8")
-    (tmp_path / "colorizer-v1.onnx").write_bytes(b"damaged")
-    assert command.main(["models", "verify", "v1", "--models-dir", str(tmp_path)]) == 1
-    assert "SHA-256" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -83,24 +60,23 @@ def test_impossible_flags_are_one_line(arguments: list[str], field: str, capsys:
     assert text.count("\n") == 1
 
 
-def write_manifest(folder: Path, **facts: object) -> list[str]:
-    row = json.loads((SHIPPED / "models.json").read_text(encoding="utf-8"))["models"][0]
-    (folder / "models.json").write_text(json.dumps({"models": [row | facts]}), encoding="utf-8")
+def write_card(folder: Path, **facts: Any) -> list[str]:
+    record(folder, dataclasses.replace(find_card(SHIPPED, "v1"), folder=folder / "v1", **facts))
     return [*SERVE, "--models-dir", str(folder)]
 
 
 def test_a_file_for_one_size_is_not_served_at_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main([*write_manifest(tmp_path, is_square=True), "--input-px", "256"]) == 2
+    assert command.main([*write_card(tmp_path, is_square=True), "--input-px", "256"]) == 2
     assert capsys.readouterr().err.startswith("error: --input-px: the file of v1 is for 192 only; ")
 
 
 def test_a_file_for_one_size_is_not_served_at_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main([*write_manifest(tmp_path, is_square=True), "--sizes", "96-256"]) == 2
+    assert command.main([*write_card(tmp_path, is_square=True), "--sizes", "96-256"]) == 2
     assert capsys.readouterr().err.startswith("error: --sizes: the file of v1 is for 192 only; ")
 
 
 def test_a_model_of_a_missing_runtime_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(write_manifest(tmp_path, backend="torch")) == 2
+    assert command.main(write_card(tmp_path, backend=Backend.TORCH)) == 2
     assert capsys.readouterr().err == (
         "error: --model: v1 runs by torch, which is not here; pip install 'hueshift[torch]'\n"
     )

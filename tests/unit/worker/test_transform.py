@@ -1,9 +1,8 @@
-"""rgb-to-rgb models: a tiny real one, written here byte by byte, from its manifest to its answers."""
+"""rgb-to-rgb models: a tiny real one, written here byte by byte, from its card to its answers."""
 
 import contextlib
-import hashlib
+import dataclasses
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,8 @@ import pytest
 from PIL import Image
 
 from inference_worker.backends.onnx import OnnxTransformer
-from inference_worker.catalogue import SHIPPED, Kind, find_card
+from inference_worker.cards import Family, ModelCard, Source
+from inference_worker.catalogue import SHIPPED, describe_file, find_card, record, verify
 from inference_worker.errors import ModelError
 from inference_worker.imaging import Floats, Limits, Pixels, decode
 from inference_worker.offers import offer_transformer
@@ -49,19 +49,23 @@ def write_onnx(path: Path, operator: str = "Neg", shape: tuple[int | str, ...] =
     return path
 
 
-def write_manifest(folder: Path, model: Path, **changes: Any) -> Path:
-    row = {
-        "name": "negative",
-        "version": "n1",
-        "kind": "rgb-to-rgb",
-        "file": model.name,
-        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
-        "licence": "none",
-        "input_px": 1024,
-        "about": "The negative of a photo.",
-    }
-    (folder / "models.json").write_text(json.dumps({"models": [row | changes]}))
-    return folder
+def write_card(models: Path, **changes: Any) -> Path:
+    """A folder of one model, whose card has *changes*."""
+    folder = models / "negative"
+    folder.mkdir()
+    card = ModelCard(
+        name="negative",
+        version="n1",
+        family=Family.RGB_TO_RGB,
+        about="The negative of a photo.",
+        folder=folder,
+        files=(describe_file(write_onnx(folder / "m.onnx")),),
+        weights=Source(licence="CC0", origin="this test"),
+        data=Source(licence="none", origin="none"),
+        input_px=1024,
+    )
+    record(models, dataclasses.replace(card, **changes))
+    return models
 
 
 def draw_colour(width: int, height: int) -> Image.Image:
@@ -150,23 +154,14 @@ async def test_the_guard_holds_here_too(start: Start, tmp_path: Path) -> None:
     assert [answer.status_code for answer in (small, narrow, broken, other)] == [422, 422, 422, 415]
 
 
-def test_a_manifest_offers_it_behind_its_path(tmp_path: Path) -> None:
-    model = write_onnx(tmp_path / "m.onnx")
-    card = find_card(write_manifest(tmp_path, model, darkest=0, input_px=512), "negative")
-    card.verify()
-    assert card.kind is Kind.RGB_TO_RGB
+def test_a_card_offers_it_behind_its_path(tmp_path: Path) -> None:
+    card = find_card(write_card(tmp_path, darkest=0, input_px=512), "negative")
+    verify(card)
     offers = offer_transformer(card, threads=1)
     assert list(offers) == [TRANSFORM_PATH]
     loaded = offers[TRANSFORM_PATH].load()
     assert np.allclose(loaded.predict(np.full((1, 3, 32, 32), 0.25, np.float32)), -0.25)
     assert offers[TRANSFORM_PATH].craft.largest_px == 512**2
-
-
-@pytest.mark.parametrize("changes", [{"kind": "sculptor"}, {"sizes": [460]}, {"sizes": [1, 5]}, {"darkest": "black"}])
-def test_a_wrong_manifest_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
-    folder = write_manifest(tmp_path, write_onnx(tmp_path / "m.onnx"), **changes)
-    with pytest.raises(ModelError, match="not a valid manifest"):
-        find_card(folder, "negative")
 
 
 @pytest.mark.parametrize("shape", [("n", 1, "h", "w"), ("n", 3, 256, 256), ("n", 512, 512, 3), ("n", 3)])

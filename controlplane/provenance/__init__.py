@@ -1,0 +1,1 @@
+"""Workers, asked over HTTP which models they serve."""
