@@ -16,10 +16,10 @@ from typing import Final
 
 from inference_worker import commands as looking
 from inference_worker.backends import Device, check_runtime, open_colorizer
-from inference_worker.cards import Family, ModelCard
+from inference_worker.cards import Backend, Family, ModelCard
 from inference_worker.catalogue import SHIPPED, find_card, verify
 from inference_worker.comfyui.command import add_flags as add_comfyui_flags
-from inference_worker.comfyui.command import build_runner, describe_template
+from inference_worker.comfyui.command import build_runner, fit_card
 from inference_worker.ddcolor import commands as ddcolor
 from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.faults import FaultPlan, WrongPicture
@@ -49,9 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hueshift-worker", description="Serve one colorizer, or look at the models.")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve one model over HTTP", formatter_class=as_shown)
-    serve.add_argument("--model", help="a name from `models list`; a colorizer, or an rgb-to-rgb model")
+    serve.add_argument("--model", required=True, help="a name from `models list`; a colorizer, or an rgb-to-rgb model")
     serve.add_argument("--transform", metavar="MODEL", help="an rgb-to-rgb model to serve beside a colorizer")
-    serve.add_argument("--backend", choices=["comfyui"], help="what colorizes, instead of the runtime the model is for")
     serve.add_argument("--port", type=int, required=True, help="TCP port; 0 takes a free one and logs it")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--label", help="sent as x-model-version instead of the model's own version")
@@ -170,17 +169,14 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def choose_card(args: argparse.Namespace, sizes: SizeRange | None) -> ModelCard:
-    """What is served under `--model`: a model that fits the other flags and is as recorded, or ComfyUI's template.
+def choose_card(args: argparse.Namespace) -> ModelCard:
+    """The card of `--model`: it fits the other flags, and its files are as recorded.
 
     Raises:
-        SettingError: No model is named, or a flag does not fit it.
+        SettingError: A flag does not fit it.
         ModelError: It is unknown or damaged, or its runtime is not installed.
     """
-    if args.backend is not None:
-        return describe_template(args, sizes)
-    if args.model is None:
-        raise SettingError("--model: name one of `models list`; only --backend comfyui goes without")
+    sizes = read_sizes(args)
     card = find_card(args.models_dir, args.model)
     check_runtime(card)
     if card.is_fixed and args.input_px not in {None, card.input_px}:
@@ -190,17 +186,20 @@ def choose_card(args: argparse.Namespace, sizes: SizeRange | None) -> ModelCard:
     if card.is_fixed and sizes is not None:
         raise SettingError(f"--sizes: the file of {card.name} is for {card.input_px} only; leave them out")
     verify(card)
+    if card.backend is Backend.COMFYUI:
+        if args.fault_oom_above is not None:
+            raise SettingError(f"--fault-oom-above: {card.name} fills no device of this worker; leave it out")
+        return fit_card(args, card, sizes)
+    if args.checkpoint is not None:
+        raise SettingError(f"--checkpoint: {card.name} does not run in ComfyUI; leave it out")
     return card
 
 
 def serve(args: argparse.Namespace) -> int:
     """Serve until a signal; the exit code is 0 unless the model could not be loaded."""
     check_serve_flags(args)
-    sizes = read_sizes(args)
     faults = read_faults(args)
-    card = choose_card(args, sizes)
-    if args.backend is not None and faults.oom_above is not None:
-        raise SettingError("--fault-oom-above: there is no device to fill with --backend comfyui; leave it out")
+    card = choose_card(args)
     if args.transform is not None:
         second = find_card(args.models_dir, args.transform)
         verify(second)
@@ -246,7 +245,7 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
             lambda: open_colorizer(card, threads=args.threads, device=device),
             input_px=args.input_px,
             sizes=read_sizes(args),
-            runner=None if args.backend is None else build_runner(args, clock),
+            runner=build_runner(args, card, clock) if card.backend is Backend.COMFYUI else None,
         )
     else:
         offers = offer_transformer(card, threads=args.threads, device=device)

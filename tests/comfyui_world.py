@@ -10,9 +10,10 @@ from typing import Final
 
 import numpy as np
 
+from inference_worker.catalogue import SHIPPED, find_card
 from inference_worker.comfyui.address import read_address
 from inference_worker.comfyui.runner import ComfyUIRunner, ComfyUISettings
-from inference_worker.comfyui.template import SHIPPED, load_template
+from inference_worker.comfyui.template import load_template
 from inference_worker.comfyui.tracking import Patience
 from inference_worker.errors import WorkerError
 from inference_worker.imaging import Floats
@@ -77,7 +78,7 @@ async def start(
         prepare(fake)
         chosen = ComfyUISettings(
             address=read_address(f"http://127.0.0.1:{fake.port}"),
-            template=load_template(SHIPPED, template),
+            template=load_template(find_card(SHIPPED, template)),
             patience=PATIENCE,
         )
         chosen = dataclasses.replace(chosen, **settings)  # type: ignore[arg-type] # by name

@@ -51,8 +51,6 @@ def check_runtime(card: ModelCard) -> None:
     Raises:
         ModelError: Names the model and what to install.
     """
-    if card.backend is Backend.COMFYUI:
-        raise ModelError(f"--model: {card.name} runs in ComfyUI, which this worker cannot drive; export it as ONNX")
     if card.backend is Backend.TORCH and importlib.util.find_spec("torch") is None:
         raise ModelError(f"--model: {card.name} runs by torch, which is not here; pip install 'hueshift[torch]'")
 

@@ -23,7 +23,7 @@ class TemplateError(ModelError):
     """A workflow template is not valid, or does not fit this ComfyUI: a node, a field or a checkpoint is missing."""
 
     def __init__(self, template: str, what: str) -> None:
-        super().__init__(f"--template: {template}: {what}")
+        super().__init__(f"--model: {template}: {what}")
 
 
 class UnreachableError(WorkerError):

@@ -37,8 +37,8 @@ class ComfyUISettings:
 
     address: Address
     template: Template
-    model: str | None = None
-    """A name of the template's models or of a checkpoint; None takes the template's own."""
+    checkpoint: str | None = None
+    """One of the template's aliases or what its node lists; None takes the template's own."""
     places: int = 2
     """Prompts of this worker in ComfyUI at once: one that runs and one that waits, so that the device is never idle."""
     patience: Patience = dataclasses.field(default_factory=Patience)
@@ -229,7 +229,7 @@ class ComfyUIRunner:
             raise ModelError(f"comfyui: this is {release.text}; update it to {oldest} or later")
         types = {name: await self._client.read_node_type(name) for name in sorted(template.list_types())}
         installed = {name: kind for name, kind in types.items() if kind is not None}
-        self._workflow = template.bind(installed, self._settings.model)
+        self._workflow = template.bind(installed, self._settings.checkpoint)
         self._can_interrupt = release.number is not None
         log.info("comfyui.connected", extra={"fields": {"release": release.text, "template": template.name}})
 

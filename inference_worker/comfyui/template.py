@@ -1,39 +1,44 @@
-"""Workflow templates: a workflow file and, beside it, a small TOML file that says which fields are filled in.
+"""Workflow templates: the files of a model whose card names the backend comfyui.
 
-A template NAME is `NAME.toml`. It names the workflow file and four slots by node id, node type and field:
+The card's first file says which fields of the workflow, another file of the card, are filled in:
 
     workflow = "DDColor人物黑白修复.json"
-    about = "..."
-    sizes = [460, 680]              # what the route allows, pixels
-    size = 640                      # unless a request asks for another
-    model = "ddcolor-imagenet"      # unless --model asks for another
 
     [image]                         # gets the name of the uploaded picture
     node = "1"
     type = "LoadImage"
-    fields = ["image"]
+    fields = ["image"]              # or a place in the editor form's widgets_values
 
-    [size_slot] [model_slot]        # likewise; a field may also be a place in the editor form's widgets_values
+    [size]                          # gets a size within the card's, pixels
+    node = "2"
+    ...
+
+    [checkpoint]                    # gets the value, or what --checkpoint asks for
+    ...
+    value = "ddcolor-imagenet"
+
     [output]                        # whose picture is the result; without fields
-    [models]                        # names that requests use -> what the node lists, where the two differ
+    node = "3"
+    type = "SaveImage"
+
+    [aliases]                       # names of checkpoints -> what the node lists, where the two differ
 """
 
 import copy
 import dataclasses
-import hashlib
 import json
 import math
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from inference_worker.cards import ModelCard
 from inference_worker.comfyui.convert import convert, find_field, list_types
 from inference_worker.comfyui.errors import TemplateError
 from inference_worker.comfyui.nodetypes import NodeType, check_graph
 from inference_worker.comfyui.wire import Graph
-
-SHIPPED: Final = Path(__file__).parent / "templates"
+from inference_worker.errors import ModelError
+from inference_worker.tables import Table
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,25 +55,23 @@ class Template:
     """A template as its files have it; not yet compared with any ComfyUI."""
 
     name: str
-    about: str
     workflow: Any
-    sha256: str
     low_px: int
     high_px: int
-    size_px: int
-    model: str
-    models: Mapping[str, str]
     image: Slot
     size: Slot
-    model_slot: Slot
+    checkpoint: Slot
+    value: str
+    """The checkpoint, unless another one is asked for."""
+    aliases: Mapping[str, str]
     output: Slot
 
     def list_types(self) -> set[str]:
         """The node types that ComfyUI must have."""
         return list_types(self.name, self.workflow)
 
-    def bind(self, types: Mapping[str, NodeType], model: str | None = None) -> "Workflow":
-        """The workflow for a ComfyUI that has *types*, with *model* or the template's own.
+    def bind(self, types: Mapping[str, NodeType], checkpoint: str | None = None) -> "Workflow":
+        """The workflow for a ComfyUI that has *types*, with *checkpoint* or the template's own.
 
         Raises:
             TemplateError: A node, a field or a checkpoint is missing there.
@@ -76,12 +79,12 @@ class Template:
         graph = convert(self.name, self.workflow, types)
         slots = {
             name: self._find(slot, graph, types)
-            for name, slot in (("image", self.image), ("size", self.size), ("model", self.model_slot))
+            for name, slot in (("image", self.image), ("size", self.size), ("checkpoint", self.checkpoint))
         }
         self._find(self.output, graph, types)
-        asked = self.model if model is None else model
-        for field in slots["model"]:
-            graph[self.model_slot.node]["inputs"][field] = self.models.get(asked, asked)
+        asked = self.value if checkpoint is None else checkpoint
+        for field in slots["checkpoint"]:
+            graph[self.checkpoint.node]["inputs"][field] = self.aliases.get(asked, asked)
         is_open = {(self.image.node, field) for field in slots["image"]}
         is_open |= {(self.size.node, field) for field in slots["size"]}
         check_graph(self.name, graph, types, open_fields=is_open)
@@ -151,49 +154,44 @@ class Workflow:
         return graph
 
 
-def list_templates(folder: Path) -> list[str]:
-    """The names of the templates in *folder*."""
-    return sorted(path.stem for path in folder.glob("*.toml"))
-
-
-def load_template(folder: Path, name: str) -> Template:
-    """Read one template.
+def load_template(card: ModelCard) -> Template:
+    """Read the template of a model.
 
     Raises:
-        TemplateError: There is none of that name, or its files are not valid.
+        ModelError: Its files are not valid; one line names file, field and fix.
     """
-    path = folder / f"{name}.toml"
-    if Path(name).name != name or not path.is_file():
-        raise TemplateError(name, f"no such template; choose one of {', '.join(list_templates(folder)) or 'none here'}")
     try:
-        mapping = path.read_bytes()
-        rows = tomllib.loads(mapping.decode())
-        if Path(rows["workflow"]).name != rows["workflow"]:
-            raise TemplateError(name, f"the workflow {rows['workflow']!r} must be a plain file name")
-        workflow = (folder / rows["workflow"]).read_bytes()
-        low_px, high_px = (int(bound) for bound in rows["sizes"])
-        template = Template(
-            name=name,
-            about=str(rows["about"]),
-            workflow=json.loads(workflow),
-            sha256=hashlib.sha256(mapping + b"\0" + workflow).hexdigest(),
-            low_px=low_px,
-            high_px=high_px,
-            size_px=int(rows["size"]),
-            model=str(rows["model"]),
-            models={str(key): str(value) for key, value in rows.get("models", {}).items()},
-            image=_read_slot(rows["image"]),
-            size=_read_slot(rows["size_slot"]),
-            model_slot=_read_slot(rows["model_slot"]),
-            output=_read_slot(rows["output"] | {"fields": []}),
-        )
-    except (OSError, KeyError, TypeError, ValueError) as exc:  # broken TOML, JSON and UTF-8 are ValueErrors
-        raise TemplateError(name, f"its files are not valid ({type(exc).__name__}: {exc})") from exc
-    if not 32 <= low_px <= template.size_px <= high_px:
-        raise TemplateError(name, f"size {template.size_px} is outside sizes {low_px}..{high_px}")
+        table = Table(tomllib.loads(card.path.read_text(encoding="utf-8")), source=str(card.path))
+    except (OSError, ValueError, RecursionError) as exc:  # broken TOML and broken UTF-8 are ValueErrors
+        raise ModelError(f"{card.path}: no valid TOML: {exc}; see https://toml.io") from exc
+    name = table.take_text("workflow")
+    if name not in {file.name for file in card.files[1:]}:
+        raise table.refuse("workflow", f"{name!r} is no other file of the card; list it there, with its checksum")
+    try:
+        workflow = json.loads((card.folder / name).read_bytes())
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ModelError(f"{card.folder / name}: no valid JSON ({exc}); save the workflow anew") from exc
+    checkpoint = table.take_table("checkpoint")
+    value = checkpoint.take_text("value")
+    aliases = table.take_table("aliases", is_needed=False)
+    template = Template(
+        name=card.name,
+        workflow=workflow,
+        low_px=card.input_px if card.sizes is None else card.sizes.low_px,
+        high_px=card.input_px if card.sizes is None else card.sizes.high_px,
+        image=_take_slot(table.take_table("image")),
+        size=_take_slot(table.take_table("size")),
+        checkpoint=_take_slot(checkpoint),
+        value=value,
+        aliases={alias: str(file) for alias, file in aliases.take_rest().items()},
+        output=_take_slot(table.take_table("output"), has_fields=False),
+    )
+    table.close()
     return template
 
 
-def _read_slot(row: Mapping[str, Any]) -> Slot:
-    fields = tuple(field if isinstance(field, int) else str(field) for field in row["fields"])
-    return Slot(str(row["node"]), str(row["type"]), fields)
+def _take_slot(table: Table, *, has_fields: bool = True) -> Slot:
+    fields = tuple(table.take_list("fields")) if has_fields else ()
+    slot = Slot(table.take_text("node"), table.take_text("type"), fields)
+    table.close()
+    return slot

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
+from inference_worker.catalogue import SHIPPED, find_card
 from inference_worker.comfyui.address import read_address
 from inference_worker.comfyui.errors import (
-    TemplateError,
     UnusableAnswerError,
 )
 from inference_worker.comfyui.runner import ComfyUIRunner, ComfyUISettings
-from inference_worker.comfyui.template import SHIPPED, load_template
+from inference_worker.comfyui.template import load_template
 from inference_worker.errors import ModelError
 from tests.comfyui import FakeComfyUI
 from tests.comfyui_world import start
@@ -35,7 +35,7 @@ async def refuse(prepare: Callable[[FakeComfyUI], object], *, template: str = "d
 @stepped
 async def test_a_missing_node_is_refused_by_name() -> None:
     told = await refuse(lambda fake: fake.node_types.pop("DDColor_Colorize"))
-    assert told.startswith("--template: ddcolor-kijai: node 2 (DDColor_Colorize) is not installed")
+    assert told.startswith("--model: ddcolor-kijai: node 2 (DDColor_Colorize) is not installed")
 
 
 @stepped
@@ -46,7 +46,7 @@ async def test_a_missing_node_of_an_editors_workflow_is_refused_by_name() -> Non
 
 @stepped
 async def test_a_checkpoint_that_is_not_listed_is_refused_by_name() -> None:
-    told = await refuse(lambda _: None, model="ddcolor_secret.pth")
+    told = await refuse(lambda _: None, checkpoint="ddcolor_secret.pth")
     assert "field 'checkpoint': 'ddcolor_secret.pth' is not listed; there are ddcolor_paper_tiny.pth" in told
 
 
@@ -63,7 +63,7 @@ async def test_a_name_that_leads_outside_is_refused_before_anything_is_sent(monk
     place = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("203.0.113.9", 8188))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [place])
     settings = ComfyUISettings(
-        address=read_address("http://comfyui.example:8188"), template=load_template(SHIPPED, "ddcolor-kijai")
+        address=read_address("http://comfyui.example:8188"), template=load_template(find_card(SHIPPED, "ddcolor-kijai"))
     )
     runner = ComfyUIRunner(settings, clock=SteppedClock(), dice=random.Random(1))  # noqa: S311 - jitter
     async with asyncio.TaskGroup() as tasks:
@@ -93,9 +93,3 @@ async def test_a_comfyui_that_gives_ids_of_its_own_is_told_and_left_clean() -> N
         assert isinstance(made, UnusableAnswerError)
         assert "gives prompts ids of its own" in str(made)
         assert world.fake.find_pending() == []
-
-
-@stepped
-async def test_the_template_error_names_the_template() -> None:
-    with pytest.raises(TemplateError, match="no such template; choose one of ddcolor-building"):
-        load_template(SHIPPED, "nope")

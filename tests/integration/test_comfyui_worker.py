@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from inference_worker.app import create_app
+from inference_worker.catalogue import SHIPPED, find_card
 from inference_worker.comfyui.address import read_address
 from inference_worker.comfyui.runner import ComfyUIRunner, ComfyUISettings
-from inference_worker.comfyui.template import SHIPPED, load_template
+from inference_worker.comfyui.template import load_template
 from inference_worker.crafts import Colorizing
 from inference_worker.faults import FaultPlan
 from inference_worker.identity import Identity
@@ -60,7 +61,8 @@ async def start() -> AsyncIterator[Worker]:
     metrics = Metrics()
     async with running_comfyui() as fake:
         settings = ComfyUISettings(
-            address=read_address(f"http://127.0.0.1:{fake.port}"), template=load_template(SHIPPED, "ddcolor-kijai")
+            address=read_address(f"http://127.0.0.1:{fake.port}"),
+            template=load_template(find_card(SHIPPED, "ddcolor-kijai")),
         )
         runner = ComfyUIRunner(settings, clock=clock, dice=random.Random(1))  # noqa: S311 - jitter
         craft = Colorizing(model="fake", input_px=256)
@@ -168,8 +170,8 @@ async def test_a_deadline_that_passes_is_told_and_its_prompt_is_stopped_by_its_i
 
 def name_flags(fake: FakeComfyUI, *more: str) -> list[str]:
     url = f"http://127.0.0.1:{fake.port}"
-    backend = ["--backend", "comfyui", "--comfyui-url", url, "--template", "ddcolor-kijai"]
-    return ["-m", "inference_worker", "serve", "--port", "0", *backend, *more]
+    model = ["--model", "ddcolor-kijai", "--comfyui-url", url]
+    return ["-m", "inference_worker", "serve", "--port", "0", *model, *more]
 
 
 async def begin(*flags: str) -> asyncio.subprocess.Process:
@@ -200,7 +202,7 @@ async def read_until(process: asyncio.subprocess.Process, words: str) -> str:
 async def test_the_command_waits_for_comfyui_outlives_its_restart_and_ends_by_a_signal_with_its_work_done() -> None:
     async with running_comfyui() as fake:
         await fake.kill()
-        process = await begin(*name_flags(fake, "--model", "ddcolor_artistic", "--linger-s", "1"))
+        process = await begin(*name_flags(fake, "--checkpoint", "ddcolor_artistic", "--linger-s", "1"))
         started = await read_until(process, "worker.started")
         await read_until(process, "comfyui.connect_failed")
         await fake.start()

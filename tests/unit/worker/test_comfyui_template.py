@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -6,11 +7,16 @@ from typing import Any
 
 import pytest
 
+from inference_worker.cards import Backend, ModelCard
+from inference_worker.catalogue import SHIPPED, describe_file, find_card, load_cards, record, verify
 from inference_worker.comfyui.convert import convert, is_editor_form, list_types
 from inference_worker.comfyui.errors import TemplateError, UnusableAnswerError
 from inference_worker.comfyui.nodetypes import NodeType, read_node_type
-from inference_worker.comfyui.template import SHIPPED, Grid, Template, list_templates, load_template
+from inference_worker.comfyui.template import Grid, Template, load_template
+from inference_worker.errors import ModelError
 from tests.comfyui_nodes import NODE_TYPES
+
+COMFYUI = [name for name, card in load_cards(SHIPPED).items() if card.backend is Backend.COMFYUI]
 
 
 def read_types(**changed: dict[str, Any] | None) -> dict[str, NodeType]:
@@ -19,8 +25,12 @@ def read_types(**changed: dict[str, Any] | None) -> dict[str, NodeType]:
     return {name: kind for name, kind in found.items() if kind is not None}
 
 
+def load(name: str) -> Template:
+    return load_template(find_card(SHIPPED, name))
+
+
 def bind(name: str, **changed: dict[str, Any] | None) -> Any:
-    return load_template(SHIPPED, name).bind(read_types(**changed))
+    return load(name).bind(read_types(**changed))
 
 
 def change(name: str, **inputs: object) -> dict[str, Any]:
@@ -36,7 +46,7 @@ def change(name: str, **inputs: object) -> dict[str, Any]:
 def refuse(name: str, **changed: dict[str, Any] | None) -> str:
     with pytest.raises(TemplateError) as caught:
         bind(name, **changed)
-    assert str(caught.value).startswith(f"--template: {name}: ")
+    assert str(caught.value).startswith(f"--model: {name}: ")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -44,7 +54,7 @@ def refuse(name: str, **changed: dict[str, Any] | None) -> str:
 # --- the shipped ones ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list_templates(SHIPPED))
+@pytest.mark.parametrize("name", COMFYUI)
 def test_every_shipped_template_fits_and_is_filled_in(name: str) -> None:
     workflow = bind(name)
     graph = workflow.fill(image="uploaded.png", size_px=640)
@@ -55,9 +65,9 @@ def test_every_shipped_template_fits_and_is_filled_in(name: str) -> None:
 
 
 def test_the_task_formats_workflow_keeps_its_name_node_and_model() -> None:
-    template = load_template(SHIPPED, "ddcolor-person")
-    assert (SHIPPED / "DDColor人物黑白修复.json").is_file()
-    assert (template.low_px, template.high_px, template.model) == (460, 680, "ddcolor-imagenet")
+    template = load("ddcolor-person")
+    assert find_card(SHIPPED, "ddcolor-person").files[1].name == "DDColor人物黑白修复.json"
+    assert (template.low_px, template.high_px, template.value) == (460, 680, "ddcolor-imagenet")
     graph = bind("ddcolor-person").fill(image="a.png", size_px=680)
     assert graph["2"] == {
         "class_type": "DDColor-DDColorize",
@@ -66,14 +76,14 @@ def test_the_task_formats_workflow_keeps_its_name_node_and_model() -> None:
 
 
 def test_the_twin_for_buildings_differs_in_sizes_and_prefix_alone() -> None:
-    person, building = (load_template(SHIPPED, name) for name in ("ddcolor-person", "ddcolor-building"))
+    person, building = (load(name) for name in ("ddcolor-person", "ddcolor-building"))
     assert (building.low_px, building.high_px) == (960, 1280)
     assert person.list_types() == building.list_types()
     assert bind("ddcolor-building").fill(image="a.png", size_px=100)["2"]["inputs"]["size"] == 960
 
 
 def test_the_editors_workflow_is_converted() -> None:
-    template = load_template(SHIPPED, "ddcolor-nodes")
+    template = load("ddcolor-nodes")
     assert is_editor_form(template.workflow)
     assert template.list_types() == {
         "LoadImage",
@@ -102,7 +112,7 @@ def test_a_grid_rounds_to_the_nearest() -> None:
 
 
 def test_an_alias_becomes_the_file_and_any_other_name_is_taken_as_one() -> None:
-    template, types = load_template(SHIPPED, "ddcolor-kijai"), read_types()
+    template, types = load("ddcolor-kijai"), read_types()
     for asked, file in (
         (None, "ddcolor_modelscope.pth"),
         ("ddcolor_artistic", "ddcolor_artistic.pth"),
@@ -223,46 +233,61 @@ def test_what_cannot_be_converted_is_refused_by_name(workflow: Any, told: str) -
 # --- the files --------------------------------------------------------------------------------------
 
 
-def copy_kijai(folder: Path, old: str, new: str) -> Path:
-    shutil.copy(SHIPPED / "ddcolor-kijai.json", folder)
-    text = (SHIPPED / "ddcolor-kijai.toml").read_text(encoding="utf-8")
+def copy_kijai(models: Path, old: str = "", new: str = "") -> ModelCard:
+    """kijai's model under another name, with a change in its template; its card has the new checksum."""
+    folder = models / "mine"
+    shutil.copytree(SHIPPED / "ddcolor-kijai", folder)
+    path = folder / "template.toml"
+    text = path.read_text(encoding="utf-8")
     assert old in text
-    (folder / "mine.toml").write_text(text.replace(old, new), encoding="utf-8")
-    return folder
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    files = (describe_file(path), describe_file(folder / "workflow.json"))
+    record(models, dataclasses.replace(find_card(SHIPPED, "ddcolor-kijai"), name="mine", folder=folder, files=files))
+    return find_card(models, "mine")
 
 
-def test_own_templates_are_read_from_a_folder_of_ones_own(tmp_path: Path) -> None:
-    folder = copy_kijai(tmp_path, "size = 512", "size = 640")
-    template: Template = load_template(folder, "mine")
-    assert (template.name, template.size_px) == ("mine", 640)
-    assert template.sha256 != load_template(SHIPPED, "ddcolor-kijai").sha256
+def test_a_model_of_ones_own_is_known_by_the_sum_of_template_and_workflow(tmp_path: Path) -> None:
+    card = copy_kijai(tmp_path, 'value = "ddcolor-imagenet"', 'value = "ddcolor_paper"')
+    verify(card)
+    template = load_template(card)
+    assert (template.name, template.value, template.low_px) == ("mine", "ddcolor_paper", 256)
+    assert card.checksum != find_card(SHIPPED, "ddcolor-kijai").checksum
 
 
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("size = 512", "size = 9000", "size 9000 is outside"),
-        ("sizes = [256, 1280]", "sizes = 5", "not valid"),
-        ("[output]", "[outputs]", "KeyError: 'output'"),
-        ('workflow = "ddcolor-kijai.json"', 'workflow = "../../secret.json"', "must be a plain file name"),
-        ('workflow = "ddcolor-kijai.json"', 'workflow = "absent.json"', "not valid"),
-        ("[models]", "[models", "not valid"),
+        ("[output]", "[outputs]", "output: missing; add it"),
+        ('value = "ddcolor-imagenet"', "value = 7", "checkpoint.value: 7 is no text"),
+        ('fields = ["image"]', 'fields = "image"', "image.fields: 'image' is impossible; write texts or whole numbers"),
+        ('fields = ["image"]', 'fields = ["image"]\nfeilds = [1]', "image.feilds: unknown field; did you mean fields?"),
+        ('"workflow.json"', '"../../secret.json"', "workflow: '../../secret.json' is no other file of the card"),
+        ('"workflow.json"', '"absent.json"', "workflow: 'absent.json' is no other file of the card"),
+        ("[aliases]", "[aliases", "no valid TOML"),
     ],
 )
-def test_a_mapping_that_is_not_valid_is_refused_in_one_line(tmp_path: Path, old: str, new: str, told: str) -> None:
-    with pytest.raises(TemplateError) as caught:
-        load_template(copy_kijai(tmp_path, old, new), "mine")
+def test_a_template_that_is_not_valid_is_refused_in_one_line(tmp_path: Path, old: str, new: str, told: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_template(copy_kijai(tmp_path, old, new))
     assert told in str(caught.value)
+    assert str(tmp_path / "mine" / "template.toml") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["../ddcolor-kijai", "", "nope", "/etc/x"])
-def test_a_name_that_is_no_template_lists_those_there_are(name: str) -> None:
-    with pytest.raises(TemplateError, match="choose one of ddcolor-building, ddcolor-kijai"):
-        load_template(SHIPPED, name)
+def test_a_workflow_that_is_no_json_is_refused_by_its_file(tmp_path: Path) -> None:
+    card = copy_kijai(tmp_path)
+    (card.folder / "workflow.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"workflow\.json: no valid JSON"):
+        load_template(card)
+
+
+def test_without_sizes_every_request_gets_the_cards_size(tmp_path: Path) -> None:
+    card = dataclasses.replace(copy_kijai(tmp_path), sizes=None)
+    graph = load_template(card).bind(read_types()).fill(image="a.png", size_px=1000)
+    assert graph["2"]["inputs"]["model_input_size"] == 512
 
 
 def test_a_slot_whose_node_is_another_is_refused(tmp_path: Path) -> None:
-    folder = copy_kijai(tmp_path, 'type = "PreviewImage"', 'type = "SaveImage"')
+    card = copy_kijai(tmp_path, 'type = "PreviewImage"', 'type = "SaveImage"')
     with pytest.raises(TemplateError, match="node 3 is PreviewImage, not SaveImage"):
-        load_template(folder, "mine").bind(read_types())
+        load_template(card).bind(read_types())

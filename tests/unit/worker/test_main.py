@@ -12,7 +12,7 @@ from inference_worker.errors import SettingError
 from inference_worker.faults import FaultPlan, WrongPicture
 
 SERVE = ["serve", "--model", "v1", "--port", "8083"]
-COMFYUI = ["serve", "--backend", "comfyui", "--port", "8083", "--template", "ddcolor-kijai"]
+COMFYUI = ["serve", "--model", "ddcolor-kijai", "--port", "8083"]
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,7 @@ COMFYUI = ["serve", "--backend", "comfyui", "--port", "8083", "--template", "ddc
         ),
         (["models", "add", "x.pth", "--out", "new"], "models add: needs torch, safetensors, onnx; pip install"),
         (["models", "bench"], "models bench: needs torch, safetensors, onnx; pip install 'hueshift[torch]'"),
-        (["serve", "--port", "8083"], "--model"),
-        (COMFYUI[:-2], "--template"),
-        ([*COMFYUI[:-1], "nope"], "--template"),
+        ([*SERVE, "--checkpoint", "ddcolor_paper"], "--checkpoint"),
         ([*COMFYUI, "--comfyui-url", "http://203.0.113.7:8188"], "--comfyui-url"),
         ([*COMFYUI, "--comfyui-allow", "everywhere"], "--comfyui-allow"),
         ([*COMFYUI, "--comfyui-wait-s", "0"], "--comfyui-wait-s"),
