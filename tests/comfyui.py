@@ -24,7 +24,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from tests.comfyui_nodes import COLORIZERS, NODE_TYPES, TRACEBACK, draw_photo, find_refusal, paint
+from tests.comfyui_nodes import COLORIZERS, NODE_TYPES, TRACEBACK, draw_graph, draw_photo, find_refusal, paint
 from tests.comfyui_quirks import Item, Quirks
 from tests.stepping import SteppedLoop
 
@@ -64,6 +64,7 @@ class FakeComfyUI:
         """Off: whoever fetches a picture waits."""
         self.go_view.set()
         self.port = 0
+        self._place: socket.socket | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -95,11 +96,24 @@ class FakeComfyUI:
         )
         config.load()
         self._state = ServerState()
-        self.port, self._end = await listen(
-            self.port, lambda: H11Protocol(config=config, server_state=self._state, app_state={})
-        )
+        self._end = await self._listen(lambda: H11Protocol(config=config, server_state=self._state, app_state={}))
         self._executor = asyncio.ensure_future(self._execute_all())
         self.is_up = True
+
+    async def _listen(self, factory: Callable[[], asyncio.BaseProtocol]) -> Callable[[], None]:
+        """Take connections; returns what ends that."""
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, SteppedLoop):
+            self.port, end = loop.listen(self.port, factory)
+            return end
+        if self._place is None:  # bound all the time, so that nobody else gets the port between two lives
+            self._place = socket.socket()
+            self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._place.bind(("127.0.0.1", 0))
+            self.port = self._place.getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", self.port), reuse_port=True)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each answer waits 40 ms
+        return (await loop.create_server(factory, sock=listener)).close
 
     async def kill(self) -> None:
         """Die as a process does: connections are cut, queue and history are gone; files stay on the disk."""
@@ -156,18 +170,10 @@ class FakeComfyUI:
     def find_pending(self) -> list[str]:
         return [item.prompt_id for item in self.pending]
 
-    def add_stranger(self, prompt_id: str, image: str = "photo.png") -> None:
+    def add_stranger(self, prompt_id: str) -> None:
         """Somebody else's prompt."""
         self.inputs.setdefault("photo.png", draw_photo())
-        graph = {
-            "1": {"class_type": "LoadImage", "inputs": {"image": image}},
-            "2": {
-                "class_type": "DDColor_Colorize",
-                "inputs": {"image": ["1", 0], "model_input_size": 512, "checkpoint": "ddcolor_paper.pth"},
-            },
-            "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
-        }
-        self._enqueue(Item(0, prompt_id, graph, "stranger"))
+        self._enqueue(Item(0, prompt_id, draw_graph("photo.png"), "stranger"))
 
     # --- HTTP ---------------------------------------------------------------------------------
 
@@ -377,17 +383,6 @@ class FakeComfyUI:
         self.calls.append((path, body))
 
 
-async def listen(port: int, factory: Callable[[], asyncio.BaseProtocol]) -> tuple[int, Callable[[], None]]:
-    """Take connections to *port*, 0 for a free one; returns it, and what ends that."""
-    loop = asyncio.get_running_loop()
-    if isinstance(loop, SteppedLoop):
-        return loop.listen(port, factory)
-    listener = socket.create_server(("127.0.0.1", port))
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each answer waits 40 ms
-    server = await loop.create_server(factory, sock=listener)
-    return listener.getsockname()[1], server.close
-
-
 @contextlib.asynccontextmanager
 async def running_comfyui() -> AsyncIterator[FakeComfyUI]:
     """A fake that listens; killed at the end."""
@@ -402,3 +397,5 @@ async def running_comfyui() -> AsyncIterator[FakeComfyUI]:
         fake.go_view.set()
         if fake.is_up:
             await fake.kill()
+        if fake._place is not None:
+            fake._place.close()

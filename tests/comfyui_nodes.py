@@ -156,6 +156,16 @@ def _refuse(kind: str, message: str, nodes: dict[str, Any] | None = None) -> dic
     return {"error": error, "node_errors": nodes or {}}
 
 
+def draw_graph(image: str) -> dict[str, Any]:
+    """A workflow for *image*, in API form."""
+    facts = {"image": ["1", 0], "model_input_size": 512, "checkpoint": "ddcolor_paper.pth"}
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": image}},
+        "2": {"class_type": "DDColor_Colorize", "inputs": facts},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+
+
 def draw_photo(width: int = 64, height: int = 64, level: int = 128) -> bytes:
     target = io.BytesIO()
     Image.new("RGB", (width, height), (level, level, level)).save(target, "PNG")

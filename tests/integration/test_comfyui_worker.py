@@ -32,7 +32,7 @@ from tests.comfyui import FakeComfyUI, running_comfyui
 from tests.comfyui_nodes import draw_photo
 from tests.stepping import SteppedClock, pass_time, pass_until, settle_until, stepped
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -220,6 +220,9 @@ async def test_the_command_waits_for_comfyui_outlives_its_restart_and_ends_by_a_
                 await fake.at_work.wait()
                 return asked
 
+            (model,) = (await http.get(f"{root}/models")).json()["models"]
+            assert (model["name"], model["backend"]) == ("ddcolor-kijai+ddcolor_artistic", "comfyui")
+            assert model["checksum"] == find_card(SHIPPED, "ddcolor-kijai").checksum
             restarted = await ask(100)
             await fake.kill()
             await read_until(process, "comfyui.connect_failed")
