@@ -1,8 +1,7 @@
 """A stand-in for ComfyUI's API: what 0.3.64 was seen to do, each trap to be switched on.
 
-It listens on loopback, or on the network of a stepped loop, keeps queue, history and files in memory, executes one
-prompt at a time and can be killed and started again. Nothing in it waits for time: what is slow waits to be let go by
-the test.
+It listens on loopback, or on a stepped loop's network, keeps queue, history and files in memory, executes one prompt at
+a time and can be killed and started again. Nothing in it waits for time: what is slow waits to be let go by the test.
 """
 
 import asyncio
@@ -52,7 +51,7 @@ class FakeComfyUI:
         self.is_up = False
         self.connections = 0
         self.at_work = asyncio.Event()
-        """Set whenever a colorizing node begins, for tests of other processes."""
+        """Set whenever a colorizing node begins."""
         self.go = asyncio.Event()
         self.go.set()
         self.go_history = asyncio.Event()

@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
@@ -56,10 +56,14 @@ class Worker:
 
 
 @contextlib.asynccontextmanager
-async def start() -> AsyncIterator[Worker]:
+async def start(
+    *, prepare: Callable[[FakeComfyUI], object] = lambda _: None, on_fatal: Callable[[], None] | None = None
+) -> AsyncIterator[Worker]:
+    """A worker on a ComfyUI that *prepare* has seen first; ready, unless *on_fatal* awaits that it never will be."""
     clock = SteppedClock()
     metrics = Metrics()
     async with running_comfyui() as fake:
+        prepare(fake)
         settings = ComfyUISettings(
             address=read_address(f"http://127.0.0.1:{fake.port}"),
             template=load_template(find_card(SHIPPED, "ddcolor-kijai")),
@@ -72,6 +76,7 @@ async def start() -> AsyncIterator[Worker]:
             offers={COLORIZE_PATH: offer},
             metrics=metrics,
             clock=clock,
+            on_fatal=on_fatal or pytest.fail,
         )
         app = create_app(
             service=service, metrics=metrics, clock=clock, version="v9", identity=IDENTITY, faults=FaultPlan()
@@ -81,7 +86,8 @@ async def start() -> AsyncIterator[Worker]:
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://worker") as http,
         ):
-            await service.ready.wait()
+            if on_fatal is None:
+                await service.ready.wait()
             try:
                 yield Worker(http, fake)
             finally:
@@ -149,6 +155,19 @@ async def test_errors_have_their_statuses() -> None:
         cancelled = asked.result()
         assert "interrupted" in read_error(cancelled, 503)
         assert cancelled.headers["retry-after"] == "1"
+
+
+@stepped
+async def test_a_checkpoint_that_cannot_be_loaded_ends_the_start_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    def be_without_file(fake: FakeComfyUI) -> None:
+        fake.quirks.node_error = "no ddcolor_modelscope.pth\nTraceback (most recent call last):\n"
+
+    ended: list[str] = []
+    async with start(prepare=be_without_file, on_fatal=lambda: ended.append("now")):
+        await settle_until(lambda: ended == ["now"], "the end")
+    (told,) = [record for record in caplog.records if record.message == "model.refused"]
+    why = "comfyui: DDColor_Colorize failed: RuntimeError: no ddcolor_modelscope.pth"
+    assert (told.fields, told.exc_info) == ({"why": f"'{why}'"}, None)  # type: ignore[attr-defined] # our own
 
 
 @stepped
