@@ -10,7 +10,7 @@ PROTOS := $(sort $(wildcard protos/*.proto))
 PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-torch lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-ddcolor bench-gpu torch soak clean
+.PHONY: help venv demo test test-torch lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-ddcolor bench-gpu torch soak clean
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
@@ -59,7 +59,7 @@ bootstrap: venv ## write deploy/envoy-bootstrap.yaml anew
 lock: ## compile requirements.lock and the images' locks anew (ARGS=--upgrade takes newer versions)
 	@$(PYTHON) deploy/setup_venv.py lock $(ARGS)
 
-bench: bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker ## all benches
+bench: bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload ## all benches
 
 bench-rollback: venv ## seconds from a version's first bad response to its last
 	@$(HUESHIFT) bench rollback $(ARGS)
@@ -78,6 +78,9 @@ bench-storm: venv ## 1,000 clients drop and return at once: seconds until in syn
 
 bench-worker: venv ## a worker's request at 512 x 512: CPU beside the network
 	@$(VENV)/hueshift-worker bench $(ARGS)
+
+bench-overload: venv ## 200 clients at ten times a worker's capacity: p99 of the served, refusals, memory, SIGTERM
+	@$(HUESHIFT) bench overload $(ARGS)
 
 bench-ddcolor: torch ## DDColor on this CPU: gain over the published way, seconds and memory at four sizes
 	@$(TORCH) -m inference_worker models bench $(ARGS)

@@ -142,6 +142,25 @@ def sum_files(files: Sequence[ModelFile]) -> str:
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
+def read_name(text: str, source: str) -> str:
+    """The name in a card that is not in its folder yet; *source* says where it is, for messages.
+
+    Raises:
+        ModelError: The card is no TOML or has no such name, or it is an alias, which has no files of its own.
+    """
+    table = _read_table(text, source)
+    if table.has("alias_of"):
+        raise table.refuse("alias_of", "an alias has no files; pull the model that it names")
+    return table.take_text("name", fits=NAME)
+
+
+def _read_table(text: str, source: str) -> Table:
+    try:
+        return Table(tomllib.loads(text), source=source)
+    except (ValueError, RecursionError) as exc:  # ValueError: a number of thousands of digits, too
+        raise ModelError(f"{source}: no valid TOML: {exc}; see https://toml.io") from exc
+
+
 def parse_card(text: str, *, folder: Path, find_base: Callable[[str], ModelCard]) -> ModelCard:
     """Read the card of the model in *folder*.
 
@@ -153,11 +172,7 @@ def parse_card(text: str, *, folder: Path, find_base: Callable[[str], ModelCard]
     Raises:
         ModelError: It is no valid card; one line names card, field and fix.
     """
-    source = str(folder / CARD)
-    try:
-        table = Table(tomllib.loads(text), source=source)
-    except (ValueError, RecursionError) as exc:  # ValueError: a number of thousands of digits, too
-        raise ModelError(f"{source}: no valid TOML: {exc}; see https://toml.io") from exc
+    table = _read_table(text, str(folder / CARD))
     name = table.take_text("name", fits=NAME)
     if name != folder.name:
         raise table.refuse("name", f"{name!r} lies in a folder called {folder.name!r}; give both one name")

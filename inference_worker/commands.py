@@ -1,4 +1,4 @@
-"""`hueshift-worker models list`, `show` and `verify`: what a folder of models holds, and whether it is as recorded."""
+"""`hueshift-worker models list`, `show`, `verify`, `pull`: what a folder of models holds, and if it is as recorded."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from typing import Final
 
 from inference_worker.cards import ModelCard, render_card
 from inference_worker.catalogue import SHIPPED, find_card, list_names, verify
+from inference_worker.ddcolor.published import PUBLISHED
 from inference_worker.errors import ModelError
 
 EXIT_FAILED: Final = 1
@@ -25,6 +26,23 @@ def add_commands(models: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         command.add_argument("--models-dir", type=Path, default=SHIPPED, help="folder of models")
         if action != "list":
             command.add_argument("name", nargs="*" if action == "verify" else None, help="a name from `models list`")
+    add_pull(models)
+
+
+def add_pull(models: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare `models pull`."""
+    command = models.add_parser(
+        "pull",
+        help="fetch a model's files from the addresses in its card, and check their sums",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.add_argument("name", nargs="?", help=f"a model of the folder, or one of {', '.join(PUBLISHED)}")
+    command.add_argument(
+        "--from", dest="source", metavar="URL", help="address of a model.toml; files may lie beside it"
+    )
+    command.add_argument("--models-dir", type=Path, required=True, help="folder of models; made if need be")
+    command.add_argument("--max-mb", type=int, default=4096, help="largest file whose card does not say its size")
+    command.add_argument("--insecure-http", action="store_true", help="take plain http from other machines too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,8 +50,14 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         ModelError: There are no models, or none of that name; or the card to be shown is not valid.
+        SettingError: A flag is impossible.
+        PullError: Files could not be fetched.
     """
     match args.action:
+        case "pull":
+            from inference_worker import pulling  # noqa: PLC0415 - only this command pays for HTTP and TLS
+
+            return pulling.run(args)
         case "list":
             return list_models(args.models_dir)
         case "show":

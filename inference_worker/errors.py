@@ -129,5 +129,9 @@ class ModelError(WorkerError):
     """A model is unknown, missing, damaged, or its description is not valid."""
 
 
+class PullError(WorkerError):
+    """A model's files could not be fetched, or are not what its card says."""
+
+
 class SettingError(WorkerError):
     """A start-up flag has an impossible value."""

@@ -152,6 +152,16 @@ def storm(
     _run("bench_storm", streams=streams, rounds=rounds, mode=mode.value, transport=transport.value, json_file=json)
 
 
+@bench.command()
+def overload(
+    seconds: Annotated[float, typer.Option("--seconds", min=5, max=600, help="How long the overload lasts.")] = 60.0,
+    queue: Annotated[int, typer.Option("--queue", min=2, max=512, help="How many requests the worker takes in.")] = 16,
+    json: JsonFile = None,
+) -> None:
+    """Give a worker ten times what it can do: how late are the served, does anything grow or get lost?"""
+    _run("bench_overload", seconds=seconds, queue=queue, json_file=json)
+
+
 def soak(
     kills: Annotated[int | None, typer.Option("--kills", min=1, help="How many.", show_default=False)] = None,
     rate: RateOption = None,

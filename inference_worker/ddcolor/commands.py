@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from inference_worker.cards import Backend, ModelCard, Source
+from inference_worker.cards import Backend, ModelCard
 from inference_worker.catalogue import describe_file, make_folder, record
 from inference_worker.clock import Clock, SystemClock
+from inference_worker.ddcolor.published import DEFAULT_PX, describe
 from inference_worker.ddcolor.variants import STRIDE_PX, VARIANTS
 from inference_worker.errors import ModelError, SettingError
 from inference_worker.sizing import MAX_INPUT_PX
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = ("export", "add", "bench")
 NEEDED: Final = ("torch", "safetensors", "onnx")
-DEFAULT_PX: Final = 512
-WEIGHTS_LICENCE: Final = "code Apache-2.0 (piddnad/DDColor); its authors state no licence of their own for the weights"
-DATA: Final = Source(
-    licence="ImageNet's terms: research only",
-    origin="ImageNet by its authors' account; ddcolor_artistic also private pictures",
-)
 
 
 def add_commands(models: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -147,7 +142,7 @@ def export(args: argparse.Namespace, checkpoint: "Checkpoint", sizes: list[int],
         target = make_folder(args.out, name) / "weights.onnx"
         export_onnx(net, size, target, threads=args.threads, say=say)
         about = f"DDColor {checkpoint.variant.name} from {args.checkpoint.name}, float32, {size} x {size}."
-        record(args.out, describe(name, target, size, Backend.ONNX, about, args.checkpoint.name))
+        record(args.out, make_card(args, name, target, size, Backend.ONNX, about))
         say(f"{target}: {target.stat().st_size / 1e6:.0f} MB, added as {name}")
 
 
@@ -161,22 +156,18 @@ def add(args: argparse.Namespace, checkpoint: "Checkpoint", size: int, say: Call
         except OSError as exc:
             raise ModelError(f"--out: {target} cannot be written ({exc.strerror}); name a folder of yours") from exc
     about = f"DDColor {checkpoint.variant.name}, run by torch at {size} x {size}."
-    record(args.out, describe(name, target, size, Backend.TORCH, about, args.checkpoint.name))
+    record(args.out, make_card(args, name, target, size, Backend.TORCH, about))
     say(f"{target} added as {name}")
 
 
-def describe(name: str, file: Path, size: int, backend: Backend, about: str, origin: str) -> ModelCard:
-    """The card of a DDColor in *file*; *origin* is the name of the checkpoint that its user gave."""
-    return ModelCard(
-        name=name,
-        version=name,
+def make_card(args: argparse.Namespace, name: str, file: Path, size: int, backend: Backend, about: str) -> ModelCard:
+    """The card of *file*, which was made of the checkpoint that *args* name."""
+    return describe(
+        name,
+        file.parent,
+        describe_file(file),
         backend=backend,
         about=about,
-        folder=file.parent,
-        files=(describe_file(file),),
-        weights=Source(licence=WEIGHTS_LICENCE, origin=f"{origin}, as given by whoever added it"),
-        data=DATA,
-        input_px=size,
-        is_square=True,
-        head="query-based colour decoder of DDColor: ab planes",
+        origin=f"{args.checkpoint.name}, as given by whoever added it",
+        size_px=size,
     )
