@@ -25,7 +25,7 @@ demo: venv ## the main job: real Envoy, real photos, one good release and three 
 
 test: venv ## all tests: unit, contract, simulation, integration (real Envoy and PostgreSQL)
 	@$(PYTHON) deploy/setup_venv.py compose || echo 'make test: the checks that need docker-compose are skipped'
-	@$(VENV)/pytest $(ARGS)
+	@$(VENV)/pytest -n auto --dist loadgroup $(ARGS)
 
 test-torch: torch ## what needs torch: DDColor's checkpoints, network, export; in an environment of its own
 	@$(TORCH) -m pytest tests/torch -m 'torch and not slow' $(ARGS)

@@ -23,6 +23,7 @@ from inference_worker.comfyui.command import build_runner, fit_card
 from inference_worker.ddcolor import commands as ddcolor
 from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.faults import FaultPlan, WrongPicture
+from inference_worker.sampling import Samples, add_flags, read_policy
 from inference_worker.sizing import MAX_INPUT_PX, SizeRange
 
 EXIT_USAGE: Final = 2
@@ -62,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--max-pixels", type=int, default=24_000_000, help="largest picture; above it 413")
     serve.add_argument("--queue", type=int, default=16, help="requests held at once; above it 429")
     serve.add_argument("--max-batch", type=int, default=1, help="pictures in one run of the network")
-    serve.add_argument("--memory-mb", type=int, help="memory of runs; by default 60 % of the container's or machine's")
+    serve.add_argument("--memory-mb", type=int, help="memory of runs; by default 60 %% of the container's or machine's")
     serve.add_argument("--imaging-threads", type=int, default=1, help="threads that decode and encode")
     serve.add_argument("--deadline-s", type=float, default=60.0, help="longest a request may stay inside")
     serve.add_argument(
@@ -81,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     faults.add_argument("--fault-picture", choices=[w.value for w in WrongPicture], help="spoil the colours")
     faults.add_argument("--fault-oom-above", type=int, metavar="N", help="more pictures in a run are out of memory")
     faults.add_argument("--fault-seed", type=int, help="makes the order of faults repeatable")
+    add_flags(serve)
     bench = commands.add_parser("bench", help="CPU of a request beside the network", formatter_class=as_shown)
     bench.add_argument("--model", default="v1", help="a name from `models list`")
     bench.add_argument("--side", type=int, default=512, help="side of the photo in pixels")
@@ -199,6 +201,7 @@ def serve(args: argparse.Namespace) -> int:
     """Serve until a signal; the exit code is 0 unless the model could not be loaded."""
     check_serve_flags(args)
     faults = read_faults(args)
+    read_policy(args)  # what it refuses is refused before anything is loaded
     card = choose_card(args)
     if args.transform is not None:
         second = find_card(args.models_dir, args.transform)
@@ -271,8 +274,19 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         faults=faults,
         on_fatal=give_up,
     )
-    identity = Identity(code_version=find_code_version(), models=tuple(served))
-    app = create_app(service=service, metrics=metrics, clock=clock, version=version, identity=identity, faults=faults)
+    policy = read_policy(args)
+    if policy is not None:
+        facts = {"share": policy.share, "keep_s": policy.keep.total_seconds(), "most": policy.max_count}
+        log.warning("samples.enabled", extra={"fields": facts | {"note": "'photos and answers are kept for a while'"}})
+    app = create_app(
+        service=service,
+        metrics=metrics,
+        clock=clock,
+        version=version,
+        identity=Identity(code_version=find_code_version(), models=tuple(served)),
+        faults=faults,
+        samples=None if policy is None else Samples(policy, clock=clock),
+    )
     server = DrainingServer(make_config(app, drain_s=args.drain_s), service=service, linger_s=args.linger_s)
     host, port = listener.getsockname()[:2]
     log.info("worker.started", extra={"fields": {"model": card.name, "version": version, "host": host, "port": port}})

@@ -26,9 +26,11 @@ from inference_worker.errors import (
     LateError,
     ModelError,
     NoModelError,
+    NoSampleError,
     NotReadyError,
     QueueFullError,
     SlowUploadError,
+    TokenError,
     TooManyPixelsError,
     UnreadableImageError,
     UnsupportedTypeError,
@@ -39,7 +41,9 @@ from inference_worker.metrics import Metrics
 
 STATUSES: Final[dict[type[WorkerError], int]] = {
     BadRequestError: 400,
+    TokenError: 401,
     NoModelError: 404,
+    NoSampleError: 404,
     SlowUploadError: 408,
     BodyTooLargeError: 413,
     TooManyPixelsError: 413,
@@ -121,6 +125,8 @@ def add_error_answers(app: FastAPI, metrics: Metrics) -> None:
         status = next((STATUSES[kind] for kind in type(exc).__mro__ if kind in STATUSES), 500)
         metrics.refused.labels(type(exc).__name__.removesuffix("Error")).inc()
         headers = {"retry-after": tell_wait(exc)} if isinstance(exc, ComeAgainError) else {}
+        if isinstance(exc, TokenError):
+            headers["www-authenticate"] = "Bearer"
         if isinstance(exc, InjectedError):
             headers[HEADER] = Outcome.ERROR.value
         return JSONResponse({"error": str(exc)}, status, headers)

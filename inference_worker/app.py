@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime as dt
+import hmac
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
@@ -13,12 +14,20 @@ from starlette.types import Receive
 
 from inference_worker.answers import Observed, add_error_answers
 from inference_worker.clock import Clock
-from inference_worker.errors import ClientGoneError, InjectedError, NotReadyError, SlowUploadError, WorkerError
+from inference_worker.errors import (
+    ClientGoneError,
+    InjectedError,
+    NotReadyError,
+    SlowUploadError,
+    TokenError,
+    WorkerError,
+)
 from inference_worker.faults import HEADER, FaultDice, FaultPlan, Outcome
 from inference_worker.identity import Identity
 from inference_worker.memory import Share
 from inference_worker.metrics import Metrics
 from inference_worker.orders import COLORIZE_PATH, SIZE_HEADER, TRANSFORM_PATH, Order, read_order
+from inference_worker.sampling import Samples
 from inference_worker.service import Phase, Picture, Service
 from inference_worker.uploads import Upload, read_upload
 
@@ -87,11 +96,46 @@ def add_probes(app: FastAPI, service: Service, metrics: Metrics, identity: Ident
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
+def add_samples(app: FastAPI, samples: Samples) -> None:
+    """What is kept of live requests, for who shows the token: these are people's photos."""
+    secret = f"Bearer {samples.policy.token}".encode()
+
+    def check_token(request: Request) -> None:
+        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), secret):
+            raise TokenError
+
+    def send_file(data: bytes) -> Response:
+        unseen = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+        return Response(data, media_type="application/octet-stream", headers=unseen)
+
+    async def show(request: Request) -> Response:
+        check_token(request)
+        if request.method == "DELETE":
+            samples.clear()
+            return Response(status_code=204)
+        return JSONResponse({"samples": samples.show()}, headers={"cache-control": "no-store"})
+
+    async def show_input(request: Request) -> Response:
+        check_token(request)
+        return send_file(samples.find(request.path_params["id"]).photo)
+
+    async def show_output(request: Request) -> Response:
+        check_token(request)
+        return send_file(samples.find(request.path_params["id"]).answer)
+
+    app.add_route("/samples", show, methods=["GET", "DELETE"])
+    app.add_route("/samples/{id}/input", show_input, methods=["GET"])
+    app.add_route("/samples/{id}/output", show_output, methods=["GET"])
+
+
 class Desk:
     """Takes one request after the other to the service, through whatever a drill has in store for it."""
 
-    def __init__(self, *, service: Service, metrics: Metrics, clock: Clock, faults: FaultPlan) -> None:
+    def __init__(
+        self, *, service: Service, metrics: Metrics, clock: Clock, faults: FaultPlan, samples: Samples | None
+    ) -> None:
         self._service = service
+        self._samples = samples
         self._metrics = metrics
         self._clock = clock
         self._faults = faults
@@ -106,6 +150,15 @@ class Desk:
             upload = await self._read_body(request, share)
             await self._draw_fault(request)
             picture, shown = await run_unless_gone(request.receive, self._make(path, upload, order))
+        if self._samples is not None:
+            # Only an id that came with the request is one that another worker has seen too.
+            self._samples.offer(
+                request.headers.get("x-request-id", ""),
+                path=path,
+                version=self._service.versions[path],
+                photo=upload.data,
+                answer=picture.data,
+            )
         for kind in shown:
             self._metrics.faults.labels(kind).inc()
         headers = {SIZE_HEADER: str(picture.size_px)} | ({HEADER: ",".join(shown)} if shown else {})
@@ -144,7 +197,14 @@ class Desk:
 
 
 def create_app(
-    *, service: Service, metrics: Metrics, clock: Clock, version: str, identity: Identity, faults: FaultPlan
+    *,
+    service: Service,
+    metrics: Metrics,
+    clock: Clock,
+    version: str,
+    identity: Identity,
+    faults: FaultPlan,
+    samples: Samples | None = None,
 ) -> FastAPI:
     """Build the application; its lifespan runs the service.
 
@@ -155,16 +215,20 @@ def create_app(
         version: Sent as `x-model-version` where the path has no model of its own.
         identity: The code and the models, shown at `/models` and `/metrics`.
         faults: What a drill injects; decided here, once, never by a request.
+        samples: Where some requests are kept, and shown at `/samples`; None keeps nothing.
     """
 
     @contextlib.asynccontextmanager
     async def live(_: FastAPI) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(service.run(), name="service")
+            running = [tasks.create_task(service.run(), name="service")]
+            if samples is not None:
+                running.append(tasks.create_task(samples.run(), name="samples"))
             try:
                 yield
             finally:
-                running.cancel()
+                for task in running:
+                    task.cancel()
 
     metrics.show_identity(identity)
     app = FastAPI(title="Hueshift inference worker", version=version, lifespan=live, docs_url=None, redoc_url=None)
@@ -177,7 +241,9 @@ def create_app(
     )
     add_error_answers(app, metrics)
     add_probes(app, service, metrics, identity)
-    desk = Desk(service=service, metrics=metrics, clock=clock, faults=faults)
+    if samples is not None:
+        add_samples(app, samples)
+    desk = Desk(service=service, metrics=metrics, clock=clock, faults=faults, samples=samples)
 
     # Starlette's own routes: FastAPI's would look for dependencies and a body model in every request, and find none.
     for path in (COLORIZE_PATH, TRANSFORM_PATH):

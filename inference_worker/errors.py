@@ -111,6 +111,20 @@ class NoModelError(WorkerError):
         super().__init__(f"path: no model behind {path} on this worker; it serves {served}")
 
 
+class TokenError(WorkerError):
+    """Kept samples were asked for without their token, or with another."""
+
+    def __init__(self) -> None:
+        super().__init__("authorization: not this worker's sample token; send `Bearer TOKEN` of --sample-token-file")
+
+
+class NoSampleError(WorkerError):
+    """No such sample is kept, or no longer."""
+
+    def __init__(self) -> None:
+        super().__init__("sample: not kept, or no longer; GET /samples lists those that are")
+
+
 class InjectedError(WorkerError):
     """A drill asked for this failure by a start-up flag."""
 

@@ -11,10 +11,15 @@ collect_ignore = [] if importlib.util.find_spec("torch") else ["torch"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """pyproject.toml disables sockets for all tests; those that start real servers get loopback back."""
+    """pyproject.toml disables sockets for all tests; those that start real servers get loopback back.
+
+    With several processes (`make test`) one of them runs all of those, one after the other: two fleets of Envoys on one
+    machine would only wait for each other. The other processes meanwhile run what waits for nobody.
+    """
     for item in items:
         if item.get_closest_marker("integration"):
             item.add_marker(pytest.mark.allow_hosts(["127.0.0.1", "::1", "localhost"]))
+            item.add_marker(pytest.mark.xdist_group("servers"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,6 +19,7 @@ from controlplane.api.schemas import (
     ListenerDocument,
     ListenerTlsDocument,
     MatchDocument,
+    MirrorDocument,
     ModelDocument,
     PlanDocument,
     RouteDocument,
@@ -36,6 +37,7 @@ from controlplane.traffic.model import (
     HeaderRule,
     HealthCheck,
     Listener,
+    Mirror,
     ModelPin,
     Route,
     RouteMatch,
@@ -167,6 +169,7 @@ def spec_from(document: ServiceDocument) -> ServiceSpec:
         for objective in document.slos
     ]
     split = _split(problems, document)
+    mirror = problems.attempt(lambda: _mirror(document))
     plan = problems.attempt(lambda: plan_from(document.plan))
     problems.raise_any()
     if listener is None or plan is None or split is None:
@@ -182,6 +185,7 @@ def spec_from(document: ServiceDocument) -> ServiceSpec:
             versions=tuple(version for version in versions if version),
             routes=tuple(route for route in routes if route),
             initial_split=split,
+            mirror=mirror,
             slos=tuple(slo for slo in slos if slo),
             plan=plan,
             groups=tuple(document.groups),
@@ -316,6 +320,17 @@ def _split(problems: Problems, document: ServiceDocument) -> Split | None:
     return problems.attempt(lambda: split_from(weights))
 
 
+def _mirror(document: ServiceDocument) -> Mirror | None:
+    if document.mirror is None:
+        return None
+    names = [version.name for version in document.versions]
+    if document.mirror.to not in names:
+        raise InvalidInputError(
+            "mirror.to", f"{document.mirror.to!r} is not a version", f"use one of {', '.join(names)}"
+        )
+    return Mirror(document.mirror.to, document.mirror.share)
+
+
 # -- core -> document --------------------------------------------------------------------------------------------------
 
 
@@ -337,11 +352,18 @@ def document_of(spec: ServiceSpec) -> ServiceDocument:
         versions=[_version_of(version) for version in spec.versions],
         routes=[_route_of(route) for route in spec.routes],
         split={share.version: share.weight_bp for share in spec.initial_split},
+        mirror=_mirror_of(spec),
         slos=[slo_of(slo) for slo in spec.slos],
         plan=plan_of(spec.plan),
         groups=list(spec.groups),
         config_canary=spec.config_canary,
     )
+
+
+def _mirror_of(spec: ServiceSpec) -> MirrorDocument | None:
+    if spec.mirror is None:
+        return None
+    return MirrorDocument.model_construct(to=spec.mirror.to, share=spec.mirror.share_bp)
 
 
 def plan_of(plan: Plan) -> PlanDocument:

@@ -10,6 +10,7 @@ is not known is refused, never ignored. What may be left out, and what it then i
 - a version's ``cluster``: ``<service>-<version>``; its ``health_check``: GET /healthz every second;
 - a route's ``match``: every path; its ``timeout``: 300 s;
 - ``split``: everything to the first version;
+- ``mirror``: no version gets copies of requests;
 - ``plan``: 5, 10, 25, 50, 100 %, each held for 30 s, at most 2 h in all.
 
 How many requests may fail, and how long they may take, has no default: that is for the owner to say. That the share
@@ -46,6 +47,7 @@ EXAMPLES: Mapping[str, str] = {
     "quantile": "95%",
     "steps": "[{weight: 5%}, {weight: 100%}]",
     "weight": "5%",
+    "share": "10%",
     "weights": "{v1: 90%, v2: 10%}",
     "to": "v2",
     "checksum": "sha256:98ce4f256dde… (hueshift-worker models show NAME)",
@@ -239,6 +241,13 @@ class RouteDocument(Document):
     timeout: Span = dt.timedelta(seconds=300)
 
 
+class MirrorDocument(Document):
+    """Copies of a *share* of the split's requests for the version *to*; their answers are dropped, and not judged."""
+
+    to: str
+    share: Weight
+
+
 class TermsDocument(Document):
     """What every objective has: its name, what a breach leads to, and how sure the judge must be."""
 
@@ -340,6 +349,7 @@ class ServiceDocument(Document):
     versions: list[VersionDocument]
     routes: list[RouteDocument]
     split: dict[str, Weight] | None = None
+    mirror: MirrorDocument | None = Field(default=None, exclude_if=lambda value: value is None)
     slos: list[SloDocument]
     plan: PlanDocument = PlanDocument()
     groups: list[Visible] = Field(

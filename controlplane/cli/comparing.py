@@ -25,6 +25,8 @@ from controlplane.clock import SystemClock
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.quality import gate, photoset
 from controlplane.quality.answers import Answer, Target
+from controlplane.quality.features import FEATURE_DISTANCE, LPIPS
+from controlplane.quality.live import MAX_PAIRS, Collector, LivePairs
 from controlplane.quality.photoset import Photo
 from controlplane.quality.sanity import Unusable
 from controlplane.quality.verdict import Judgement, Limits, Verdict, by_badness
@@ -32,6 +34,15 @@ from controlplane.traffic.model import HeaderRule, ServiceSpec
 
 STYLES: Final = {Verdict.OK: "green", Verdict.DRIFT: "yellow", Verdict.BLOCK: "red"}
 PICTURES_SHOWN: Final = 10
+NOT_LOOKED: Final = "the feature distance was left out: it needs the package onnxruntime"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Live:
+    """That live requests are wanted: for how long they are collected, and the workers' token."""
+
+    span: dt.timedelta
+    token: str = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +59,8 @@ class Wanted:
     parallel: int
     timeout: dt.timedelta
     limits: Limits
+    lpips: pathlib.Path | None
+    live: Live | None
     seed: int
 
     @property
@@ -67,6 +80,23 @@ def read_timeout(text: str) -> dt.timedelta:
         return units.parse_span(text)
     except units.UnitError as exc:
         raise InvalidInputError("--timeout", exc.problem, exc.fix) from exc
+
+
+def read_live(minutes: float, token_file: pathlib.Path | None) -> Live:
+    """Return what --live and its two options ask for.
+
+    Raises:
+        InvalidInputError: There is no token.
+    """
+    if token_file is None:
+        raise InvalidInputError("--sample-token-file", "is missing", "name the file that the workers were started with")
+    try:
+        token = token_file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidInputError("--sample-token-file", f"{token_file} cannot be read", "name another file") from exc
+    if not token or not token.isprintable():
+        raise InvalidInputError("--sample-token-file", f"{token_file} holds no token", "name another file")
+    return Live(dt.timedelta(minutes=minutes), token)
 
 
 def read_limits(*, chroma: str | None, **given: float | None) -> Limits:
@@ -92,6 +122,30 @@ def run(surroundings: Surroundings, wanted: Wanted, *, as_json: bool) -> Verdict
         TooFewPairsError: The old version gives too few pictures to compare with.
         UnavailableError: Nothing answers where a version should be.
     """
+    meters = gate.find_meters(wanted.lpips)
+    if wanted.live is None:
+        photos, answers = _ask_both(surroundings, wanted)
+        judgement = gate.weigh(wanted.labels, photos, answers, wanted.limits, meters=meters, seed=wanted.seed)
+    else:
+        pairs = _collect_live(surroundings, wanted, wanted.live)
+        photos, answers = pairs.photos, (list(pairs.old), list(pairs.new))
+        judgement = gate.weigh_live(wanted.labels, pairs, wanted.limits, meters=meters, seed=wanted.seed)
+    if not meters:
+        judgement = dataclasses.replace(judgement, notes=(*judgement.notes, NOT_LOOKED))
+    data = gate.write_files(
+        wanted.out, judgement, photos, answers, names=wanted.names, limits=wanted.limits, seed=wanted.seed
+    )
+    if as_json:
+        output.print_json(data)
+    else:
+        output.print_page(_page(judgement, wanted, photos, answers), color=surroundings.color)
+    return judgement.verdict
+
+
+def _ask_both(
+    surroundings: Surroundings, wanted: Wanted
+) -> tuple[tuple[Photo, ...], tuple[list[Answer], list[Answer]]]:
+    """Send the fixed photos to both versions."""
     if wanted.photos is not None and wanted.strata:
         raise InvalidInputError("--strata", "chooses among the shipped photos", "leave it or --photos out")
     photos = photoset.load_folder(wanted.photos) if wanted.photos else photoset.load_shipped(wanted.strata)
@@ -111,16 +165,38 @@ def run(surroundings: Surroundings, wanted: Wanted, *, as_json: bool) -> Verdict
                     )
             return sides[0], sides[1]
 
-        answers = asyncio.run(ask())
-    judgement = gate.weigh(wanted.labels, photos, answers, wanted.limits, seed=wanted.seed)
-    data = gate.write_files(
-        wanted.out, judgement, photos, answers, names=wanted.names, limits=wanted.limits, seed=wanted.seed
-    )
-    if as_json:
-        output.print_json(data)
-    else:
-        output.print_page(_page(judgement, wanted, photos, answers), color=surroundings.color)
-    return judgement.verdict
+        return photos, asyncio.run(ask())
+
+
+def _collect_live(surroundings: Surroundings, wanted: Wanted, live: Live) -> LivePairs:
+    """Fetch what both versions' workers kept of the same requests."""
+    for option, value in (("--photos", wanted.photos), ("--strata", wanted.strata), ("--through", wanted.through)):
+        if value:
+            raise InvalidInputError(
+                option, "is for photos that are sent, and --live sends none", "leave one of them out"
+            )
+    old, new = find_sources(surroundings, wanted)
+    if not isinstance(old, Target) or not isinstance(new, Target):
+        raise InvalidInputError("--live", "asks workers, not folders", "name two versions of --service")
+    console = output.console(sys.stderr, color=surroundings.color)
+    columns = (TextColumn("pairs of live requests"), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=MAX_PAIRS)
+
+        async def collect() -> LivePairs:
+            async with _client(surroundings, old, wanted.timeout) as client:
+                collector = Collector(
+                    old,
+                    new,
+                    path=wanted.path,
+                    token=live.token,
+                    client=client,
+                    clock=SystemClock(),
+                    progress=lambda count: bar.update(task, completed=count),
+                )
+                return await collector.collect(live.span)
+
+        return asyncio.run(collect())
 
 
 # -- where the versions are --------------------------------------------------------------------------------------------
@@ -220,14 +296,17 @@ def _page(
         measures.add_row(name, f"{interval.value:.3g}", f"{interval.low:.3g} to {interval.high:.3g}")
     for name, interval in judgement.strata.items():
         measures.add_row(f"delta_e, {name}", f"{interval.value:.3g}", f"{interval.low:.3g} to {interval.high:.3g}")
-    table = output.new_table("PICTURE", "KIND", "DELTA E", "P95", "HUE", "CHROMA", "SSIM AB", "DL", "FLAWS")
+    looks = [name for name in (FEATURE_DISTANCE, LPIPS) if name in judgement.measures]
+    columns = ("DELTA E", "P95", "HUE", "CHROMA", "SSIM AB", "DL", *(name.split("_")[0].upper() for name in looks))
+    table = output.new_table("PICTURE", "KIND", *columns, "FLAWS")
     for place, case in enumerate(by_badness(judgement.cases)[:PICTURES_SHOWN]):
         pair, view = case.pair, case.new
-        figures = ["-"] * 6
+        figures = ["-"] * len(columns)
         if pair is not None and not isinstance(view, Unusable):
             ratio = f"{pair.old_chroma:.1f} → {pair.new_chroma:.1f}"
             figures = [f"{pair.delta_e:.1f}", f"{pair.delta_e_p95:.1f}", f"{pair.hue_deg:.0f}°", ratio]
             figures += [f"{pair.ssim_ab:.2f}", f"{view.lightness:.1f}"]
+            figures += [f"{pair.distances[name]:.2f}" for name in looks]
         flaws = ", ".join(case.new_flaws) or "-"
         table.add_row(("▲ " if place < len(judgement.worst) else "  ") + case.name, case.stratum, *figures, flaws)
     files = f"{len(photos)} photos; all figures and pictures: {wanted.out / gate.REPORT}, {wanted.out / gate.SHEET}"

@@ -56,9 +56,35 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
         float | None,
         typer.Option("--ssim", min=0, max=1, help="Likeness of colours wanted; 0.9 by default.", show_default=False),
     ] = None,
+    feature_distance: Annotated[
+        float | None,
+        typer.Option(
+            "--feature-distance", min=0, help="Mean feature distance allowed; 0.15 by default.", show_default=False
+        ),
+    ] = None,
+    lpips: Annotated[
+        pathlib.Path | None,
+        typer.Option("--lpips", help="Your LPIPS as ONNX: two pictures -1..1 in, one number out.", show_default=False),
+    ] = None,
+    lpips_limit: Annotated[
+        float | None,
+        typer.Option("--lpips-limit", min=0, help="Mean LPIPS allowed; any by default.", show_default=False),
+    ] = None,
     strict: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--strict", help="Exit with 1 when the version drifts, too.")
     ] = False,
+    live: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool,
+        typer.Option("--live", help="Send no photos: compare what workers kept of mirrored requests (--sample-share)."),
+    ] = False,
+    minutes: Annotated[
+        float,
+        typer.Option("--minutes", min=0, max=1440, help="With --live: how long to collect; 0 takes what is there."),
+    ] = 0,
+    sample_token_file: Annotated[
+        pathlib.Path | None,
+        typer.Option("--sample-token-file", help="With --live: the workers' token.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Where the resampling of photos starts.")] = 0,
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -66,7 +92,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
 
     Blocked: pictures are missing, of another size or lightness, grey, of one tint, or their colours are swapped,
     inverted or displaced: a bug, whatever the style. Drift: they differ by more than the owner allows. Exit code 1 when
-    blocked.
+    blocked. With --live the photos are people's own: the report and the contact sheet in --out then hold them.
     """
     try:
         from controlplane.cli import comparing  # noqa: PLC0415 - see main
@@ -76,6 +102,10 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
             f"needs the package {'pillow' if exc.name == 'PIL' else exc.name}",
             "install it with: pip install 'hueshift[quality]'",
         ) from exc
+    if not live and (minutes or sample_token_file):
+        raise InvalidInputError("--minutes" if minutes else "--sample-token-file", "is for --live", "add --live")
+    if lpips_limit is not None and lpips is None:
+        raise InvalidInputError("--lpips-limit", "is for the network of --lpips", "add --lpips FILE or leave it out")
     wanted = comparing.Wanted(
         names=(old, new),
         service=service,
@@ -86,7 +116,16 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
         out=out,
         parallel=parallel,
         timeout=comparing.read_timeout(timeout),
-        limits=comparing.read_limits(delta_e=delta_e, hue_deg=hue, ssim_ab=ssim, chroma=chroma),
+        limits=comparing.read_limits(
+            delta_e=delta_e,
+            hue_deg=hue,
+            ssim_ab=ssim,
+            chroma=chroma,
+            feature_distance=feature_distance,
+            lpips=lpips_limit,
+        ),
+        lpips=lpips,
+        live=comparing.read_live(minutes, sample_token_file) if live else None,
         seed=seed,
     )
     verdict = comparing.run(surroundings_of(context), wanted, as_json=is_json(output))

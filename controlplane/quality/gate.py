@@ -1,5 +1,6 @@
 """The whole comparison: photos to both versions, pictures to figures, figures to a verdict, all of it to files."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -10,12 +11,14 @@ import httpx
 from controlplane.clock import Clock
 from controlplane.errors import InvalidInputError
 from controlplane.quality.answers import Answer, Asker, Target, read_folder
+from controlplane.quality.features import LPIPS, Meter, open_shipped
+from controlplane.quality.live import LivePairs, choose
 from controlplane.quality.photoset import Photo
 from controlplane.quality.pictures import read_answer
 from controlplane.quality.report import as_data
 from controlplane.quality.sanity import Unusable, View
 from controlplane.quality.sheet import draw_sheet
-from controlplane.quality.verdict import Judgement, Limits, judge, make_case
+from controlplane.quality.verdict import Case, Judgement, Limits, judge, make_case
 
 Source: TypeAlias = Target | pathlib.Path
 """Where a version's pictures come from: its workers, or a folder."""
@@ -47,12 +50,27 @@ async def collect(
             return read_folder(source, photos)
 
 
+def find_meters(lpips: pathlib.Path | None = None) -> tuple[Meter, ...]:
+    """The networks that can look at pictures here: the shipped one, and the owner's file for LPIPS.
+
+    Raises:
+        InvalidInputError: The file cannot be used, or there is no onnxruntime for it.
+    """
+    shipped = open_shipped()
+    if lpips is None:
+        return () if shipped is None else (shipped,)
+    if shipped is None:
+        raise InvalidInputError("--lpips", "needs the package onnxruntime", "install it with: pip install onnxruntime")
+    return shipped, Meter(lpips, LPIPS)
+
+
 def weigh(
     names: tuple[str, str],
     photos: Sequence[Photo],
     answers: tuple[Sequence[Answer], Sequence[Answer]],
     limits: Limits,
     *,
+    meters: Sequence[Meter] = (),
     seed: int = 0,
 ) -> Judgement:
     """Decide about the new version.
@@ -62,16 +80,43 @@ def weigh(
         photos: What both were sent.
         answers: The old version's and the new one's, one for each photo.
         limits: What the owner allows.
+        meters: Networks that look at each pair, as `find_meters` finds them.
         seed: Where the resampling starts.
 
     Raises:
         TooFewPairsError: The old version gives too few pictures to compare with.
     """
-    cases = [
-        make_case(photo.name, photo.stratum, _look(old, photo), _look(new, photo), limits.bounds)
+    return judge(*names, make_cases(photos, answers, limits, meters), limits, seed=seed)
+
+
+def weigh_live(
+    names: tuple[str, str], pairs: LivePairs, limits: Limits, *, meters: Sequence[Meter] = (), seed: int = 0
+) -> Judgement:
+    """Decide about the new version by live requests, of which the old version's pictures say what is to be expected.
+
+    Args:
+        names: What the old and the new version are called.
+        pairs: What was collected.
+        limits: What the owner allows.
+        meters: Networks that look at each pair.
+        seed: Where the resampling starts.
+
+    Raises:
+        TooFewLivePairsError: Too few can be compared.
+    """
+    cases, notes = choose(make_cases(pairs.photos, (pairs.old, pairs.new), limits, meters), pairs)
+    judgement = judge(*names, cases, limits, seed=seed)
+    return dataclasses.replace(judgement, notes=(*judgement.notes, *notes))
+
+
+def make_cases(
+    photos: Sequence[Photo], answers: tuple[Sequence[Answer], Sequence[Answer]], limits: Limits, meters: Sequence[Meter]
+) -> list[Case]:
+    """Measure both versions' answers, photo by photo."""
+    return [
+        make_case(photo.name, photo.stratum, _look(old, photo), _look(new, photo), limits.bounds, meters)
         for photo, old, new in zip(photos, *answers, strict=True)
     ]
-    return judge(*names, cases, limits, seed=seed)
 
 
 def _look(answer: Answer, photo: Photo) -> View | Unusable:

@@ -1,12 +1,14 @@
 """How two versions' pictures of one photo differ, in figures that can be averaged over photos."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from controlplane.quality import colour
+from controlplane.quality.features import Meter
 from controlplane.quality.sanity import View
 
 MIX_UPS: Final[dict[str, npt.NDArray[np.float64]]] = {
@@ -42,10 +44,12 @@ class Pair:
     """For each of `MIX_UPS`: by how much better the colours agree when it is undone; -2..2, above 0 is suspicious."""
     offset: tuple[float, float]
     """How far right and down the new colours lie of the old ones, as shares of the longer side."""
+    distances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """What networks say of the two, by the names of their figures."""
 
 
-def compare(old: View, new: View) -> Pair:
-    """Measure the difference of two pictures of the same size."""
+def compare(old: View, new: View, meters: Sequence[Meter] = ()) -> Pair:
+    """Measure the difference of two pictures of the same size, by *meters* too."""
     delta_e = colour.compute_delta_e(old.lab, new.lab)
     return Pair(
         delta_e=float(delta_e.mean()),
@@ -59,6 +63,11 @@ def compare(old: View, new: View) -> Pair:
         lightness=new.lightness,
         mix_ups=_weigh_mix_ups(old, new),
         offset=_measure_offset(old, new),
+        distances={
+            meter.name: meter.measure(old.small, new.small)
+            for meter in meters
+            if old.small is not None and new.small is not None
+        },
     )
 
 

@@ -5,12 +5,14 @@ import struct
 from typing import Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from controlplane.quality.colour import Pixels
 from controlplane.quality.sanity import Flaw, Unusable, View, measure
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
+PHOTO_FORMATS: Final = (*FORMATS, "TIFF", "BMP")
+PLAIN_MODES: Final = frozenset({"1", "L", "P", "RGB", "CMYK"})
 
 
 def read_photo(data: bytes) -> Pixels:
@@ -21,6 +23,19 @@ def read_photo(data: bytes) -> Pixels:
     """
     with Image.open(io.BytesIO(data)) as opened:
         return np.asarray(opened.convert("RGB"), dtype=np.uint8)
+
+
+def read_upright(data: bytes) -> Pixels:
+    """The pixels of a photo that a client sent, turned as its EXIF says, as a worker turns it.
+
+    Raises:
+        OSError: It is no picture.
+        ValueError: It has transparency or 16 bits, which every program shows in its own way.
+    """
+    with Image.open(io.BytesIO(data), formats=PHOTO_FORMATS) as opened:
+        if opened.mode not in PLAIN_MODES or "transparency" in opened.info:
+            raise ValueError(opened.mode)
+        return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"), dtype=np.uint8)
 
 
 def make_grey(data: bytes) -> bytes:

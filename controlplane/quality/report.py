@@ -36,6 +36,7 @@ def _picture(case: Case) -> dict[str, Any]:
     if case.pair is not None:
         names = ("delta_e", "delta_e_p95", "hue_deg", "ssim_ab")
         pair = {name: round(getattr(case.pair, name), DIGITS) for name in names}
+        pair |= {name: round(distance, DIGITS) for name, distance in case.pair.distances.items()}
         pair["offset"] = [round(part, DIGITS) for part in case.pair.offset]
     return {"name": case.name, "stratum": case.stratum, **pair, "old": _side(case.old, case.old_flaws)} | {
         "new": _side(case.new, case.new_flaws)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from controlplane.errors import UnavailableError
+from controlplane.quality.features import FEATURE_DISTANCE, LPIPS, Meter
 from controlplane.quality.pairs import MIX_UPS, Pair, compare
 from controlplane.quality.sanity import FATAL, Bounds, Flaw, Unusable, View, find_flaws
 
@@ -57,6 +58,10 @@ class Limits:
     """How much more or less colour there may be in all: 0.25 allows 0.8 to 1.25 times as much."""
     ssim_ab: float = 0.9
     """Least mean similarity of the colour planes. The twin has 0.97, v1 and v2 0.76."""
+    feature_distance: float = 0.15
+    """Largest mean feature distance. The twin has 0.05 (0.08 as JPEG of quality 60), v1 and v2 0.09, grey 0.2."""
+    lpips: float | None = None
+    """Largest mean LPIPS, where the owner's network measures it; None lets it decide nothing."""
     flawed: float = 0.2
     """Share of pictures that may newly be pale, garish, clipped or of one tint. More is a bug, not a style."""
     chroma_bug: float = 2.5
@@ -121,10 +126,12 @@ class Judgement:
     cases: tuple[Case, ...]
 
 
-def make_case(name: str, stratum: str, old: View | Unusable, new: View | Unusable, bounds: Bounds) -> Case:
-    """Put both versions' answers to one photo together."""
+def make_case(
+    name: str, stratum: str, old: View | Unusable, new: View | Unusable, bounds: Bounds, meters: Sequence[Meter] = ()
+) -> Case:
+    """Put both versions' answers to one photo together; *meters* look at the two as well."""
     both = (old, new)
-    pair = compare(old, new) if isinstance(old, View) and isinstance(new, View) else None
+    pair = compare(old, new, meters) if isinstance(old, View) and isinstance(new, View) else None
     old_flaws, new_flaws = (find_flaws(seen, bounds) for seen in both)
     return Case(name, stratum, old, new, old_flaws, new_flaws, pair)
 
@@ -199,6 +206,7 @@ class _Sample:
         """Every figure, by the name that reports give it."""
         old_chroma, new_chroma = self.read(lambda pair: pair.old_chroma), self.read(lambda pair: pair.new_chroma)
         lost = self.read(lambda pair: pair.new_colourfulness - pair.old_colourfulness)
+        looks = [name for name in (FEATURE_DISTANCE, LPIPS) if all(name in pair.distances for pair in self._pairs)]
         return {
             "delta_e": self.mean(self.read(lambda pair: pair.delta_e)),
             "delta_e_p95": self.mean(self.read(lambda pair: pair.delta_e_p95)),
@@ -208,7 +216,12 @@ class _Sample:
             "ssim_ab": self.mean(self.read(lambda pair: pair.ssim_ab)),
             "lightness": self.mean(self.read(lambda pair: pair.lightness)),
             "offset": self.offset(),
+            **{name: self.mean(self.read(_distance(name))) for name in looks},
         }
+
+
+def _distance(name: str) -> Callable[[Pair], float]:
+    return lambda pair: pair.distances[name]
 
 
 def _interval(value: float, drawn: Doubles) -> Interval:
@@ -293,11 +306,17 @@ def _out_of_range(measures: Mapping[str, Interval], limits: Limits) -> list[Find
 def _drift(measures: Mapping[str, Interval], limits: Limits) -> list[Finding]:
     """Whatever is not shown, by its whole interval, to be within the owner's limits."""
     least, most = 1 / (1 + limits.chroma), 1 + limits.chroma
-    checks = (
+    checks: tuple[tuple[str, str, float, float, str], ...] = (
         ("mean CIEDE2000 {}", "delta_e", 0.0, limits.delta_e, f"at most {limits.delta_e:g}"),
         ("hues turned by {} degrees", "hue_deg", 0.0, limits.hue_deg, f"at most {limits.hue_deg:g}"),
         ("{} times as much colour", "chroma_ratio", least, most, f"{least:.2g} to {most:.3g}"),
         ("colour planes alike by {}", "ssim_ab", limits.ssim_ab, 1.0, f"at least {limits.ssim_ab:g}"),
+    )
+    looks = (("feature distance {}", FEATURE_DISTANCE, limits.feature_distance), ("LPIPS {}", LPIPS, limits.lpips))
+    checks += tuple(
+        (words, name, 0.0, most, f"at most {most:g}")
+        for words, name, most in looks
+        if most is not None and name in measures
     )
     return [
         Finding(Verdict.DRIFT, f"{words.format(measures[name])}, allowed {allowed}")

@@ -16,6 +16,7 @@ from controlplane.traffic.model import (
     HeaderRule,
     HealthCheck,
     Listener,
+    Mirror,
     ModelPin,
     Route,
     RouteMatch,
@@ -89,6 +90,8 @@ def insert_revision(conn: sa.Connection, revision: Revision) -> None:
             "plan_prepare_timeout_us": spec.plan.prepare_timeout,
             "groups": list(spec.groups),
             "config_canary_us": spec.config_canary,
+            "mirror_to": spec.mirror.to if spec.mirror else None,
+            "mirror_share_bp": spec.mirror.share_bp if spec.mirror else None,
         },
     )
     parts: dict[sa.Table, Rows] = {
@@ -166,6 +169,7 @@ def read_spec(conn: sa.Connection, revision: sa.Row[Any]) -> ServiceSpec:
         groups=tuple(revision.groups),
         config_canary=revision.config_canary_us,
         grpc_target=revision.grpc_target or "",
+        mirror=None if revision.mirror_to is None else Mirror(revision.mirror_to, revision.mirror_share_bp),
     )
 
 

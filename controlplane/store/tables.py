@@ -88,6 +88,8 @@ service_revision = sa.Table(
     sa.Column("plan_prepare_timeout_us", Span, nullable=False),
     sa.Column("groups", Json, nullable=False, server_default="[]"),
     sa.Column("config_canary_us", Span, nullable=False, server_default="0"),
+    sa.Column("mirror_to", sa.Text),
+    sa.Column("mirror_share_bp", sa.Integer),
     sa.Column("tried_at", UtcDateTime),
     sa.CheckConstraint("number > 0", name="number"),
     sa.CheckConstraint(REVIEWED, name="status"),

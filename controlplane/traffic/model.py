@@ -250,6 +250,26 @@ class Share:
             )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mirror:
+    """Copies of a share of the split's requests for the version *to*, whose answers nobody gets.
+
+    They go to a cluster of their own, so that telemetry counts none of them as a user's request.
+    """
+
+    to: str
+    share_bp: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.share_bp <= FULL_WEIGHT_BP:
+            raise InvalidInputError(
+                "mirror.share", f"{self.share_bp / 100:g} % is out of range", "use 0.01 % to 100 %, or leave mirror out"
+            )
+
+
+SHADOW_SUFFIX = "-shadow"
+"""What the cluster of copies is called, after the version's own."""
+
 MAX_CONFIG_CANARY = dt.timedelta(hours=1)
 
 Split = tuple[Share, ...]
@@ -275,6 +295,7 @@ class ServiceSpec:
     one Envoy of each group first, and to the others when that one has run it, healthy, for so long.
     A service with a *grpc_target* is also reached without any Envoy, by gRPC clients that dial ``xds:///`` and that
     name: its workers speak gRPC, to Envoys too, and answer for their health as ``grpc.health.v1`` instead of at a path.
+    With a *mirror*, a version gets copies of requests before any user depends on it.
     """
 
     name: str
@@ -290,10 +311,12 @@ class ServiceSpec:
     groups: tuple[str, ...] = ()
     config_canary: dt.timedelta = dt.timedelta(0)
     grpc_target: str = ""
+    mirror: Mirror | None = None
 
     def __post_init__(self) -> None:
         check_name("service", self.name)
         self._check_grpc()
+        self._check_mirror()
         for group in self.groups:
             check_name("groups", group)
         if len(set(self.groups)) != len(self.groups):
@@ -346,6 +369,18 @@ class ServiceSpec:
                     "cannot be checked: workers behind a grpc_target are not asked for their model",
                     "leave it out",
                 )
+
+    def _check_mirror(self) -> None:
+        if self.mirror is None:
+            return
+        if self.grpc_target:
+            raise InvalidInputError(
+                "mirror", "is nothing that gRPC clients without an Envoy do", "leave mirror or grpc_target out"
+            )
+        shadow = self.version(self.mirror.to, field="mirror.to").cluster + SHADOW_SUFFIX
+        check_name(f"mirror.to: the cluster of {self.mirror.to}'s copies", shadow)
+        if shadow in {version.cluster for version in self.versions}:
+            raise InvalidInputError("mirror.to", f"the cluster {shadow!r} is another version's", "rename that one")
 
     def version(self, name: str, *, field: str = "version") -> Version:
         """Return the version called *name*.

@@ -14,14 +14,17 @@ from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from envoy.type.v3 import percent_pb2
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from controlplane.traffic.model import (
+    SHADOW_SUFFIX,
     HeaderMatch,
     HeaderRule,
     Listener,
+    Mirror,
     Route,
     RouteMatch,
     ServedService,
@@ -42,6 +45,9 @@ that crosses the worker's close on the wire fails with 503, and there are no ret
 STREAM_IDLE_MARGIN = dt.timedelta(seconds=30)
 """How much later than the route's timeout a silent request is dropped as idle. Envoy's idle default (5 min) equals the
 300 s of a slow call and would win the race: a 408 that no cluster is blamed for, so a hung version would not show."""
+
+MAX_SHADOWS_IN_FLIGHT = 64
+"""The same for copies of requests: a version that hangs must not collect bodies that nobody waits for."""
 
 TLS_SOCKET = "envoy.transport_sockets.tls"
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -80,6 +86,20 @@ def _service(service: ServedService, addresses: Mapping[str, tuple[str, ...]]) -
         where = f"{field}.versions.{version.name}.cluster"
         yield Piece(Kind.CDS, version.cluster, _cluster(spec, version), where)
         yield Piece(Kind.EDS, version.cluster, _load_assignment(spec, version, addresses), where)
+    if spec.mirror is not None:
+        # Always there, or a rollback from 100 % would wait for this cluster's first health check: of a bad version.
+        version = spec.version(spec.mirror.to, field="mirror.to")
+        shadow = dataclasses.replace(version, cluster=version.cluster + SHADOW_SUFFIX)
+        yield Piece(Kind.CDS, shadow.cluster, _cluster(spec, shadow, MAX_SHADOWS_IN_FLIGHT), f"{field}.mirror.to")
+        yield Piece(Kind.EDS, shadow.cluster, _load_assignment(spec, shadow, addresses), f"{field}.mirror.to")
+
+
+def _active_mirror(service: ServedService) -> Mirror | None:
+    """The service's mirror, unless that version has all traffic: then it would do everything twice."""
+    mirror = service.spec.mirror
+    if mirror is None or all(share.version == mirror.to for share in service.split if share.weight_bp):
+        return None
+    return mirror
 
 
 def _span(span: dt.timedelta) -> Duration:
@@ -191,6 +211,11 @@ def _route(route: Route, service: ServedService) -> route_components_pb2.Route:
         for share in service.split:  # order and total are kept, or a sticky split would move users who need not move
             cluster = weighted.clusters.add(name=service.spec.version(share.version, field="split").cluster)
             cluster.weight.value = share.weight_bp
+        if (mirror := _active_mirror(service)) is not None:
+            shadow = service.spec.version(mirror.to, field="mirror.to").cluster + SHADOW_SUFFIX
+            copies = action.request_mirror_policies.add(cluster=shadow)
+            copies.runtime_fraction.default_value.numerator = mirror.share_bp
+            copies.runtime_fraction.default_value.denominator = percent_pb2.FractionalPercent.TEN_THOUSAND
     return route_components_pb2.Route(name=route.name, match=_match(route.match), route=action)
 
 
@@ -215,7 +240,7 @@ def _header_matcher(header: HeaderMatch) -> route_components_pb2.HeaderMatcher:
 # -- clusters and endpoints --------------------------------------------------------------------------------------------
 
 
-def _cluster(spec: ServiceSpec, version: Version) -> cluster_pb2.Cluster:
+def _cluster(spec: ServiceSpec, version: Version, max_in_flight: int = MAX_IN_FLIGHT) -> cluster_pb2.Cluster:
     cluster = cluster_pb2.Cluster(
         name=version.cluster,
         type=cluster_pb2.Cluster.EDS,
@@ -230,7 +255,7 @@ def _cluster(spec: ServiceSpec, version: Version) -> cluster_pb2.Cluster:
     cluster.common_lb_config.healthy_panic_threshold.value = 0
     limits = cluster.circuit_breakers.thresholds.add()
     for limit in (limits.max_connections, limits.max_pending_requests, limits.max_requests):
-        limit.value = MAX_IN_FLIGHT
+        limit.value = max_in_flight
     options = http_protocol_options_pb2.HttpProtocolOptions(
         common_http_protocol_options=protocol_pb2.HttpProtocolOptions(idle_timeout=_span(UPSTREAM_IDLE))
     )

@@ -4,6 +4,7 @@ import dataclasses
 
 from controlplane.ports import Desired, DesiredService, RevisionStatus, Store
 from controlplane.rollout.model import NO_STEP, Promoted, Shifting
+from controlplane.traffic.model import Mirror
 from tests.builders import NOW, make_new_rollout, make_spec, make_split, seconds
 
 
@@ -69,7 +70,9 @@ async def test_addresses_are_replaced_whole_and_keep_their_order(store: Store) -
 async def test_a_revision_on_trial_comes_with_the_one_before_it(store: Store) -> None:
     first, _ = await store.apply(make_spec(), by="ada", why="", now=NOW)
     await store.mark_revisions({"colorize": 1}, RevisionStatus.GOOD, "", now=NOW)
-    careful = dataclasses.replace(make_spec(port=8081), groups=("eu", "us"), config_canary=seconds(60))
+    careful = dataclasses.replace(
+        make_spec(port=8081), groups=("eu", "us"), config_canary=seconds(60), mirror=Mirror("v2", 250)
+    )
     second, _ = await store.apply(careful, by="ada", why="", now=NOW)
     (service,) = (await store.load_desired()).services
     assert (service.revision, service.on_trial) == (second, True)

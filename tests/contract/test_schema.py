@@ -91,6 +91,8 @@ async def test_what_was_written_once_stays(full_store: SqlStore, table: str) -> 
         "UPDATE service_revision SET listener_port = 1",
         "UPDATE service_revision SET grpc_target = 'elsewhere'",
         "UPDATE service_revision SET listener_certificate = 'other'",
+        "UPDATE service_revision SET mirror_to = 'v1'",
+        "UPDATE service_revision SET mirror_share_bp = 1",
         "UPDATE service_revision SET number = 2, status = 'good'",
     ],
 )

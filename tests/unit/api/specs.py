@@ -22,6 +22,7 @@ from controlplane.traffic.model import (
     HeaderRule,
     HealthCheck,
     Listener,
+    Mirror,
     ModelPin,
     Route,
     RouteMatch,
@@ -179,4 +180,5 @@ def services(draw: st.DrawFn) -> ServiceSpec:
         groups=tuple(draw(st.lists(NAMES, max_size=2, unique=True))),
         config_canary=draw(timeouts),
         grpc_target=target,
+        mirror=None if target else draw(st.none() | st.builds(Mirror, st.just(names[0]), st.integers(1, 10_000))),
     )

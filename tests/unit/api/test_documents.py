@@ -250,6 +250,20 @@ def test_a_service_without_objectives_is_refused_since_they_have_no_default() ->
         ),
         ({"plan": {"steps": [{"hold": "3s"}]}}, "plan.steps[1].weight: is missing; add weight: 5%"),
         ({"plan": {"deadline": "soon"}}, "plan.deadline: 'soon' is not a time; "),
+        ({"mirror": {"to": "v9", "share": "10%"}}, "mirror.to: 'v9' is not a version; use one of v1"),
+        ({"mirror": {"to": "v1", "share": "0%"}}, "mirror.share: 0 % is out of range; use 0.01 % to 100 %, or leave"),
+        ({"mirror": {"to": "v1"}}, "mirror.share: is missing; add share: 10%"),
+        ({"mirror": {"to": "v1", "share": "10%"}, "grpc_target": "a"}, "mirror: is nothing that gRPC clients without"),
+        (
+            {
+                "versions": [
+                    {"name": "v1", "endpoints": [], "cluster": "a"},
+                    {"name": "v2", "endpoints": [], "cluster": "a-shadow"},
+                ],
+                "mirror": {"to": "v1", "share": "10%"},
+            },
+            "mirror.to: the cluster 'a-shadow' is another version's; rename that one",
+        ),
         ({"grpc_target": "xds:///a"}, "grpc_target: 'xds:///a' is not a name that gRPC can dial; use a-z, 0-9, "),
         ({"grpc_target": "A"}, "grpc_target: 'A' is not a name that gRPC can dial; "),
         ({"grpc_target": "colorize_listener"}, "grpc_target: 'colorize_listener' is the name of Envoy's listener; "),

@@ -15,6 +15,7 @@ from PIL import Image
 from controlplane.quality import photoset
 from controlplane.quality.pictures import read_photo
 from inference_worker.imaging import Encoding, encode, recombine
+from tests.onnx_files import FREE, pack_model
 from tests.unit.cli.conftest import Cli
 
 PINNED = """
@@ -185,6 +186,14 @@ def test_photos_of_ones_own_can_be_taken(cli: Cli, fleet: Fleet, tmp_path: pathl
             2,
             "--through: no route of colorize pins v3 by header; declare one",
         ),
+        (("http://v1", "http://twin", "--live"), 2, "--sample-token-file: is missing; name the file that the workers"),
+        (("http://v1", "http://twin", "--minutes", "2"), 2, "--minutes: is for --live; add --live"),
+        (("http://v1", "http://twin", "--sample-token-file", "."), 2, "--sample-token-file: is for --live; add --live"),
+        (
+            ("http://v1", "http://twin", "--live", "--sample-token-file", "."),
+            2,
+            "--sample-token-file: . cannot be read",
+        ),
         (("v1", "v2", "--service", "paint"), 4, "service 'paint' does not exist"),
         (("http://closed", "http://twin"), 3, "http://closed/repair answered 404: "),
         (("http://ill", "http://twin"), 3, "ill: only 0 of 12 pictures of the old version can be used (answered 500: "),
@@ -220,6 +229,75 @@ sys.exit(run(["quality", "compare", "http://v1", "http://v2"], Surroundings()))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     words = "hueshift: quality: needs the package pillow; install it with: pip install 'hueshift[quality]'"
     assert (done.returncode, done.stderr.strip()) == (2, words)
+
+
+def test_live_pairs_are_fetched_from_the_workers_of_both_versions(cli: Cli, tmp_path: pathlib.Path) -> None:
+    """The workers' side of it, Envoy's too, is tests/integration/test_quality_live.py."""
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    photos = {f"r-{place}": photo.data for place, photo in enumerate(photoset.load_shipped(["person"]))}
+    asked: list[httpx.Request] = []
+
+    def worker(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        parts = request.url.path.split("/")
+        if len(parts) == 2:
+            rows = [
+                {"id": name, "path": "/repair", "version": request.url.host, "input_bytes": 1, "output_bytes": 1}
+                | {"input_sha256": name}
+                for name in photos
+            ]
+            return httpx.Response(200, json={"samples": rows if request.url.host != "10.0.0.2" else []})
+        photo = photos[parts[2]]
+        grey = request.url.host == "fd00::2"
+        return httpx.Response(200, content=photo if parts[3] == "input" else paint(photo, 0.0 if grey else 1.0))
+
+    cli.photo_transport = httpx.MockTransport(worker)
+    declare(cli, tmp_path)
+    given = ["--service", "colorize", "--live", "--sample-token-file", str(tmp_path / "token")]
+    ended = cli("quality", "compare", "v1", "v2", *given, "--out", str(tmp_path / "out"))
+    assert (ended.code, ended.err) == (1, "")
+    assert ended.out.startswith("v2 is blocked: grey in 12 of 12 pictures")
+    assert {request.headers["authorization"] for request in asked} == {"Bearer 0123456789abcdef"}
+    lists = {str(request.url) for request in asked if request.url.path == "/samples"}
+    assert lists == {f"http://{host}/samples" for host in ("10.0.0.1:8083", "10.0.0.2:8083", "[fd00::2]:8084")}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {row["stratum"] for row in report["pictures"]} == {"live"}
+
+    for option in (("--strata", "person"), ("--photos", "."), ("--through", "http://envoy")):
+        ended = cli("quality", "compare", "v1", "v2", *given, *option)
+        assert (ended.code, ended.err.startswith(f"hueshift: {option[0]}: is for photos that are sent")) == (2, True)
+    del photos["r-0"], photos["r-1"], photos["r-2"], photos["r-3"], photos["r-4"]
+    ended = cli("quality", "compare", "v1", "v2", *given)
+    assert ended.code == 3
+    assert ended.err.startswith(
+        "hueshift: live requests: 7 pairs to compare (the old version's workers kept 7, the new"
+    )
+
+
+def test_networks_look_at_the_pairs_too_and_without_onnxruntime_that_is_said(
+    cli: Cli, fleet: Fleet, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [(("a", "b"), "Sub", "d"), (("d",), "Abs", "e"), (("e",), "ReduceMean", "y")]
+    own = tmp_path / "own.onnx"
+    own.write_bytes(pack_model(nodes, inputs={"a": FREE, "b": FREE}, output=("y", (1, 1, 1, 1))))
+    limits = ("--lpips", str(own), "--lpips-limit", "0.001", "--feature-distance", "0.002")
+    _, out, err = compare(cli, tmp_path, "http://v1", "http://vivid", *limits)
+    assert err == ""
+    assert "feature distance 0." in out
+    assert "LPIPS 0." in out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert 0.002 < report["measures"]["feature_distance"]["low"] < report["measures"]["feature_distance"]["high"] < 0.3
+    assert {"feature_distance", "lpips"} <= set(report["pictures"][0])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    _, out, _ = compare(cli, tmp_path, "http://v1", "http://vivid")
+    assert "the feature distance was left out: it needs the package onnxruntime" in out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "feature_distance" not in report["measures"]
+    assert any("feature distance was left out" in note for note in report["notes"])
+    assert compare(cli, tmp_path, "http://v1", "http://vivid", "--lpips-limit", "0.1")[2].startswith(
+        "hueshift: --lpips-limit: "
+    )
+    assert fleet.seen
 
 
 def declare(cli: Cli, tmp_path: pathlib.Path) -> None:

@@ -55,6 +55,10 @@ def test_a_twin_is_ok_and_the_sentence_says_how_alike_it_is() -> None:
         ({"hue_deg": 11.0}, "hues turned by 11 (95 % interval 11 to 11) degrees, allowed at most 10"),
         ({"new_chroma": 20.0}, "1.33 (95 % interval 1.33 to 1.33) times as much colour, allowed 0.8 to 1.25"),
         ({"new_chroma": 11.0}, "0.733 (95 % interval 0.733 to 0.733) times as much colour, allowed 0.8 to 1.25"),
+        (
+            {"distances": {"feature_distance": 0.16, "lpips": 9.0}},
+            "feature distance 0.16 (95 % interval 0.16 to 0.16), allowed at most 0.15",
+        ),
         ({"ssim_ab": 0.85}, "colour planes alike by 0.85 (95 % interval 0.85 to 0.85), allowed at least 0.9"),
     ],
 )
@@ -62,6 +66,16 @@ def test_each_limit_of_the_owner_is_drift_when_crossed_and_named(pair: dict[str,
     found = judge("v1", "v2", cases(**pair), LIMITS)
     assert found.verdict is Verdict.DRIFT
     assert found.sentence == f"v2 drifts from v1: {words}"
+
+
+def test_lpips_decides_only_where_the_owner_gives_a_limit() -> None:
+    same = cases(distances={"feature_distance": 0.1, "lpips": 0.3})
+    found = judge("v1", "v2", same, LIMITS)
+    assert found.verdict is Verdict.OK
+    assert found.measures["lpips"].value == pytest.approx(0.3)
+    strict = judge("v1", "v2", same, dataclasses.replace(LIMITS, lpips=0.2))
+    assert strict.sentence == "v2 drifts from v1: LPIPS 0.3 (95 % interval 0.3 to 0.3), allowed at most 0.2"
+    assert "lpips" not in judge("v1", "v2", cases(), LIMITS).measures
 
 
 def test_what_is_not_shown_to_be_within_the_limit_is_drift() -> None:

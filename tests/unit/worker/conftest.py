@@ -18,6 +18,7 @@ from inference_worker.faults import FaultPlan
 from inference_worker.identity import Identity, ServedModel
 from inference_worker.imaging import Encoding, Floats, Pixels, encode
 from inference_worker.metrics import Metrics
+from inference_worker.sampling import Samples
 from inference_worker.service import Offer, Phase, Predictor, Service, ServiceSettings
 from inference_worker.sizing import SizeRange
 
@@ -132,6 +133,7 @@ def start() -> Start:
         on_fatal: Callable[[], None] = lambda: None,
         sizes: SizeRange | None = None,
         transformer: Predictor | None = None,
+        samples: Samples | None = None,
         **bounds: object,
     ) -> AsyncIterator[Running]:
         plan = faults or FaultPlan()
@@ -150,7 +152,15 @@ def start() -> Start:
             faults=plan,
             on_fatal=on_fatal,
         )
-        app = create_app(service=service, metrics=metrics, clock=clock, version="v9", identity=IDENTITY, faults=plan)
+        app = create_app(
+            service=service,
+            metrics=metrics,
+            clock=clock,
+            version="v9",
+            identity=IDENTITY,
+            faults=plan,
+            samples=samples,
+        )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),

@@ -15,6 +15,16 @@ SERVE = ["serve", "--model", "v1", "--port", "8083"]
 COMFYUI = ["serve", "--model", "ddcolor-kijai", "--port", "8083"]
 
 
+@pytest.mark.parametrize("command_line", [[], ["serve"], ["bench"], ["models"], ["models", "list"]])
+def test_every_command_has_help(command_line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main([*command_line, "--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    if command_line == ["serve"]:
+        assert "off by default, since they are people's photos" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
@@ -34,6 +44,15 @@ COMFYUI = ["serve", "--model", "ddcolor-kijai", "--port", "8083"]
         ([*SERVE, "--fault-delay-factor", "0.5"], "--fault-delay-factor"),
         ([*SERVE, "--fault-delay-ms", "-5"], "--fault-delay-ms"),
         ([*SERVE, "--models-dir", "/nowhere"], "--models-dir"),
+        ([*SERVE, "--sample-share", "1%"], "--sample-token-file: missing"),
+        ([*SERVE, "--sample-share", "1%", "--sample-token-file", "/nowhere"], "--sample-token-file"),
+        ([*SERVE, "--sample-share", "1%", "--sample-token-file", "/dev/null"], "--sample-token-file: no token"),
+        ([*SERVE, "--sample-share", "101%"], "--sample-share"),
+        ([*SERVE, "--sample-share", "some"], "--sample-share"),
+        ([*SERVE, "--sample-keep", "10"], "--sample-keep"),
+        ([*SERVE, "--sample-keep", "2h"], "--sample-keep"),
+        ([*SERVE, "--sample-max", "0"], "--sample-max"),
+        ([*SERVE, "--sample-max-mib", "0"], "--sample-max-mib"),
         (["models", "show", "nope"], "--model"),
         (
             ["models", "export", "x.pth", "--out", "new", "--size", "100"],

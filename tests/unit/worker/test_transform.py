@@ -18,34 +18,18 @@ from inference_worker.errors import ModelError
 from inference_worker.imaging import Floats, Limits, Pixels, decode
 from inference_worker.offers import offer_transformer
 from inference_worker.orders import TRANSFORM_PATH
+from tests.onnx_files import FREE, pack_model
 
 Start = Callable[..., contextlib.AbstractAsyncContextManager[Any]]
 
 PNG: Final = {"content-type": "image/png"}
-FIRST: Final = ("n", 3, "h", "w")
+FIRST: Final = FREE
 LAST: Final = ("n", "h", "w", 3)
-
-
-def field(number: int, value: int | bytes | str) -> bytes:
-    """One field of a protobuf message."""
-    if isinstance(value, int):
-        return bytes([number << 3, value])
-    data = value.encode() if isinstance(value, str) else value
-    assert len(data) < 2**14
-    return bytes([number << 3 | 2, len(data) & 0x7F | 0x80, len(data) >> 7]) + data
-
-
-def describe(name: str, shape: tuple[int | str, ...]) -> bytes:
-    dims = b"".join(field(1, field(1, side) if isinstance(side, int) else field(2, side)) for side in shape)
-    tensor = field(1, 1) + field(2, dims)  # 1: float
-    return field(1, name) + field(2, field(1, tensor))
 
 
 def write_onnx(path: Path, operator: str = "Neg", shape: tuple[int | str, ...] = FIRST) -> Path:
     """A model of one operator from x to y; Neg on -1..1 is the negative of a photo."""
-    node = field(1, "x") + field(2, "y") + field(4, operator)
-    graph = field(1, node) + field(2, "tiny") + field(11, describe("x", shape)) + field(12, describe("y", shape))
-    path.write_bytes(field(1, 8) + field(8, field(1, "") + field(2, 17)) + field(7, graph))
+    path.write_bytes(pack_model([(("x",), operator, "y")], inputs={"x": shape}, output=("y", shape)))
     return path
 
 
