@@ -8,6 +8,8 @@ import asyncio
 import dataclasses
 import datetime as dt
 import logging
+import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from inference_worker import commands as looking
+from inference_worker import devices, supervising
 from inference_worker.backends import Device, check_runtime, open_colorizer
 from inference_worker.cards import Backend, Family, ModelCard
 from inference_worker.catalogue import SHIPPED, find_card, verify
@@ -23,6 +26,7 @@ from inference_worker.comfyui.command import build_runner, fit_card
 from inference_worker.ddcolor import commands as ddcolor
 from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.faults import FaultPlan, WrongPicture
+from inference_worker.places import confine, read_place
 from inference_worker.sampling import Samples, add_flags, read_policy
 from inference_worker.sizing import MAX_INPUT_PX, SizeRange
 
@@ -56,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--label", help="sent as x-model-version instead of the model's own version")
     serve.add_argument("--threads", type=int, default=1, help="threads of the network")
-    serve.add_argument("--device", choices=[d.value for d in Device], default=Device.AUTO, help="where it runs")
+    serve.add_argument("--device", default="auto", help="where it runs: auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N")
     serve.add_argument("--input-px", type=int, help="side of the network's input instead of the model's own")
     serve.add_argument("--sizes", metavar="LOW-HIGH", help="sides that ?size= may ask for, instead of the model's own")
     serve.add_argument("--max-bytes", type=int, default=32 * 1024 * 1024, help="largest body; above it 413")
@@ -73,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--models-dir", type=Path, default=SHIPPED, help="folder of models, each a folder with model.toml"
     )
+    supervising.add_flags(serve)
     add_comfyui_flags(serve)
     faults = serve.add_argument_group("faults for drills", "off by default; no request can switch them on")
     faults.add_argument("--fault-errors", type=float, default=0.0, metavar="SHARE", help="answered with 500")
@@ -81,12 +86,14 @@ def build_parser() -> argparse.ArgumentParser:
     faults.add_argument("--fault-delay-ms", type=float, default=0.0, metavar="MS", help="added to every answer")
     faults.add_argument("--fault-picture", choices=[w.value for w in WrongPicture], help="spoil the colours")
     faults.add_argument("--fault-oom-above", type=int, metavar="N", help="more pictures in a run are out of memory")
+    faults.add_argument("--fault-device-after", type=int, metavar="N", help="after N runs the device fails for good")
     faults.add_argument("--fault-seed", type=int, help="makes the order of faults repeatable")
     add_flags(serve)
     bench = commands.add_parser("bench", help="CPU of a request beside the network", formatter_class=as_shown)
     bench.add_argument("--model", default="v1", help="a name from `models list`")
     bench.add_argument("--side", type=int, default=512, help="side of the photo in pixels")
     bench.add_argument("--requests", type=int, default=100, help="requests of each kind")
+    commands.add_parser("devices", help="what there is to run models on, and what --device calls it")
     models = commands.add_parser("models", help="look at the models").add_subparsers(dest="action", required=True)
     looking.add_commands(models)
     ddcolor.add_commands(models)
@@ -116,6 +123,8 @@ def check_serve_flags(args: argparse.Namespace) -> None:
     for flag, value, low, high in ranges:
         if not low <= value <= high:
             raise SettingError(f"{flag}: {value:g} is impossible; give {low:g} to {high:g}")
+    if args.supervise and not args.port:
+        raise SettingError("--port: 0 would be another port after each restart; name one, or leave out --supervise")
     if args.input_px is not None and (args.input_px % 32 or not 32 <= args.input_px <= MAX_INPUT_PX):
         raise SettingError(
             f"--input-px: {args.input_px} is impossible; give a multiple of 32 from 32 to {MAX_INPUT_PX}"
@@ -150,6 +159,7 @@ def read_faults(args: argparse.Namespace) -> FaultPlan:
         delay=dt.timedelta(milliseconds=args.fault_delay_ms),
         picture=None if args.fault_picture is None else WrongPicture(args.fault_picture),
         oom_above=args.fault_oom_above,
+        device_after=args.fault_device_after,
         seed=args.fault_seed,
     )
 
@@ -198,10 +208,11 @@ def choose_card(args: argparse.Namespace) -> ModelCard:
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve until a signal; the exit code is 0 unless the model could not be loaded."""
+    """Serve until a signal; the exit code is 0 unless the model could not be loaded, or the device failed."""
     check_serve_flags(args)
     faults = read_faults(args)
     read_policy(args)  # what it refuses is refused before anything is loaded
+    confined = confine(read_place(args.device), os.environ)
     card = choose_card(args)
     if args.transform is not None:
         second = find_card(args.models_dir, args.transform)
@@ -210,23 +221,45 @@ def serve(args: argparse.Namespace) -> int:
             raise SettingError("--transform: give an rgb-to-rgb model here and a colorizer as --model")
     listener = listen(args.host, args.port)
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(FieldFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    start_log()
     if faults.is_active:
         banner = "FAULTS ARE ON: this worker misbehaves on purpose, for a drill"
         log.warning("fault.enabled", extra={"fields": {"faults": ",".join(faults.describe()), "note": f"'{banner}'"}})
+    os.environ.update(confined)
     with listener:
-        return asyncio.run(serve_card(args, card, faults, listener))
+        code = asyncio.run(serve_card(args, card, faults, listener))
+    if code == supervising.EXIT_DEVICE:
+        # The libraries' own clean-up would touch the dead context: it aborts, or never returns.
+        logging.shutdown()
+        os._exit(code)
+    return code
+
+
+def start_log() -> None:
+    """Write one line per event to the standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(FieldFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def serve_supervised(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Serve in a child, which is started anew when its device fails."""
+    from inference_worker.clock import SystemClock  # noqa: PLC0415 - only this way of serving needs it
+
+    check_serve_flags(args)
+    start_log()
+    return asyncio.run(supervising.supervise(supervising.make_command(argv), clock=SystemClock()))
 
 
 async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPlan, listener: socket.socket) -> int:
     """Build the application around *card* and run it on *listener*."""
     from inference_worker.app import create_app  # noqa: PLC0415 - `models list` must not pay for the server
     from inference_worker.clock import SystemClock  # noqa: PLC0415 - as above
+    from inference_worker.gpus import GpuMemory, GpuWatch  # noqa: PLC0415 - as above
     from inference_worker.identity import Identity, describe_model, find_code_version  # noqa: PLC0415 - as above
     from inference_worker.imaging import Limits  # noqa: PLC0415 - as above
     from inference_worker.metrics import Metrics  # noqa: PLC0415 - as above
+    from inference_worker.nvml import open_gpu  # noqa: PLC0415 - as above
     from inference_worker.offers import offer_colorizer, offer_transformer  # noqa: PLC0415 - as above
     from inference_worker.server import DrainingServer, make_config  # noqa: PLC0415 - as above
     from inference_worker.service import Service, ServiceSettings  # noqa: PLC0415 - as above
@@ -238,10 +271,18 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         exit_code = EXIT_FAILED
         server.should_exit = True
 
+    def lose_device() -> None:
+        nonlocal exit_code
+        exit_code = supervising.EXIT_DEVICE
+        server.hurry()
+
     served, clock = [describe_model(card)], SystemClock()
-    version, device = args.label or card.version, Device(args.device)
+    version, device = args.label or card.version, read_place(args.device).device
     card = dataclasses.replace(card, version=version)
     metrics = Metrics()
+    gpu = None if device is Device.CPU else open_gpu(os.environ)
+    if gpu is not None:
+        metrics.watch_gpu(GpuWatch(gpu, clock=clock))
     if card.family is Family.LAB_COLORIZER:
         offers = offer_colorizer(
             card,
@@ -273,6 +314,8 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         clock=clock,
         faults=faults,
         on_fatal=give_up,
+        on_lost=lose_device,
+        gpu=None if gpu is None else GpuMemory(gpu),
     )
     policy = read_policy(args)
     if policy is not None:
@@ -288,6 +331,8 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         samples=None if policy is None else Samples(policy, clock=clock),
     )
     server = DrainingServer(make_config(app, drain_s=args.drain_s), service=service, linger_s=args.linger_s)
+    if args.lifeline is not None:
+        supervising.follow_lifeline(args.lifeline, lambda: server.handle_exit(signal.SIGTERM, None))
     host, port = listener.getsockname()[:2]
     log.info("worker.started", extra={"fields": {"model": card.name, "version": version, "host": host, "port": port}})
     await server.serve(sockets=[listener])
@@ -297,11 +342,16 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = build_parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(given)
     try:
         match args.command:
+            case "serve" if args.supervise and args.lifeline is None:
+                return serve_supervised(args, given)
             case "serve":
                 return serve(args)
+            case "devices":
+                return devices.run(os.environ)
             case "bench":
                 from inference_worker.bench import run_bench  # noqa: PLC0415 - only this command needs it
 

@@ -21,6 +21,7 @@ from inference_worker.errors import (
     ColourInputError,
     ComeAgainError,
     DeadlineError,
+    DeviceLostError,
     DeviceMemoryError,
     InjectedError,
     LateError,
@@ -57,6 +58,7 @@ STATUSES: Final[dict[type[WorkerError], int]] = {
     NotReadyError: 503,
     LateError: 503,
     DeviceMemoryError: 503,
+    DeviceLostError: 503,
     DeadlineError: 504,
 }
 MAX_RETRY_AFTER_S: Final = 60

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive
 
 from inference_worker.answers import Observed, add_error_answers
@@ -93,7 +93,7 @@ def add_probes(app: FastAPI, service: Service, metrics: Metrics, identity: Ident
 
     @app.get("/metrics")
     async def show_metrics() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
 def add_samples(app: FastAPI, samples: Samples) -> None:
@@ -237,7 +237,7 @@ def create_app(
         metrics=metrics,
         clock=clock,
         find_version=lambda path: service.versions.get(path, version),
-        is_leaving=lambda: service.phase is Phase.STOPPING,
+        is_leaving=lambda: service.phase in {Phase.STOPPING, Phase.FAILED},
     )
     add_error_answers(app, metrics)
     add_probes(app, service, metrics, identity)

@@ -2,7 +2,8 @@
 
 The queue is bounded at the door: a request that finds every place taken is refused at once and told to come back. A
 client that leaves takes its picture out of the queue. A run that finds no memory is done again in halves, and the next
-ones are smaller; neither that nor any other failure of a run stops the loop.
+ones are smaller; neither that nor any other failure of a run stops the loop. A device that fails for good is told of
+once, whoever waits for it is sent away, and so is whoever comes.
 """
 
 import asyncio
@@ -18,9 +19,9 @@ import numpy as np
 
 from inference_worker.clock import Clock
 from inference_worker.costs import Budget, Costs
-from inference_worker.errors import DeadlineError, DeviceMemoryError, QueueFullError
+from inference_worker.errors import DeadlineError, DeviceLostError, DeviceMemoryError, QueueFullError
+from inference_worker.failures import forget_frames, is_device_lost, is_out_of_memory
 from inference_worker.imaging import Floats
-from inference_worker.memory import is_out_of_memory
 from inference_worker.metrics import Metrics
 from inference_worker.scheduling import (
     Bucket,
@@ -84,7 +85,13 @@ class DeviceQueue:
     """Feeds one device from one thread; bounded by the `Gate` in front of it."""
 
     def __init__(
-        self, predict: Callable[[Bucket, Floats], Floats], *, max_batch: int, clock: Clock, metrics: Metrics
+        self,
+        predict: Callable[[Bucket, Floats], Floats],
+        *,
+        max_batch: int,
+        clock: Clock,
+        metrics: Metrics,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare an empty queue; `run` serves it.
 
@@ -93,13 +100,16 @@ class DeviceQueue:
             max_batch: Most pictures in one run.
             clock: The one by which tickets tell their moments.
             metrics: Where waits, batch sizes and refusals go.
+            on_lost: Called once, in the loop, when the device has failed for good.
         """
+        self.is_lost = False
         self.capacity: dict[str, Capacity] = {}
         self.finish_s = 0.0
         self._predict = predict
         self._max_batch = max_batch
         self._clock = clock
         self._metrics = metrics
+        self._on_lost = on_lost
         self._waiting: dict[Job, None] = {}
         self._arrived = asyncio.Event()
         self._busy_until_s: float | None = None
@@ -142,7 +152,10 @@ class DeviceQueue:
         Raises:
             DeadlineError: It could not be run in time.
             DeviceMemoryError: The device had no room for it, even alone.
+            DeviceLostError: The device has failed for good.
         """
+        if self.is_lost:
+            raise DeviceLostError
         job = Job(
             bucket=ticket.bucket,
             priority=ticket.priority,
@@ -205,11 +218,15 @@ class DeviceQueue:
             if not part:
                 continue
             failure = await self._attempt(part)
-            if failure is not None and len(part) == 1 and is_out_of_memory(failure):
+            if is_out_of_memory(failure) and len(part) == 1:
                 await self.call(gc.collect)
                 failure = await self._attempt(part)
             if failure is None:
                 continue
+            if is_device_lost(failure):
+                log.critical("device.was_lost", exc_info=failure)
+                self._lose_device([*part, *(job for waiting in parts for job in waiting)])
+                return
             if is_out_of_memory(failure) and len(part) > 1:
                 middle = (len(part) + 1) // 2
                 parts += [part[middle:], part[:middle]]
@@ -218,6 +235,14 @@ class DeviceQueue:
             for job in part:
                 if not job.answer.done():
                     job.answer.set_exception(DeviceMemoryError() if is_out_of_memory(failure) else failure)
+
+    def _lose_device(self, running: list[Job]) -> None:
+        self.is_lost = True
+        for job in (*running, *self._waiting):
+            if not job.answer.done():
+                job.answer.set_exception(DeviceLostError())
+        self._waiting.clear()
+        self._on_lost()
 
     async def _attempt(self, part: list[Job]) -> Exception | None:
         """Run the network once; what went wrong is returned."""
@@ -233,6 +258,7 @@ class DeviceQueue:
                 self._metrics.out_of_memory.inc()
                 self._set_budget(bucket.model, capacity.budget.shrink(pixels))
                 log.warning("memory.ran_out", extra={"fields": {"pictures": len(part), "pixels": pixels}})
+                forget_frames(exc)
             return exc
         finally:
             self._busy_until_s = None

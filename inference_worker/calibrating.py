@@ -9,8 +9,9 @@ from inference_worker.clock import Clock
 from inference_worker.costs import Budget, Costs, fit_line, size_budget
 from inference_worker.crafts import Craft
 from inference_worker.errors import ModelError
+from inference_worker.failures import is_out_of_memory
 from inference_worker.imaging import Floats
-from inference_worker.memory import MemoryMeter, is_out_of_memory
+from inference_worker.memory import MemoryMeter
 
 log = logging.getLogger(__name__)
 

@@ -97,6 +97,15 @@ class DeviceMemoryError(ComeAgainError):
         super().__init__("memory: the device has no room for this picture; send it again later, or ask a smaller size")
 
 
+class DeviceLostError(ComeAgainError):
+    """The device failed for good; the worker leaves, and what stands in its place may well answer."""
+
+    wait_s = 5.0
+
+    def __init__(self) -> None:
+        super().__init__("device: it has failed and this worker is starting anew; send the request again later")
+
+
 class SlowUploadError(WorkerError):
     """The body did not arrive in time."""
 

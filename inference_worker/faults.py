@@ -8,6 +8,7 @@ import dataclasses
 import datetime as dt
 import enum
 import random
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -39,7 +40,7 @@ class FaultPlan:
 
     Raises:
         SettingError: A share is outside 0..1, the shares add up to more than 1, the delay factor is below 1, the
-            added delay is negative, or not one picture fits.
+            added delay is negative, not one picture fits, or the device is to fail after fewer than no runs.
     """
 
     error_share: float = 0.0
@@ -49,6 +50,8 @@ class FaultPlan:
     picture: WrongPicture | None = None
     oom_above: int | None = None
     """The device pretends to hold no more pictures than this in one run."""
+    device_after: int | None = None
+    """The device pretends to fail for good in the run after so many good ones, counted from readiness."""
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +66,8 @@ class FaultPlan:
             raise SettingError("--fault-delay-ms: a delay cannot be negative; give 0 or more")
         if self.oom_above is not None and self.oom_above < 1:
             raise SettingError(f"--fault-oom-above: {self.oom_above} pictures are impossible; give 1 or more")
+        if self.device_after is not None and self.device_after < 0:
+            raise SettingError(f"--fault-device-after: {self.device_after} runs are impossible; give 0 or more")
 
     @property
     def is_active(self) -> bool:
@@ -78,6 +83,7 @@ class FaultPlan:
             (self.delay > dt.timedelta(0), f"delay_ms={self.delay / dt.timedelta(milliseconds=1):g}"),
             (self.picture is not None, f"picture={self.picture}"),
             (self.oom_above is not None, f"oom_above={self.oom_above}"),
+            (self.device_after is not None, f"device_after={self.device_after}"),
         )
         return tuple(text for is_on, text in named if is_on)
 
@@ -103,14 +109,34 @@ class FaultDice:
         return worked * (self.plan.delay_factor - 1) + self.plan.delay
 
 
-def check_fit(plan: FaultPlan, pictures: int) -> None:
-    """Fail as a full device would.
+class DeviceDrill:
+    """Stands before the device and fails as one would that is full, or that is lost to this process."""
 
-    Raises:
-        ModelError: The drill allows fewer than *pictures* in one run.
-    """
-    if plan.oom_above is not None and pictures > plan.oom_above:
-        raise ModelError(f"fault: out of memory, injected by --fault-oom-above {plan.oom_above}")
+    def __init__(self, plan: FaultPlan, count: Callable[[str], None]) -> None:
+        """Prepare for *plan*; *count* is told of each fault by its name."""
+        self._plan = plan
+        self._count = count
+        self._good_runs = 0
+
+    def check(self, pictures: int, *, is_ready: bool) -> None:
+        """Let a run of *pictures* pass, or not; what the start itself runs is neither counted nor lost.
+
+        Raises:
+            ModelError: Such as the adapters raise, so that it is recognised as theirs are.
+        """
+        plan = self._plan
+        if plan.oom_above is not None and pictures > plan.oom_above:
+            self._count("out_of_memory")
+            raise ModelError(f"fault: out of memory, injected by --fault-oom-above {plan.oom_above}")
+        if not is_ready:
+            return
+        if plan.device_after is not None and self._good_runs >= plan.device_after:
+            self._count("device")
+            raise ModelError(
+                "fault: CUDA error: an illegal memory access was encountered, "
+                f"injected by --fault-device-after {plan.device_after}"
+            )
+        self._good_runs += 1
 
 
 def spoil(ab: Floats, how: WrongPicture) -> Floats:

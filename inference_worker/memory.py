@@ -11,13 +11,6 @@ PROC: Final = Path("/proc/self")
 CGROUPS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 SHARE: Final = 0.6
 """Of the container's or machine's memory, what a worker may hold when no flag says so: it has neighbours."""
-OUT_OF_MEMORY_WORDS: Final = (
-    "out of memory",
-    "failed to allocate memory",
-    "bad allocation",
-    "bad_alloc",
-    "can't allocate memory",
-)
 
 
 class MemoryMeter(Protocol):
@@ -38,10 +31,20 @@ class MemoryMeter(Protocol):
 
 @runtime_checkable
 class Metered(Protocol):
-    """A backend that knows its device's memory has this; for others the process's memory counts."""
+    """A backend that can tell of its device's memory has this."""
 
     @property
-    def meter(self) -> MemoryMeter: ...
+    def meter(self) -> MemoryMeter | None:
+        """Its device's; None where that is the process's own."""
+        ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A backend that cannot, and may have its model on a GPU, has this."""
+
+    @property
+    def is_on_gpu(self) -> bool: ...
 
 
 class ProcessMemory:
@@ -83,13 +86,50 @@ def _read_cgroup_bytes() -> list[int]:
     return limits
 
 
-def is_out_of_memory(exc: BaseException | None) -> bool:
-    """Whether *exc*, or what caused it, is a device's or a process's way to say that memory ran out."""
-    while exc is not None:
-        if isinstance(exc, MemoryError) or any(words in str(exc).lower() for words in OUT_OF_MEMORY_WORDS):
-            return True
-        exc = exc.__cause__
-    return False
+class Capped:
+    """A device's meter, with a limit that a flag set."""
+
+    def __init__(self, meter: MemoryMeter, limit_bytes: int) -> None:
+        self._meter = meter
+        self._limit_bytes = limit_bytes
+
+    def reset_peak(self) -> None:
+        self._meter.reset_peak()
+
+    def read_peak_bytes(self) -> int:
+        return self._meter.read_peak_bytes()
+
+    def read_limit_bytes(self) -> int:
+        return min(self._limit_bytes, self._meter.read_limit_bytes())
+
+
+class NoMeter:
+    """Where nobody can tell, nothing is bounded before memory has run out once."""
+
+    def reset_peak(self) -> None:
+        pass
+
+    def read_peak_bytes(self) -> int:
+        return 0
+
+    def read_limit_bytes(self) -> int:
+        return 0
+
+
+def choose_meter(predictor: object, *, gpu: MemoryMeter | None, limit_bytes: int | None) -> MemoryMeter:
+    """What to measure a model's runs with: its backend's own meter, the GPU's if it runs there, else the process's.
+
+    Args:
+        predictor: The loaded model.
+        gpu: Of this worker's GPU, where that can be told.
+        limit_bytes: The most that may be held; None leaves it to the meter.
+    """
+    meter = predictor.meter if isinstance(predictor, Metered) else None
+    if meter is None and isinstance(predictor, Placed) and predictor.is_on_gpu:
+        meter = gpu or NoMeter()
+    if meter is None:
+        return ProcessMemory(limit_bytes)
+    return meter if limit_bytes is None else Capped(meter, limit_bytes)
 
 
 class Room:

@@ -2,13 +2,14 @@
 
 Images per second are `rate(hueshift_worker_images_total[1m])`, the share of colour photos among the inputs is that of
 `hueshift_worker_inputs_total{kind="colour"}`; memory is `process_resident_memory_bytes` and, of what one run of the
-network may hold, `hueshift_worker_run_budget_pixels`.
+network may hold, `hueshift_worker_run_budget_pixels`. A GPU's figures begin with `hueshift_worker_gpu_`.
 """
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from inference_worker.gpus import GpuWatch
 from inference_worker.identity import Identity
 
 PATHS: Final = frozenset({"/repair", "/transform", "/healthz", "/readyz", "/health", "/ready", "/models", "/metrics"})
@@ -33,6 +34,18 @@ class Metrics:
             "hueshift_worker_run_budget_pixels", "Most input pixels in one run.", ("model",), registry=self.registry
         )
         ProcessCollector(registry=self.registry)
+        self._gpu: GpuWatch | None = None
+
+    def watch_gpu(self, watch: GpuWatch) -> None:
+        """Show what the worker's GPU says of itself."""
+        self._gpu = watch
+        self.registry.register(watch)
+
+    async def render(self) -> bytes:
+        """All figures, in Prometheus' text format."""
+        if self._gpu is not None:
+            await self._gpu.refresh()
+        return generate_latest(self.registry)
 
     def show_identity(self, identity: Identity) -> None:
         """Say which code and models these figures are of."""

@@ -10,11 +10,15 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from types import FrameType
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 
 from inference_worker.service import Service
+
+HURRY_S: Final = 2
+"""How long answers may take to leave once there is nothing more to compute them with."""
 
 
 def make_config(app: FastAPI, *, drain_s: int) -> uvicorn.Config:
@@ -47,6 +51,11 @@ class DrainingServer(uvicorn.Server):
         else:
             asyncio.get_running_loop().call_later(self._linger_s, self._close, sig, frame)
         self._is_leaving = True
+
+    def hurry(self) -> None:
+        """Stop without lingering; who is still sending a photo is not waited for."""
+        self.config.timeout_graceful_shutdown = min(HURRY_S, self.config.timeout_graceful_shutdown or HURRY_S)
+        self.should_exit = True
 
     def _close(self, sig: int, frame: FrameType | None) -> None:
         self._service.stop()

@@ -22,6 +22,7 @@ from inference_worker.crafts import Craft, Prepared, find_bucket
 from inference_worker.errors import (
     ColourInputError,
     DeadlineError,
+    DeviceLostError,
     DeviceMemoryError,
     LateError,
     ModelError,
@@ -29,7 +30,8 @@ from inference_worker.errors import (
     NotReadyError,
     WorkerError,
 )
-from inference_worker.faults import FaultPlan, check_fit, spoil
+from inference_worker.failures import is_device_lost
+from inference_worker.faults import DeviceDrill, FaultPlan, spoil
 from inference_worker.imaging import (
     COLOUR_RESIDUAL,
     Encoding,
@@ -40,7 +42,7 @@ from inference_worker.imaging import (
     get_grey_plane,
     measure_residual_chroma,
 )
-from inference_worker.memory import MemoryMeter, Metered, ProcessMemory, Room, Share
+from inference_worker.memory import MemoryMeter, Room, Share, choose_meter
 from inference_worker.metrics import Metrics
 from inference_worker.orders import Order
 from inference_worker.scheduling import Bucket, Ticket
@@ -61,6 +63,8 @@ class Phase(enum.StrEnum):
     """What runs the model elsewhere is in trouble; photos that are inside are still worked on."""
     STOPPING = "stopping"
     """Not ready for more, and so it tells; whoever still asks is served until the listener closes."""
+    FAILED = "failed"
+    """The device is lost to this process, which ends; nobody is served."""
 
 
 class Predictor(Protocol):
@@ -125,6 +129,8 @@ class Service:
         clock: Clock,
         faults: FaultPlan | None = None,
         on_fatal: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
+        gpu: MemoryMeter | None = None,
     ) -> None:
         """Prepare a worker that is still loading.
 
@@ -135,6 +141,8 @@ class Service:
             clock: Tells deadlines and durations.
             faults: A drill's spoilt colours and full device.
             on_fatal: Called when a model cannot be loaded; must end the process.
+            on_lost: Called when the device has failed for good; must end the process, soon.
+            gpu: Of the device, for runtimes that cannot tell what they take of it.
         """
         self.settings = settings
         self.phase = Phase.LOADING
@@ -146,10 +154,15 @@ class Service:
         self._clock = clock
         self._faults = faults or FaultPlan()
         self._on_fatal = on_fatal
+        self._on_lost = on_lost
+        self._gpu = gpu
+        self._drill = DeviceDrill(self._faults, lambda kind: metrics.faults.labels(kind).inc())
         self._predictors: dict[str, Predictor] = {}
         self._gate = Gate(settings.max_inside)
         self._photos = Room(settings.max_held_pixels)
-        self._queue = DeviceQueue(self._predict, max_batch=settings.max_batch, clock=clock, metrics=metrics)
+        self._queue = DeviceQueue(
+            self._predict, max_batch=settings.max_batch, clock=clock, metrics=metrics, on_lost=self._lose_device
+        )
         self._imaging = ThreadPoolExecutor(max_workers=settings.imaging_threads, thread_name_prefix="imaging")
         self._runners = [offer.runner for offer in offers.values() if offer.runner is not None]
         for runner in self._runners:
@@ -216,6 +229,7 @@ class Service:
         Raises:
             NoModelError: Nothing is served behind *path*.
             NotReadyError: Still loading, or what runs the model is in trouble.
+            DeviceLostError: The device has failed for good.
             QueueFullError: Every place is taken.
         """
         if path not in self._offers:
@@ -223,6 +237,8 @@ class Service:
         self.check_loaded()
         if self.phase is Phase.UNHEALTHY and self._offers[path].runner is not None:
             raise NotReadyError(self.phase)
+        if self._queue.is_lost:
+            raise DeviceLostError
         self._gate.check(order.priority, wait_s=self._estimate_wait_s(self._make_ticket(path, order)))
 
     async def make(self, path: str, upload: Upload, order: Order) -> Picture:
@@ -233,6 +249,7 @@ class Service:
             LateError: It would take longer than the caller waits.
             DeadlineError: It took longer than that.
             DeviceMemoryError: The device has no room.
+            DeviceLostError: The device has failed for good.
             ColourInputError: The photo has colour of its own.
             UnsupportedTypeError: Not a picture the worker reads.
             TooManyPixelsError: Larger than the limit, by its header.
@@ -339,24 +356,26 @@ class Service:
         return data
 
     def _predict(self, bucket: Bucket, stack: Floats) -> Floats:
-        try:
-            check_fit(self._faults, len(stack))
-        except ModelError:
-            self._metrics.faults.labels("out_of_memory").inc()
-            raise
+        self._drill.check(len(stack), is_ready=self.is_loaded)
         with self._timed("model"):
             return self._predictors[bucket.model].predict(stack)
+
+    def _lose_device(self) -> None:
+        self.phase = Phase.FAILED
+        self._on_lost()
 
     async def _become_ready(self) -> None:
         for path, offer in self._offers.items():
             try:
                 await self._load(path, offer)
+            except DeviceLostError:
+                return  # told of by the queue
             except (ModelError, DeviceMemoryError) as exc:
                 if offer.runner is None:
                     log.exception("model.load_failed")
                 else:  # a template that does not fit is no bug: one line says which node or field
                     log.error("model.refused", extra={"fields": {"why": f"'{exc}'"}})  # noqa: TRY400
-                self._on_fatal()
+                (self._lose_device if offer.runner is None and is_device_lost(exc) else self._on_fatal)()
                 return
         self.ready.set()
         if self.phase is Phase.LOADING:
@@ -383,9 +402,7 @@ class Service:
 
     async def _measure(self, offer: Offer) -> None:
         predictor = await self._in_thread(offer.load)
-        meter: MemoryMeter = ProcessMemory(self.settings.memory_bytes)
-        if isinstance(predictor, Metered):
-            meter = predictor.meter
+        meter = choose_meter(predictor, gpu=self._gpu, limit_bytes=self.settings.memory_bytes)
         self._predictors[offer.craft.model] = predictor
         trial = Trial(craft=offer.craft, predict=predictor.predict, meter=meter, clock=self._clock)
         costs, budget = await self._queue.call(measure, trial, max_batch=self.settings.max_batch)

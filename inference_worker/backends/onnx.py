@@ -23,6 +23,8 @@ WANTED: Final = {
     Device.CUDA: (CUDA, CPU),
     Device.TENSORRT: (TENSORRT, CUDA, CPU),
 }
+CUDA_OPTIONS: Final[dict[str, object]] = {"arena_extend_strategy": "kSameAsRequested"}
+"""Memory grows by what a run needs rather than by powers of two, so that what the device holds tells what runs take."""
 Providers: TypeAlias = list[str | tuple[str, dict[str, object]]]
 
 
@@ -43,8 +45,9 @@ def choose_providers(available: Sequence[str], device: Device, cache: Path) -> P
             f"--device: this ONNX Runtime has no {device.value} (it has {', '.join(available)}); "
             "install onnxruntime-gpu, or leave the device to auto"
         )
-    options: dict[str, object] = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache)}
-    return [(name, options) if name == TENSORRT else name for name in WANTED[device] if name in available]
+    engines: dict[str, object] = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache)}
+    options = {TENSORRT: engines, CUDA: CUDA_OPTIONS}
+    return [(name, options[name]) if name in options else name for name in WANTED[device] if name in available]
 
 
 def open_session(path: Path, *, threads: int, device: Device) -> onnxruntime.InferenceSession:
@@ -64,6 +67,8 @@ def open_session(path: Path, *, threads: int, device: Device) -> onnxruntime.Inf
         session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
     except Exception as exc:  # the runtime's exceptions share no base class
         raise ModelError(f"model: {path.name} cannot be loaded by ONNX Runtime; run `models verify`") from exc
+    # By itself a session goes on with the CPU when its device fails: a hundred times slower, and nobody would know.
+    session.disable_fallback()
     used = session.get_providers()
     if device is not Device.AUTO and WANTED[device][0] not in used:  # built with it, but no driver or no device
         raise ModelError(f"--device: {device.value} cannot be used here; leave it to auto, or see to its driver")
@@ -71,6 +76,11 @@ def open_session(path: Path, *, threads: int, device: Device) -> onnxruntime.Inf
         "model.loaded", extra={"fields": {"file": path.name, "runtime": "onnxruntime", "providers": ",".join(used)}}
     )
     return session
+
+
+def is_on_gpu(session: onnxruntime.InferenceSession) -> bool:
+    """Whether the runtime took a GPU for it."""
+    return not {CUDA, TENSORRT}.isdisjoint(session.get_providers())
 
 
 def run_session(session: onnxruntime.InferenceSession, name: str, stack: Floats) -> Floats:
@@ -97,6 +107,7 @@ class OnnxColorizer:
         """
         self._session = open_session(path, threads=threads, device=device)
         self._input = self._session.get_inputs()[0].name
+        self.is_on_gpu = is_on_gpu(self._session)
 
     def predict(self, lightness: Floats) -> Floats:
         """The ab planes (N, 2, h, w) for lightness (N, 1, H, W); the model decides at which size.
@@ -119,6 +130,7 @@ class OnnxTransformer:
         self._session = open_session(path, threads=threads, device=device)
         self._darkest = np.float32(darkest)
         self._input = self._session.get_inputs()[0].name
+        self.is_on_gpu = is_on_gpu(self._session)
         shape = self._session.get_inputs()[0].shape
         if len(shape) != 4 or 3 not in (shape[1], shape[3]):
             raise ModelError(f"model: {path.name} takes {shape}; an rgb-to-rgb model takes four axes, one of them 3")

@@ -7,6 +7,7 @@ because bfloat16 is several times slower where the processor has no instructions
 import contextlib
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from inference_worker.backends import Device
 from inference_worker.ddcolor.checkpoint import load_checkpoint
 from inference_worker.ddcolor.network import DDColor, LightnessNet
 from inference_worker.errors import ModelError
+from inference_worker.gpus import SHARE
 from inference_worker.imaging import Floats
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,23 @@ def choose_device(device: Device) -> str:
             raise ModelError("--device: TensorRT runs ONNX files; run `hueshift-worker models export` first")
 
 
+class CudaMemory:
+    """What torch's allocator has taken from the current device, and what is left there for it."""
+
+    def __init__(self, cuda: Any = torch.cuda) -> None:
+        self._cuda = cuda
+
+    def reset_peak(self) -> None:
+        self._cuda.reset_peak_memory_stats()
+
+    def read_peak_bytes(self) -> int:
+        return int(self._cuda.max_memory_reserved())
+
+    def read_limit_bytes(self) -> int:
+        free, _ = self._cuda.mem_get_info()
+        return int(SHARE * (free + self._cuda.memory_reserved()))
+
+
 class TorchColorizer:
     """A folded network on one device."""
 
@@ -55,6 +74,7 @@ class TorchColorizer:
         torch.set_num_threads(threads)
         self._device = torch.device(device)
         self._is_half = is_half
+        self.meter = CudaMemory() if self._device.type == "cuda" else None
         folded = net if net.is_folded else net.fold()
         self._net = LightnessNet(folded).to(self._device, memory_format=torch.channels_last)
 

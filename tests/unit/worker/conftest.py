@@ -131,6 +131,7 @@ def start() -> Start:
         load: Callable[[], Predictor] | None = None,
         is_awaited: bool = True,
         on_fatal: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
         sizes: SizeRange | None = None,
         transformer: Predictor | None = None,
         samples: Samples | None = None,
@@ -151,6 +152,7 @@ def start() -> Start:
             clock=time,
             faults=plan,
             on_fatal=on_fatal,
+            on_lost=on_lost,
         )
         app = create_app(
             service=service,

@@ -1,12 +1,16 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from inference_worker.backends import Device, open_colorizer
-from inference_worker.backends.onnx import CPU, CUDA, TENSORRT, choose_providers
+from inference_worker.backends.onnx import CPU, CUDA, TENSORRT, choose_providers, is_on_gpu, open_session, run_session
 from inference_worker.catalogue import SHIPPED, find_card
 from inference_worker.errors import ModelError
+from inference_worker.failures import is_out_of_memory
+from inference_worker.imaging import Floats
 
 CACHE = Path("models/tensorrt")
 
@@ -32,6 +36,34 @@ def test_the_best_that_is_there_is_chosen_and_tensorrt_only_by_name(
 def test_tensorrt_keeps_its_engines() -> None:
     best, *_ = choose_providers([TENSORRT, CUDA, CPU], Device.TENSORRT, CACHE)
     assert best == (TENSORRT, {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(CACHE)})
+
+
+def test_cuda_takes_no_more_memory_than_a_run_asks_for() -> None:
+    best, *_ = choose_providers([CUDA, CPU], Device.CUDA, CACHE)
+    assert best == (CUDA, {"arena_extend_strategy": "kSameAsRequested"})
+
+
+def test_a_session_does_not_go_on_elsewhere_when_its_device_fails() -> None:
+    session = open_session(find_card(SHIPPED, "v1").path, threads=1, device=Device.CPU)
+    assert not session._enable_fallback
+    assert not is_on_gpu(session)
+
+
+class FailingSession:
+    """As a session is, to who runs it, when its device is full."""
+
+    def run(self, _: object, given: dict[str, Floats]) -> list[Floats]:
+        raise RuntimeException(
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
+            "Status Message: bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) "
+            f"Failed to allocate memory for requested buffer of size {given['x'].nbytes}"
+        )
+
+
+def test_the_runtimes_lack_of_memory_is_the_schedulers_own() -> None:
+    with pytest.raises(ModelError, match="the runtime failed on this input") as caught:
+        run_session(FailingSession(), "x", np.zeros((1, 1, 32, 32), np.float32))
+    assert is_out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize("device", [Device.CUDA, Device.TENSORRT])

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import dataclasses
 import math
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
@@ -10,7 +11,7 @@ import pytest
 
 from inference_worker.batching import DeviceQueue, Gate
 from inference_worker.costs import Budget, Costs
-from inference_worker.errors import DeadlineError, DeviceMemoryError, ModelError, QueueFullError
+from inference_worker.errors import DeadlineError, DeviceLostError, DeviceMemoryError, ModelError, QueueFullError
 from inference_worker.imaging import Floats
 from inference_worker.metrics import Metrics
 from inference_worker.scheduling import Bucket, Priority, Ticket
@@ -44,9 +45,15 @@ def make_picture(value: float = 0.0) -> Floats:
     return np.full((1, 1, 32, 32), value, np.float32)
 
 
-def make_queue(predict: Predict, *, max_batch: int = 8, clock: StandingClock | None = None) -> DeviceQueue:
-    metrics = Metrics()
-    queue = DeviceQueue(predict, max_batch=max_batch, clock=clock or StandingClock(), metrics=metrics)
+def make_queue(
+    predict: Predict,
+    *,
+    max_batch: int = 8,
+    clock: StandingClock | None = None,
+    on_lost: Callable[[], None] = lambda: None,
+) -> DeviceQueue:
+    clock = clock or StandingClock()
+    queue = DeviceQueue(predict, max_batch=max_batch, clock=clock, metrics=Metrics(), on_lost=on_lost)
     queue.set_capacity("m", Costs(), Budget(limit_px=8 * 1024, ceiling_px=8 * 1024))
     return queue
 
@@ -227,6 +234,60 @@ async def test_one_picture_alone_tries_twice_and_then_says_so(failure: Exception
             await queue.submit(make_ticket(), make_picture())
         assert (await queue.submit(make_ticket(), make_picture())).shape == (1, 32, 32)
     assert tried == [1, 1, 1]
+
+
+async def test_what_a_failed_run_held_is_free_before_the_next_attempt() -> None:
+    tensors: list[weakref.ref[Floats]] = []
+
+    def predict(_: Bucket, stack: Floats) -> Floats:
+        if tensors:
+            assert tensors[0]() is None, "the first attempt's tensor still fills the device"
+            return stack
+        half_done = stack * 2
+        tensors.append(weakref.ref(half_done))
+        raise ModelError("model: no") from RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    queue = make_queue(predict)
+    async with served(queue):
+        await queue.submit(make_ticket(), make_picture())
+    assert len(tensors) == 1
+
+
+async def test_a_lost_device_sends_everybody_away_and_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    ran: list[int] = []
+    lost: list[bool] = []
+
+    def predict(_: Bucket, stack: Floats) -> Floats:
+        ran.append(len(stack))
+        raise ModelError("model: no") from RuntimeError("CUDA error: device-side assert triggered")
+
+    queue = make_queue(predict, max_batch=2, on_lost=lambda: lost.append(True))
+    async with served(queue) as tasks:
+        asked = [tasks.create_task(expect_loss(queue)) for _ in range(5)]
+        await asyncio.wait(asked)
+        await expect_loss(queue)
+    assert (ran, lost) == ([2], [True])
+    assert queue.depth == 0
+    assert "device.was_lost" in caplog.text
+
+
+async def expect_loss(queue: DeviceQueue) -> None:
+    with pytest.raises(DeviceLostError, match="starting anew"):
+        await queue.submit(make_ticket(), make_picture())
+
+
+async def test_a_device_lost_amid_halves_sends_the_other_halves_away_too() -> None:
+    ran: list[int] = []
+
+    def predict(_: Bucket, stack: Floats) -> Floats:
+        ran.append(len(stack))
+        why = "CUDA error: out of memory" if len(stack) > 2 else "CUDA error: an illegal memory access was encountered"
+        raise ModelError("model: no") from RuntimeError(why)
+
+    queue = make_queue(predict)
+    async with served(queue) as tasks:
+        await asyncio.wait([tasks.create_task(expect_loss(queue)) for _ in range(4)])
+    assert ran == [4, 2]
 
 
 async def test_a_run_that_is_not_full_waits_after_work_and_not_when_idle() -> None:

@@ -3,8 +3,9 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from inference_worker.errors import SettingError
-from inference_worker.faults import FaultDice, FaultPlan, Outcome, WrongPicture, spoil
+from inference_worker.errors import ModelError, SettingError
+from inference_worker.failures import is_device_lost, is_out_of_memory
+from inference_worker.faults import DeviceDrill, FaultDice, FaultPlan, Outcome, WrongPicture, spoil
 
 
 def test_no_fault_by_default() -> None:
@@ -42,6 +43,7 @@ def test_delay_is_a_multiple_of_the_work_plus_a_constant() -> None:
         ({"delay_factor": float("nan")}, "--fault-delay-factor"),
         ({"error_share": float("nan")}, "--fault-errors"),
         ({"oom_above": 0}, "--fault-oom-above"),
+        ({"device_after": -1}, "--fault-device-after"),
         ({"delay": dt.timedelta(seconds=-1)}, "--fault-delay-ms"),
     ],
 )
@@ -51,8 +53,32 @@ def test_impossible_plans_are_refused(values: dict[str, object], flag: str) -> N
 
 
 def test_a_plan_names_its_faults() -> None:
-    plan = FaultPlan(error_share=0.2, delay_factor=3, picture=WrongPicture.GREY, oom_above=2)
-    assert plan.describe() == ("errors=0.2", "delay_factor=3", "picture=gray", "oom_above=2")
+    plan = FaultPlan(error_share=0.2, delay_factor=3, picture=WrongPicture.GREY, oom_above=2, device_after=0)
+    assert plan.describe() == ("errors=0.2", "delay_factor=3", "picture=gray", "oom_above=2", "device_after=0")
+
+
+def test_a_device_fails_for_good_after_so_many_runs() -> None:
+    counted: list[str] = []
+    drill = DeviceDrill(FaultPlan(device_after=2), counted.append)
+    drill.check(1, is_ready=False)  # the start's own runs are not counted
+    drill.check(1, is_ready=True)
+    drill.check(4, is_ready=True)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="--fault-device-after 2") as caught:
+            drill.check(1, is_ready=True)
+        assert is_device_lost(caught.value)
+    assert counted == ["device", "device"]
+
+
+def test_a_full_device_is_a_fault_of_its_own() -> None:
+    counted: list[str] = []
+    drill = DeviceDrill(FaultPlan(oom_above=2), counted.append)
+    drill.check(2, is_ready=False)
+    with pytest.raises(ModelError, match="--fault-oom-above 2") as caught:
+        drill.check(3, is_ready=False)
+    assert is_out_of_memory(caught.value)
+    assert not is_device_lost(caught.value)
+    assert counted == ["out_of_memory"]
 
 
 def test_wrong_pictures() -> None:

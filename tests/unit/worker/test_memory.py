@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 
 import numpy as np
@@ -7,7 +8,7 @@ from inference_worker.calibrating import Trial, measure
 from inference_worker.crafts import Colorizing, Transforming
 from inference_worker.errors import ModelError, QueueFullError
 from inference_worker.imaging import Floats
-from inference_worker.memory import ProcessMemory, Room, Share, is_out_of_memory
+from inference_worker.memory import ProcessMemory, Room, Share, choose_meter
 
 
 class Steps:
@@ -93,23 +94,32 @@ def test_the_processs_own_memory_is_seen() -> None:
     assert ProcessMemory(123).read_limit_bytes() == 123
 
 
-@pytest.mark.parametrize(
-    ("failure", "is_memory"),
-    [
-        (MemoryError(), True),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"), True),
-        (RuntimeError("Failed to allocate memory for requested buffer of size 4"), True),
-        (RuntimeError("std::bad_alloc"), True),
-        (RuntimeError("Got invalid dimensions for input"), False),
-        (None, False),
-    ],
-)
-def test_lack_of_memory_is_recognised(failure: Exception | None, *, is_memory: bool) -> None:
-    assert is_out_of_memory(failure) is is_memory
-    wrapped = ModelError("model: the runtime failed")
-    wrapped.__cause__ = failure
-    assert is_out_of_memory(wrapped) is is_memory
+@dataclasses.dataclass
+class Model:
+    """A backend that says what it knows of its memory."""
+
+    meter: Device | None = None
+    is_on_gpu: bool = False
+
+
+def test_a_devices_own_memory_is_the_one_that_counts() -> None:
+    own, gpu = Device(), Device()
+    assert choose_meter(Model(own), gpu=gpu, limit_bytes=None) is own
+    assert choose_meter(Model(is_on_gpu=True), gpu=gpu, limit_bytes=None) is gpu
+    assert isinstance(choose_meter(Model(), gpu=gpu, limit_bytes=None), ProcessMemory)
+    assert isinstance(choose_meter(object(), gpu=gpu, limit_bytes=None), ProcessMemory)
+
+
+def test_a_flag_limits_a_device_too() -> None:
+    assert choose_meter(Model(Device(limit_bytes=1000)), gpu=None, limit_bytes=300).read_limit_bytes() == 300
+    assert choose_meter(Model(Device(limit_bytes=100)), gpu=None, limit_bytes=300).read_limit_bytes() == 100
+
+
+def test_a_gpu_that_nobody_can_measure_is_not_bounded_by_the_processs_memory() -> None:
+    device = Device()
+    meter = choose_meter(Model(is_on_gpu=True), gpu=None, limit_bytes=None)
+    trial = dataclasses.replace(make_trial(device), meter=meter)
+    assert measure(trial, max_batch=4)[1].limit_px == 4 * 64 * 64
 
 
 def test_a_room_is_shared_and_given_back() -> None:
