@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     faults.add_argument("--fault-hang", type=float, default=0.0, metavar="SHARE", help="never answered")
     faults.add_argument("--fault-delay-factor", type=float, default=1.0, metavar="X", help="times its own latency")
     faults.add_argument("--fault-delay-ms", type=float, default=0.0, metavar="MS", help="added to every answer")
-    faults.add_argument("--fault-picture", choices=[w.value for w in WrongPicture], help="spoil the colours")
+    faults.add_argument("--fault-picture", choices=[w.value for w in WrongPicture], help="spoil the answers")
     faults.add_argument("--fault-oom-above", type=int, metavar="N", help="more pictures in a run are out of memory")
     faults.add_argument("--fault-device-after", type=int, metavar="N", help="after N runs the device fails for good")
     faults.add_argument("--fault-seed", type=int, help="makes the order of faults repeatable")

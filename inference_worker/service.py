@@ -31,7 +31,7 @@ from inference_worker.errors import (
     WorkerError,
 )
 from inference_worker.failures import is_device_lost
-from inference_worker.faults import DeviceDrill, FaultPlan, spoil
+from inference_worker.faults import DeviceDrill, FaultPlan, Spoiler
 from inference_worker.imaging import (
     COLOUR_RESIDUAL,
     Encoding,
@@ -139,7 +139,7 @@ class Service:
             offers: What is served, by path; each model is opened once, in a thread.
             metrics: Where all figures go.
             clock: Tells deadlines and durations.
-            faults: A drill's spoilt colours and full device.
+            faults: A drill's spoilt pictures and full device.
             on_fatal: Called when a model cannot be loaded; must end the process.
             on_lost: Called when the device has failed for good; must end the process, soon.
             gpu: Of the device, for runtimes that cannot tell what they take of it.
@@ -153,6 +153,7 @@ class Service:
         self._metrics = metrics
         self._clock = clock
         self._faults = faults or FaultPlan()
+        self._spoiler = Spoiler(self._faults.picture)
         self._on_fatal = on_fatal
         self._on_lost = on_lost
         self._gpu = gpu
@@ -347,13 +348,12 @@ class Service:
         return prepared
 
     def _close(self, offer: Offer, prepared: Prepared, output: Floats, encoding: Encoding) -> bytes:
-        shown = output
-        if self._faults.picture is not None and offer.is_grey_wanted:
-            shown = spoil(output, self._faults.picture)
+        spoiler = self._spoiler if offer.is_grey_wanted else Spoiler(None)
         with self._timed("encode") as read_took_s:
-            data = encode(offer.craft.close(prepared, shown), encoding)
+            picture = offer.craft.close(prepared, spoiler.spoil_colours(output))
+            data = encode(spoiler.spoil_pixels(picture), encoding)
         self._queue.finish_s = follow(self._queue.finish_s, read_took_s())
-        return data
+        return spoiler.spoil_file(data)
 
     def _predict(self, bucket: Bucket, stack: Floats) -> Floats:
         self._drill.check(len(stack), is_ready=self.is_loaded)
