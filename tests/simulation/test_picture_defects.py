@@ -9,6 +9,8 @@ from inference_worker.faults import Spoiler, WrongPicture
 from inference_worker.imaging import recombine
 from tests.unit.quality.gallery import DEFECTS, coloured, encode, gate, healthy, make_cases
 
+pytestmark = pytest.mark.xdist_group("gallery")  # one process colours the photos, for all of them
+
 TWINS = ((92, 0), (85, 2), (75, 2))
 """JPEG qualities and chroma subsampling that a sound version may answer in."""
 
