@@ -41,6 +41,7 @@ class Parts:
     inspector: Inspector
     certificates: Certificates | None = None
     preview: Preview | None = None
+    compares_pictures: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

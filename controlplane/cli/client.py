@@ -158,6 +158,10 @@ class Client:
         """
         return self._ask(answer, "GET", path, query=query)
 
+    def get_bytes(self, *path: str) -> bytes:
+        """Read something that is no JSON; raises as `get` does."""
+        return self._request("GET", path).content
+
     def put(self, answer: type[T], *path: str, body: Mapping[str, Any], **query: str) -> T:
         """Replace something; raises as `get` does."""
         return self._ask(answer, "PUT", path, body=body, query=query)
@@ -175,6 +179,22 @@ class Client:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, str | int] | None = None,
     ) -> T:
+        response = self._request(method, path, body=body, query=query)
+        try:
+            return TypeAdapter(answer).validate_json(response.content)
+        except ValidationError as exc:
+            raise UnavailableError(
+                f"{self.url} does not answer like this version of hueshift; check HUESHIFT_URL, or update one of them"
+            ) from exc
+
+    def _request(
+        self,
+        method: str,
+        path: Iterable[str],
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str | int] | None = None,
+    ) -> httpx.Response:
         address = "/v1/" + "/".join(urllib.parse.quote(part, safe="") for part in path)
         headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
         try:
@@ -192,12 +212,7 @@ class Client:
             ) from exc
         if response.is_error:
             raise self._refusal(response)
-        try:
-            return TypeAdapter(answer).validate_json(response.content)
-        except ValidationError as exc:
-            raise UnavailableError(
-                f"{self.url} does not answer like this version of hueshift; check HUESHIFT_URL, or update one of them"
-            ) from exc
+        return response
 
     def _refusal(self, response: httpx.Response) -> RefusalError:
         try:

@@ -18,6 +18,7 @@ from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
 from controlplane.store.listener import Listener
 from controlplane.store.models import SqlModels
+from controlplane.store.quality import SqlQuality
 from controlplane.store.rollouts import SqlRollouts
 from controlplane.store.samples import SqlSamples
 from controlplane.store.specs import SpecCache
@@ -27,7 +28,9 @@ from controlplane.wake import WakeBoard
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
-class SqlStore(SqlCatalogue, SqlRollouts, SqlFleet, SqlDesired, SqlTelemetry, SqlSamples, SqlModels, SqlKeys, SqlLease):
+class SqlStore(
+    SqlCatalogue, SqlRollouts, SqlFleet, SqlDesired, SqlTelemetry, SqlSamples, SqlQuality, SqlModels, SqlKeys, SqlLease
+):
     """The port `Store` on one SQL database. Close it, or use it as a context manager."""
 
     clock: Clock
