@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     all and controller). Empty: such objectives hold their rollouts and say so, unless they are muted."""
     prometheus_token: SecretStr = SecretStr("")
     """Sent to it as a bearer token. Empty: none is sent. It is written nowhere."""
+    sample_token_file: pathlib.Path | None = None
+    """The file that workers were started with as their --sample-token-file, for objectives about pictures with
+    ``live: true`` (roles all and controller). Without it those hold their rollouts and say so."""
     drain: dt.timedelta = Field(default=dt.timedelta(seconds=5), ge=dt.timedelta(0), le=dt.timedelta(minutes=5))
     """How long open streams and requests are left to end by themselves at a stop. Zero cuts them."""
     validate_with_envoy: ValidateWithEnvoy = ValidateWithEnvoy.AUTO

@@ -200,7 +200,7 @@ def _assemble(
         holder=settings.replica,
     )
     prometheus = _prometheus(settings, registry)
-    gate = _picture_gate(clock, registry)
+    gate = _picture_gate(settings, clock, registry)
     models = HttpModels()
     return Parts(
         role=settings.role,
@@ -291,7 +291,7 @@ def _prometheus(settings: Settings, registry: CollectorRegistry) -> Prometheus |
     return Prometheus(settings.prometheus_url, token=token, metrics=QueryMetrics(registry))
 
 
-def _picture_gate(clock: SystemClock, registry: CollectorRegistry) -> PictureGate | None:
+def _picture_gate(settings: Settings, clock: SystemClock, registry: CollectorRegistry) -> PictureGate | None:
     """Return what compares pictures; None where the extra `quality` is not installed."""
     try:
         from controlplane.quality.http_gate import HttpGate  # noqa: PLC0415 - it needs Pillow, which not all install
@@ -300,7 +300,7 @@ def _picture_gate(clock: SystemClock, registry: CollectorRegistry) -> PictureGat
         if exc.name != "PIL":
             raise
         return None
-    return HttpGate(clock=clock, metrics=QualityMetrics(registry))
+    return HttpGate(clock=clock, metrics=QualityMetrics(registry), sample_token_file=settings.sample_token_file)
 
 
 def _serves_http(settings: Settings) -> bool:

@@ -71,6 +71,8 @@ def slo_from(document: SloDocument, *, grpc: bool = False) -> Slo:
                 document.interval,
                 document.path,
                 terms,
+                document.feature_distance,
+                document.live,
             )
 
 
@@ -105,6 +107,8 @@ def slo_of(slo: Slo) -> SloDocument:
                 photos=slo.photos,
                 interval=slo.interval,
                 path=slo.path,
+                feature_distance=slo.features,
+                live=slo.live,
             )
         case ErrorRateSlo():
             return ErrorRateDocument.model_construct(**common, kind="error_rate", max=slo.max_ratio, bad=list(slo.bad))

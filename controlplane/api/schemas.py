@@ -323,8 +323,9 @@ class QueryValueDocument(TermsDocument):
 class QualityDocument(ObjectiveDocument):
     """Both versions make pictures of the same photos: none of the new one's is broken, and they are alike.
 
-    *delta_e*, *hue* (degrees), *chroma* and *ssim* bound the difference; *on_drift* says what follows beyond them.
-    Asked before a step with ``quality: true`` (the first, unless it says false), and every *interval* under traffic.
+    *delta_e*, *hue* (degrees), *chroma*, *ssim* and *feature_distance* bound the difference; *on_drift* says what
+    follows beyond them. Asked before a step with ``quality: true`` (the first, unless it says false), and every
+    *interval* under traffic.
     """
 
     kind: Literal["quality"]
@@ -336,6 +337,8 @@ class QualityDocument(ObjectiveDocument):
     photos: int = Field(default=0, description="How many of the test set are sent to each version; 0 is all.")
     interval: Span = dt.timedelta(minutes=10)
     path: Visible = Field(default="/repair", description="Where the workers take photos.")
+    feature_distance: float = 0.15
+    live: bool = Field(default=False, description="Whether mirrored requests that workers keep are compared as well.")
 
 
 SloDocument: TypeAlias = Annotated[

@@ -7,8 +7,10 @@ want of room is left out.
 """
 
 import asyncio
+import dataclasses
 import datetime as dt
 import json
+import pathlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,11 +18,12 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 from controlplane.clock import Clock
-from controlplane.errors import UnavailableError
+from controlplane.errors import ControlPlaneError, UnavailableError
 from controlplane.ports import Compared, VersionWorkers, WorstPicture
 from controlplane.quality import photoset
 from controlplane.quality.answers import Answer, Target
-from controlplane.quality.gate import collect, make_cases
+from controlplane.quality.gate import collect, find_meters, make_cases, weigh_live
+from controlplane.quality.live import Collector, LivePairs, TooFewLivePairsError, read_token
 from controlplane.quality.metrics import QualityMetrics
 from controlplane.quality.photoset import Photo
 from controlplane.quality.report import as_data
@@ -36,6 +39,9 @@ HEADERS: Final = {"x-priority": "bulk"}
 """Our workers let people go first who come a little later."""
 PICTURE_TIMEOUT: Final = httpx.Timeout(60, connect=5)
 LONGEST: Final = dt.timedelta(minutes=30)
+TOKEN_SETTING: Final = "HUESHIFT_SAMPLE_TOKEN_FILE"  # noqa: S105 - the name of a setting
+NO_TOKEN: Final = f"live requests: no token of the workers' samples is known; set {TOKEN_SETTING}"
+BY_SEVERITY: Final = (QualityVerdict.OK, QualityVerdict.DRIFT, QualityVerdict.BLOCK)
 SECOND_TRY_AFTER: Final = dt.timedelta(seconds=2)
 
 
@@ -45,6 +51,7 @@ class HttpGate:
     Args:
         clock: For the pauses that busy workers ask for.
         metrics: Our own; into a registry of nobody's by default.
+        sample_token_file: What opens the workers' samples of live requests; read each time, so that it may be renewed.
         transport: Another way to the workers than a socket.
     """
 
@@ -53,9 +60,11 @@ class HttpGate:
         *,
         clock: Clock,
         metrics: QualityMetrics | None = None,
+        sample_token_file: pathlib.Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._clock = clock
+        self._sample_token_file = sample_token_file
         self._metrics = metrics or QualityMetrics(CollectorRegistry())
         self._transport = transport
 
@@ -81,7 +90,30 @@ class HttpGate:
             raise _too_busy((old, new), (mine, others))
         photos = [photos[place] for place in kept]
         answers = [mine[place] for place in kept], [others[place] for place in kept]
-        return await asyncio.to_thread(_weigh, (old.name, new.name), photos, answers, limits_of(slo))
+        names = old.name, new.name
+        compared = await asyncio.to_thread(_weigh, names, photos, answers, limits_of(slo))
+        if not slo.live:
+            return compared
+        pairs = await self._collect_live(_alive(old, mine), _alive(new, others), slo.path)
+        return await asyncio.to_thread(_with_live, compared, names, pairs, limits_of(slo))
+
+    async def _collect_live(self, old: Sequence[str], new: Sequence[str], path: str) -> LivePairs:
+        """Return what the workers of both versions have kept of the same mirrored requests until now."""
+        if self._sample_token_file is None:
+            raise UnavailableError(NO_TOKEN)
+        async with httpx.AsyncClient(timeout=PICTURE_TIMEOUT, transport=self._transport, trust_env=False) as client:
+            try:
+                collector = Collector(
+                    Target(urls=tuple(old)),
+                    Target(urls=tuple(new)),
+                    path=path,
+                    token=read_token(self._sample_token_file, field=TOKEN_SETTING),
+                    client=client,
+                    clock=self._clock,
+                )
+                return await collector.collect(dt.timedelta(0))
+            except ControlPlaneError as exc:
+                raise UnavailableError(f"live requests: {exc}") from exc
 
     async def _ask_both(
         self, versions: tuple[VersionWorkers, VersionWorkers], path: str, photos: Sequence[Photo]
@@ -133,7 +165,9 @@ def choose_photos(count: int) -> list[Photo]:
 
 def limits_of(slo: QualitySlo) -> Limits:
     """Return what the owner allows."""
-    return Limits(delta_e=slo.delta_e, hue_deg=slo.hue_deg, chroma=slo.chroma, ssim_ab=slo.ssim)
+    return Limits(
+        delta_e=slo.delta_e, hue_deg=slo.hue_deg, chroma=slo.chroma, ssim_ab=slo.ssim, feature_distance=slo.features
+    )
 
 
 def _is_missing(answer: Answer) -> bool:
@@ -166,7 +200,7 @@ def _weigh(
     names: tuple[str, str], photos: Sequence[Photo], answers: tuple[list[Answer], list[Answer]], limits: Limits
 ) -> Compared:
     """Decide, and draw the worst pictures. Seconds of work, for a thread."""
-    cases = make_cases(photos, answers, limits)
+    cases = make_cases(photos, answers, limits, find_meters())
     judgement = judge(*names, cases, limits)
     old, new = (_name_of(side) for side in answers)
     data = as_data(judgement, old=names[0], new=names[1], limits=limits, seed=0)
@@ -179,6 +213,23 @@ def _weigh(
         old=", ".join(old),
         new=", ".join(new),
     )
+
+
+def _with_live(compared: Compared, names: tuple[str, str], pairs: LivePairs, limits: Limits) -> Compared:
+    """Let the live requests speak too: the worse of the two verdicts counts, and too few pairs are no verdict.
+
+    Pictures of theirs are people's own: none is drawn, and the report names them by the ids of their requests.
+    """
+    try:
+        judgement = weigh_live(names, pairs, limits, meters=find_meters())
+    except TooFewLivePairsError as exc:
+        return dataclasses.replace(compared, report={**compared.report, "live": {"words": str(exc)}})
+    data = as_data(judgement, old=names[0], new=names[1], limits=limits, seed=0)
+    both = dataclasses.replace(compared, report={**compared.report, "live": json.loads(json.dumps(data))})
+    verdict = QualityVerdict(judgement.verdict.value)
+    if BY_SEVERITY.index(verdict) <= BY_SEVERITY.index(compared.verdict):
+        return both
+    return dataclasses.replace(both, verdict=verdict, sentence=f"live requests: {judgement.sentence}")
 
 
 def _name_of(answers: Sequence[Answer]) -> list[str]:

@@ -226,11 +226,12 @@ class OnDrift(enum.Enum):
 class QualitySlo:
     """Both versions make pictures of the same grey photos: none of the candidate's is broken, and they are alike.
 
-    *delta_e* (mean CIEDE2000), *hue_deg* (mean turn of hues), *chroma* (change of the amount of colour, as a share) and
-    *ssim* (likeness of the colour planes) bound the difference; beyond them *on_drift* says what follows. A flaw, which
-    no style excuses, is always a breach. *photos* are sent to each version (0: all there are), to *path*, before a step
-    that demands it, and every *interval* while the candidate carries traffic. Of *terms* only what a breach leads to,
-    and whether it is muted, mean anything here.
+    *delta_e* (mean CIEDE2000), *hue_deg* (mean turn of hues), *chroma* (change of the amount of colour, as a share),
+    *ssim* (likeness of the colour planes) and *features* (mean feature distance) bound the difference; beyond them
+    *on_drift* says what follows. A flaw, which no style excuses, is always a breach. *photos* are sent to each version
+    (0: all there are), to *path*, before a step that demands it, and every *interval* while the candidate carries
+    traffic. *live* has both versions' answers to the same mirrored requests compared as well, as far as their workers
+    keep such. Of *terms* only what a breach leads to, and whether it is muted, mean anything here.
     """
 
     name: str
@@ -243,6 +244,8 @@ class QualitySlo:
     interval: dt.timedelta = dt.timedelta(minutes=10)
     path: str = "/repair"
     terms: Terms = Terms()
+    features: float = 0.15
+    live: bool = False
 
     def __post_init__(self) -> None:
         path = f"slos.{self.name}"
@@ -251,6 +254,7 @@ class QualitySlo:
             ("hue", self.hue_deg, 0, 180),
             ("chroma", self.chroma, 0, 10),
             ("ssim", self.ssim, 0, 1),
+            ("feature_distance", self.features, 0, 10),
         ):
             if not least <= value <= most:
                 raise InvalidInputError(f"{path}.{field}", f"{value:g} is out of range", f"use {least} to {most}")

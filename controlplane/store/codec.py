@@ -100,6 +100,8 @@ _SLO_BLANK: Final[Object] = {
     "on_drift": None,
     "photos": None,
     "path": None,
+    "features": None,
+    "live": None,
 }
 
 
@@ -155,6 +157,8 @@ def _slo_facts(slo: Slo) -> Object:
                 "photos": slo.photos,
                 "interval_s": slo.interval.total_seconds(),
                 "path": slo.path,
+                "features": slo.features,
+                "live": slo.live,
             }
 
 
@@ -183,6 +187,8 @@ def slo_from_json(data: Mapping[Any, Any]) -> Slo:
                 dt.timedelta(seconds=data["interval_s"]),
                 data["path"],
                 terms,
+                data["features"],
+                data["live"],
             )
         case _:
             interval = dt.timedelta(seconds=data["interval_s"])

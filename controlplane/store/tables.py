@@ -175,6 +175,8 @@ slo = _of_revision(
     sa.Column("on_drift", sa.Text),
     sa.Column("photos", sa.Integer),
     sa.Column("path", sa.Text),
+    sa.Column("features", sa.Double),
+    sa.Column("live", sa.Boolean),
     sa.UniqueConstraint("service", "revision", "name"),
     sa.CheckConstraint(SLO_KINDS, name="kind"),
     sa.CheckConstraint("on_breach IN ('rollback', 'pause')", name="on_breach"),

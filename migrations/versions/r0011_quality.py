@@ -93,6 +93,8 @@ def new_columns() -> list[sa.Column[object]]:
         sa.Column("on_drift", sa.Text(), nullable=True),
         sa.Column("photos", sa.Integer(), nullable=True),
         sa.Column("path", sa.Text(), nullable=True),
+        sa.Column("features", sa.Double(), nullable=True),
+        sa.Column("live", sa.Boolean(), nullable=True),
     ]
 
 

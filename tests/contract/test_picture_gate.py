@@ -1,8 +1,11 @@
 """The port `PictureGate`: one exam for the fake and for the real one over workers that paint as a test says."""
 
+import dataclasses
 import functools
+import hashlib
 import io
 import json
+import pathlib
 from collections.abc import Callable
 
 import httpx
@@ -22,6 +25,7 @@ from tests.builders import seconds
 from tests.fakes import FakeGate, ManualClock
 
 SLO = QualitySlo("pictures", photos=12)
+TOKEN = "0123456789abcdef"  # noqa: S105 - of these tests
 SATURATION = {"sound": 1.0, "vivid": 1.5, "grey": 0.0}
 STATUS = {"busy": 503, "broken": 500}
 
@@ -43,12 +47,18 @@ class Workers:
         self.seen: list[httpx.Request] = []
         self.trouble: Callable[[httpx.Request], httpx.Response | None] = lambda _: None
         """What comes before any style."""
+        self.kept: dict[str, bytes] = {}
+        """Photos of live requests, by id, that both versions' workers keep."""
+        self.live_style = "sound"
+        """Of the new version, where it is not asked by the gate."""
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.seen.append(request)
         troubled = self.trouble(request)
         if troubled is not None:
             return troubled
+        if request.url.path.startswith("/samples"):
+            return self._samples(request)
         style = self.styles.get(request.url.host.partition(".")[0], "sound")
         if style == "away":
             raise httpx.ConnectError("connection refused")
@@ -56,6 +66,31 @@ class Workers:
             return httpx.Response(STATUS[style], json={"error": "no room"})
         picture = paint(request.content, SATURATION[style])
         return httpx.Response(200, content=picture, headers={"x-model-version": request.url.host})
+
+    def _samples(self, request: httpx.Request) -> httpx.Response:
+        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+            return httpx.Response(401)
+        match request.url.path.split("/")[2:]:
+            case []:
+                rows = [
+                    {
+                        "id": name,
+                        "path": "/repair",
+                        "version": request.url.host,
+                        "input_bytes": len(photo),
+                        "output_bytes": 1,
+                        "input_sha256": hashlib.sha256(photo).hexdigest(),
+                    }
+                    for name, photo in self.kept.items()
+                ]
+                return httpx.Response(200, json={"samples": rows})
+            case [name, "input"]:
+                return httpx.Response(200, content=self.kept[name])
+            case [name, _]:
+                style = self.live_style if request.url.host == "v2" else "sound"
+                return httpx.Response(200, content=paint(self.kept[name], SATURATION[style]))
+            case _:
+                return httpx.Response(404)
 
 
 def version(name: str, *hosts: str) -> VersionWorkers:
@@ -247,3 +282,67 @@ def test_the_objectives_defaults_are_the_gates() -> None:
         limits.chroma,
         limits.ssim_ab,
     )
+
+
+# -- live requests -----------------------------------------------------------------------------------------------------
+
+LIVE = dataclasses.replace(SLO, live=True)
+
+
+@pytest.fixture
+def with_token(workers: Workers, tmp_path: pathlib.Path) -> HttpGate:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    return HttpGate(clock=ManualClock(), transport=httpx.MockTransport(workers), sample_token_file=file)
+
+
+def keep(workers: Workers, count: int) -> None:
+    photos = [photo for photo in choose_photos(0) if max(photo.pixels.shape[:2]) >= 256]
+    workers.kept = {f"live-{place}": photo.data for place, photo in enumerate(photos[:count])}
+
+
+async def test_live_requests_are_compared_as_well_and_the_worse_verdict_counts(
+    with_token: HttpGate, workers: Workers
+) -> None:
+    keep(workers, 9)
+    sound = await with_token.compare(version("v1"), version("v2"), LIVE)
+    assert sound.verdict is QualityVerdict.OK
+    assert len(sound.report["live"]["pictures"]) == 9
+    workers.live_style = "grey"
+    compared = await with_token.compare(version("v1"), version("v2"), LIVE)
+    assert compared.verdict is QualityVerdict.BLOCK
+    assert compared.sentence.startswith("live requests: v2 is blocked: grey in 9 of 9 pictures")
+    assert compared.report["verdict"] == "ok", "the fixed photos were coloured well"
+    assert not {picture.name for picture in compared.worst} & set(workers.kept), "people's photos are not kept"
+    json.dumps(compared.report)
+
+
+async def test_a_broken_version_is_blocked_whatever_its_live_answers_are(
+    with_token: HttpGate, workers: Workers
+) -> None:
+    keep(workers, 8)
+    workers.styles["v2"] = "grey"
+    compared = await with_token.compare(version("v1"), version("v2"), LIVE)
+    assert (compared.verdict, compared.sentence[:13]) == (QualityVerdict.BLOCK, "v2 is blocked")
+
+
+async def test_too_few_live_requests_are_no_verdict_and_are_told(with_token: HttpGate, workers: Workers) -> None:
+    keep(workers, 7)
+    workers.live_style = "grey"
+    compared = await with_token.compare(version("v1"), version("v2"), LIVE)
+    assert compared.verdict is QualityVerdict.OK
+    assert "live requests: 7 pairs to compare" in compared.report["live"]["words"]
+
+
+async def test_live_requests_without_a_token_are_no_verdict(real: HttpGate) -> None:
+    with pytest.raises(UnavailableError, match="no token of the workers' samples is known; set HUESHIFT_SAMPLE_TOKEN"):
+        await real.compare(version("v1"), version("v2"), LIVE)
+
+
+async def test_another_token_than_the_workers_is_told(with_token: HttpGate, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "token").write_text("something else, and longer")
+    with pytest.raises(UnavailableError, match=r"live requests: .*is not the token of http://v1:8083"):
+        await with_token.compare(version("v1"), version("v2"), LIVE)
+    (tmp_path / "token").unlink()
+    with pytest.raises(UnavailableError, match=r"live requests: HUESHIFT_SAMPLE_TOKEN_FILE: .*/token cannot be read"):
+        await with_token.compare(version("v1"), version("v2"), LIVE)

@@ -99,6 +99,8 @@ QUALITY_SLOS: st.SearchStrategy[Slo] = st.builds(
     spans(60 * SECOND, 86_400 * SECOND),
     PATHS,
     st.builds(Terms, on_breach=st.sampled_from(OnBreach), muted=st.booleans()),
+    st.floats(0, 10),
+    st.booleans(),
 )
 OTHER_SLOS: st.SearchStrategy[Slo] = CLIENT_SLOS | QUERY_SLOS
 
