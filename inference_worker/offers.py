@@ -1,13 +1,34 @@
-"""Which model is served behind which path, from the cards that the flags name."""
+"""What a path serves, and which model is served behind which, from the cards that the flags name."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Protocol
 
 from inference_worker.backends import Device, Runner, open_transformer
 from inference_worker.cards import ModelCard
-from inference_worker.crafts import Colorizing, Transforming
+from inference_worker.crafts import Colorizing, Craft, Transforming
+from inference_worker.imaging import Floats
 from inference_worker.orders import COLORIZE_PATH, TRANSFORM_PATH
-from inference_worker.service import Offer, Predictor
 from inference_worker.sizing import LONGEST_TRANSFORM_PX, SizeRange
+
+
+class Predictor(Protocol):
+    """A loaded model, whatever it makes; called from one thread only."""
+
+    def predict(self, stack: Floats, /) -> Floats: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Offer:
+    """What one path serves: the kind of work, and how to open its model."""
+
+    craft: Craft
+    load: Callable[[], Predictor]
+    version: str
+    is_grey_wanted: bool
+    """Whether a colour photo is the wrong input."""
+    runner: Runner | None = None
+    """Where the model runs, if not on a device of this process; `load` is not called then."""
 
 
 def offer_colorizer(

@@ -9,16 +9,15 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from inference_worker.backends import Runner
 from inference_worker.batching import DeviceQueue, Gate
 from inference_worker.calibrating import Trial, measure
 from inference_worker.clock import Clock
 from inference_worker.costs import DOUBT, Budget, Costs, follow
-from inference_worker.crafts import Craft, Prepared, find_bucket
+from inference_worker.crafts import Prepared, find_bucket
 from inference_worker.errors import (
     ColourInputError,
     DeadlineError,
@@ -44,6 +43,7 @@ from inference_worker.imaging import (
 )
 from inference_worker.memory import MemoryMeter, Room, Share, choose_meter
 from inference_worker.metrics import Metrics
+from inference_worker.offers import Offer, Predictor
 from inference_worker.orders import Order
 from inference_worker.scheduling import Bucket, Ticket
 from inference_worker.uploads import Upload
@@ -65,25 +65,6 @@ class Phase(enum.StrEnum):
     """Not ready for more, and so it tells; whoever still asks is served until the listener closes."""
     FAILED = "failed"
     """The device is lost to this process, which ends; nobody is served."""
-
-
-class Predictor(Protocol):
-    """A loaded model, whatever it makes; called from one thread only."""
-
-    def predict(self, stack: Floats, /) -> Floats: ...
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Offer:
-    """What one path serves: the kind of work, and how to open its model."""
-
-    craft: Craft
-    load: Callable[[], Predictor]
-    version: str
-    is_grey_wanted: bool
-    """Whether a colour photo is the wrong input."""
-    runner: Runner | None = None
-    """Where the model runs, if not on a device of this process; `load` is not called then."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

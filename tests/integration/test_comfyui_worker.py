@@ -26,8 +26,9 @@ from inference_worker.faults import FaultPlan
 from inference_worker.identity import Identity
 from inference_worker.imaging import Limits, compute_lab, decode
 from inference_worker.metrics import Metrics
+from inference_worker.offers import Offer
 from inference_worker.orders import COLORIZE_PATH
-from inference_worker.service import Offer, Service, ServiceSettings
+from inference_worker.service import Service, ServiceSettings
 from tests.comfyui import FakeComfyUI, running_comfyui
 from tests.comfyui_nodes import draw_photo
 from tests.stepping import SteppedClock, pass_time, pass_until, settle_until, stepped

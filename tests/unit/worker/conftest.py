@@ -18,8 +18,9 @@ from inference_worker.faults import FaultPlan
 from inference_worker.identity import Identity, ServedModel
 from inference_worker.imaging import Encoding, Floats, Pixels, encode
 from inference_worker.metrics import Metrics
+from inference_worker.offers import Offer, Predictor
 from inference_worker.sampling import Samples
-from inference_worker.service import Offer, Phase, Predictor, Service, ServiceSettings
+from inference_worker.service import Phase, Service, ServiceSettings
 from inference_worker.sizing import SizeRange
 
 
