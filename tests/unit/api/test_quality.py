@@ -54,6 +54,8 @@ async def test_the_objective_is_declared_with_its_defaults_and_read_back(world: 
         "photos": 0,
         "interval": "300s",
         "path": "/repair",
+        "feature_distance": 0.15,
+        "live": False,
     }
 
 
