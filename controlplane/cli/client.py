@@ -166,6 +166,18 @@ class Client:
         """Ask for something to be done, once, even if the connection breaks in between; raises as `get` does."""
         return self._ask(answer, "POST", path, body=body)
 
+    def upload(self, answer: type[T], *path: str, content: bytes, **query: str) -> T:
+        """Send bytes, once, as `post` does; raises as `get` does."""
+        return _read(self.url, answer, self._send("POST", path, content=content, query=query))
+
+    def download(self, *path: str) -> bytes:
+        """Return bytes; raises RefusalError and UnavailableError as `get` does."""
+        return self._send("GET", path).content
+
+    def delete(self, *path: str) -> None:
+        """Remove something; raises RefusalError and UnavailableError as `get` does."""
+        self._send("DELETE", path)
+
     def _ask(
         self,
         answer: type[T],
@@ -175,14 +187,28 @@ class Client:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, str | int] | None = None,
     ) -> T:
+        return _read(self.url, answer, self._send(method, path, body=body, query=query))
+
+    def _send(
+        self,
+        method: str,
+        path: Iterable[str],
+        *,
+        body: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
+        query: Mapping[str, str | int] | None = None,
+    ) -> httpx.Response:
         address = "/v1/" + "/".join(urllib.parse.quote(part, safe="") for part in path)
         headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
+        if content is not None:
+            headers["Content-Type"] = "application/octet-stream"
+        request = self._http.build_request(method, address, json=body, content=content, params=query, headers=headers)
         try:
             try:
-                response = self._http.request(method, address, json=body, params=query, headers=headers)
+                response = self._http.send(request)
             except (httpx.ReadError, httpx.RemoteProtocolError):
                 # The connection broke on the way: every request of ours may be repeated, so once more.
-                response = self._http.request(method, address, json=body, params=query, headers=headers)
+                response = self._http.send(request)
         except httpx.TimeoutException as exc:
             raise UnavailableError(f"{self.url} did not answer within {TIMEOUT_S:g} s; try again") from exc
         except httpx.HTTPError as exc:
@@ -192,12 +218,7 @@ class Client:
             ) from exc
         if response.is_error:
             raise self._refusal(response)
-        try:
-            return TypeAdapter(answer).validate_json(response.content)
-        except ValidationError as exc:
-            raise UnavailableError(
-                f"{self.url} does not answer like this version of hueshift; check HUESHIFT_URL, or update one of them"
-            ) from exc
+        return response
 
     def _refusal(self, response: httpx.Response) -> RefusalError:
         try:
@@ -210,3 +231,12 @@ class Client:
             return RefusalError(response.status_code, (words,))
         lines = tuple(problem.error for problem in view.problems) or (view.error,)
         return RefusalError(response.status_code, lines)
+
+
+def _read(url: str, answer: type[T], response: httpx.Response) -> T:
+    try:
+        return TypeAdapter(answer).validate_json(response.content)
+    except ValidationError as exc:
+        raise UnavailableError(
+            f"{url} does not answer like this version of hueshift; check HUESHIFT_URL, or update one of them"
+        ) from exc

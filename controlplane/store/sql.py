@@ -14,6 +14,7 @@ from controlplane.store.catalogue import SqlCatalogue
 from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
+from controlplane.store.jobs import SqlJobs
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
 from controlplane.store.listener import Listener
@@ -27,8 +28,19 @@ from controlplane.wake import WakeBoard
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
-class SqlStore(SqlCatalogue, SqlRollouts, SqlFleet, SqlDesired, SqlTelemetry, SqlSamples, SqlModels, SqlKeys, SqlLease):
-    """The port `Store` on one SQL database. Close it, or use it as a context manager."""
+class SqlStore(
+    SqlCatalogue,
+    SqlRollouts,
+    SqlFleet,
+    SqlDesired,
+    SqlTelemetry,
+    SqlSamples,
+    SqlModels,
+    SqlKeys,
+    SqlLease,
+    SqlJobs,
+):
+    """The ports `Store` and `JobStore` on one SQL database. Close it, or use it as a context manager."""
 
     clock: Clock
     scratch: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
