@@ -20,7 +20,7 @@ help: ## show this list
 venv: ## make .venv with everything installed, from requirements.lock; nothing to do when it is there
 	@$(PYTHON) deploy/setup_venv.py venv
 
-demo: venv ## the main job: real Envoy, real photos, one good release and three bad ones
+demo: venv ## the main job: real Envoy, real photos, one good release and four bad ones
 	@$(HUESHIFT) demo $(ARGS)
 
 test: venv ## all tests: unit, contract, simulation, integration (real Envoy and PostgreSQL)

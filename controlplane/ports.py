@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NewType, Protocol
 
 from controlplane.rollout.model import Command, Plan, State
+from controlplane.rollout.quality import QualityRun, QualityVerdict
 from controlplane.rollout.recorded import JudgedTick
 from controlplane.rollout.sampling import QuerySample
-from controlplane.rollout.slo import Slo
+from controlplane.rollout.slo import QualitySlo, Slo
 from controlplane.rollout.windows import VersionTick
 from controlplane.traffic.groups import Grouping
 from controlplane.traffic.model import ServiceSpec, Split, TrafficPlan
@@ -128,7 +129,7 @@ class Rollout:
     """A rollout as its row says. *version* counts saves and guards against a second writer.
 
     *judge* is the judge's own state, JSON; *evidence* is its last judgement, JSON, for people; *judged_tick* is the
-    last tick it has seen.
+    last tick it has seen. *asked* is the worst verdict on its pictures that a person was asked about.
     """
 
     id: RolloutId
@@ -146,6 +147,7 @@ class Rollout:
     judge: str | None = None
     evidence: str | None = None
     judged_tick: int | None = None
+    asked: QualityVerdict | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -516,7 +518,10 @@ class TelemetryStore(Protocol):
         """Return the gaps that end after *since*."""
 
     async def prune_telemetry(self, *, before_tick: int) -> None:
-        """Delete what is older than *before_tick*: ticks, beats, judged ticks, samples; and counters of Envoys gone."""
+        """Delete what is older than *before_tick*: ticks, beats, judged ticks, samples, runs and pictures of them.
+
+        And counters of Envoys gone. The newest run of a rollout that has not ended stays, without its pictures.
+        """
 
 
 # -- what Prometheus says ----------------------------------------------------------------------------------------------
@@ -546,6 +551,90 @@ class SampleStore(Protocol):
 
     async def load_samples(self, rollout: RolloutId, names: Sequence[str], *, after: int) -> tuple[QuerySample, ...]:
         """Return what was told of the objectives *names* later than *after*, and of each what counted last before."""
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VersionWorkers:
+    """A version, and the addresses of its workers: ``http://10.0.0.1:8083`` each."""
+
+    name: str
+    workers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorstPicture:
+    """The grey photo and both versions' pictures of it side by side, a small JPEG; *words* say what is wrong."""
+
+    name: str
+    words: str
+    jpeg: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Compared:
+    """What a comparison came to.
+
+    *sentence* is the verdict in words, with what was measured; *report* is all of it, as JSON. *old* and *new* are what
+    the workers call themselves. *worst* are the pictures that speak most against the new version, at most three.
+    """
+
+    verdict: QualityVerdict
+    sentence: str
+    report: Mapping[str, Any]
+    worst: tuple[WorstPicture, ...] = ()
+    old: str = ""
+    new: str = ""
+
+
+class PictureGate(Protocol):
+    """Sends both versions of a service the same photos, and compares their pictures."""
+
+    async def compare(self, old: VersionWorkers, new: VersionWorkers, slo: QualitySlo) -> Compared:
+        """Return the verdict on *new*; the same pictures give the same one.
+
+        Raises:
+            UnavailableError: There is none, in one line that says why: nothing answers at one of them, its workers are
+                too busy, it takes too long, or the old version's pictures are no measure.
+        """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QualityReport:
+    """A run with all that was measured (empty without a verdict), and its worst pictures: names and words."""
+
+    run: QualityRun
+    report: Mapping[str, Any]
+    worst: tuple[tuple[str, str], ...]
+
+
+class QualityStore(Protocol):
+    """The comparisons of rollouts' pictures: one row per run, numbered from 1 in each rollout."""
+
+    async def begin_quality_run(self, rollout: RolloutId, *, now: dt.datetime) -> QualityRun:
+        """Note that a comparison begins. If the newest one has no verdict, it is begun anew under its number.
+
+        Raises:
+            ConflictError: There is no such rollout.
+        """
+
+    async def end_quality_run(self, rollout: RolloutId, run: QualityRun, compared: Compared | None) -> bool:
+        """Write what *run* came to, with *compared* where it has a verdict; return whether it counts.
+
+        It does not if somebody else has begun it anew meanwhile. A verdict other than the rollout's last one, or the
+        first, is history of the service. Wakes whoever moves rollouts.
+        """
+
+    async def load_quality_runs(self, rollout: RolloutId, *, limit: int = 2) -> tuple[QualityRun, ...]:
+        """Return the newest runs, newest first; the second one always has a verdict."""
+
+    async def load_quality_report(self, rollout: RolloutId, number: int) -> QualityReport:
+        """Return one run, whole. Raises NotFoundError."""
+
+    async def load_worst_picture(self, rollout: RolloutId, number: int, place: int) -> WorstPicture:
+        """Return one of a run's worst pictures; *place* counts from 1. Raises NotFoundError."""
 
 
 # -- what workers serve ------------------------------------------------------------------------------------------------
@@ -621,6 +710,7 @@ class Store(
     DesiredStore,
     TelemetryStore,
     SampleStore,
+    QualityStore,
     ModelStore,
     KeyStore,
     LeaseStore,

@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     job_slots: int = Field(default=4, ge=1, le=1000)
     """Jobs that this process runs at once: as many as the workers behind that Envoy take without refusing. More wait in
     the workers' queues, and are tried again when refused."""
+    sample_token_file: pathlib.Path | None = None
+    """The file that workers were started with as their --sample-token-file, for objectives about pictures with
+    ``live: true`` (roles all and controller). Without it those hold their rollouts and say so."""
     drain: dt.timedelta = Field(default=dt.timedelta(seconds=5), ge=dt.timedelta(0), le=dt.timedelta(minutes=5))
     """How long open streams and requests are left to end by themselves at a stop. Zero cuts them."""
     validate_with_envoy: ValidateWithEnvoy = ValidateWithEnvoy.AUTO

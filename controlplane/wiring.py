@@ -25,6 +25,7 @@ from controlplane.api.app import create_app, create_discovery_app
 from controlplane.api.discovery import Discovery
 from controlplane.auth.keys import KeyRing
 from controlplane.clock import SystemClock
+from controlplane.controller.examiner import Examiner
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.janitor import Janitor
 from controlplane.controller.loop import Controller
@@ -35,7 +36,7 @@ from controlplane.controller.sampler import Sampler
 from controlplane.discovery.dns import Resolver
 from controlplane.errors import ControlPlaneError, UnavailableError
 from controlplane.job_parts import JobParts, open_jobs
-from controlplane.ports import ConfigCheck, ConfigCompiler, Store
+from controlplane.ports import ConfigCheck, ConfigCompiler, PictureGate, Store
 from controlplane.prometheus.client import Prometheus
 from controlplane.prometheus.metrics import QueryMetrics
 from controlplane.provenance.client import HttpModels
@@ -89,6 +90,7 @@ class Parts:
     store: SqlStore
     controller: Controller
     sampler: Sampler
+    examiner: Examiner
     prometheus: Prometheus | None
     models: HttpModels
     provenance: ProvenanceWatch
@@ -202,6 +204,7 @@ def _assemble(
         holder=settings.replica,
     )
     prometheus = _prometheus(settings, registry)
+    gate = _picture_gate(settings, clock, registry)
     models = HttpModels()
     return Parts(
         role=settings.role,
@@ -210,6 +213,9 @@ def _assemble(
         controller=controller,
         sampler=Sampler(
             store=store, source=prometheus, clock=clock, leads=lambda: controller.leads, interval=settings.interval
+        ),
+        examiner=Examiner(
+            store=store, gate=gate, clock=clock, leads=lambda: controller.leads, interval=settings.interval
         ),
         prometheus=prometheus,
         models=models,
@@ -267,6 +273,7 @@ def _assemble(
             public_reads=settings.public_reads,
             certificates=_known_certificates(settings, certificates),
             preview=Preview(compiler=compiler, check=check),
+            compares_pictures=gate is not None,
             discovery=discovery,
         ),
     )
@@ -288,6 +295,18 @@ def _prometheus(settings: Settings, registry: CollectorRegistry) -> Prometheus |
         return None
     token = settings.prometheus_token.get_secret_value()
     return Prometheus(settings.prometheus_url, token=token, metrics=QueryMetrics(registry))
+
+
+def _picture_gate(settings: Settings, clock: SystemClock, registry: CollectorRegistry) -> PictureGate | None:
+    """Return what compares pictures; None where the extra `quality` is not installed."""
+    try:
+        from controlplane.quality.http_gate import HttpGate  # noqa: PLC0415 - it needs Pillow, which not all install
+        from controlplane.quality.metrics import QualityMetrics  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        if exc.name != "PIL":
+            raise
+        return None
+    return HttpGate(clock=clock, metrics=QualityMetrics(registry), sample_token_file=settings.sample_token_file)
 
 
 def _serves_http(settings: Settings) -> bool:
@@ -334,6 +353,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
         if parts.moves_rollouts:
             tasks.create_task(parts.controller.run(), name="controller")
             tasks.create_task(parts.sampler.run(), name="sampler")
+            tasks.create_task(parts.examiner.run(), name="examiner")
             tasks.create_task(parts.provenance.run(), name="provenance")
             tasks.create_task(parts.resolver.run(), name="resolver")
             tasks.create_task(parts.janitor.run(), name="janitor")

@@ -19,8 +19,10 @@ from typing import Final
 from inference_worker import commands as looking
 from inference_worker import devices, supervising
 from inference_worker.backends import Device, check_runtime, open_colorizer
-from inference_worker.cards import Family, ModelCard
+from inference_worker.cards import Backend, Family, ModelCard
 from inference_worker.catalogue import SHIPPED, find_card, verify
+from inference_worker.comfyui.command import add_flags as add_comfyui_flags
+from inference_worker.comfyui.command import build_runner, fit_card
 from inference_worker.ddcolor import commands as ddcolor
 from inference_worker.errors import ModelError, SettingError, WorkerError
 from inference_worker.faults import FaultPlan, WrongPicture
@@ -76,12 +78,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--models-dir", type=Path, default=SHIPPED, help="folder of models, each a folder with model.toml"
     )
     supervising.add_flags(serve)
+    add_comfyui_flags(serve)
     faults = serve.add_argument_group("faults for drills", "off by default; no request can switch them on")
     faults.add_argument("--fault-errors", type=float, default=0.0, metavar="SHARE", help="answered with 500")
     faults.add_argument("--fault-hang", type=float, default=0.0, metavar="SHARE", help="never answered")
     faults.add_argument("--fault-delay-factor", type=float, default=1.0, metavar="X", help="times its own latency")
     faults.add_argument("--fault-delay-ms", type=float, default=0.0, metavar="MS", help="added to every answer")
-    faults.add_argument("--fault-picture", choices=[w.value for w in WrongPicture], help="spoil the colours")
+    faults.add_argument("--fault-picture", choices=[w.value for w in WrongPicture], help="spoil the answers")
     faults.add_argument("--fault-oom-above", type=int, metavar="N", help="more pictures in a run are out of memory")
     faults.add_argument("--fault-device-after", type=int, metavar="N", help="after N runs the device fails for good")
     faults.add_argument("--fault-seed", type=int, help="makes the order of faults repeatable")
@@ -178,13 +181,14 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(args: argparse.Namespace) -> int:
-    """Serve until a signal; the exit code is 0 unless the model could not be loaded, or the device failed."""
-    check_serve_flags(args)
+def choose_card(args: argparse.Namespace) -> ModelCard:
+    """The card of `--model`: it fits the other flags, and its files are as recorded.
+
+    Raises:
+        SettingError: A flag does not fit it.
+        ModelError: It is unknown or damaged, or its runtime is not installed.
+    """
     sizes = read_sizes(args)
-    faults = read_faults(args)
-    read_policy(args)  # what it refuses is refused before anything is loaded
-    confined = confine(read_place(args.device), os.environ)
     card = find_card(args.models_dir, args.model)
     check_runtime(card)
     if card.is_fixed and args.input_px not in {None, card.input_px}:
@@ -194,6 +198,22 @@ def serve(args: argparse.Namespace) -> int:
     if card.is_fixed and sizes is not None:
         raise SettingError(f"--sizes: the file of {card.name} is for {card.input_px} only; leave them out")
     verify(card)
+    if card.backend is Backend.COMFYUI:
+        if args.fault_oom_above is not None:
+            raise SettingError(f"--fault-oom-above: {card.name} fills no device of this worker; leave it out")
+        return fit_card(args, card, sizes)
+    if args.checkpoint is not None:
+        raise SettingError(f"--checkpoint: {card.name} does not run in ComfyUI; leave it out")
+    return card
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve until a signal; the exit code is 0 unless the model could not be loaded, or the device failed."""
+    check_serve_flags(args)
+    faults = read_faults(args)
+    read_policy(args)  # what it refuses is refused before anything is loaded
+    confined = confine(read_place(args.device), os.environ)
+    card = choose_card(args)
     if args.transform is not None:
         second = find_card(args.models_dir, args.transform)
         verify(second)
@@ -256,18 +276,20 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         exit_code = supervising.EXIT_DEVICE
         server.hurry()
 
-    served, version, device = [describe_model(card)], args.label or card.version, read_place(args.device).device
+    served, clock = [describe_model(card)], SystemClock()
+    version, device = args.label or card.version, read_place(args.device).device
     card = dataclasses.replace(card, version=version)
     metrics = Metrics()
     gpu = None if device is Device.CPU else open_gpu(os.environ)
     if gpu is not None:
-        metrics.watch_gpu(GpuWatch(gpu, clock=SystemClock()))
+        metrics.watch_gpu(GpuWatch(gpu, clock=clock))
     if card.family is Family.LAB_COLORIZER:
         offers = offer_colorizer(
             card,
             lambda: open_colorizer(card, threads=args.threads, device=device),
             input_px=args.input_px,
             sizes=read_sizes(args),
+            runner=build_runner(args, card, clock) if card.backend is Backend.COMFYUI else None,
         )
     else:
         offers = offer_transformer(card, threads=args.threads, device=device)
@@ -289,7 +311,7 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
         ),
         offers=offers,
         metrics=metrics,
-        clock=SystemClock(),
+        clock=clock,
         faults=faults,
         on_fatal=give_up,
         on_lost=lose_device,
@@ -302,11 +324,11 @@ async def serve_card(args: argparse.Namespace, card: ModelCard, faults: FaultPla
     app = create_app(
         service=service,
         metrics=metrics,
-        clock=SystemClock(),
+        clock=clock,
         version=version,
         identity=Identity(code_version=find_code_version(), models=tuple(served)),
         faults=faults,
-        samples=None if policy is None else Samples(policy, clock=SystemClock()),
+        samples=None if policy is None else Samples(policy, clock=clock),
     )
     server = DrainingServer(make_config(app, drain_s=args.drain_s), service=service, linger_s=args.linger_s)
     if args.lifeline is not None:

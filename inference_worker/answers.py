@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from inference_worker import tracing
 from inference_worker.clock import Clock
 from inference_worker.errors import (
     BadRequestError,
@@ -94,6 +95,7 @@ class Observed:
         status = 500
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        tracing.REQUEST_ID.set(request_id)
 
         async def send_marked(message: Message) -> None:
             nonlocal status
@@ -122,7 +124,7 @@ def add_error_answers(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(WorkerError)
     async def tell(_: Request, exc: WorkerError) -> Response:
-        status = STATUSES.get(type(exc), 500)
+        status = next((STATUSES[kind] for kind in type(exc).__mro__ if kind in STATUSES), 500)
         metrics.refused.labels(type(exc).__name__.removesuffix("Error")).inc()
         headers = {"retry-after": tell_wait(exc)} if isinstance(exc, ComeAgainError) else {}
         if isinstance(exc, TokenError):

@@ -21,7 +21,7 @@ from inference_worker.tables import Table
 
 CARD: Final = "model.toml"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+FILE_NAME: Final = re.compile(r"[^\W_][\w.+-]{0,127}")  # letters of any script: workflows are called by their users
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 URL: Final = re.compile(r"https?://[!-~]+")
 MAX_FILE_BYTES: Final = 2**40
@@ -45,7 +45,7 @@ class Backend(enum.StrEnum):
     TORCH = "torch"
     """A DDColor checkpoint as its authors publish it; needs `hueshift[torch]`."""
     COMFYUI = "comfyui"
-    """A running ComfyUI; the word is kept for it, cards of its own it has none yet."""
+    """A running ComfyUI; the files are a template and its workflow, see `comfyui/template.py`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +110,8 @@ class ModelCard:
             raise self._refuse("input.sizes", f"its file is for {self.input_px} only; leave them out")
         if self.family is Family.RGB_TO_RGB and self.backend is Backend.TORCH:
             raise self._refuse("backend", "torch runs DDColor only; export it as ONNX")
+        if self.family is Family.RGB_TO_RGB and self.backend is Backend.COMFYUI:
+            raise self._refuse("backend", "comfyui colorizes only; choose onnx, or family lab-colorizer")
         if self.family is Family.RGB_TO_RGB and (self.sizes is not None or self.is_square):
             raise self._refuse("input", "an rgb-to-rgb model takes any shape up to px; leave sizes and square out")
 
@@ -202,8 +204,6 @@ def _parse_alias(table: Table, name: str, find_base: Callable[[str], ModelCard])
 def _parse_model(table: Table, name: str, folder: Path) -> ModelCard:
     family = Family(table.take_word("family", [family.value for family in Family]))
     backend = Backend(table.take_word("backend", [backend.value for backend in Backend]))
-    if backend is Backend.COMFYUI:
-        raise table.refuse("backend", "no card can name comfyui yet; choose onnx or torch")
     facts, output = table.take_table("input"), table.take_table("output", is_needed=False)
     files = tuple(_parse_file(file) for file in table.take_tables("files"))
     if len({file.name for file in files}) < len(files):

@@ -93,11 +93,11 @@ def list_models(folder: Path) -> int:
             card = find_card(folder, name)
         except ModelError as exc:
             code = EXIT_FAILED
-            _say(f"{name:10} {exc}")
+            _say(f"{name:16} {exc}")
             continue
         size = sum(file.size_bytes or 0 for file in card.files) / 1e6
         holds = f"alias of {card.alias_of}" if card.alias_of else ", ".join(file.name for file in card.files)
-        text = f"{card.name:10} {card.version:10} {card.family.value:13} {card.backend.value:8} {holds}"
+        text = f"{card.name:16} {card.version:16} {card.family.value:13} {card.backend.value:8} {holds}"
         _say(text if card.alias_of or not size else f"{text} ({size:.1f} MB)")
     return code
 
@@ -109,10 +109,10 @@ def verify_models(folder: Path, names: list[str]) -> int:
         try:
             card = find_card(folder, name)
             verify(card)
-            _say(f"{name:10} ok {card.checksum}")
+            _say(f"{name:16} ok {card.checksum}")
         except ModelError as exc:
             code = EXIT_FAILED
-            _say(f"{name:10} {exc}")
+            _say(f"{name:16} {exc}")
     return code
 
 

@@ -12,18 +12,34 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from PIL import Image, ImageFilter
 
 from inference_worker.errors import ModelError, SettingError
-from inference_worker.imaging import Floats
+from inference_worker.imaging import Floats, Pixels
 
 HEADER: Final = "x-injected-fault"
 
 
 class WrongPicture(enum.StrEnum):
-    """How the colours of an answer are spoilt."""
+    """How the picture of an answer is spoilt: its colours, its pixels, or its file."""
 
     GREY = "gray"
     INVERTED = "inverted"
+    SWAPPED = "swapped"
+    """The two colour planes stand for each other."""
+    CAST = "cast"
+    """Everything has one tint."""
+    PALE = "pale"
+    GARISH = "garish"
+    SHIFTED = "shifted"
+    """By 8 pixels."""
+    BLURRED = "blurred"
+    HALVED = "halved"
+    """Half as wide and high."""
+    GARBAGE = "garbage"
+    """No picture file."""
+    PREVIOUS = "previous"
+    """The picture of whoever asked before."""
 
 
 class Outcome(enum.StrEnum):
@@ -139,10 +155,52 @@ class DeviceDrill:
         self._good_runs += 1
 
 
-def spoil(ab: Floats, how: WrongPicture) -> Floats:
-    """The wrong colours for a right prediction *ab*."""
-    match how:
-        case WrongPicture.GREY:
-            return np.zeros_like(ab)
-        case WrongPicture.INVERTED:
-            return -ab
+class Spoiler:
+    """Spoils a worker's answers in one way, or (None) in none, each in the one of its three forms that it concerns."""
+
+    def __init__(self, how: WrongPicture | None) -> None:
+        self._how = how
+        self._previous: bytes | None = None
+
+    def spoil_colours(self, ab: Floats) -> Floats:
+        """The wrong colours for a right prediction *ab* (2, h, w)."""
+        match self._how:
+            case WrongPicture.GREY:
+                return np.zeros_like(ab)
+            case WrongPicture.INVERTED:
+                return -ab
+            case WrongPicture.SWAPPED:
+                return np.ascontiguousarray(ab[::-1])
+            case WrongPicture.CAST:
+                return np.stack([np.full_like(ab[0], 12), np.full_like(ab[1], 20)])
+            case WrongPicture.PALE:
+                return ab * np.float32(0.3)
+            case WrongPicture.GARISH:
+                return ab * np.float32(3)
+            case _:
+                return ab
+
+    def spoil_pixels(self, rgb: Pixels) -> Pixels:
+        """The wrong pixels for a finished picture."""
+        match self._how:
+            case WrongPicture.SHIFTED:
+                return np.ascontiguousarray(np.roll(rgb, 8, axis=1))
+            case WrongPicture.BLURRED:
+                return np.asarray(Image.fromarray(rgb).filter(ImageFilter.GaussianBlur(2)), dtype=np.uint8)
+            case WrongPicture.HALVED:
+                height, width = rgb.shape[:2]
+                half = Image.fromarray(rgb).resize((max(1, width // 2), max(1, height // 2)))
+                return np.asarray(half, dtype=np.uint8)
+            case _:
+                return rgb
+
+    def spoil_file(self, data: bytes) -> bytes:
+        """The wrong file for a right one; the first answer has no previous one."""
+        match self._how:
+            case WrongPicture.GARBAGE:
+                return random.Random(len(data)).randbytes(len(data))  # noqa: S311 - a drill, not a secret
+            case WrongPicture.PREVIOUS:
+                shown, self._previous = self._previous or data, data
+                return shown
+            case _:
+                return data

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from inference_worker.backends import Device
+from inference_worker.backends import Device, Runner
 from inference_worker.backends.onnx import OnnxTransformer
 from inference_worker.cards import ModelCard
 from inference_worker.crafts import Colorizing, Transforming
@@ -12,9 +12,14 @@ from inference_worker.sizing import LONGEST_TRANSFORM_PX, SizeRange
 
 
 def offer_colorizer(
-    card: ModelCard, load: Callable[[], Predictor], *, input_px: int | None = None, sizes: SizeRange | None = None
+    card: ModelCard,
+    load: Callable[[], Predictor],
+    *,
+    input_px: int | None = None,
+    sizes: SizeRange | None = None,
+    runner: Runner | None = None,
 ) -> dict[str, Offer]:
-    """Serve a colorizer; *input_px* and *sizes* take the place of the card's own."""
+    """Serve a colorizer; *input_px* and *sizes* take the place of the card's own, and a *runner* that of *load*."""
     craft = Colorizing(
         model=card.name,
         input_px=input_px or card.input_px,
@@ -22,7 +27,8 @@ def offer_colorizer(
         is_square=card.is_square,
         is_fixed=card.is_fixed,
     )
-    return {COLORIZE_PATH: Offer(craft=craft, load=load, version=card.version, is_grey_wanted=True)}
+    offer = Offer(craft=craft, load=load, version=card.version, is_grey_wanted=True, runner=runner)
+    return {COLORIZE_PATH: offer}
 
 
 def offer_transformer(card: ModelCard, *, threads: int, device: Device = Device.AUTO) -> dict[str, Offer]:

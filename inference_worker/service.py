@@ -13,10 +13,11 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
+from inference_worker.backends import Runner
 from inference_worker.batching import DeviceQueue, Gate
 from inference_worker.calibrating import Trial, measure
 from inference_worker.clock import Clock
-from inference_worker.costs import DOUBT, follow
+from inference_worker.costs import DOUBT, Budget, Costs, follow
 from inference_worker.crafts import Craft, Prepared, find_bucket
 from inference_worker.errors import (
     ColourInputError,
@@ -30,7 +31,7 @@ from inference_worker.errors import (
     WorkerError,
 )
 from inference_worker.failures import is_device_lost
-from inference_worker.faults import DeviceDrill, FaultPlan, spoil
+from inference_worker.faults import DeviceDrill, FaultPlan, Spoiler
 from inference_worker.imaging import (
     COLOUR_RESIDUAL,
     Encoding,
@@ -58,6 +59,8 @@ class Phase(enum.StrEnum):
 
     LOADING = "loading"
     READY = "ready"
+    UNHEALTHY = "unhealthy"
+    """What runs the model elsewhere is in trouble; photos that are inside are still worked on."""
     STOPPING = "stopping"
     """Not ready for more, and so it tells; whoever still asks is served until the listener closes."""
     FAILED = "failed"
@@ -79,6 +82,8 @@ class Offer:
     version: str
     is_grey_wanted: bool
     """Whether a colour photo is the wrong input."""
+    runner: Runner | None = None
+    """Where the model runs, if not on a device of this process; `load` is not called then."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +139,7 @@ class Service:
             offers: What is served, by path; each model is opened once, in a thread.
             metrics: Where all figures go.
             clock: Tells deadlines and durations.
-            faults: A drill's spoilt colours and full device.
+            faults: A drill's spoilt pictures and full device.
             on_fatal: Called when a model cannot be loaded; must end the process.
             on_lost: Called when the device has failed for good; must end the process, soon.
             gpu: Of the device, for runtimes that cannot tell what they take of it.
@@ -148,6 +153,7 @@ class Service:
         self._metrics = metrics
         self._clock = clock
         self._faults = faults or FaultPlan()
+        self._spoiler = Spoiler(self._faults.picture)
         self._on_fatal = on_fatal
         self._on_lost = on_lost
         self._gpu = gpu
@@ -159,6 +165,9 @@ class Service:
             self._predict, max_batch=settings.max_batch, clock=clock, metrics=metrics, on_lost=self._lose_device
         )
         self._imaging = ThreadPoolExecutor(max_workers=settings.imaging_threads, thread_name_prefix="imaging")
+        self._runners = [offer.runner for offer in offers.values() if offer.runner is not None]
+        for runner in self._runners:
+            runner.follow_health(self._follow_health)
         self._coming = 0
         self._accepted = 0
         self._answered = 0
@@ -166,7 +175,7 @@ class Service:
         metrics.inside.set_function(lambda: self._gate.inside)
         metrics.accepted.set_function(lambda: self._accepted)
         metrics.answered.set_function(lambda: self._answered)
-        metrics.waiting.set_function(lambda: self._queue.depth)
+        metrics.waiting.set_function(lambda: self._queue.depth + sum(runner.depth for runner in self._runners))
         metrics.held_bytes.set_function(lambda: self.bodies.held)
         metrics.held_pixels.set_function(lambda: self._photos.held)
         metrics.ready.set_function(lambda: float(self.phase is Phase.READY))
@@ -181,6 +190,8 @@ class Service:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._queue.run(), name="device")
+                for runner in self._runners:
+                    tasks.create_task(runner.run(), name="runner")
                 tasks.create_task(self._become_ready(), name="loader")
         finally:
             self.stop()
@@ -218,13 +229,15 @@ class Service:
 
         Raises:
             NoModelError: Nothing is served behind *path*.
-            NotReadyError: Still loading.
+            NotReadyError: Still loading, or what runs the model is in trouble.
             DeviceLostError: The device has failed for good.
             QueueFullError: Every place is taken.
         """
         if path not in self._offers:
             raise NoModelError(path, ", ".join(self._offers))
         self.check_loaded()
+        if self.phase is Phase.UNHEALTHY and self._offers[path].runner is not None:
+            raise NotReadyError(self.phase)
         if self._queue.is_lost:
             raise DeviceLostError
         self._gate.check(order.priority, wait_s=self._estimate_wait_s(self._make_ticket(path, order)))
@@ -298,11 +311,16 @@ class Service:
             prepared = await self._in_thread(self._open, offer, upload, order, share)
         finally:
             self._coming -= 1
-        placed = dataclasses.replace(ticket, bucket=find_bucket(offer.craft.model, prepared.picture))
-        output = await self._queue.submit(placed, prepared.picture)
+        output = await self._run(offer, ticket, prepared.picture)
         data = await self._in_thread(self._close, offer, prepared, output, order.encoding)
         self._metrics.images.labels(path).inc()
         return Picture(data, prepared.size_px)
+
+    async def _run(self, offer: Offer, ticket: Ticket, picture: Floats) -> Floats:
+        if offer.runner is not None:
+            return await offer.runner.submit(picture)
+        placed = dataclasses.replace(ticket, bucket=find_bucket(offer.craft.model, picture))
+        return await self._queue.submit(placed, picture)
 
     async def _in_thread(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._imaging, lambda: function(*args, **kwargs))
@@ -330,13 +348,12 @@ class Service:
         return prepared
 
     def _close(self, offer: Offer, prepared: Prepared, output: Floats, encoding: Encoding) -> bytes:
-        shown = output
-        if self._faults.picture is not None and offer.is_grey_wanted:
-            shown = spoil(output, self._faults.picture)
+        spoiler = self._spoiler if offer.is_grey_wanted else Spoiler(None)
         with self._timed("encode") as read_took_s:
-            data = encode(offer.craft.close(prepared, shown), encoding)
+            picture = offer.craft.close(prepared, spoiler.spoil_colours(output))
+            data = encode(spoiler.spoil_pixels(picture), encoding)
         self._queue.finish_s = follow(self._queue.finish_s, read_took_s())
-        return data
+        return spoiler.spoil_file(data)
 
     def _predict(self, bucket: Bucket, stack: Floats) -> Floats:
         self._drill.check(len(stack), is_ready=self.is_loaded)
@@ -348,22 +365,42 @@ class Service:
         self._on_lost()
 
     async def _become_ready(self) -> None:
-        try:
-            for path, offer in self._offers.items():
+        for path, offer in self._offers.items():
+            try:
                 await self._load(path, offer)
-        except DeviceLostError:
-            return  # told of by the queue
-        except (ModelError, DeviceMemoryError) as exc:
-            log.exception("model.load_failed")
-            (self._lose_device if is_device_lost(exc) else self._on_fatal)()
-            return
+            except DeviceLostError:
+                return  # told of by the queue
+            except (ModelError, DeviceMemoryError) as exc:
+                if offer.runner is None:
+                    log.exception("model.load_failed")
+                else:  # a template that does not fit is no bug: one line says which node or field
+                    log.error("model.refused", extra={"fields": {"why": f"'{exc}'"}})  # noqa: TRY400
+                (self._lose_device if offer.runner is None and is_device_lost(exc) else self._on_fatal)()
+                return
         self.ready.set()
         if self.phase is Phase.LOADING:
-            self.phase = Phase.READY
+            self.phase = Phase.UNHEALTHY if any(runner.trouble for runner in self._runners) else Phase.READY
             log.info("model.became_ready")
+
+    def _follow_health(self, trouble: str | None) -> None:
+        if self.phase in {Phase.READY, Phase.UNHEALTHY}:
+            self.phase = Phase.READY if trouble is None else Phase.UNHEALTHY
 
     async def _load(self, path: str, offer: Offer) -> None:
         """Open one model, measure what it costs, and make one picture the whole way: the first visitor pays nothing."""
+        if offer.runner is None:
+            await self._measure(offer)
+            return await self._warm(path, offer)
+        # What runs elsewhere was not measured, and nothing is refused on a guess.
+        self._queue.set_capacity(offer.craft.model, Costs(), Budget(limit_px=1, ceiling_px=1))
+        await offer.runner.open()
+        while True:
+            try:
+                return await self._warm(path, offer)
+            except (NotReadyError, DeadlineError) as exc:
+                log.warning("model.warm_up_failed", extra={"fields": {"why": f"'{exc}'"}})
+
+    async def _measure(self, offer: Offer) -> None:
         predictor = await self._in_thread(offer.load)
         meter = choose_meter(predictor, gpu=self._gpu, limit_bytes=self.settings.memory_bytes)
         self._predictors[offer.craft.model] = predictor
@@ -372,14 +409,12 @@ class Service:
         self._queue.set_capacity(offer.craft.model, costs, budget)
         facts = {"model": offer.craft.model, "run_ms": f"{1000 * costs.estimate_s(trial.usual_px):.1f}"}
         log.info("model.was_measured", extra={"fields": facts | {"budget_px": budget.limit_px}})
-        await self._warm(path, offer)
 
     async def _warm(self, path: str, offer: Offer) -> None:
         side = self.settings.limits.min_side_px
         data = encode(np.full((side, side, 3), 128, np.uint8), Encoding.JPEG)
         photo = await self._in_thread(decode, data, self.settings.limits)
         prepared = await self._in_thread(offer.craft.open, photo, None)
-        bucket = find_bucket(offer.craft.model, prepared.picture)
-        ticket = dataclasses.replace(self._make_ticket(path, Order()), bucket=bucket, deadline_s=math.inf)
-        output = await self._queue.submit(ticket, prepared.picture)
+        ticket = dataclasses.replace(self._make_ticket(path, Order()), deadline_s=math.inf)
+        output = await self._run(offer, ticket, prepared.picture)
         await self._in_thread(self._close, offer, prepared, output, Encoding.PNG)

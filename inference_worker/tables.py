@@ -91,6 +91,17 @@ class Table:
             raise self.refuse(key, f"{_show(value)} is impossible; write two whole numbers, such as [460, 680]")
         return value[0], value[1]
 
+    def take_list(self, key: str) -> list[str | int]:
+        """Texts and whole numbers, at least one.
+
+        Raises:
+            ModelError: It is missing, empty or something else.
+        """
+        value = self._take(key, None)
+        if not isinstance(value, list) or not value or any(type(item) not in {str, int} for item in value):
+            raise self.refuse(key, f"{_show(value)} is impossible; write texts or whole numbers in brackets")
+        return value
+
     def take_table(self, key: str, *, is_needed: bool = True) -> "Table":
         """A table within; one that is missing and not needed is empty.
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from controlplane.errors import UnavailableError
+from controlplane.ports import Compared, VersionWorkers, WorstPicture
+from controlplane.rollout.quality import QualityVerdict
+from controlplane.rollout.slo import QualitySlo
 from controlplane.traffic.provenance import ModelReport, ServedModel
 from tests import builders
 
@@ -61,6 +64,49 @@ class FakeMetrics:
         if isinstance(answer, str):
             raise UnavailableError(answer.format(within=f"{within.total_seconds():g}"))
         return answer
+
+
+class FakeGate:
+    """A `PictureGate` whose versions paint as a test says.
+
+    ``sound`` and ``vivid`` are styles, ``grey`` is broken; ``away`` does not answer and ``busy`` has no room.
+    """
+
+    def __init__(self) -> None:
+        self.styles: dict[str, str] = {}
+        """By version; one that is not in it is sound."""
+        self.asked: list[tuple[VersionWorkers, VersionWorkers, QualitySlo]] = []
+        self.released = asyncio.Event()
+        """Comparisons wait for it."""
+        self.released.set()
+
+    async def compare(self, old: VersionWorkers, new: VersionWorkers, slo: QualitySlo) -> Compared:
+        self.asked.append((old, new, slo))
+        await self.released.wait()
+        styles = [self.styles.get(version.name, "sound") for version in (old, new)]
+        for version, style in zip((old, new), styles, strict=True):
+            if style == "away":
+                raise UnavailableError(f"{version.name}: {version.workers[0]}/repair does not answer")
+            if style == "busy":
+                raise UnavailableError(f"the workers of {version.name} were too busy")
+            if style == "bug":
+                raise LookupError(version)
+        delta_e = 0.0 if styles[0] == styles[1] else 9.0
+        verdict, words = QualityVerdict.OK, f"{new.name} is like {old.name}"
+        if styles[1] == "grey":
+            verdict, words = QualityVerdict.BLOCK, f"{new.name} is blocked: grey in 66 of 66 pictures"
+        elif delta_e > slo.delta_e:
+            verdict, words = QualityVerdict.DRIFT, f"{new.name} drifts from {old.name}: mean CIEDE2000 {delta_e:g}"
+        measures = {"delta_e": {"value": delta_e, "low": delta_e, "high": delta_e}}
+        worst = tuple(WorstPicture(f"photo {place}", "grey", b"\xff\xd8\xff") for place in range(1, 4))
+        report: dict[str, object] = {
+            "verdict": verdict.value,
+            "sentence": words,
+            "measures": measures,
+            "findings": [],
+            "notes": [],
+        }
+        return Compared(verdict, words, report, worst, old.name, new.name)
 
 
 def make_envoy(folder: Path, body: str) -> Path:

@@ -43,6 +43,7 @@ class Parts:
     desk: JobDesk
     certificates: Certificates | None = None
     preview: Preview | None = None
+    compares_pictures: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

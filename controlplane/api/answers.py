@@ -163,8 +163,49 @@ class SummaryView(View):
     rollout: RolloutView | None
 
 
+class MeasureView(View):
+    """A mean over photos, and where it lies if the photos are taken for a sample (95 %)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class QualityRunView(View):
+    """A comparison of both versions' pictures. *status* is running, done or failed; *verdict* ok, drift or block.
+
+    *words* are the verdict's sentence, or why there is none; *old* and *new* what the workers call themselves.
+    *measures* are there where the rollout is explained.
+    """
+
+    number: int
+    status: str
+    verdict: str | None
+    words: str
+    at: dt.datetime
+    ended_at: dt.datetime | None
+    old: str
+    new: str
+    measures: dict[str, MeasureView] = {}
+
+
+class WorstPictureView(View):
+    """One of a comparison's worst pictures: its *place*, 1 is the worst, the photo's name, and what is wrong."""
+
+    place: int
+    name: str
+    words: str
+
+
+class QualityReportView(QualityRunView):
+    """A comparison whole. *report* has every figure, by photo too, and the limits; it is empty without a verdict."""
+
+    report: dict[str, Any]
+    worst: list[WorstPictureView]
+
+
 class StatusView(View):
-    """Everything about a service on one page."""
+    """Everything about a service on one page. *quality*: the last verdict on pictures, after a run without one."""
 
     service: str
     listener: str
@@ -175,6 +216,7 @@ class StatusView(View):
     acks: AcksView
     commands_waiting: int
     events: list[EventView]
+    quality: list[QualityRunView] = []
     models: list[ProvenanceView] = []
 
 
@@ -216,7 +258,8 @@ class ExplanationView(View):
     """Why a rollout stands where it stands.
 
     *summary* says it in a sentence, *objectives* what is measured, *next* what happens then or what a person can do.
-    *rate* is how many requests a second the candidate answers.
+    *rate* is how many requests a second the candidate answers. *quality* is the last verdict on pictures, after a run
+    that has none, if any.
     """
 
     service: str
@@ -227,6 +270,7 @@ class ExplanationView(View):
     objectives: list[StandingView]
     rate: float
     next: str
+    quality: list[QualityRunView] = []
 
 
 class SaidView(View):

@@ -14,7 +14,18 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from controlplane.api import explanations, fleet, job_routes, kinds, operations, recent, replays, rollouts, services
+from controlplane.api import (
+    explanations,
+    fleet,
+    job_routes,
+    kinds,
+    operations,
+    quality,
+    recent,
+    replays,
+    rollouts,
+    services,
+)
 from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
 from controlplane.api.answers import ErrorView, Problem
 from controlplane.api.discovery import Discovery, make_router
@@ -81,6 +92,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     certificates: Certificates | None = None,
     preview: Preview | None = None,
     discovery: Discovery | None = None,
+    compares_pictures: bool = True,
 ) -> FastAPI:
     """Build the API.
 
@@ -96,6 +108,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         certificates: Those that listeners may name; None where this process does not know.
         preview: Tries declarations before they are stored; None stores what the documents' own checks let through.
         discovery: What answers Envoys that poll; without it those paths are not there.
+        compares_pictures: Whether objectives about pictures can be kept here: the extra `quality` is installed.
     """
     app = FastAPI(
         title="Hueshift",
@@ -116,6 +129,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         preview=preview,
         inspector=inspector,
         desk=desk,
+        compares_pictures=compares_pictures,
     )
     app.state.registry = registry
     app.state.watchers = 0
@@ -125,6 +139,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         services.router,
         rollouts.router,
         explanations.router,
+        quality.router,
         replays.router,
         recent.router,
         fleet.router,

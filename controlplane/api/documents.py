@@ -201,7 +201,7 @@ def plan_from(document: PlanDocument) -> Plan:
     Raises:
         InvalidInputError: A value is out of range.
     """
-    steps = tuple(Step(step.weight, step.hold, step.pause) for step in document.steps)
+    steps = tuple(Step(step.weight, step.hold, step.pause, step.quality) for step in document.steps)
     return Plan(steps, document.deadline, document.prepare_timeout)
 
 
@@ -370,7 +370,8 @@ def plan_of(plan: Plan) -> PlanDocument:
     """Write a plan out."""
     return PlanDocument(
         steps=[
-            StepDocument.model_construct(weight=step.weight_bp, hold=step.hold, pause=step.pause) for step in plan.steps
+            StepDocument.model_construct(weight=step.weight_bp, hold=step.hold, pause=step.pause, quality=step.quality)
+            for step in plan.steps
         ],
         deadline=plan.deadline,
         prepare_timeout=plan.prepare_timeout,

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from controlplane.api import units
 from controlplane.api.access import Reader, UseParts
 from controlplane.api.answers import ExplanationView, StandingView
+from controlplane.api.quality import newest_comparisons
 from controlplane.api.services import Name
 from controlplane.api.views import state_name
 from controlplane.controller.fleet import FleetLevel, unready_members
@@ -57,6 +58,7 @@ async def explain(name: Name, parts: UseParts, _: Reader) -> ExplanationView:
         objectives=[_standing_view(each) for each in found],
         rate=rate,
         next=_next(rollout, found, now),
+        quality=await newest_comparisons(store, rollout),
     )
 
 
@@ -96,16 +98,21 @@ async def _summary(store: Store, record: ServiceRecord, rollout: Rollout, now: d
             if isinstance(rollout.state, Preparing):
                 cluster = record.served.spec.version(rollout.candidate).cluster
                 waiting += unready_members(nodes_of(mine, now=now), await store.load_health(), cluster, now=now)
-                waiting += await load_holds(store, record.served.spec, rollout, now=now)
+                waiting += await _holds(store, record, rollout, now)
             words = f"{rollout.state.words}: " if isinstance(rollout.state, RollingBack) else ""
             return words + ("; ".join(waiting) or "every Envoy is ready; the controller moves on within moments")
         case Baking():
             judged = json.loads(rollout.evidence) if rollout.evidence else {}
             reason = str(judged.get("reason") or "the judge has seen no complete second at this weight yet")
-            held = [each for each in await load_holds(store, record.served.spec, rollout, now=now) if each != reason]
+            held = [each for each in await _holds(store, record, rollout, now) if each != reason]
             return "; ".join([reason, *(f"no step up meanwhile: {each}" for each in held)])
         case Paused(words=words) | Promoted(words=words) | RolledBack(words=words):
             return words or describe(rollout.state)
+
+
+async def _holds(store: Store, record: ServiceRecord, rollout: Rollout, now: dt.datetime) -> tuple[str, ...]:
+    runs = await store.load_quality_runs(rollout.id)
+    return await load_holds(store, record.served.spec, rollout, runs, now=now)
 
 
 def _waiting(level: FleetLevel) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from controlplane.api.schemas import (
     ClientErrorsDocument,
     ErrorRateDocument,
     LatencyDocument,
+    QualityDocument,
     QueryRatioDocument,
     QueryValueDocument,
     ReplayRequest,
@@ -25,6 +26,8 @@ from controlplane.rollout.slo import (
     ErrorRateSlo,
     LatencySlo,
     OnBreach,
+    OnDrift,
+    QualitySlo,
     RatioQuerySlo,
     Slo,
     Terms,
@@ -42,14 +45,7 @@ def slo_from(document: SloDocument, *, grpc: bool = False) -> Slo:
     Raises:
         InvalidInputError: A value is out of range.
     """
-    terms = Terms(
-        on_breach=OnBreach(document.on_breach),
-        muted=document.muted,
-        alpha=document.alpha,
-        tolerance=document.tolerance,
-        budget=document.budget,
-        quiet=document.quiet,
-    )
+    terms = _terms_from(document)
     match document:
         case ErrorRateDocument(name=name, max=most, bad=bad):
             return ErrorRateSlo(name, most, tuple(default_bad(grpc=grpc) if bad is None else bad), terms)
@@ -63,21 +59,57 @@ def slo_from(document: SloDocument, *, grpc: bool = False) -> Slo:
             return RatioQuerySlo(name, bad, total, most, interval, terms)
         case QueryValueDocument(name=name, query=query):
             return ValueQuerySlo(name, query, document.max, document.min, document.max_share, document.interval, terms)
+        case QualityDocument():
+            return QualitySlo(
+                document.name,
+                document.delta_e,
+                document.hue,
+                document.chroma,
+                document.ssim,
+                OnDrift(document.on_drift),
+                document.photos,
+                document.interval,
+                document.path,
+                terms,
+                document.feature_distance,
+                document.live,
+            )
+
+
+def _terms_from(document: SloDocument) -> Terms:
+    on_breach, muted = OnBreach(document.on_breach), document.muted
+    if isinstance(document, QualityDocument):
+        return Terms(on_breach, muted)
+    return Terms(on_breach, muted, document.alpha, document.tolerance, document.budget, document.quiet)
 
 
 def slo_of(slo: Slo) -> SloDocument:
     """Write an objective out."""
     terms = slo.terms
-    common: dict[str, Any] = {
-        "name": slo.name,
-        "on_breach": terms.on_breach.value,
-        "muted": terms.muted,
+    always: dict[str, Any] = {"name": slo.name, "on_breach": terms.on_breach.value, "muted": terms.muted}
+    common = {
+        **always,
         "alpha": terms.alpha,
         "tolerance": terms.tolerance,
         "budget": terms.budget,
         "quiet": terms.quiet,
     }
     match slo:
+        case QualitySlo():
+            return QualityDocument.model_construct(
+                **always,
+                kind="quality",
+                delta_e=slo.delta_e,
+                hue=slo.hue_deg,
+                chroma=slo.chroma,
+                ssim=slo.ssim,
+                on_drift=slo.on_drift.value,
+                photos=slo.photos,
+                interval=slo.interval,
+                path=slo.path,
+                feature_distance=slo.features,
+                live=slo.live,
+            )
         case ErrorRateSlo():
             return ErrorRateDocument.model_construct(**common, kind="error_rate", max=slo.max_ratio, bad=list(slo.bad))
         case LatencySlo():
@@ -125,6 +157,11 @@ def _bound_of(slo: Slo) -> str:
                 f"at {end} {bound:g}" for end, bound in (("least", lowest), ("most", highest)) if bound is not None
             ]
             return f"{slo.name} {' and '.join(bounds)}"
+        case QualitySlo():
+            bound = (
+                f"within {slo.delta_e:g} CIEDE2000 of the old version's" if slo.on_drift is not OnDrift.ALLOW else ""
+            )
+            return f"no broken picture{f', {bound}' if bound else ''}"
 
 
 # -- objectives by themselves, apart from a service -------------------------------------------------------------------

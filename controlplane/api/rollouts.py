@@ -10,6 +10,7 @@ from controlplane.api.access import Caller, Parts, Reader, UseParts, Writer
 from controlplane.api.answers import CommandView, RolloutView, StatusView
 from controlplane.api.documents import plan_from
 from controlplane.api.guards import refuse_dead_version, refuse_other_model
+from controlplane.api.quality import newest_comparisons
 from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
 from controlplane.api.services import Name
 from controlplane.api.views import rollout_view, status_view
@@ -18,6 +19,7 @@ from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
 from controlplane.ports import NewRollout, RolloutId, ServiceRecord
 from controlplane.rollout.lifecycle import advance
 from controlplane.rollout.model import Abort, Command, Pause, Plan, Promote, Resume, is_final
+from controlplane.rollout.quality import check_demands
 from controlplane.traffic.model import Version
 
 log = structlog.get_logger(__name__)
@@ -32,6 +34,7 @@ async def start_rollout(name: Name, body: StartRequest, parts: UseParts, caller:
     record = await store.load_service(name)
     version = _candidate(record, body.to)
     plan = _plan(record.served.spec.plan, body)
+    check_demands(plan, record.served.spec.slos)
     latest = await store.load_latest(name)
     if latest is None or is_final(latest.state):
         # Otherwise the store answers: with the conflict, or with the rollout that this very request has started.
@@ -73,7 +76,7 @@ async def show_status(
     rollout = await store.load_latest(name)
     now = parts.clock.now()
     groups, _who = await load_newest_groups(store, now=now)
-    return status_view(
+    view = status_view(
         record,
         rollout,
         groups=tuple(carriers(groups, name)),
@@ -83,6 +86,7 @@ async def show_status(
         models=await store.load_models([version.cluster for version in record.served.spec.versions]),
         now=now,
     )
+    return view.model_copy(update={"quality": await newest_comparisons(store, rollout)})
 
 
 @router.post("/services/{name}/rollout/pause", status_code=status.HTTP_202_ACCEPTED)

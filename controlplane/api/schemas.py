@@ -248,14 +248,19 @@ class MirrorDocument(Document):
     share: Weight
 
 
-class TermsDocument(Document):
-    """What every objective has: its name, what a breach leads to, and how sure the judge must be."""
+class ObjectiveDocument(Document):
+    """What every objective has: its name, and what a breach leads to."""
 
     name: str
     on_breach: Literal["rollback", "pause"] = Field(
         default="rollback", description="Take all traffic back at once, or stand still and ask a person."
     )
     muted: bool = Field(default=False, description="Judge and show it, but let it decide nothing.")
+
+
+class TermsDocument(ObjectiveDocument):
+    """What the objectives have that are judged every second: how sure the judge must be."""
+
     alpha: Ratio | None = Field(
         default=None, description="Its own part of the 1 % of healthy rollouts that may be rolled back by chance."
     )
@@ -315,18 +320,48 @@ class QueryValueDocument(TermsDocument):
     interval: Span = dt.timedelta(seconds=5)
 
 
+class QualityDocument(ObjectiveDocument):
+    """Both versions make pictures of the same photos: none of the new one's is broken, and they are alike.
+
+    *delta_e*, *hue* (degrees), *chroma*, *ssim* and *feature_distance* bound the difference; *on_drift* says what
+    follows beyond them. Asked before a step with ``quality: true`` (the first, unless it says false), and every
+    *interval* under traffic.
+    """
+
+    kind: Literal["quality"]
+    delta_e: float = 3.0
+    hue: float = 10.0
+    chroma: Ratio = 0.25
+    ssim: float = 0.9
+    on_drift: Literal["allow", "ask", "block"] = "allow"
+    photos: int = Field(default=0, description="How many of the test set are sent to each version; 0 is all.")
+    interval: Span = dt.timedelta(minutes=10)
+    path: Visible = Field(default="/repair", description="Where the workers take photos.")
+    feature_distance: float = 0.15
+    live: bool = Field(default=False, description="Whether mirrored requests that workers keep are compared as well.")
+
+
 SloDocument: TypeAlias = Annotated[
-    ErrorRateDocument | LatencyDocument | ClientErrorsDocument | QueryRatioDocument | QueryValueDocument,
+    ErrorRateDocument
+    | LatencyDocument
+    | ClientErrorsDocument
+    | QueryRatioDocument
+    | QueryValueDocument
+    | QualityDocument,
     Field(discriminator="kind"),
 ]
 
 
 class StepDocument(Document):
-    """One step of a plan: the candidate's weight, how long it is held, whether a person must let it go on."""
+    """One step of a plan: the candidate's weight, how long it is held, whether a person must let it go on.
+
+    *quality* says whether it waits for a verdict on the candidate's pictures, before its traffic.
+    """
 
     weight: Weight
     hold: Span = DEFAULT_HOLD
     pause: bool = False
+    quality: bool | None = None
 
 
 class PlanDocument(Document):

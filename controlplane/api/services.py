@@ -15,6 +15,8 @@ from controlplane.api.guards import refuse_dead_version
 from controlplane.api.schemas import ServiceDocument, SplitRequest, one_line
 from controlplane.api.views import event_view, service_view, split_now, summary_view
 from controlplane.errors import InvalidInputError, UnavailableError
+from controlplane.rollout.slo import quality_slo
+from controlplane.traffic.model import ServiceSpec
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +65,7 @@ async def apply_service(
     spec = spec_from(document)
     if spec.name != name:
         raise InvalidInputError("service", f"{spec.name!r} is not the {name!r} of the path", f"write service: {name}")
+    _check_pictures(spec, compares=parts.compares_pictures)
     if parts.certificates is not None:
         _check_certificate(spec.listener.certificate, parts.certificates())
     reason = one_line("why", why) or caller.why
@@ -79,6 +82,16 @@ def _check_certificate(name: str, known: Collection[str]) -> None:
     if name and name not in known:
         fix = f"use one of {', '.join(sorted(known))}" if known else "put its files into HUESHIFT_CERTIFICATES_DIR"
         raise InvalidInputError("listener.tls.certificate", f"{name!r} is not on the control plane", fix)
+
+
+def _check_pictures(spec: ServiceSpec, *, compares: bool) -> None:
+    slo = quality_slo(spec.slos)
+    if slo is not None and not compares:
+        raise InvalidInputError(
+            f"slos.{slo.name}",
+            "needs the package pillow on the control plane",
+            "install it there with: pip install 'hueshift[quality]'",
+        )
 
 
 @router.put("/{name}/split")

@@ -158,6 +158,10 @@ class Client:
         """
         return self._ask(answer, "GET", path, query=query)
 
+    def get_bytes(self, *path: str) -> bytes:
+        """Read something that is no JSON; raises as `get` does."""
+        return self._request("GET", path).content
+
     def put(self, answer: type[T], *path: str, body: Mapping[str, Any], **query: str) -> T:
         """Replace something; raises as `get` does."""
         return self._ask(answer, "PUT", path, body=body, query=query)
@@ -166,17 +170,13 @@ class Client:
         """Ask for something to be done, once, even if the connection breaks in between; raises as `get` does."""
         return self._ask(answer, "POST", path, body=body)
 
-    def upload(self, answer: type[T], *path: str, content: bytes, **query: str) -> T:
-        """Send bytes, once, as `post` does; raises as `get` does."""
-        return _read(self.url, answer, self._send("POST", path, content=content, query=query))
-
-    def download(self, *path: str) -> bytes:
-        """Return bytes; raises RefusalError and UnavailableError as `get` does."""
-        return self._send("GET", path).content
+    def post_bytes(self, answer: type[T], *path: str, content: bytes, **query: str) -> T:
+        """Send something that is no JSON, once, as `post` does; raises as `get` does."""
+        return self._ask(answer, "POST", path, content=content, query=query)
 
     def delete(self, *path: str) -> None:
-        """Remove something; raises RefusalError and UnavailableError as `get` does."""
-        self._send("DELETE", path)
+        """Remove something; raises as `get` does."""
+        self._request("DELETE", path)
 
     def _ask(
         self,
@@ -185,11 +185,18 @@ class Client:
         path: Iterable[str],
         *,
         body: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
         query: Mapping[str, str | int] | None = None,
     ) -> T:
-        return _read(self.url, answer, self._send(method, path, body=body, query=query))
+        response = self._request(method, path, body=body, content=content, query=query)
+        try:
+            return TypeAdapter(answer).validate_json(response.content)
+        except ValidationError as exc:
+            raise UnavailableError(
+                f"{self.url} does not answer like this version of hueshift; check HUESHIFT_URL, or update one of them"
+            ) from exc
 
-    def _send(
+    def _request(
         self,
         method: str,
         path: Iterable[str],
@@ -231,12 +238,3 @@ class Client:
             return RefusalError(response.status_code, (words,))
         lines = tuple(problem.error for problem in view.problems) or (view.error,)
         return RefusalError(response.status_code, lines)
-
-
-def _read(url: str, answer: type[T], response: httpx.Response) -> T:
-    try:
-        return TypeAdapter(answer).validate_json(response.content)
-    except ValidationError as exc:
-        raise UnavailableError(
-            f"{url} does not answer like this version of hueshift; check HUESHIFT_URL, or update one of them"
-        ) from exc

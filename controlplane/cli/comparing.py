@@ -26,7 +26,7 @@ from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.quality import gate, photoset
 from controlplane.quality.answers import Answer, Target
 from controlplane.quality.features import FEATURE_DISTANCE, LPIPS
-from controlplane.quality.live import MAX_PAIRS, Collector, LivePairs
+from controlplane.quality.live import MAX_PAIRS, Collector, LivePairs, read_token
 from controlplane.quality.photoset import Photo
 from controlplane.quality.sanity import Unusable
 from controlplane.quality.verdict import Judgement, Limits, Verdict, by_badness
@@ -90,13 +90,7 @@ def read_live(minutes: float, token_file: pathlib.Path | None) -> Live:
     """
     if token_file is None:
         raise InvalidInputError("--sample-token-file", "is missing", "name the file that the workers were started with")
-    try:
-        token = token_file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidInputError("--sample-token-file", f"{token_file} cannot be read", "name another file") from exc
-    if not token or not token.isprintable():
-        raise InvalidInputError("--sample-token-file", f"{token_file} holds no token", "name another file")
-    return Live(dt.timedelta(minutes=minutes), token)
+    return Live(dt.timedelta(minutes=minutes), read_token(token_file, field="--sample-token-file"))
 
 
 def read_limits(*, chroma: str | None, **given: float | None) -> Limits:

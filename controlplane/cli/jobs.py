@@ -51,7 +51,7 @@ def submit(
     fields = {name: str(value) for name, value in given.items() if value is not None}
     fields |= {"workflow_type": workflow, "priority": "vip" if vip else "normal"}
     with surroundings_of(context).client() as client:
-        job = client.upload(JobView, "jobs", content=content, **fields)
+        job = client.post_bytes(JobView, "jobs", content=content, **fields)
     _print_job(job, output, f"job {job.id} waits; collect it with: hueshift jobs result {job.id} --out FILE")
 
 
@@ -101,7 +101,7 @@ def result(
 ) -> None:
     """Download the picture of a job that is done."""
     with surroundings_of(context).client() as client:
-        content = client.download("jobs", job, "result")
+        content = client.get_bytes("jobs", job, "result")
     try:
         out.write_bytes(content)
     except OSError as exc:

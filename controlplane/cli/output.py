@@ -22,6 +22,7 @@ from controlplane.api.answers import (
     EventView,
     ExplanationView,
     ProvenanceView,
+    QualityRunView,
     RolloutView,
     ShareView,
     StatusView,
@@ -45,6 +46,11 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "good": ("✔", "green"),
     "proposed": ("◌", "cyan"),
     "rejected": ("✖", "red"),
+    "ok": ("✔", "green"),
+    "drift": ("‖", "yellow"),
+    "block": ("✖", "red"),
+    "running": ("◌", "cyan"),
+    "failed": ("•", "yellow"),
     "SYNCED": ("✔", "green"),
     "STALE": ("◌", "yellow"),
     "NACKED": ("✖", "red"),
@@ -194,7 +200,7 @@ def status_tree(status: StatusView, *, now: dt.datetime, note: str = "") -> Rend
     for pinned in status.models:
         _add_model(tree, pinned, now)
     if rollout:
-        _add_rollout(tree, rollout, now)
+        _add_rollout(tree, rollout, status.quality, now)
     if status.acks.refusals:
         refusals = tree.add(Text("refused by Envoy", style="red"))
         for words in status.acks.refusals:
@@ -238,7 +244,41 @@ def explanation(found: ExplanationView) -> RenderableType:
     head.append_text(marked(found.state, found.phase))
     lines = [head, Text(clean(found.summary))]
     lines += [Text(f"  {clean(each.words)}") for each in found.objectives]
+    for run in found.quality:
+        lines.append(Text("  pictures: ").append_text(quality_line(run)))
+        if run.measures:
+            lines.append(Text(f"    {measures_text(run)}"))
     return Group(*lines, Text(clean(found.next)))
+
+
+def quality_line(run: QualityRunView) -> Text:
+    """Say in one line what a comparison of pictures came to."""
+    line = marked(run.verdict or run.status)
+    return line.append(f" (comparison {run.number}){f': {clean(run.words)}' if run.words else ''}", style="")
+
+
+def measures_text(run: QualityRunView) -> str:
+    """Write what was measured, each with its interval."""
+    return ", ".join(
+        f"{name} {each.value:.3g} ({each.low:.3g} to {each.high:.3g})" for name, each in run.measures.items()
+    )
+
+
+def quality_table(runs: Iterable[QualityRunView]) -> Table:
+    """Show comparisons of pictures, one line each."""
+    table = new_table("NUMBER", "BEGAN", "TOOK", "VERDICT", "OLD", "NEW", "WORDS")
+    for run in runs:
+        took = f"{(run.ended_at - run.at).total_seconds():.0f} s" if run.ended_at else "-"
+        table.add_row(
+            str(run.number),
+            run.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            took,
+            marked(run.verdict or run.status),
+            clean(run.old) or "-",
+            clean(run.new) or "-",
+            clean(run.words),
+        )
+    return table
 
 
 def events_table(events: Iterable[EventView]) -> Table:
@@ -277,7 +317,7 @@ def new_table(*columns: str, header: bool = True) -> Table:
     return table
 
 
-def _add_rollout(tree: Tree, rollout: RolloutView, now: dt.datetime) -> None:
+def _add_rollout(tree: Tree, rollout: RolloutView, quality: Iterable[QualityRunView], now: dt.datetime) -> None:
     title = Text(f"{rollout.id}  {rollout.baseline} → {rollout.candidate}  ")
     title.append_text(marked(rollout.state, rollout.phase))
     title.append(f"  {age((now - rollout.since).total_seconds())}", style="dim")
@@ -285,6 +325,8 @@ def _add_rollout(tree: Tree, rollout: RolloutView, now: dt.datetime) -> None:
     branch.add(Text("started by ").append(clean(f"{rollout.by}: {rollout.why}" if rollout.why else rollout.by)))
     branch.add(_steps_text(rollout))
     branch.add(Text(f"objectives: {', '.join(rollout.objectives)}"))
+    for run in quality:
+        branch.add(Text("pictures: ").append_text(quality_line(run)))
     if not rollout.evidence:
         branch.add(Text("no evidence yet", style="dim"))
         return

@@ -1,4 +1,4 @@
-"""`hueshift quality`: do two versions colour the same photos alike, and is the new one broken?"""
+"""`hueshift quality`: do two versions colour the same photos alike, and is the new one broken? Asked, or looked up."""
 
 import pathlib
 from typing import Annotated
@@ -130,6 +130,27 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
     )
     verdict = comparing.run(surroundings_of(context), wanted, as_json=is_json(output))
     raise typer.Exit(1 if verdict == "block" or (strict and verdict == "drift") else 0)
+
+
+@quality.command()
+def show(
+    context: typer.Context,
+    rollout: Annotated[
+        str, typer.Argument(help="Its id, as colorize-7; or a service, for its newest.", show_default=False)
+    ],
+    number: Annotated[
+        int | None, typer.Option("--number", min=1, help="Which comparison; the newest by default.", show_default=False)
+    ] = None,
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option("--out", help="Write its report and its worst pictures into this folder.", show_default=False),
+    ] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Show the comparisons that the control plane made of a rollout's pictures, and what the newest one measured."""
+    from controlplane.cli import showing  # noqa: PLC0415 - see main
+
+    showing.show(surroundings_of(context), rollout, number=number, out=out, as_json=is_json(output))
 
 
 def register(app: typer.Typer) -> None:

@@ -32,6 +32,7 @@ from controlplane.controller.observer import (
     level_event,
     silence_event,
 )
+from controlplane.controller.pictures import asked_by, is_comparing, picture_event
 from controlplane.errors import ControlPlaneError, StaleWriteError
 from controlplane.ports import (
     ClusterHealth,
@@ -62,6 +63,7 @@ from controlplane.rollout.model import (
 )
 from controlplane.rollout.objectives import query_slos
 from controlplane.rollout.recorded import JudgedTick
+from controlplane.rollout.slo import quality_slo
 from controlplane.traffic.assemble import rollout_split
 from controlplane.traffic.model import Split
 from controlplane.wake import Wake
@@ -290,22 +292,27 @@ class Controller:
         asked = [slo.name for slo in query_slos(rollout.slos)]
         # Read after the ticks: a sample is stored before its tick begins, so none of a closed tick can be missing.
         samples = await self.store.load_samples(rollout.id, asked, after=after) if asked else ()
-        return Case(
-            rollout, clusters, ticks, samples, await load_holds(self.store, spec, rollout, now=self.clock.now())
-        )
+        runs = await self.store.load_quality_runs(rollout.id) if quality_slo(rollout.slos) else ()
+        holds = await load_holds(self.store, spec, rollout, runs, now=self.clock.now())
+        return Case(rollout, clusters, ticks, samples, holds, pictures=runs)
 
     async def _decide(self, case: Case, judged: Judged | None, fleet: FleetView) -> None:
         rollout, clusters, ticks = case.rollout, case.clusters, case.ticks
         now = self.clock.now()
         judged = judged or judge_ticks(rollout, clusters, ticks, case.samples, case.holds)
+        seen = picture_event(rollout, case.pictures)
         event = (
             judged.event
-            or level_event(rollout, clusters, fleet, now=now, holds=case.holds)
+            or seen
+            or level_event(
+                rollout, clusters, fleet, now=now, holds=case.holds, patient=is_comparing(case.pictures, now=now)
+            )
             or clock_event(rollout, heard_at=self._heard_at(rollout, ticks), now=now)
             or silence_event(rollout, case.samples, now=now)
         )
         if event is not None:
-            await self._apply(judged.rollout, event, judged=judged.ticks)
+            moved = asked_by(judged.rollout, seen, case.pictures) if event is seen else judged.rollout
+            await self._apply(moved, event, judged=judged.ticks)
         elif judged.rollout != rollout:
             await self.store.save(judged.rollout, judged=judged.ticks, now=now)
         self._resting.pop(rollout.id, None)

@@ -30,6 +30,7 @@ from controlplane.rollout.model import (
     TelemetryLost,
 )
 from controlplane.rollout.objectives import policy_of, query_slos
+from controlplane.rollout.quality import QualityRun
 from controlplane.rollout.recorded import JudgedTick, Look
 from controlplane.rollout.sampling import QuerySample, Sampling
 from controlplane.rollout.windows import TickWindow, VersionTick
@@ -66,15 +67,24 @@ class FleetView:
 
 
 def level_event(
-    rollout: Rollout, clusters: Clusters, fleet: FleetView, *, now: dt.datetime, holds: Sequence[str] = ()
+    rollout: Rollout,
+    clusters: Clusters,
+    fleet: FleetView,
+    *,
+    now: dt.datetime,
+    holds: Sequence[str] = (),
+    patient: bool = False,
 ) -> Event | None:
-    """Return what the fleet's level means for a rollout that waits for it; *holds* as in `Case`."""
+    """Return what the fleet's level means for a rollout that waits for it; *holds* as in `Case`.
+
+    *patient*: what it waits for is under way, so `Preparing` is not given up now.
+    """
     match rollout.state:
         case Preparing(since=since):
             unready = (*unready_members(fleet.nodes, fleet.health, clusters.candidate, now=now), *holds)
             if fleet.level.settled and not unready and not fleet.trial:
                 return Ready()
-            if now - since >= rollout.plan.prepare_timeout:
+            if now - since >= rollout.plan.prepare_timeout and not patient:
                 return PrepareTimedOut(_unready_words(fleet, unready))
         case Shifting() | RollingBack() if fleet.level.settled:
             return Acked()
@@ -130,7 +140,7 @@ class Case:
 
     *holds* say, a phrase each, why the candidate may get no more traffic now, whatever the judge thinks of it. They
     keep a rollout from its next step, the first and the last included, and from nothing else: a breach goes back at
-    once, and a person may promote.
+    once, and a person may promote. *pictures* are the newest comparisons, the newest first.
     """
 
     rollout: Rollout
@@ -138,6 +148,7 @@ class Case:
     ticks: Sequence[TickRead]
     samples: Sequence[QuerySample] = ()
     holds: Sequence[str] = ()
+    pictures: Sequence[QualityRun] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

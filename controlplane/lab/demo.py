@@ -1,4 +1,4 @@
-"""The main job, shown: real photos through a real Envoy while one good version is promoted and three bad ones go back.
+"""The main job, shown: real photos through a real Envoy while a good version is promoted and four bad ones go back.
 
 Nothing here decides anything: the demo starts the same programs that a user starts, asks for rollouts over REST, and
 measures from outside, as a client. What it sets small (and says so) are times, bounds, picture size and rate; the
@@ -51,6 +51,8 @@ from controlplane.lab.stack import Stack, program
 SERVICE = "colorize"
 PHOTO_PX = 192
 SHEET_PHOTOS = 5
+COMPARED_PHOTOS = 16
+"""Photos of the picture gate, of 66: the story should go on."""
 CLIENT_TIMEOUT_S = 8.0
 CALIBRATION_S = 6.0
 CHAPTER_TIMEOUT = dt.timedelta(minutes=6)
@@ -76,6 +78,7 @@ class Fault(enum.Enum):
     ERRORS = "errors"
     SLOW = "slow"
     HANG = "hang"
+    COLOURS = "colours"
 
 
 FAULT_FLAGS = {
@@ -83,26 +86,32 @@ FAULT_FLAGS = {
     Fault.ERRORS: ("--fault-errors", "0.2"),
     Fault.SLOW: ("--fault-delay-factor", "3"),
     Fault.HANG: ("--fault-hang", "1"),
+    Fault.COLOURS: ("--fault-picture", "inverted"),
 }
 """The flags of a worker with each fault."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chapter:
-    """One rollout of the story: its version, what is wrong with it, and how it must end."""
+    """One rollout of the story: its version, what is wrong with it, and how it must end.
+
+    *pictures*: whether its pictures are compared with v1's before any user gets one.
+    """
 
     version: str
     title: str
     fault: Fault
     expected: str
     steps: tuple[str, ...]
+    pictures: bool = False
 
 
 STORY = (
-    Chapter("v2", "v2 is healthy", Fault.NONE, "promoted", ("5%", "25%", "50%", "100%")),
+    Chapter("v2", "v2 is healthy", Fault.NONE, "promoted", ("5%", "25%", "50%", "100%"), pictures=True),
     Chapter("v3", "v3 fails 20 % of its requests", Fault.ERRORS, "rolled_back", ("25%", "50%", "100%")),
     Chapter("v4", "v4 is three times slower", Fault.SLOW, "rolled_back", ("25%", "50%", "100%")),
     Chapter("v5", "v5 hangs", Fault.HANG, "rolled_back", ("25%", "50%", "100%")),
+    Chapter("v6", "v6 inverts colours", Fault.COLOURS, "rolled_back", ("25%", "50%", "100%"), pictures=True),
 )
 MODELS = {"person": "person", "building": "building", "v1": "v1"} | {chapter.version: "v2" for chapter in STORY}
 FAULTS = {chapter.version: chapter.fault for chapter in STORY}
@@ -201,7 +210,7 @@ class Demo:
         return rows, report
 
     async def _start(self, running: contextlib.AsyncExitStack) -> None:
-        self._screen.say("Starting the control plane, one Envoy and seven workers (person, building, v1 to v5) …")
+        self._screen.say("Starting the control plane, one Envoy and eight workers (person, building, v1 to v6) …")
         for version, port in self._worker_ports.items():
             worker = ServerProcess(
                 [program("hueshift-worker"), "serve", *worker_flags(version, port)],
@@ -304,6 +313,7 @@ class Demo:
                         "threshold": f"{pace.threshold_ms:g}ms",
                         "quantile": "95%",
                     },
+                    {"name": "pictures", "kind": "quality", "photos": COMPARED_PHOTOS},
                 ],
             }
         )
@@ -327,8 +337,9 @@ class Demo:
 
     async def _tell(self, chapter: Chapter) -> tuple[Span, StatusView]:
         began = self._clock.steady()
-        steps = [{"weight": weight, "hold": "5s"} for weight in chapter.steps]
+        steps: list[dict[str, Any]] = [{"weight": weight, "hold": "5s"} for weight in chapter.steps]
         steps[-1]["hold"] = "10s"
+        steps[0]["quality"] = chapter.pictures
         plan = {"steps": steps, "deadline": "5m", "prepare_timeout": "30s"}
         with self._screen.chapter(chapter.title):
             await self._stack.api.start(SERVICE, to=chapter.version, plan=plan, why=chapter.title)

@@ -22,6 +22,7 @@ MAX_PAUSE: Final = dt.timedelta(seconds=5)
 GIVE_UP_AFTER: Final = 5
 """Answers in a row that never came, after which no more photos are sent: nobody waits for a version that hangs."""
 WRONG_PLACE: Final = frozenset({401, 403, 404, 405})
+BUSY: Final = frozenset({429, 503})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Answer:
     """The picture's file, not yet looked at."""
     said: str = ""
     """The version that the worker says it is; empty where it says nothing."""
+    is_busy: bool = False
+    """The worker had no room for the photo: nothing is known of its picture."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +104,7 @@ class Asker:
         else:
             self._is_right_place = True
         if status != httpx.codes.OK:
-            return Answer(Unusable(Flaw.MISSING, f"answered {status}{_quote(body)}"), said)
+            return Answer(Unusable(Flaw.MISSING, f"answered {status}{_quote(body)}"), said, is_busy=status in BUSY)
         if len(body) > MAX_ANSWER_BYTES:
             return Answer(Unusable(Flaw.UNREADABLE, f"more than {MAX_ANSWER_BYTES >> 20} MiB"), said)
         return Answer(body, said)
@@ -109,7 +112,7 @@ class Asker:
     async def _post_until_taken(self, url: str, photo: Photo) -> tuple[int, str, bytes]:
         for _ in range(TRIES - 1):
             status, headers, body = await self._post(url, photo)
-            if status not in {429, 503}:
+            if status not in BUSY:
                 return status, headers.get(VERSION_HEADER, ""), body
             await self._clock.sleep(_read_pause(headers.get("retry-after", "")))
         status, headers, body = await self._post(url, photo)

@@ -110,9 +110,12 @@ def weigh_live(
 
 
 def make_cases(
-    photos: Sequence[Photo], answers: tuple[Sequence[Answer], Sequence[Answer]], limits: Limits, meters: Sequence[Meter]
+    photos: Sequence[Photo],
+    answers: tuple[Sequence[Answer], Sequence[Answer]],
+    limits: Limits,
+    meters: Sequence[Meter] = (),
 ) -> list[Case]:
-    """Measure both versions' answers, photo by photo."""
+    """Measure both versions' answers, photo by photo; a verdict takes such cases from wherever they come."""
     return [
         make_case(photo.name, photo.stratum, _look(old, photo), _look(new, photo), limits.bounds, meters)
         for photo, old, new in zip(photos, *answers, strict=True)

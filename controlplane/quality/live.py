@@ -6,6 +6,7 @@ photo and answer of the same ids as every other (`hueshift-worker serve --sample
 
 import dataclasses
 import datetime as dt
+import pathlib
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -230,6 +231,21 @@ class Collector:
             why = " ".join(str(exc).split()) or type(exc).__name__
             raise UnavailableError(f"{url} does not answer ({why}); is the worker running?") from exc
         return response.status_code, bytes(body)
+
+
+def read_token(file: pathlib.Path, *, field: str) -> str:
+    """Return the token in *file*, which workers were started with as well.
+
+    Raises:
+        InvalidInputError: There is none; *field* is what names the file.
+    """
+    try:
+        token = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidInputError(field, f"{file} cannot be read", "name another file") from exc
+    if not token or not token.isprintable():
+        raise InvalidInputError(field, f"{file} holds no token", "name another file")
+    return token
 
 
 def _workers(target: Target) -> list[str]:

@@ -15,6 +15,8 @@ GAP_PX: Final = 6
 LABEL_PX: Final = 16
 GROUPS: Final = 3
 """Photos beside each other, three tiles each."""
+STRIP_TILE_PX: Final = 240
+MAX_STRIP_BYTES: Final = 40_000
 RED: Final = (200, 30, 30)
 
 
@@ -25,7 +27,11 @@ def draw_sheet(
     cases = by_badness(judgement.cases)
     rows = [cases[start : start + GROUPS] for start in range(0, len(cases), GROUPS)]
     tiles = {
-        case.name: [_tile(photos[case.name].data), _answer(case.old, old, case), _answer(case.new, new, case)]
+        case.name: [
+            _tile(photos[case.name].data, TILE_PX),
+            _answer(case.old, old.get(case.name), TILE_PX),
+            _answer(case.new, new.get(case.name), TILE_PX),
+        ]
         for case in cases
     }
     heights = [max(tile.height for case in row for tile in tiles[case.name]) + LABEL_PX + GAP_PX for row in rows]
@@ -47,6 +53,26 @@ def draw_sheet(
     return sheet
 
 
+def draw_strip(case: Case, photo: bytes, old: bytes | None, new: bytes | None) -> bytes:
+    """Draw one photo and both versions' pictures of it side by side, as a JPEG of at most 40 kB."""
+    tiles = [
+        _tile(photo, STRIP_TILE_PX),
+        _answer(case.old, old, STRIP_TILE_PX),
+        _answer(case.new, new, STRIP_TILE_PX),
+    ]
+    strip = Image.new("RGB", (3 * STRIP_TILE_PX + 2 * GAP_PX, max(tile.height for tile in tiles)), "white")
+    for column, tile in enumerate(tiles):
+        strip.paste(tile, (column * (STRIP_TILE_PX + GAP_PX), 0))
+    codings = (_encode(strip, quality) for quality in (88, 75, 60, 40))
+    return next((coded for coded in codings if len(coded) <= MAX_STRIP_BYTES), _encode(strip, 10))
+
+
+def _encode(picture: Image.Image, quality: int) -> bytes:
+    target = io.BytesIO()
+    picture.save(target, "JPEG", quality=quality)
+    return target.getvalue()
+
+
 def _label(case: Case) -> str:
     difference = f"dE {case.pair.delta_e:.1f}" if case.pair else ""
     return f"{case.name}  {difference}  {', '.join(case.new_flaws)}"
@@ -57,16 +83,17 @@ def _plain(text: str) -> str:
     return text.encode("latin-1", errors="replace").decode("latin-1")
 
 
-def _answer(seen: object, files: Mapping[str, bytes], case: Case) -> Image.Image:
-    if isinstance(seen, Unusable):
-        empty = Image.new("RGB", (TILE_PX, TILE_PX // 2), (245, 225, 225))
-        ImageDraw.Draw(empty).text((GAP_PX, GAP_PX), _plain(f"{seen.flaw}\n{seen.words[:26]}"), fill=RED)
+def _answer(seen: object, encoded: bytes | None, side_px: int) -> Image.Image:
+    if isinstance(seen, Unusable) or encoded is None:
+        empty = Image.new("RGB", (side_px, side_px // 2), (245, 225, 225))
+        words = f"{seen.flaw}\n{seen.words[:26]}" if isinstance(seen, Unusable) else ""
+        ImageDraw.Draw(empty).text((GAP_PX, GAP_PX), _plain(words), fill=RED)
         return empty
-    return _tile(files[case.name])
+    return _tile(encoded, side_px)
 
 
-def _tile(encoded: bytes) -> Image.Image:
+def _tile(encoded: bytes, side_px: int) -> Image.Image:
     with Image.open(io.BytesIO(encoded)) as picture:
         tile = picture.convert("RGB")
-    tile.thumbnail((TILE_PX, TILE_PX))
+    tile.thumbnail((side_px, side_px))
     return tile

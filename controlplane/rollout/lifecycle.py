@@ -134,6 +134,11 @@ def _from_preparing(state: Preparing, event: Event, now: dt.datetime) -> State:
             return Paused(NO_STEP, now, PauseCause.OPERATOR, _said(event), next_step=0)
         case DeadlinePassed():
             return Paused(NO_STEP, now, PauseCause.INCONCLUSIVE, _deadline_words(), next_step=0)
+        case Breach(words=words):
+            # Its pictures, which can be compared before it has any traffic: there is nothing to take back.
+            return RolledBack(at=now, cause=RollbackCause.SLO_BREACH, words=words)
+        case Question(words=words):
+            return Paused(NO_STEP, now, PauseCause.BREACH, words, next_step=0)
         case _:
             raise IllegalTransitionError(state, event)
 
@@ -153,7 +158,7 @@ def _from_shifting(plan: Plan, state: Shifting, event: Event, now: dt.datetime) 
             return _stand(state, now, PauseCause.TELEMETRY_LOST, words, probing=_ever_probing(state))
         case Pause():
             return Paused(state.step, now, PauseCause.OPERATOR, _said(event), state.step, probing=state.probing)
-        case Breach(words=words) if state.came_from != NO_STEP:
+        case Breach(words=words):
             return RollingBack(now, RollbackCause.SLO_BREACH, words)
         case Abort():
             return RollingBack(now, RollbackCause.ABORTED, _said(event))

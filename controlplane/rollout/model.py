@@ -23,11 +23,16 @@ NO_STEP = -1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
-    """One step: the candidate's weight, how long it is held at least once live, and whether it ends at a gate."""
+    """One step: the candidate's weight, how long it is held at least once live, and whether it ends at a gate.
+
+    *quality* says whether it waits, before its traffic, for a verdict on the candidate's pictures. None: the first one
+    does, where the service has an objective about them.
+    """
 
     weight_bp: int
     hold: dt.timedelta = dt.timedelta(seconds=30)
     pause: bool = False
+    quality: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from controlplane.rollout.slo import (
     ALPHA,
     ClientErrorSlo,
     ErrorRateSlo,
+    JudgedSlo,
     LatencySlo,
     OnBreach,
     QuerySlo,
@@ -16,6 +17,7 @@ from controlplane.rollout.slo import (
     Slo,
     Terms,
     ValueQuerySlo,
+    judged,
     with_defaults,
 )
 from controlplane.rollout.windows import snap_threshold
@@ -28,7 +30,8 @@ def policy_of(slos: Sequence[Slo]) -> Policy:
     """Return the judge's policy for a service's objectives.
 
     The first error rate and the first latency are judged with all that the judge knows of them (requests that hang,
-    whole histograms); any further ones, and the other kinds, as shares of bad things.
+    whole histograms); any further ones, and the other kinds, as shares of bad things. One about pictures is none of
+    the judge's.
     """
     return _policy_of(tuple(slos))
 
@@ -40,7 +43,7 @@ def query_slos(slos: Iterable[Slo]) -> tuple[QuerySlo, ...]:
 
 @functools.lru_cache(maxsize=256)
 def _policy_of(declared: tuple[Slo, ...]) -> Policy:
-    slos = with_defaults(declared)
+    slos = judged(with_defaults(declared))
     errors = next((slo for slo in slos if isinstance(slo, ErrorRateSlo)), None)
     latency = next((slo for slo in slos if isinstance(slo, LatencySlo)), None)
     failures = tuple(dict.fromkeys(kind for slo in slos if isinstance(slo, ErrorRateSlo) for kind in slo.bad))
@@ -66,7 +69,7 @@ def _handling(terms: Terms) -> Handling:
     return Handling(muted=terms.muted, asks=terms.on_breach is OnBreach.PAUSE, alpha=terms.alpha, budget=terms.budget)
 
 
-def _share(slo: Slo, failures: tuple[str, ...]) -> ShareObjective:
+def _share(slo: JudgedSlo, failures: tuple[str, ...]) -> ShareObjective:
     of = functools.partial(
         ShareObjective, slo.name, odds_ratio=slo.terms.tolerance or ODDS_TOLERANCE, handling=_handling(slo.terms)
     )

@@ -1,14 +1,15 @@
 """Objectives: what a version must keep, how much doubt is allowed, and what a breach leads to.
 
 An objective is a share of bad things among things that happened: failed requests, slow ones, requests that the
-service calls the client's mistake, or whatever a Prometheus query counts.
+service calls the client's mistake, or whatever a Prometheus query counts. One kind is not: `QualitySlo` compares what
+both versions make of the same photos, before and while users do.
 """
 
 import dataclasses
 import datetime as dt
 import enum
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from controlplane.errors import InvalidInputError
@@ -25,6 +26,8 @@ ALPHA: Final = 0.01
 
 MAX_SLOS: Final = 8
 MAX_QUERY_CHARS: Final = 2_000
+MIN_PHOTOS: Final = 8
+"""Fewer tell nothing for sure."""
 
 DEFAULT_CLIENT_ERRORS: Final = "client errors"
 """The name of the objective that every service has, unless it declares one of the kind itself."""
@@ -208,6 +211,63 @@ class ValueQuerySlo:
         return above or (self.lowest is not None and not value >= self.lowest)
 
 
+class OnDrift(enum.Enum):
+    """What follows when the pictures of a version without a flaw differ by more than the owner allows."""
+
+    ALLOW = "allow"
+    """Nothing: it is shown."""
+    ASK = "ask"
+    """The rollout stands still and asks a person; once per rollout."""
+    BLOCK = "block"
+    """It is a breach, like a flaw."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QualitySlo:
+    """Both versions make pictures of the same grey photos: none of the candidate's is broken, and they are alike.
+
+    *delta_e* (mean CIEDE2000), *hue_deg* (mean turn of hues), *chroma* (change of the amount of colour, as a share),
+    *ssim* (likeness of the colour planes) and *features* (mean feature distance) bound the difference; beyond them
+    *on_drift* says what follows. A flaw, which no style excuses, is always a breach. *photos* are sent to each version
+    (0: all there are), to *path*, before a step that demands it, and every *interval* while the candidate carries
+    traffic. *live* has both versions' answers to the same mirrored requests compared as well, as far as their workers
+    keep such. Of *terms* only what a breach leads to, and whether it is muted, mean anything here.
+    """
+
+    name: str
+    delta_e: float = 3.0
+    hue_deg: float = 10.0
+    chroma: float = 0.25
+    ssim: float = 0.9
+    on_drift: OnDrift = OnDrift.ALLOW
+    photos: int = 0
+    interval: dt.timedelta = dt.timedelta(minutes=10)
+    path: str = "/repair"
+    terms: Terms = Terms()
+    features: float = 0.15
+    live: bool = False
+
+    def __post_init__(self) -> None:
+        path = f"slos.{self.name}"
+        for field, value, least, most in (
+            ("delta_e", self.delta_e, 0, 100),
+            ("hue", self.hue_deg, 0, 180),
+            ("chroma", self.chroma, 0, 10),
+            ("ssim", self.ssim, 0, 1),
+            ("feature_distance", self.features, 0, 10),
+        ):
+            if not least <= value <= most:
+                raise InvalidInputError(f"{path}.{field}", f"{value:g} is out of range", f"use {least} to {most}")
+        if self.photos != 0 and not MIN_PHOTOS <= self.photos <= 1_000:
+            raise InvalidInputError(
+                f"{path}.photos", f"{self.photos} are out of range", f"use {MIN_PHOTOS} to 1000, or 0 for all"
+            )
+        if not dt.timedelta(minutes=1) <= self.interval <= dt.timedelta(days=1):
+            raise InvalidInputError(f"{path}.interval", f"{self.interval} is out of range", "use 1 min to 1 day")
+        if not self.path.startswith("/") or not self.path.isprintable():
+            raise InvalidInputError(f"{path}.path", f"{self.path!r} is no path", "start it with /")
+
+
 def default_bad(*, grpc: bool) -> tuple[str, ...]:
     """Return what fails by default, of a service that speaks gRPC or one that does not."""
     return GRPC_BAD_KINDS if grpc else HTTP_BAD_KINDS
@@ -219,7 +279,9 @@ def client_errors(*, grpc: bool) -> tuple[str, ...]:
 
 
 QuerySlo: TypeAlias = RatioQuerySlo | ValueQuerySlo
-Slo: TypeAlias = ErrorRateSlo | LatencySlo | ClientErrorSlo | RatioQuerySlo | ValueQuerySlo
+JudgedSlo: TypeAlias = ErrorRateSlo | LatencySlo | ClientErrorSlo | RatioQuerySlo | ValueQuerySlo
+"""What the judge of every second weighs."""
+Slo: TypeAlias = JudgedSlo | QualitySlo
 
 
 def queries(slo: QuerySlo) -> tuple[str, ...]:
@@ -230,6 +292,16 @@ def queries(slo: QuerySlo) -> tuple[str, ...]:
 def fill_in(query: str, names: Mapping[str, str]) -> str:
     """Put a version's *names* (service, version, cluster) in the place of a query's placeholders."""
     return _PLACEHOLDER.sub(lambda found: names[found[1]], query)
+
+
+def judged(slos: Iterable[Slo]) -> tuple[JudgedSlo, ...]:
+    """Return the objectives that the judge of every second weighs."""
+    return tuple(slo for slo in slos if not isinstance(slo, QualitySlo))
+
+
+def quality_slo(slos: Iterable[Slo]) -> QualitySlo | None:
+    """Return the objective about pictures, of which there is at most one."""
+    return next((slo for slo in slos if isinstance(slo, QualitySlo)), None)
 
 
 def with_defaults(slos: Sequence[Slo]) -> tuple[Slo, ...]:
@@ -257,10 +329,11 @@ def check_slos(slos: Sequence[Slo]) -> None:
         raise InvalidInputError(
             "slos", "says neither how many requests may fail nor how long they may take", "add kind: error_rate"
         )
-    if len([slo for slo in slos if isinstance(slo, ClientErrorSlo)]) > 1:
-        raise InvalidInputError("slos", "has two objectives of kind client_errors", "leave one of them")
+    for kind, word in ((ClientErrorSlo, "client_errors"), (QualitySlo, "quality")):
+        if len([slo for slo in slos if isinstance(slo, kind)]) > 1:
+            raise InvalidInputError("slos", f"has two objectives of kind {word}", "leave one of them")
     given = [slo.terms.alpha for slo in slos if slo.terms.alpha is not None]
-    without = [slo.name for slo in with_defaults(slos) if slo.terms.alpha is None]
+    without = [slo.name for slo in judged(with_defaults(slos)) if slo.terms.alpha is None]
     if without and sum(given) > ALPHA * 0.9:
         raise InvalidInputError(
             "slos",

@@ -37,6 +37,8 @@ from controlplane.rollout.slo import (
     ErrorRateSlo,
     LatencySlo,
     OnBreach,
+    OnDrift,
+    QualitySlo,
     RatioQuerySlo,
     Slo,
     Terms,
@@ -54,7 +56,12 @@ def plan_to_json(plan: Plan) -> Object:
     """Write a plan down; spans are seconds."""
     return {
         "steps": [
-            {"weight_bp": step.weight_bp, "hold_s": step.hold.total_seconds(), "pause": step.pause}
+            {
+                "weight_bp": step.weight_bp,
+                "hold_s": step.hold.total_seconds(),
+                "pause": step.pause,
+                "quality": step.quality,
+            }
             for step in plan.steps
         ],
         "deadline_s": plan.deadline.total_seconds(),
@@ -66,7 +73,7 @@ def plan_from_json(data: Object) -> Plan:
     """Read a plan back."""
     return Plan(
         steps=tuple(
-            Step(weight_bp=step["weight_bp"], hold=dt.timedelta(seconds=step["hold_s"]), pause=step["pause"])
+            Step(step["weight_bp"], dt.timedelta(seconds=step["hold_s"]), step["pause"], step.get("quality"))
             for step in data["steps"]
         ),
         deadline=dt.timedelta(seconds=data["deadline_s"]),
@@ -86,6 +93,15 @@ _SLO_BLANK: Final[Object] = {
     "highest": None,
     "lowest": None,
     "interval_s": None,
+    "delta_e": None,
+    "hue_deg": None,
+    "chroma": None,
+    "ssim": None,
+    "on_drift": None,
+    "photos": None,
+    "path": None,
+    "features": None,
+    "live": None,
 }
 
 
@@ -130,6 +146,20 @@ def _slo_facts(slo: Slo) -> Object:
                 "max_ratio": slo.max_ratio,
                 "interval_s": slo.interval.total_seconds(),
             }
+        case QualitySlo():
+            return {
+                "kind": "quality",
+                "delta_e": slo.delta_e,
+                "hue_deg": slo.hue_deg,
+                "chroma": slo.chroma,
+                "ssim": slo.ssim,
+                "on_drift": slo.on_drift.value,
+                "photos": slo.photos,
+                "interval_s": slo.interval.total_seconds(),
+                "path": slo.path,
+                "features": slo.features,
+                "live": slo.live,
+            }
 
 
 def slo_from_json(data: Mapping[Any, Any]) -> Slo:
@@ -145,6 +175,21 @@ def slo_from_json(data: Mapping[Any, Any]) -> Slo:
         case "query_ratio":
             interval = dt.timedelta(seconds=data["interval_s"])
             return RatioQuerySlo(name, data["bad_query"], data["total_query"], data["max_ratio"], interval, terms)
+        case "quality":
+            return QualitySlo(
+                name,
+                data["delta_e"],
+                data["hue_deg"],
+                data["chroma"],
+                data["ssim"],
+                OnDrift(data["on_drift"]),
+                data["photos"],
+                dt.timedelta(seconds=data["interval_s"]),
+                data["path"],
+                terms,
+                data["features"],
+                data["live"],
+            )
         case _:
             interval = dt.timedelta(seconds=data["interval_s"])
             return ValueQuerySlo(

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from controlplane.errors import NotFoundError
 from controlplane.ports import HistoryEntry, Rollout, RolloutId
+from controlplane.rollout.quality import QualityVerdict
 from controlplane.store import tables
 from controlplane.store.codec import plan_from_json, slo_from_json, state_from_json
 from controlplane.store.engine import Database, Tx
@@ -126,6 +127,7 @@ def rollout_of(row: sa.Row[Any]) -> Rollout:
         judge=row.judge,
         evidence=row.evidence,
         judged_tick=row.judged_tick,
+        asked=QualityVerdict(row.asked) if row.asked else None,
     )
 
 

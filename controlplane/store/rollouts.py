@@ -305,6 +305,7 @@ _UPDATE: Final = (
                 "judge",
                 "evidence",
                 "judged_tick",
+                "asked",
             )
         }
     )
@@ -347,6 +348,7 @@ def _save(
             "judge": rollout.judge,
             "evidence": rollout.evidence,
             "judged_tick": rollout.judged_tick,
+            "asked": rollout.asked.value if rollout.asked else None,
         },
     )
     append_history(

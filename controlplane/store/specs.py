@@ -112,7 +112,8 @@ def insert_revision(conn: sa.Connection, revision: Revision) -> None:
         ],
         tables.slo: [slo_to_json(slo) for slo in spec.slos],
         tables.plan_step: [
-            {"weight_bp": step.weight_bp, "hold_us": step.hold, "pause": step.pause} for step in spec.plan.steps
+            {"weight_bp": step.weight_bp, "hold_us": step.hold, "pause": step.pause, "quality": step.quality}
+            for step in spec.plan.steps
         ],
         tables.initial_share: [
             {"version": share.version, "weight_bp": share.weight_bp} for share in spec.initial_split
@@ -159,9 +160,7 @@ def read_spec(conn: sa.Connection, revision: sa.Row[Any]) -> ServiceSpec:
         initial_split=tuple(Share(version=row.version, weight_bp=row.weight_bp) for row in parts[tables.initial_share]),
         slos=tuple(slo_from_json(row._mapping) for row in parts[tables.slo]),  # noqa: SLF001 - public, despite its name
         plan=Plan(
-            steps=tuple(
-                Step(weight_bp=row.weight_bp, hold=row.hold_us, pause=row.pause) for row in parts[tables.plan_step]
-            ),
+            steps=tuple(Step(row.weight_bp, row.hold_us, row.pause, row.quality) for row in parts[tables.plan_step]),
             deadline=revision.plan_deadline_us,
             prepare_timeout=revision.plan_prepare_timeout_us,
         ),

@@ -19,6 +19,7 @@ from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
 from controlplane.store.listener import Listener
 from controlplane.store.models import SqlModels
+from controlplane.store.quality import SqlQuality
 from controlplane.store.rollouts import SqlRollouts
 from controlplane.store.samples import SqlSamples
 from controlplane.store.specs import SpecCache
@@ -35,6 +36,7 @@ class SqlStore(
     SqlDesired,
     SqlTelemetry,
     SqlSamples,
+    SqlQuality,
     SqlModels,
     SqlKeys,
     SqlLease,

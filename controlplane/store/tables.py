@@ -22,11 +22,13 @@ SHARE_RANGE = "weight_bp BETWEEN 0 AND 10000"
 PORT_RANGE = "port BETWEEN 1 AND 65535"
 SLO_KINDS = (
     "(kind = 'latency') = (threshold_ms IS NOT NULL AND quantile IS NOT NULL)"
-    " AND (kind IN ('latency', 'client_errors') OR max_ratio IS NOT NULL)"
+    " AND (kind IN ('latency', 'client_errors', 'quality') OR max_ratio IS NOT NULL)"
     " AND (kind = 'client_errors') = (floor IS NOT NULL)"
     " AND (kind = 'query_ratio') = (bad_query IS NOT NULL AND total_query IS NOT NULL)"
     " AND (kind = 'query_value') = (value_query IS NOT NULL)"
-    " AND kind IN ('error_rate', 'latency', 'client_errors', 'query_ratio', 'query_value')"
+    " AND (kind = 'quality') = (delta_e IS NOT NULL AND hue_deg IS NOT NULL AND chroma IS NOT NULL"
+    " AND ssim IS NOT NULL AND on_drift IS NOT NULL AND photos IS NOT NULL AND path IS NOT NULL)"
+    " AND kind IN ('error_rate', 'latency', 'client_errors', 'query_ratio', 'query_value', 'quality')"
 )
 REVIEWED = "status IN ('proposed', 'good', 'rejected')"
 
@@ -166,9 +168,19 @@ slo = _of_revision(
     sa.Column("tolerance", sa.Double),
     sa.Column("budget", sa.Double, nullable=False, server_default="10"),
     sa.Column("quiet_s", sa.Double, nullable=False, server_default="30"),
+    sa.Column("delta_e", sa.Double),
+    sa.Column("hue_deg", sa.Double),
+    sa.Column("chroma", sa.Double),
+    sa.Column("ssim", sa.Double),
+    sa.Column("on_drift", sa.Text),
+    sa.Column("photos", sa.Integer),
+    sa.Column("path", sa.Text),
+    sa.Column("features", sa.Double),
+    sa.Column("live", sa.Boolean),
     sa.UniqueConstraint("service", "revision", "name"),
     sa.CheckConstraint(SLO_KINDS, name="kind"),
     sa.CheckConstraint("on_breach IN ('rollback', 'pause')", name="on_breach"),
+    sa.CheckConstraint("on_drift IS NULL OR on_drift IN ('allow', 'ask', 'block')", name="on_drift"),
 )
 
 plan_step = _of_revision(
@@ -176,6 +188,7 @@ plan_step = _of_revision(
     sa.Column("weight_bp", sa.Integer, nullable=False),
     sa.Column("hold_us", Span, nullable=False),
     sa.Column("pause", sa.Boolean, nullable=False),
+    sa.Column("quality", sa.Boolean),
     sa.UniqueConstraint("service", "revision", "weight_bp"),
     sa.CheckConstraint("weight_bp BETWEEN 1 AND 10000", name="weight"),
 )
@@ -223,6 +236,7 @@ rollout = sa.Table(
     sa.Column("judge", sa.Text),
     sa.Column("evidence", sa.Text),
     sa.Column("judged_tick", sa.BigInteger),
+    sa.Column("asked", sa.Text),
     sa.UniqueConstraint("service", "number"),
     sa.CheckConstraint("baseline <> candidate", name="versions"),
     sa.CheckConstraint(

@@ -18,6 +18,7 @@ from controlplane.rollout.windows import VersionTick
 from controlplane.store import telemetry_tables as tables
 from controlplane.store.codec import codes_from_json, histogram_from_bytes, histogram_to_bytes
 from controlplane.store.engine import Tx
+from controlplane.store.quality import prune_quality
 from controlplane.store.queries import Part, upsert
 from controlplane.wake import Topic
 
@@ -75,6 +76,7 @@ class SqlTelemetry(Part):
             tx.conn.execute(tables.query_sample.delete().where(tables.query_sample.c.tick < before_tick))
             tx.conn.execute(tables.counter_base.delete().where(tables.counter_base.c.at < before))
             tx.conn.execute(tables.histogram_gap.delete().where(tables.histogram_gap.c.until < before))
+            prune_quality(tx.conn, before)
 
         await self.database.write(work)
 

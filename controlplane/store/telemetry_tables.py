@@ -111,3 +111,36 @@ query_sample = sa.Table(
     sqlite_with_rowid=False,
 )
 """What was asked for, raw: a value, or a ratio's total and its bad ones. Where *words* are not empty, why not."""
+
+quality_run = sa.Table(
+    "quality_run",
+    metadata,
+    sa.Column("rollout", sa.Text, sa.ForeignKey("rollout.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", UtcDateTime, nullable=False, index=True),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("ended_at", UtcDateTime),
+    sa.Column("verdict", sa.Text),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("old", sa.Text, nullable=False),
+    sa.Column("new", sa.Text, nullable=False),
+    sa.Column("report", Json, nullable=False),
+    sa.CheckConstraint("status IN ('running', 'done', 'failed')", name="status"),
+    sa.CheckConstraint("(status = 'done') = (verdict IS NOT NULL)", name="done"),
+    sa.CheckConstraint("(status = 'running') = (ended_at IS NULL)", name="ended"),
+    sa.CheckConstraint("verdict IS NULL OR verdict IN ('ok', 'drift', 'block')", name="verdict"),
+)
+"""A comparison of both versions' pictures. One that came to nothing is begun anew in its row."""
+
+quality_picture = sa.Table(
+    "quality_picture",
+    metadata,
+    sa.Column("rollout", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("place", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("jpeg", sa.LargeBinary, nullable=False),
+    sa.ForeignKeyConstraint(["rollout", "number"], ["quality_run.rollout", "quality_run.number"]),
+)
+"""The pictures that speak most against a candidate: some 40 kB each, gone with the telemetry."""

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.rollout.model import FULL_WEIGHT_BP, Plan
-from controlplane.rollout.slo import Slo, check_slos
+from controlplane.rollout.quality import check_demands
+from controlplane.rollout.slo import Slo, check_slos, quality_slo
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 GRPC_TARGET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,250}[a-z0-9])?(:[0-9]{1,5})?")
@@ -334,6 +335,7 @@ class ServiceSpec:
         ):
             check_names(field, names)
         check_slos(self.slos)
+        check_demands(self.plan, self.slos)
         for route in self.routes:
             if route.version is not None:
                 self.version(route.version, field=f"routes.{route.name}.version")
@@ -355,6 +357,11 @@ class ServiceSpec:
         if self.grpc_target == self.listener.name:
             raise InvalidInputError(
                 "grpc_target", f"{self.grpc_target!r} is the name of Envoy's listener", "choose another name"
+            )
+        pictures = quality_slo(self.slos)
+        if pictures is not None:
+            raise InvalidInputError(
+                f"slos.{pictures.name}", "sends photos over HTTP, and these workers speak gRPC", "leave it out"
             )
         for version in self.versions:
             if version.health_check.path != HealthCheck().path:

@@ -2,6 +2,7 @@
 
 import enum
 import importlib.util
+from collections.abc import Callable
 from typing import Protocol
 
 from inference_worker.cards import Backend, ModelCard
@@ -50,8 +51,6 @@ def check_runtime(card: ModelCard) -> None:
     Raises:
         ModelError: Names the model and what to install.
     """
-    if card.backend is Backend.COMFYUI:
-        raise ModelError(f"--model: {card.name} runs in ComfyUI, which this worker cannot drive; export it as ONNX")
     if card.backend is Backend.TORCH and importlib.util.find_spec("torch") is None:
         raise ModelError(f"--model: {card.name} runs by torch, which is not here; pip install 'hueshift[torch]'")
 
@@ -73,3 +72,37 @@ def open_colorizer(card: ModelCard, *, threads: int, device: Device = Device.AUT
             return TorchColorizer.load(card.path, threads=threads, device=device)
         case Backend.COMFYUI:
             raise ModelError(f"model: {card.name} is for ComfyUI, which is no runtime of this process")
+
+
+class Runner(Protocol):
+    """What turns lightness into colour somewhere else than on a device of this process; takes work while `run` runs."""
+
+    @property
+    def depth(self) -> int:
+        """Pictures that wait."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no more work should come, in one line; None while all is well."""
+        ...
+
+    def follow_health(self, told: Callable[[str | None], None]) -> None:
+        """Have *told* called with `trouble` whenever it changes."""
+        ...
+
+    async def open(self) -> None:
+        """Until work can be taken.
+
+        Raises:
+            ModelError: It never will be, as things are set up.
+        """
+        ...
+
+    async def submit(self, picture: Floats) -> Floats:
+        """The ab planes (2, h, w) for one picture's lightness (1, 1, H, W); cancelling gives the place up."""
+        ...
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        ...

@@ -13,6 +13,8 @@ from controlplane.rollout.slo import (
     ErrorRateSlo,
     LatencySlo,
     OnBreach,
+    OnDrift,
+    QualitySlo,
     RatioQuerySlo,
     Terms,
     ValueQuerySlo,
@@ -65,9 +67,16 @@ FULL_SPEC = ServiceSpec(
         ClientErrorSlo("nonsense", 0.03, ("404",), Terms(budget=0.5, quiet=seconds(0.25) + MICROSECOND), 0.4),
         RatioQuerySlo("empty", 'a{v="$version"}', 'b{v="$cluster"}', 0.2, seconds(7.5)),
         ValueQuerySlo("memory", "c$version", None, -1.5, 0.3, seconds(1)),
+        QualitySlo(
+            "faces", 1 / 3, 7.7, 0.1 + 0.2, 0.95, OnDrift.ASK, 12, seconds(60.5), "/transform", Terms(muted=True)
+        ),
     ),
     plan=Plan(
-        (Step(1, seconds(0)), Step(3, seconds(1.5), pause=True), Step(10_000, dt.timedelta(days=7))),
+        (
+            Step(1, seconds(0), quality=False),
+            Step(3, seconds(1.5), pause=True, quality=True),
+            Step(10_000, dt.timedelta(days=7)),
+        ),
         deadline=dt.timedelta(days=30) - MICROSECOND,
         prepare_timeout=seconds(1),
     ),

@@ -110,7 +110,7 @@ async def test_history_cannot_be_truncated(postgres_store: SqlStore) -> None:
 
 SECOND_ROLLOUT = """
     INSERT INTO rollout SELECT 'colorize-2', service, 2, baseline, candidate, plan, slos, state_kind, state, version,
-    started_at, deadline_at, ended_at, "by", why, judge, evidence, judged_tick FROM rollout
+    started_at, deadline_at, ended_at, "by", why, judge, evidence, judged_tick, asked FROM rollout
 """
 
 
@@ -123,6 +123,7 @@ SECOND_ROLLOUT = """
         "UPDATE split_share SET weight_bp = 10001",
         "INSERT INTO split_share VALUES ('nobody', 0, 'v1', 10000)",
         SECOND_ROLLOUT,
+        "INSERT INTO slo (service, revision, position, name, kind) VALUES ('colorize', 1, 9, 'pictures', 'quality')",
     ],
 )
 async def test_the_database_refuses_nonsense_itself(full_store: SqlStore, change: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from statistics import NormalDist
 
 from controlplane.controller.desired import live_split
+from controlplane.controller.examiner import Examiner
 from controlplane.controller.loop import Controller
 from controlplane.controller.projector import Projector
 from controlplane.controller.sampler import Sampler
@@ -33,7 +34,7 @@ from controlplane.wake import Wake, WakeBoard
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.snapshot import SnapshotCompiler
 from tests import builders
-from tests.fakes import FakeMetrics, ManualClock
+from tests.fakes import FakeGate, FakeMetrics, ManualClock
 
 SECOND = dt.timedelta(seconds=1)
 RPS = 400
@@ -60,6 +61,9 @@ class World:
     sampler: Sampler
     metrics: FakeMetrics
     """What Prometheus says."""
+    examiner: Examiner
+    gate: FakeGate
+    """What the versions' pictures are like."""
     nodes: tuple[str, ...] = ("edge-1",)
     errors: Callable[[], float] = lambda: 0.0
     """The candidate's error rate, now."""
@@ -88,6 +92,7 @@ class World:
     async def pass_second(self) -> None:
         """One second of traffic, then turns of all loops until nothing moves."""
         await self.sample()
+        await self.examine()
         await self.report()
         self.clock.move(SECOND)
         await self.turn()
@@ -97,6 +102,11 @@ class World:
         async with asyncio.TaskGroup() as tasks:
             await self.sampler.turn(tasks)
         await self.sampler.write()
+
+    async def examine(self) -> None:
+        """Let the examiner compare the pictures that are due."""
+        async with asyncio.TaskGroup() as tasks:
+            await self.examiner.turn(tasks)
 
     async def turn(self) -> None:
         """Let projector, Envoys and controller take turns until nothing moves."""
@@ -187,7 +197,7 @@ async def open_world() -> AsyncIterator[World]:
     try:
         cache = SnapshotCache(clock=clock, identifier="main")
         controller = _controller(store, clock)
-        metrics = FakeMetrics()
+        metrics, gate = FakeMetrics(), FakeGate()
         world = World(
             store=store,
             clock=clock,
@@ -198,6 +208,8 @@ async def open_world() -> AsyncIterator[World]:
             controller=controller,
             sampler=_sampler(store, clock, metrics, controller),
             metrics=metrics,
+            examiner=_examiner(store, clock, gate, controller),
+            gate=gate,
         )
         await store.apply(builders.make_spec(), by="ada", why="first", now=clock.now())
         await world.turn()
@@ -221,6 +233,7 @@ def restarted(world: World) -> World:
         ),
         controller=controller,
         sampler=_sampler(world.store, world.clock, world.metrics, controller),
+        examiner=_examiner(world.store, world.clock, world.gate, controller),
     )
 
 
@@ -231,3 +244,7 @@ def _controller(store: SqlStore, clock: ManualClock) -> Controller:
 
 def _sampler(store: SqlStore, clock: ManualClock, metrics: FakeMetrics, controller: Controller) -> Sampler:
     return Sampler(store=store, source=metrics, clock=clock, leads=lambda: controller.leads)
+
+
+def _examiner(store: SqlStore, clock: ManualClock, gate: FakeGate, controller: Controller) -> Examiner:
+    return Examiner(store=store, gate=gate, clock=clock, leads=lambda: controller.leads)

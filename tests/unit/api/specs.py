@@ -11,10 +11,13 @@ from controlplane.rollout.slo import (
     ErrorRateSlo,
     LatencySlo,
     OnBreach,
+    OnDrift,
+    QualitySlo,
     RatioQuerySlo,
     Slo,
     Terms,
     ValueQuerySlo,
+    judged,
 )
 from controlplane.traffic.model import (
     Endpoint,
@@ -84,6 +87,21 @@ QUERY_SLOS: st.SearchStrategy[Slo] = st.one_of(
         ValueQuerySlo, NAMES, QUERIES, st.floats(0, 1e6), st.none() | st.floats(-1e6, 0), SHARES, INTERVALS, TERMS
     ),
 )
+QUALITY_SLOS: st.SearchStrategy[Slo] = st.builds(
+    QualitySlo,
+    NAMES,
+    st.floats(0, 100),
+    st.floats(0, 180),
+    SHARES,
+    st.floats(0, 1),
+    st.sampled_from(OnDrift),
+    st.sampled_from([0, 8, 66]),
+    spans(60 * SECOND, 86_400 * SECOND),
+    PATHS,
+    st.builds(Terms, on_breach=st.sampled_from(OnBreach), muted=st.booleans()),
+    st.floats(0, 10),
+    st.booleans(),
+)
 OTHER_SLOS: st.SearchStrategy[Slo] = CLIENT_SLOS | QUERY_SLOS
 
 
@@ -94,6 +112,7 @@ def slo_lists(draw: st.DrawFn) -> tuple[Slo, ...]:
         *draw(st.lists(REQUEST_SLOS, min_size=1, max_size=2)),
         *draw(st.lists(CLIENT_SLOS, max_size=1)),
         *draw(st.lists(QUERY_SLOS, max_size=2)),
+        *draw(st.lists(QUALITY_SLOS, max_size=1)),
     ]
     return tuple(dataclasses.replace(slo, name=f"{slo.name}-{place}") for place, slo in enumerate(drawn))
 
@@ -105,7 +124,10 @@ SLOS = slo_lists()
 def plans(draw: st.DrawFn) -> Plan:
     """Draw a plan whose weights grow to 100 %."""
     weights = [*sorted(draw(st.sets(st.integers(1, 9_999), max_size=5))), 10_000]
-    steps = tuple(Step(weight, draw(spans(0 * SECOND, 60 * SECOND)), draw(st.booleans())) for weight in weights)
+    steps = tuple(
+        Step(weight, draw(spans(0 * SECOND, 60 * SECOND)), draw(st.booleans()), draw(st.sampled_from([None, False])))
+        for weight in weights
+    )
     return Plan(steps, draw(spans(SECOND, 86_400 * SECOND)), draw(spans(SECOND, 86_400 * SECOND)))
 
 
@@ -174,7 +196,7 @@ def services(draw: st.DrawFn) -> ServiceSpec:
         versions=versions,
         routes=(*pinned, Route("rest", draw(MATCHES), None, draw(timeouts))),
         initial_split=draw(splits(names)),
-        slos=draw(SLOS),
+        slos=judged(draw(SLOS)) if target else draw(SLOS),  # photos go over HTTP
         plan=draw(plans()),
         domains=tuple(draw(st.lists(st.sampled_from(["*", "a.example", "b.example"]), min_size=1, unique=True))),
         groups=tuple(draw(st.lists(NAMES, max_size=2, unique=True))),

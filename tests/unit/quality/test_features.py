@@ -16,6 +16,8 @@ from controlplane.quality.verdict import Limits
 from tests.onnx_files import FREE, pack_model
 from tests.unit.quality.gallery import DEFECTS, coloured, encode
 
+pytestmark = pytest.mark.xdist_group("gallery")
+
 STEP = 9
 """Every so-manieth photo."""
 

@@ -19,6 +19,8 @@ from controlplane.quality.verdict import Limits, Verdict
 from tests.fakes import ManualClock
 from tests.unit.quality.gallery import coloured, encode
 
+pytestmark = pytest.mark.xdist_group("gallery")
+
 TOKEN = "0123456789abcdef"  # noqa: S105 - of these tests
 OLD, NEW = (
     Target(urls=("http://old-1:8083/repair", "http://old-2:8083/repair")),

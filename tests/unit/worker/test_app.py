@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import datetime as dt
+import io
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -9,6 +10,7 @@ from typing import Any, Final
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from inference_worker.errors import ModelError
 from inference_worker.faults import FaultPlan, WrongPicture
@@ -256,13 +258,27 @@ async def test_injected_delay_multiplies_the_own_latency(start: Start, grey_png:
     assert worker.clock.slept == [dt.timedelta(milliseconds=107)]
 
 
-@pytest.mark.parametrize("picture", list(WrongPicture))
+@pytest.mark.parametrize("picture", [WrongPicture.GREY, WrongPicture.INVERTED])
 async def test_injected_wrong_pictures(start: Start, grey_png: bytes, picture: WrongPicture) -> None:
     async with start(faults=FaultPlan(picture=picture)) as worker:
         answer = await worker.client.post("/repair", content=grey_png, headers=PNG)
     assert answer.headers["x-injected-fault"] == "picture"
     blue = compute_lab(read(answer))[..., 2].mean()
     assert blue < -5 if picture is WrongPicture.INVERTED else abs(blue) < 0.5
+
+
+async def test_injected_wrong_pixels_and_files(start: Start, grey_png: bytes) -> None:
+    async def ask_twice(how: WrongPicture) -> list[tuple[int, int]]:
+        async with start(faults=FaultPlan(picture=how)) as worker:
+            answers = [await worker.client.post("/repair", content=grey_png, headers=PNG) for _ in range(2)]
+        return [Image.open(io.BytesIO(answer.content)).size for answer in answers]
+
+    assert await ask_twice(WrongPicture.SHIFTED) == [(96, 80)] * 2
+    assert await ask_twice(WrongPicture.HALVED) == [(48, 40)] * 2
+    assert await ask_twice(WrongPicture.PREVIOUS) == [(64, 64), (96, 80)], "the warm-up's, then the first one's"
+    async with start(faults=FaultPlan(picture=WrongPicture.GARBAGE)) as worker:
+        answer = await worker.client.post("/repair", content=grey_png, headers=PNG)
+    assert (answer.status_code, answer.content[:4] == b"\x89PNG") == (200, False)
 
 
 async def test_no_request_can_switch_faults_on(start: Start, grey_png: bytes) -> None:

@@ -83,6 +83,12 @@ def test_every_field_is_read() -> None:
     )
 
 
+def test_a_file_may_be_called_by_letters_of_any_script() -> None:
+    assert (
+        parse(CARD.replace('"weights.onnx"', '"DDColor人物黑白修复.json"')).path == FOLDER / "DDColor人物黑白修复.json"
+    )
+
+
 def test_one_file_is_its_own_checksum() -> None:
     assert parse(CARD).checksum == f"sha256:{SUM}"
 
@@ -105,7 +111,6 @@ def test_the_checksum_of_several_files_is_that_of_their_sorted_lines() -> None:
         ('about = "A model."', 'about = ""', "about: '' is not one printable line"),
         ('"lab-colorizer"', '"sculptor"', "family: 'sculptor' is unknown; choose one of lab-colorizer, rgb-to-rgb"),
         ('"onnx"', '"jax"', "backend: 'jax' is unknown; choose one of onnx, torch, comfyui"),
-        ('"onnx"', '"comfyui"', "backend: no card can name comfyui yet; choose onnx or torch"),
         ('"weights.onnx"', '"../weights.onnx"', "files[0].name: '../weights.onnx' does not fit; write"),
         ('"weights.onnx"', '"/etc/passwd"', "files[0].name: '/etc/passwd' does not fit"),
         ('"weights.onnx"', '".."', "files[0].name: '..' does not fit"),
@@ -164,6 +169,8 @@ def test_torch_runs_ddcolor_only_and_a_transformer_takes_any_shape() -> None:
     assert parse(plain).darkest == 0
     with pytest.raises(ModelError, match="backend: torch runs DDColor only; export it as ONNX"):
         parse(plain.replace('"onnx"', '"torch"'))
+    with pytest.raises(ModelError, match="backend: comfyui colorizes only; choose onnx, or family lab-colorizer"):
+        parse(plain.replace('"onnx"', '"comfyui"'))
     with pytest.raises(ModelError, match=r"input\.darkest: 1 is impossible; write a whole number from -1 to 0"):
         parse(plain.replace("darkest = 0", "darkest = 1"))
 

@@ -24,17 +24,19 @@ def models(tmp_path: Path) -> Path:
 def test_list_names_the_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("list") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [line[0] for line in lines] == ["building", "person", "v1", "v2"]
-    assert lines[1] == ["person", "person", "lab-colorizer", "onnx", "alias", "of", "v1"]
-    assert lines[2][:5] == ["v1", "v1", "lab-colorizer", "onnx", "weights.onnx"]
+    comfyui = ["ddcolor-building", "ddcolor-kijai", "ddcolor-nodes", "ddcolor-person"]
+    assert [line[0] for line in lines] == ["building", *comfyui, "person", "v1", "v2"]
+    assert lines[2][2:] == ["lab-colorizer", "comfyui", "template.toml,", "workflow.json"]
+    assert lines[5] == ["person", "person", "lab-colorizer", "onnx", "alias", "of", "v1"]
+    assert lines[6][:5] == ["v1", "v1", "lab-colorizer", "onnx", "weights.onnx"]
 
 
 def test_list_tells_of_a_broken_card_in_its_place(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (models / "v2" / "model.toml").write_text('name = "v2"')
     assert run("list", "--models-dir", str(models)) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
-    assert lines[3].endswith("v2/model.toml: family: missing; add it")
+    assert len(lines) == 8
+    assert lines[-1].endswith("v2/model.toml: family: missing; add it")
 
 
 def test_show_begins_with_what_pins_a_version_and_is_the_card(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +57,7 @@ def test_show_tells_an_alias_with_the_facts_of_its_model(capsys: pytest.CaptureF
 
 def test_verify_passes_on_what_is_shipped(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify") == 0
-    assert capsys.readouterr().out.count(" ok sha256:") == 4
+    assert capsys.readouterr().out.count(" ok sha256:") == 8
 
 
 def test_verify_fails_on_damage_and_looks_at_the_others_too(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from inference_worker.errors import ModelError, SettingError
 from inference_worker.failures import is_device_lost, is_out_of_memory
-from inference_worker.faults import DeviceDrill, FaultDice, FaultPlan, Outcome, WrongPicture, spoil
+from inference_worker.faults import DeviceDrill, FaultDice, FaultPlan, Outcome, Spoiler, WrongPicture
 
 
 def test_no_fault_by_default() -> None:
@@ -81,7 +81,37 @@ def test_a_full_device_is_a_fault_of_its_own() -> None:
     assert counted == ["out_of_memory"]
 
 
-def test_wrong_pictures() -> None:
-    ab = np.full((2, 4, 4), 7.0, np.float32)
-    assert not spoil(ab, WrongPicture.GREY).any()
-    assert (spoil(ab, WrongPicture.INVERTED) == -7).all()
+def test_wrong_colours() -> None:
+    ab = np.stack([np.full((4, 4), 7.0, np.float32), np.full((4, 4), -5.0, np.float32)])
+
+    def spoil(how: WrongPicture) -> list[float]:
+        spoilt = Spoiler(how).spoil_colours(ab)
+        assert spoilt.shape == ab.shape
+        assert spoilt.dtype == np.float32
+        return [round(float(plane.mean()), 3) for plane in spoilt]
+
+    assert spoil(WrongPicture.GREY) == [0, 0]
+    assert spoil(WrongPicture.INVERTED) == [-7, 5]
+    assert spoil(WrongPicture.SWAPPED) == [-5, 7]
+    assert spoil(WrongPicture.CAST) == [12, 20]
+    assert spoil(WrongPicture.PALE) == [2.1, -1.5]
+    assert spoil(WrongPicture.GARISH) == [21, -15]
+    assert spoil(WrongPicture.GARBAGE) == [7, -5]
+
+
+def test_wrong_pixels() -> None:
+    rgb = np.zeros((16, 32, 3), np.uint8)
+    rgb[:, 4] = 255
+    assert (Spoiler(WrongPicture.SHIFTED).spoil_pixels(rgb)[:, 12] == 255).all()
+    assert 0 < Spoiler(WrongPicture.BLURRED).spoil_pixels(rgb)[8, 4, 0] < 128
+    assert Spoiler(WrongPicture.HALVED).spoil_pixels(rgb).shape == (8, 16, 3)
+    assert Spoiler(None).spoil_pixels(rgb) is rgb
+
+
+def test_wrong_files() -> None:
+    data = b"\x89PNG and more"
+    garbage = Spoiler(WrongPicture.GARBAGE).spoil_file(data)
+    assert (len(garbage), garbage != data) == (len(data), True)
+    confused = Spoiler(WrongPicture.PREVIOUS)
+    assert [confused.spoil_file(name) for name in (b"ada", b"bob", b"eve")] == [b"ada", b"ada", b"bob"]
+    assert Spoiler(None).spoil_file(data) is data

@@ -12,6 +12,7 @@ from inference_worker.errors import SettingError
 from inference_worker.faults import FaultPlan, WrongPicture
 
 SERVE = ["serve", "--model", "v1", "--port", "8083"]
+COMFYUI = ["serve", "--model", "ddcolor-kijai", "--port", "8083"]
 
 
 @pytest.mark.parametrize("command_line", [[], ["serve"], ["bench"], ["models"], ["models", "list"]])
@@ -63,6 +64,14 @@ def test_every_command_has_help(command_line: list[str], capsys: pytest.CaptureF
         ),
         (["models", "add", "x.pth", "--out", "new"], "models add: needs torch, safetensors, onnx; pip install"),
         (["models", "bench"], "models bench: needs torch, safetensors, onnx; pip install 'hueshift[torch]'"),
+        ([*SERVE, "--checkpoint", "ddcolor_paper"], "--checkpoint"),
+        ([*COMFYUI, "--comfyui-url", "http://203.0.113.7:8188"], "--comfyui-url"),
+        ([*COMFYUI, "--comfyui-allow", "everywhere"], "--comfyui-allow"),
+        ([*COMFYUI, "--comfyui-wait-s", "0"], "--comfyui-wait-s"),
+        ([*COMFYUI, "--comfyui-silence-s", "9999"], "--comfyui-silence-s"),
+        ([*COMFYUI, "--input-px", "128"], "--input-px"),
+        ([*COMFYUI, "--sizes", "128-512"], "--sizes"),
+        ([*COMFYUI, "--fault-oom-above", "2"], "--fault-oom-above"),
     ],
 )
 def test_impossible_flags_are_one_line(arguments: list[str], field: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,11 @@ import pytest
 
 from controlplane.quality.pictures import read_answer
 from controlplane.quality.verdict import Verdict
+from inference_worker.faults import Spoiler, WrongPicture
+from inference_worker.imaging import recombine
 from tests.unit.quality.gallery import DEFECTS, coloured, encode, gate, healthy, make_cases
+
+pytestmark = pytest.mark.xdist_group("gallery")  # one process colours the photos, for all of them
 
 TWINS = ((92, 0), (85, 2), (75, 2))
 """JPEG qualities and chroma subsampling that a sound version may answer in."""
@@ -25,6 +29,17 @@ def test_a_broken_version_is_blocked(model: str, defect: str) -> None:
     assert found.verdict is Verdict.BLOCK, found.sentence
     assert found.sentence.startswith("v2 is blocked: ")
     assert any(character.isdigit() for character in found.sentence)
+
+
+@pytest.mark.parametrize("fault", WrongPicture)
+def test_what_a_workers_drills_spoil_is_blocked(fault: WrongPicture) -> None:
+    ones, spoiler = coloured("v1")[:: STEPS["v1"]], Spoiler(fault)
+    answers = []
+    for one in ones:
+        picture = spoiler.spoil_pixels(recombine(one.photo.pixels, spoiler.spoil_colours(one.ab)))
+        answers.append(read_answer(spoiler.spoil_file(encode(picture)), one.photo.pixels))
+    found = gate(make_cases(healthy("v1")[:: STEPS["v1"]], answers, ones))
+    assert found.verdict is Verdict.BLOCK, found.sentence
 
 
 @pytest.mark.parametrize("model", STEPS)
