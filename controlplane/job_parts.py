@@ -10,20 +10,26 @@ import dataclasses
 import logging
 import pathlib
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from controlplane.blobs.directory import DirectoryBlobs
 from controlplane.calls.client import EnvoyCalls
+from controlplane.calls.fetching import HttpPhotos
 from controlplane.clock import Clock
 from controlplane.errors import InvalidInputError
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.dispatcher import Dispatcher
-from controlplane.jobs.ports import BlobStore, JobQueue
+from controlplane.jobs.intake import TaskIntake
+from controlplane.jobs.ports import BlobStore
 from controlplane.jobs.relay import JobKeeper, OutboxRelay
+from controlplane.jobs.sources import read_sources
 from controlplane.settings import Settings
 from controlplane.store import SqlStore
 from controlplane.store.job_queue import SqlQueue
 from controlplane.wake import Topic, Wake, WakeBoard
+
+if TYPE_CHECKING:
+    from controlplane.broker.rabbitmq import RabbitQueue
 
 S3: Final = "s3://"
 
@@ -36,12 +42,15 @@ class JobParts:
     relay: OutboxRelay
     keeper: JobKeeper
     dispatcher: Dispatcher | None
+    intake: TaskIntake | None
 
     async def run(self) -> None:
         """Run the loops until cancelled; if one fails, all stop."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.relay.run(), name="job-relay")
             tasks.create_task(self.keeper.run(), name="job-keeper")
+            if self.intake is not None:
+                tasks.create_task(self.intake.run(), name="task-intake")
             if self.dispatcher is not None:
                 tasks.create_task(self.dispatcher.run(), name="job-dispatcher")
 
@@ -56,13 +65,16 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
     async with contextlib.AsyncExitStack() as opened:
         queue = _queue(settings, store, clock)
         opened.push_async_callback(queue.close)
-        desk = JobDesk(store=store, blobs=_blobs(settings), clock=clock)
+        photos = HttpPhotos(read_sources(settings.image_hosts, settings.image_networks))
+        source = await opened.enter_async_context(photos)
+        desk = JobDesk(store=store, blobs=_blobs(settings), source=source, clock=clock)
         dispatcher = None
         if settings.jobs_envoy:
             dispatcher = Dispatcher(
                 store=store,
                 queue=queue,
                 blobs=desk.blobs,
+                source=source,
                 workers=await opened.enter_async_context(EnvoyCalls(settings.jobs_envoy)),
                 clock=clock,
                 wake=_listening(board),
@@ -74,7 +86,11 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
             store=store, queue=queue, clock=clock, board=board, wake=_listening(board), interval=settings.interval
         )
         yield JobParts(
-            desk=desk, relay=relay, keeper=JobKeeper(store=store, desk=desk, clock=clock), dispatcher=dispatcher
+            desk=desk,
+            relay=relay,
+            keeper=JobKeeper(store=store, desk=desk, clock=clock),
+            dispatcher=dispatcher,
+            intake=_intake(settings, queue, desk, clock),
         )
 
 
@@ -84,7 +100,7 @@ def _listening(board: WakeBoard) -> Wake:
     return wake
 
 
-def _queue(settings: Settings, store: SqlStore, clock: Clock) -> JobQueue:
+def _queue(settings: Settings, store: SqlStore, clock: Clock) -> "SqlQueue | RabbitQueue":
     url = settings.queue_url.get_secret_value()
     if not url:
         return SqlQueue(database=store.database, clock=clock)
@@ -95,6 +111,14 @@ def _queue(settings: Settings, store: SqlStore, clock: Clock) -> JobQueue:
     # It logs each attempt to connect as an error of its own; what we cannot do, we say once.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     return RabbitQueue(url)
+
+
+def _intake(settings: Settings, queue: "SqlQueue | RabbitQueue", desk: JobDesk, clock: Clock) -> TaskIntake | None:
+    if not settings.tasks_owner:
+        return None
+    if isinstance(queue, SqlQueue):
+        raise InvalidInputError("HUESHIFT_TASKS_OWNER", "needs RabbitMQ", "set HUESHIFT_QUEUE_URL, too")
+    return TaskIntake(tasks=queue, desk=desk, owner=settings.tasks_owner, clock=clock, interval=settings.interval)
 
 
 def _blobs(settings: Settings) -> BlobStore:

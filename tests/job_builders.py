@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobKind, Picture, Refused, photo_key
 from controlplane.jobs.ports import NewJob
+from controlplane.jobs.sources import AllowedSources
 
 PHOTO = b"\xff\xd8\xff\xe0 a grey photo"
 PNG = b"\x89PNG\r\n\x1a\n a coloured photo"
@@ -62,6 +63,25 @@ Outcome = Coloured | Refused | Away | Failed
 COLOURED = Coloured(PNG, "image/png", "v1")
 
 
+class FakePhotos:
+    """A `PhotoSource` of one host, whose photos a test gives."""
+
+    def __init__(self) -> None:
+        self.sources = AllowedSources(("photos.example.org",))
+        self.there: dict[str, bytes | Exception] = {}
+        self.asked: list[str] = []
+
+    def check(self, url: str) -> None:
+        self.sources.check_url(url)
+
+    async def fetch(self, url: str) -> bytes:
+        self.asked.append(url)
+        found = self.there[url]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
 class FakeWorkers:
     """`Workers` that answer as a test says; what `answer` raises is a bug of theirs."""
 
@@ -71,8 +91,11 @@ class FakeWorkers:
         self.answer: Callable[[Job], Outcome] = lambda _: self.outcomes.pop(0) if self.outcomes else COLOURED
         self.meanwhile: Callable[[], Awaitable[object]] | None = None
         """Happens while the next job is coloured, once."""
+        self.crowd = 1
+        """The first jobs wait for each other until there are so many."""
         self.running = 0
         self.most_running = 0
+        self._crowded = asyncio.Event()
 
     async def colour(self, job: Job, kind: JobKind, photo: bytes) -> Outcome:
         del kind, photo
@@ -83,8 +106,9 @@ class FakeWorkers:
             meanwhile, self.meanwhile = self.meanwhile, None
             if meanwhile is not None:
                 await meanwhile()
-            for _ in range(50):
-                await asyncio.sleep(0)  # noqa: TID251 - lets others run; takes no time
+            if self.running >= self.crowd:
+                self._crowded.set()
+            await self._crowded.wait()
             return self.answer(job)
         finally:
             self.running -= 1

@@ -32,6 +32,8 @@ class PictureWorker:
     asked: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     order: list[str] = dataclasses.field(default_factory=list)
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    photos: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    """What there is to fetch, by path."""
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
@@ -45,7 +47,8 @@ def running_worker(**behaviour: object) -> Iterator[PictureWorker]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._answer(200, b"fine", "text/plain")
+            found = worker.photos.get(self.path, b"fine")
+            self._answer(200, found, "application/octet-stream")
 
         def do_POST(self) -> None:
             photo = self.rfile.read(int(self.headers["content-length"]))

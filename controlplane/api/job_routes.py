@@ -34,7 +34,7 @@ _TASK: Final[dict[str, Any]] = {
     "required": ["workflow_type"],
     "properties": {
         "task_id": {"type": "string", "description": "The producer's own name for it: the same one again is no job."},
-        "image_url": {"type": "string", "description": "Refused by this release: send the photo itself."},
+        "image_url": {"type": "string", "description": "Where the photo is, if it is not sent."},
         "workflow_type": {"type": "string", "examples": ["DDColor人物黑白修复.json"]},
         "parameters": {
             "type": "object",

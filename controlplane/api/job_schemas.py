@@ -112,6 +112,7 @@ class PictureView(View):
 class JobView(View):
     """One job, for its owner. *words* say why it failed last, or died; *version* is the one that made the result.
 
+    *photo* is null until it was fetched.
     *wait_s* is the time from its submission to its last start, *run_s* from there to its end.
     """
 
@@ -126,7 +127,7 @@ class JobView(View):
     attempts: int
     words: str
     version: str
-    photo: PictureView
+    photo: PictureView | None
     result: PictureView | None
     submitted_at: dt.datetime
     started_at: dt.datetime | None
@@ -149,7 +150,7 @@ def job_view(job: Job) -> JobView:
         attempts=job.attempts,
         words=job.words,
         version=job.version,
-        photo=_picture(job.photo),
+        photo=None if job.photo is None else _picture(job.photo),
         result=None if job.result is None else _picture(job.result),
         submitted_at=job.submitted_at,
         started_at=job.started_at,

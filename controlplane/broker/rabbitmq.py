@@ -1,7 +1,7 @@
-"""The port `JobQueue` on RabbitMQ, 3.10 or newer, by aio-pika.
+"""The ports `JobQueue` and `ForeignTasks` on RabbitMQ, 3.10 or newer, by aio-pika.
 
-Every queue is a durable quorum queue; every message is persistent, confirmed by the broker, and an error when no queue
-takes it. Quorum queues know no priorities, so each queue of ours has a second one for VIPs, which is drained
+Every queue of ours is a durable quorum queue; every message is persistent, confirmed by the broker, and an error when
+no queue takes it. Quorum queues know no priorities, so each queue of ours has a second one for VIPs, which is drained
 first. Wake-ups are fetched one by one (``basic.get``) for as many free slots as there are, never ahead: what a process
 holds and does not work on would wait behind it. A connection that fails is dropped with all that was taken over it,
 which the broker then gives to somebody else, and the next call makes a new one.
@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import re
 import urllib.parse
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import aio_pika
@@ -28,7 +28,7 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.model import JobId
-from controlplane.jobs.ports import MAX_BATCH, DeadLetter, Delivery, WakeUp
+from controlplane.jobs.ports import MAX_BATCH, DeadLetter, Delivery, ForeignTask, WakeUp
 
 T = TypeVar("T")
 
@@ -36,6 +36,9 @@ SETTING: Final = "HUESHIFT_QUEUE_URL"
 TIMEOUT_S: Final = 10
 PREFIX: Final = "hueshift."
 DEAD: Final = f"{PREFIX}dead"
+TASKS: Final = "photo_repair_tasks"
+"""Where foreign producers put their tasks; the article's name."""
+DEAD_TASKS: Final = f"{TASKS}.dead"
 REASON: Final = "x-reason"
 JOB: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -50,6 +53,11 @@ ARGUMENTS: Final[dict[str, FieldValue]] = {
     "x-dead-letter-exchange": "",
     "x-dead-letter-routing-key": DEAD,
     "x-dead-letter-strategy": "at-least-once",
+}
+_ARGUMENTS: Final[Mapping[str, Mapping[str, FieldValue]]] = {
+    DEAD: DEAD_ARGUMENTS,
+    DEAD_TASKS: DEAD_ARGUMENTS,
+    TASKS: {},  # as its producers declare it: with other arguments their declaration, or ours, would be refused
 }
 _FAILURES: Final = (*CONNECTION_EXCEPTIONS, TimeoutError)
 
@@ -66,9 +74,13 @@ class _Link:
     async def queue(self, name: str) -> AbstractQueue:
         """Return a queue, made when it is not there."""
         if name not in self.queues:
-            arguments = DEAD_ARGUMENTS if name == DEAD else ARGUMENTS
-            self.queues[name] = await self.consuming.declare_queue(name, durable=True, arguments=dict(arguments))
+            arguments = dict(_ARGUMENTS.get(name, ARGUMENTS))
+            self.queues[name] = await self.consuming.declare_queue(name, durable=True, arguments=arguments)
         return self.queues[name]
+
+    async def publish(self, name: str, message: aio_pika.Message) -> None:
+        """Return once a queue has taken *message* for good."""
+        await self.publishing.default_exchange.publish(message, name, mandatory=True)
 
 
 class RabbitQueue:
@@ -146,6 +158,28 @@ class RabbitQueue:
 
         return await self._ask(work)
 
+    async def take_tasks(self, *, limit: int) -> tuple[ForeignTask, ...]:
+        async def work(link: _Link) -> tuple[ForeignTask, ...]:
+            tasks = await link.queue(TASKS)
+            await link.queue(DEAD_TASKS)
+            found: list[ForeignTask] = []
+            while len(found) < limit and (message := await tasks.get(fail=False)) is not None:
+                found.append(ForeignTask(message.body, message))
+            return tuple(found)
+
+        return await self._ask(work)
+
+    async def acknowledge_task(self, task: ForeignTask) -> None:
+        await self._settle(_message(task).ack())
+
+    async def release_task(self, task: ForeignTask) -> None:
+        await self._settle(_message(task).nack(requeue=True))
+
+    async def refuse_task(self, task: ForeignTask, *, words: str) -> None:
+        message = aio_pika.Message(task.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, headers={REASON: words})
+        await self._ask(lambda link: link.publish(DEAD_TASKS, message))
+        await self.acknowledge_task(task)
+
     async def close(self) -> None:
         async with self._lock:
             await self._drop(self._link)
@@ -210,12 +244,12 @@ async def _send(link: _Link, name: str, job: JobId, words: str = "") -> None:
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         headers={REASON: words} if words else None,
     )
-    await link.publishing.default_exchange.publish(message, name, mandatory=True)
+    await link.publish(name, message)
 
 
-def _message(delivery: Delivery) -> AbstractIncomingMessage:
-    assert isinstance(delivery.tag, AbstractIncomingMessage)  # noqa: S101 - we made it
-    return delivery.tag
+def _message(taken: Delivery | ForeignTask) -> AbstractIncomingMessage:
+    assert isinstance(taken.tag, AbstractIncomingMessage)  # noqa: S101 - we made it
+    return taken.tag
 
 
 def _reason(message: AbstractIncomingMessage) -> str:

@@ -73,7 +73,7 @@ class EnvoyCalls:
     async def colour(self, job: Job, kind: JobKind, photo: bytes) -> Coloured | Refused | Away | Failed:
         headers = {
             **kind.headers,
-            "content-type": job.photo.media_type,
+            "content-type": job.photo.media_type if job.photo else "application/octet-stream",
             "accept": "image/png, image/jpeg;q=0.5",
             "x-user-id": urllib.parse.quote(job.owner),
             "x-job-id": job.id,

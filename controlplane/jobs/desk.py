@@ -4,21 +4,16 @@ import dataclasses
 import hashlib
 import json
 import uuid
-from typing import Final
 
 import structlog
 
 from controlplane.clock import Clock
-from controlplane.errors import ConflictError, ControlPlaneError, InvalidInputError, UnavailableError
+from controlplane.errors import ConflictError, InvalidInputError, UnavailableError
 from controlplane.jobs.model import Job, JobId, JobState, Order, Picture, SoundOrder, check_order, photo_key, result_key
 from controlplane.jobs.photos import media_type_of
-from controlplane.jobs.ports import BlobStore, JobStore, NewJob
+from controlplane.jobs.ports import BlobStore, JobStore, NewJob, PhotoSource
 
 log = structlog.get_logger()
-
-NO_FETCHING: Final = InvalidInputError(
-    "image_url", "photos are not fetched by this release", "send the photo itself, as the form field image"
-)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -27,6 +22,7 @@ class JobDesk:
 
     store: JobStore
     blobs: BlobStore
+    source: PhotoSource
     clock: Clock
 
     async def check(self, order: Order) -> SoundOrder:
@@ -38,7 +34,7 @@ class JobDesk:
         return check_order(order, {kind.workflow: kind for kind in await self.store.list_kinds()})
 
     async def submit(self, order: Order, photo: bytes | None, *, owner: str, key: str | None) -> Job:
-        """Take a job in; the same *key* or task_id again gives the first one.
+        """Take a job in; the same *key* or task_id again gives the first one. An *image_url* is fetched later.
 
         Raises:
             InvalidInputError: The order or the photo is not sound; nothing was stored.
@@ -48,12 +44,14 @@ class JobDesk:
         sound = await self.check(order)
         if order.image_url is not None and photo is not None:
             raise InvalidInputError("image_url", "is given beside a photo", "send one of them")
-        if order.image_url is not None:
-            raise NO_FETCHING
-        if photo is None:
-            raise InvalidInputError("image", "is missing", "send the photo as the form field image, or as raw body")
         job = JobId(uuid.uuid4().hex)
-        picture = picture_of(photo_key(job), photo)
+        picture = None
+        if photo is not None:
+            picture = picture_of(photo_key(job), photo)
+        elif order.image_url is not None:
+            self.source.check(order.image_url)
+        else:
+            raise InvalidInputError("image", "is missing", "send the photo as the form field image, or as raw body")
         new = NewJob(
             id=job,
             owner=owner,
@@ -64,16 +62,18 @@ class JobDesk:
             size=sound.size,
             vip=order.vip,
             photo=picture,
+            image_url=order.image_url or "",
             request=_digest(order, sound, picture),
         )
-        await self.blobs.put_blob(picture.key, photo)
+        if photo is not None:
+            await self.blobs.put_blob(photo_key(job), photo)
         try:
             made = await self.store.submit(new, key=key, now=self.clock.now())
-        except ControlPlaneError:
-            await self._drop(picture.key)
+        except (ConflictError, InvalidInputError):  # after any other error the row may well be there
+            await self._drop(picture)
             raise
         if made.id != job:
-            await self._drop(picture.key)
+            await self._drop(picture)
         return made
 
     async def result(self, job: JobId, *, owner: str) -> tuple[Job, bytes]:
@@ -113,14 +113,16 @@ class JobDesk:
             for attempt in range(1, attempts + 1):
                 await self.blobs.delete_blob(result_key(job, attempt))
         if deleted:
-            await self.store.forget_pictures(deleted.keys())
+            await self.store.forget_pictures(deleted.keys(), now=self.clock.now())
         return len(deleted)
 
-    async def _drop(self, key: str) -> None:
+    async def _drop(self, picture: Picture | None) -> None:
+        if picture is None:
+            return
         try:
-            await self.blobs.delete_blob(key)
+            await self.blobs.delete_blob(picture.key)
         except UnavailableError:
-            log.warning("job.photo_left_behind", key=key, exc_info=True)
+            log.warning("job.photo_left_behind", key=picture.key, exc_info=True)
 
 
 def picture_of(key: str, content: bytes) -> Picture:
@@ -137,7 +139,14 @@ def picture_of(key: str, content: bytes) -> Picture:
     )
 
 
-def _digest(order: Order, sound: SoundOrder, photo: Picture) -> str:
+def _digest(order: Order, sound: SoundOrder, photo: Picture | None) -> str:
     """Tell a repetition from another request."""
-    asked = [order.task_id, order.workflow, sound.model, sound.size, order.vip, photo.sha256]
+    asked = [
+        order.task_id,
+        order.workflow,
+        sound.model,
+        sound.size,
+        order.vip,
+        photo.sha256 if photo else order.image_url,
+    ]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -28,9 +28,10 @@ from controlplane.jobs.model import (
     JobKind,
     Refused,
     after_failure,
+    photo_key,
     result_key,
 )
-from controlplane.jobs.ports import BlobStore, Delivery, JobQueue, JobStore, Workers
+from controlplane.jobs.ports import BlobStore, Delivery, JobQueue, JobStore, PhotoSource, Workers
 from controlplane.wake import Wake
 
 log = structlog.get_logger()
@@ -48,6 +49,7 @@ class Dispatcher:
     store: JobStore
     queue: JobQueue
     blobs: BlobStore
+    source: PhotoSource
     workers: Workers
     clock: Clock
     wake: Wake
@@ -124,7 +126,7 @@ class Dispatcher:
     async def _attempt(self, claim: Claim, job: Job) -> str | None:
         """Run an attempt and store what it came to; say why, when the job is dead now."""
         kind = self._kinds.get(job.kind) or {k.name: k for k in await self.store.list_kinds()}[job.kind]
-        outcome = await self._colour(job, kind)
+        outcome = await self._colour(claim, job, kind)
         trouble = await self._finish(claim, job, outcome) if isinstance(outcome, Coloured) else outcome
         if trouble is None:
             return None
@@ -139,14 +141,38 @@ class Dispatcher:
                 log.warning("job.died", job=job.id, attempt=claim.attempt, because=words)
                 return words if buried else None
 
-    async def _colour(self, job: Job, kind: JobKind) -> Coloured | Refused | Away | Failed:
+    async def _colour(self, claim: Claim, job: Job, kind: JobKind) -> Coloured | Refused | Away | Failed:
+        if job.photo is None:
+            fetched = await self._fetch(claim, job)
+            if not isinstance(fetched, tuple):
+                return fetched
+            job, photo = fetched
+        else:
+            try:
+                photo = await self.blobs.get_blob(job.photo.key)
+            except NotFoundError:
+                return Refused("its photo is not in the blob store any more")
+            except UnavailableError as exc:
+                return Away(str(exc))
+        return await self.workers.colour(job, kind, photo)
+
+    async def _fetch(self, claim: Claim, job: Job) -> tuple[Job, bytes] | Refused | Away | Failed:
+        """Fetch a photo and keep it, so that the next attempt need not."""
         try:
-            photo = await self.blobs.get_blob(job.photo.key)
-        except NotFoundError:
-            return Refused("its photo is not in the blob store any more")
+            photo = await self.source.fetch(job.image_url)
+            picture = picture_of(photo_key(job.id), photo)
+        except InvalidInputError as exc:
+            return Refused(str(exc))
+        except UnavailableError as exc:
+            return Failed(str(exc))
+        try:
+            await self.blobs.put_blob(picture.key, photo)
         except UnavailableError as exc:
             return Away(str(exc))
-        return await self.workers.colour(job, kind, photo)
+        if not await self.store.attach_photo(claim, picture):
+            await self.blobs.delete_blob(picture.key)
+            return Away("it was taken from whoever ran it")
+        return dataclasses.replace(job, photo=picture), photo
 
     async def _finish(self, claim: Claim, job: Job, coloured: Coloured) -> Away | Failed | None:
         """Store a picture; return what went wrong, if something did."""

@@ -192,7 +192,8 @@ class Job:
 
     *attempts* counts starts and fences them; *failures* counts those that failed by themselves, as opposed to workers
     that were away or busy. *words* say why it failed last, or died. *version* is the model version that made the
-    result, as the worker said. *number* orders jobs by their submission.
+    result, as the worker said. *number* orders jobs by their submission. *photo* is None until it was fetched from
+    *image_url*, which is "" where the photo itself was handed in.
     """
 
     number: int
@@ -209,7 +210,8 @@ class Job:
     failures: int
     words: str
     version: str
-    photo: Picture
+    image_url: str
+    photo: Picture | None
     result: Picture | None
     submitted_at: dt.datetime
     started_at: dt.datetime | None

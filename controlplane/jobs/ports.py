@@ -13,7 +13,7 @@ MAX_BATCH: Final = 100
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """A job to be: all of it was checked, and its photo is in the blob store.
+    """A job to be: all of it was checked, and its photo is in the blob store, or is to be fetched from *image_url*.
 
     *request* is a digest of all that was asked for: it tells a repetition from a mistake.
     """
@@ -26,8 +26,9 @@ class NewJob:
     model: str
     size: int
     vip: bool
-    photo: Picture
+    photo: Picture | None
     request: str
+    image_url: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,8 +94,8 @@ class JobStore(Protocol):
     async def load_deleted(self, *, limit: int = MAX_BATCH) -> Mapping[JobId, int]:
         """Return jobs that were deleted, and their attempts, until `forget_pictures` says that the blobs are gone."""
 
-    async def forget_pictures(self, jobs: Collection[JobId]) -> None:
-        """Drop what names the pictures of deleted jobs."""
+    async def forget_pictures(self, jobs: Collection[JobId], *, now: dt.datetime) -> None:
+        """The blobs of these deleted jobs are gone."""
 
     async def load_outbox(self, *, now: dt.datetime, limit: int = MAX_BATCH) -> tuple[OutboxEntry, ...]:
         """Return wake-ups that are due, oldest first."""
@@ -107,6 +108,9 @@ class JobStore(Protocol):
 
     async def renew_jobs(self, claims: Collection[Claim], *, until: dt.datetime) -> frozenset[Claim]:
         """Extend leases; return the claims that are still good."""
+
+    async def attach_photo(self, claim: Claim, photo: Picture) -> bool:
+        """Store what was fetched. False as in `finish_job`."""
 
     async def finish_job(self, claim: Claim, result: Picture, *, version: str, now: dt.datetime) -> bool:
         """Store the result. False when the claim is no longer good; then nothing has changed."""
@@ -185,6 +189,45 @@ class JobQueue(Protocol):
 
     async def close(self) -> None:
         """Let go of the queue."""
+
+
+class PhotoSource(Protocol):
+    """Fetches photos from addresses that strangers name."""
+
+    def check(self, url: str) -> None:
+        """Refuse an address that will never do, without asking anybody. Raises InvalidInputError."""
+
+    async def fetch(self, url: str) -> bytes:
+        """Return what is there.
+
+        Raises:
+            InvalidInputError: It may not be fetched, or is too large; no second try would change that.
+            UnavailableError: It cannot be had now.
+        """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ForeignTask:
+    """A message of somebody else's, ours until it is acknowledged, released or refused. *tag* is the queue's own."""
+
+    body: bytes
+    tag: object
+
+
+class ForeignTasks(Protocol):
+    """The queue that producers who know nothing of us put their tasks on. Raises UnavailableError as `JobQueue`."""
+
+    async def take_tasks(self, *, limit: int) -> tuple[ForeignTask, ...]:
+        """Return up to *limit* tasks; none when there are none now."""
+
+    async def acknowledge_task(self, task: ForeignTask) -> None:
+        """It has become a job."""
+
+    async def release_task(self, task: ForeignTask) -> None:
+        """It should come again."""
+
+    async def refuse_task(self, task: ForeignTask, *, words: str) -> None:
+        """Put it among the dead letters of that queue, with the reason, then acknowledge it."""
 
 
 class Workers(Protocol):

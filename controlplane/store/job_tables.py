@@ -40,6 +40,7 @@ job = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("words", sa.Text, nullable=False),
     sa.Column("version", sa.Text, nullable=False),
+    sa.Column("image_url", sa.Text, nullable=False),
     sa.Column("photo_key", sa.Text, nullable=False),
     sa.Column("photo_type", sa.Text, nullable=False),
     sa.Column("photo_bytes", sa.BigInteger, nullable=False),
@@ -55,6 +56,7 @@ job = sa.Table(
     sa.Column("started_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),
     sa.Column("deleted_at", UtcDateTime),
+    sa.Column("swept_at", UtcDateTime),
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("idempotency_key", sa.Text, unique=True),
     sa.UniqueConstraint("owner", "task_id"),
@@ -67,8 +69,8 @@ job = sa.Table(
     sa.Index("ix_job_deleted_at", "deleted_at"),
     sqlite_autoincrement=True,
 )
-"""*due_at*: the last time that somebody was told to look at a job that waits. *photo_key* "" says that a deleted job's
-pictures are gone."""
+"""*due_at*: the last time that somebody was told to look at a job that waits. *photo_key*: "" while the photo
+at *image_url* was not fetched yet. *image_url* is forgotten with a job that is deleted."""
 
 job_outbox = sa.Table(
     "job_outbox",

@@ -62,14 +62,12 @@ class SqlJobs(Part):
         await self.database.write(lambda tx: _delete(tx, job, owner, now))
 
     async def load_deleted(self, *, limit: int = MAX_BATCH) -> Mapping[JobId, int]:
-        gone = sa.and_(job.c.deleted_at.is_not(None), job.c.photo_key != "")
+        gone = sa.and_(job.c.deleted_at.is_not(None), job.c.swept_at.is_(None))
         query = sa.select(job.c.id, job.c.attempts).where(gone).limit(limit)
         return await self.database.read(lambda tx: {JobId(row.id): row.attempts for row in tx.conn.execute(query)})
 
-    async def forget_pictures(self, jobs: Collection[JobId]) -> None:
-        # A job that was done keeps the fact that it had a result.
-        blank = {"photo_key": "", "result_key": sa.case((job.c.state == "done", ""))}
-        change = job.update().where(job.c.id.in_(jobs), job.c.deleted_at.is_not(None)).values(blank)
+    async def forget_pictures(self, jobs: Collection[JobId], *, now: dt.datetime) -> None:
+        change = job.update().where(job.c.id.in_(jobs), job.c.deleted_at.is_not(None)).values(swept_at=now)
         await self.database.write(lambda tx: tx.conn.execute(change).rowcount)
 
     # -- outbox --------------------------------------------------------------------------------------------------------
@@ -102,6 +100,10 @@ class SqlJobs(Part):
             return frozenset(claim for claim in claims if _change(tx, _RENEW, claim, until=until))
 
         return await self.database.write(work)
+
+    async def attach_photo(self, claim: Claim, photo: Picture) -> bool:
+        facts = {"key": photo.key, "media_type": photo.media_type, "length": photo.size_bytes, "digest": photo.sha256}
+        return await self.database.write(lambda tx: _change(tx, _ATTACH, claim, **facts))
 
     async def finish_job(self, claim: Claim, result: Picture, *, version: str, now: dt.datetime) -> bool:
         facts = {
@@ -202,10 +204,11 @@ def _submit(tx: Tx, new: NewJob, key: str | None, now: dt.datetime) -> Job:
         "failures": 0,
         "words": "",
         "version": "",
-        "photo_key": new.photo.key,
-        "photo_type": new.photo.media_type,
-        "photo_bytes": new.photo.size_bytes,
-        "photo_sha256": new.photo.sha256,
+        "image_url": new.image_url,
+        "photo_key": new.photo.key if new.photo else "",
+        "photo_type": new.photo.media_type if new.photo else "",
+        "photo_bytes": new.photo.size_bytes if new.photo else 0,
+        "photo_sha256": new.photo.sha256 if new.photo else "",
         "holder": "",
         "due_at": now,
         "submitted_at": now,
@@ -256,7 +259,7 @@ def _cancel(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> Job:
 
 def _delete(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> None:
     row = _load(tx.conn, of, owner, lock=True)
-    gone: dict[str, Any] = {"deleted_at": now, **_IDLE}
+    gone: dict[str, Any] = {"deleted_at": now, "image_url": "", **_IDLE}
     if row.finished_at is None:
         gone |= {"state": JobState.CANCELLED.value, "finished_at": now, "words": "deleted by its owner"}
     tx.conn.execute(job.update().where(job.c.id == of).values(gone))
@@ -264,7 +267,11 @@ def _delete(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> None:
 
 
 def _job_of(row: sa.Row[Any]) -> Job:
-    result = None
+    photo = result = None
+    if row.photo_key:
+        photo = Picture(
+            key=row.photo_key, media_type=row.photo_type, size_bytes=row.photo_bytes, sha256=row.photo_sha256
+        )
     if row.result_key is not None:
         result = Picture(
             key=row.result_key,
@@ -287,9 +294,8 @@ def _job_of(row: sa.Row[Any]) -> Job:
         failures=row.failures,
         words=row.words,
         version=row.version,
-        photo=Picture(
-            key=row.photo_key, media_type=row.photo_type, size_bytes=row.photo_bytes, sha256=row.photo_sha256
-        ),
+        image_url=row.image_url,
+        photo=photo,
         result=result,
         submitted_at=row.submitted_at,
         started_at=row.started_at,
@@ -317,6 +323,16 @@ _CLAIM: Final = (
     .returning(job)
 )
 _RENEW: Final = job.update().where(_CLAIMED).values(lease_until=_moment("until"))
+_ATTACH: Final = (
+    job.update()
+    .where(_CLAIMED)
+    .values(
+        photo_key=sa.bindparam("key"),
+        photo_type=sa.bindparam("media_type"),
+        photo_bytes=sa.bindparam("length"),
+        photo_sha256=sa.bindparam("digest"),
+    )
+)
 _FINISH: Final = (
     job.update()
     .where(_CLAIMED)

@@ -10,10 +10,10 @@ import aio_pika
 import anyio.from_thread
 import pytest
 
-from controlplane.broker.rabbitmq import DEAD, RabbitQueue
+from controlplane.broker.rabbitmq import DEAD, DEAD_TASKS, TASKS, RabbitQueue
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.model import JobId
-from controlplane.jobs.ports import DeadLetter, Delivery, JobQueue, WakeUp
+from controlplane.jobs.ports import DeadLetter, Delivery, ForeignTasks, JobQueue, WakeUp
 from controlplane.store import SqlStore
 from controlplane.store.job_queue import SqlQueue
 from tests.fakes import ManualClock
@@ -262,3 +262,33 @@ async def test_a_broker_that_dies_loses_nothing_that_it_confirmed(
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(InvalidInputError, match="HUESHIFT_QUEUE_URL: is no address of a broker"):
         RabbitQueue(url)
+
+
+# -- tasks of foreign producers ----------------------------------------------------------------------------------------
+
+IS_A_FOREIGN_QUEUE: type[ForeignTasks] = RabbitQueue
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("first", ["producer", "we"])
+async def test_a_foreign_producer_and_we_declare_the_same_queue(vhost: str, first: str) -> None:
+    """The article's producer declares it durable, without arguments; whoever comes second must not be refused."""
+    queue = RabbitQueue(vhost)
+    if first == "we":
+        assert await queue.take_tasks(limit=1) == ()
+    async with await aio_pika.connect(vhost) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue(TASKS, durable=True)
+        for body in (b"one", b"two", b"three"):
+            await channel.default_exchange.publish(aio_pika.Message(body, delivery_mode=2), TASKS)
+        one, two, three = await queue.take_tasks(limit=10)
+        assert [one.body, two.body, three.body] == [b"one", b"two", b"three"]
+        await queue.acknowledge_task(one)
+        await queue.release_task(two)
+        await queue.refuse_task(three, words="body: 不是 JSON")
+        assert [task.body for task in await queue.take_tasks(limit=10)] == [b"two"]
+        dead = await (await channel.get_queue(DEAD_TASKS)).get()
+        assert dead is not None
+        assert (dead.body, dead.headers["x-reason"]) == (b"three", "body: 不是 JSON")
+        await dead.ack()
+    await queue.close()

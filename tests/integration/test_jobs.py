@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import datetime as dt
+import json
 import pathlib
 import uuid
 from collections.abc import AsyncIterator
 
+import aio_pika
 import httpx
 import pytest
 
@@ -171,3 +173,43 @@ async def test_every_job_ends_once_whatever_is_killed(tmp_path: pathlib.Path, ca
                 for job, number in jobs.items():
                     assert (await owner.ask("GET", f"/v1/jobs/{job}/result")).content == coloured(photo(number))
                 assert worker.asked.keys() == jobs.keys()
+
+
+async def test_the_articles_message_of_a_foreign_producer_ends_in_done(tmp_path: pathlib.Path) -> None:
+    with running_worker(photos={"/old.jpg": photo(7)}) as worker:
+        async with running_rabbitmq() as rabbit:
+            vhost = await rabbit.make_vhost()
+            settings = {
+                "HUESHIFT_QUEUE_URL": vhost,
+                "HUESHIFT_TASKS_OWNER": "admin",
+                "HUESHIFT_IMAGE_HOSTS": f"127.0.0.1:{worker.port}",
+                "HUESHIFT_IMAGE_NETWORKS": "127.0.0.0/8",
+            }
+            async with running_stack(tmp_path, worker, **settings) as stack:
+                owner = Owner(stack, tmp_path)
+                await owner.apply_kind(workflow="DDColor人物黑白修复.json")
+                task = {
+                    "task_id": "7f3a",
+                    "image_url": f"http://127.0.0.1:{worker.port}/old.jpg",
+                    "workflow_type": "DDColor人物黑白修复.json",
+                    "parameters": {"size": 680, "model": "ddcolor-imagenet"},
+                }
+                async with await aio_pika.connect(vhost) as connection:
+                    channel = await connection.channel()
+                    await channel.declare_queue("photo_repair_tasks", durable=True)
+                    for body in (task, task, {**task, "task_id": "8", "parameters": {"size": 9000}}):
+                        message = aio_pika.Message(json.dumps(body).encode(), delivery_mode=2)
+                        await channel.default_exchange.publish(message, "photo_repair_tasks")
+                    await wait_until(lambda: _count(owner, {"done": 1}), "the task is done")
+                    refused = await (await channel.get_queue("photo_repair_tasks.dead")).get()
+                    assert refused is not None
+                    assert str(refused.headers["x-reason"]).startswith("parameters.size: 9000 px is outside")
+                    await refused.ack()
+                (job,) = (await owner.ask("GET", "/v1/jobs")).json()
+                assert (job["task_id"], job["size"], job["attempts"]) == ("7f3a", 680, 1)
+                result = await owner.ask("GET", f"/v1/jobs/{job['id']}/result")
+                assert result.content == coloured(photo(7))
+
+
+async def _count(owner: Owner, wanted: dict[str, int]) -> bool:
+    return await owner.states() == wanted

@@ -182,6 +182,19 @@ async def test_a_task_that_is_not_sound_leaves_no_row_no_photo_and_no_message(
     assert not world.blobs.folder.exists()
 
 
+async def test_the_articles_task_is_accepted_as_it_is_and_its_photo_fetched_later(
+    world: World, http: httpx.AsyncClient
+) -> None:
+    task = {**TASK, "image_url": "https://photos.example.org/1.jpg?token=secret"}
+    answer = await http.post("/v1/jobs", json=task)
+    assert (answer.status_code, answer.json()["photo"]) == (202, None)
+    assert "secret" not in answer.text
+    assert (await http.post("/v1/jobs", json=task)).json() == answer.json()
+    other = {**task, "image_url": "https://photos.example.org/2.jpg"}
+    assert (await http.post("/v1/jobs", json=other)).status_code == 409
+    assert not world.blobs.folder.exists()
+
+
 @pytest.mark.parametrize("body", [b"", b"<svg/>", b"\x1f\x8b zip", b"GIF89a"])
 async def test_what_is_no_photo_is_refused_whatever_it_is_called(
     world: World, http: httpx.AsyncClient, body: bytes

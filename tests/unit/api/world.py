@@ -27,6 +27,7 @@ from controlplane.store import SqlStore, open_store, schema
 from controlplane.wake import WakeBoard
 from controlplane.xds.reading import SnapshotReader
 from tests import builders
+from tests.job_builders import FakePhotos
 
 
 class ManualClock:
@@ -155,7 +156,7 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
         registry=registry,
         authenticate=KeyRing(store=store, clock=clock).authenticate,
         inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
-        desk=JobDesk(store=store, blobs=DirectoryBlobs(pathlib.Path()), clock=clock),
+        desk=JobDesk(store=store, blobs=DirectoryBlobs(pathlib.Path()), source=FakePhotos(), clock=clock),
     )
 
 
@@ -183,6 +184,6 @@ async def open_world(
             missing=say_missing,
             public_reads=public_reads,
             inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
-            desk=JobDesk(store=store, blobs=blobs, clock=clock),
+            desk=JobDesk(store=store, blobs=blobs, source=FakePhotos(), clock=clock),
         )
         yield World(app, store, clock, registry, await ring.create("ada"), missing, blobs)

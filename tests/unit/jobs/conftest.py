@@ -19,7 +19,7 @@ from controlplane.store.job_queue import SqlQueue
 from controlplane.wake import Topic, Wake, WakeBoard
 from tests.builders import NOW
 from tests.fakes import ManualClock
-from tests.job_builders import PHOTO, WORKFLOW, FakeWorkers, make_kind
+from tests.job_builders import PHOTO, WORKFLOW, FakePhotos, FakeWorkers, make_kind
 
 
 class BreakableQueue(SqlQueue):
@@ -59,6 +59,7 @@ class Works:
     queue: BreakableQueue
     blobs: DirectoryBlobs
     clock: ManualClock
+    photos: FakePhotos
     workers: FakeWorkers
     desk: JobDesk
     relay: OutboxRelay
@@ -72,6 +73,7 @@ class Works:
             store=self.store,
             queue=self.queue,
             blobs=self.blobs,
+            source=self.photos,
             workers=self.workers,
             clock=self.clock,
             wake=wake,
@@ -81,9 +83,9 @@ class Works:
             luck=lambda: 0.5,
         )
 
-    async def submit(self, *, vip: bool = False, task_id: str | None = None) -> Job:
-        order = Order(workflow=WORKFLOW, vip=vip, task_id=task_id)
-        return await self.desk.submit(order, PHOTO, owner="ada", key=None)
+    async def submit(self, *, vip: bool = False, task_id: str | None = None, image_url: str | None = None) -> Job:
+        order = Order(workflow=WORKFLOW, vip=vip, task_id=task_id, image_url=image_url)
+        return await self.desk.submit(order, None if image_url else PHOTO, owner="ada", key=None)
 
     async def take(self) -> Delivery:
         """Move what is due into the queue, and take one."""
@@ -110,11 +112,12 @@ async def works(tmp_path: pathlib.Path) -> AsyncIterator[Works]:
         await store.apply_kind(make_kind(), now=NOW)
         queue = BreakableQueue(database=store.database, clock=clock)
         blobs = BreakableBlobs(tmp_path / "blobs")
-        desk = JobDesk(store=store, blobs=blobs, clock=clock)
+        photos = FakePhotos()
+        desk = JobDesk(store=store, blobs=blobs, source=photos, clock=clock)
         wake = Wake()
         board.listen(wake, Topic.JOBS)
         relay = OutboxRelay(
             store=store, queue=queue, clock=clock, board=board, wake=wake, interval=dt.timedelta(seconds=1)
         )
         keeper = JobKeeper(store=store, desk=desk, clock=clock)
-        yield Works(store, queue, blobs, clock, FakeWorkers(), desk, relay, keeper, board)
+        yield Works(store, queue, blobs, clock, photos, FakeWorkers(), desk, relay, keeper, board)

@@ -5,14 +5,15 @@ import datetime as dt
 
 import pytest
 
-from controlplane.errors import UnavailableError
+from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.dispatcher import LEASE, Dispatcher
 from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobState, Refused, photo_key, result_key
 from controlplane.jobs.relay import LOST_AFTER
-from tests.job_builders import COLOURED, PNG
+from tests.job_builders import COLOURED, PHOTO, PNG, make_picture
 from tests.unit.jobs.conftest import BreakableBlobs, Works
 
 SECOND = dt.timedelta(seconds=1)
+URL = "https://photos.example.org/1.jpg?token=x"
 
 
 def files(works: Works) -> set[str]:
@@ -100,6 +101,41 @@ async def test_a_job_whose_photo_is_gone_dies_with_that_reason(works: Works) -> 
     await works.blobs.delete_blob(photo_key(job.id))
     await works.dispatcher().work(await works.take())
     assert (await works.load(job.id)).words == "its photo is not in the blob store any more"
+
+
+async def test_a_photo_is_fetched_once_however_often_it_is_coloured(works: Works) -> None:
+    job = await works.submit(image_url=URL)
+    assert job.photo is None
+    works.photos.there[URL] = PHOTO
+    works.workers.outcomes = [Failed("500")]
+    for _ in range(2):
+        await works.dispatcher().work(await works.take())
+        works.clock.move(2 * SECOND)
+    done = await works.load(job.id)
+    assert (done.state, done.photo) == (JobState.DONE, make_picture(photo_key(job.id)))
+    assert works.photos.asked == [URL]
+    assert files(works) == {photo_key(job.id), result_key(job.id, 2)}
+
+
+@pytest.mark.parametrize(
+    ("there", "state"),
+    [
+        (b"<html>", JobState.DEAD),
+        (InvalidInputError("image_url", "is not public", "use a public one"), JobState.DEAD),
+        (UnavailableError("image_url: its host does not answer"), JobState.WAITING),
+    ],
+)
+async def test_a_photo_that_cannot_be_had_is_said_without_its_address(
+    works: Works, there: bytes | Exception, state: JobState
+) -> None:
+    job = await works.submit(image_url=URL)
+    works.photos.there[URL] = there
+    await works.dispatcher().work(await works.take())
+    found = await works.load(job.id)
+    assert found.state is state
+    assert found.words.startswith("image")
+    assert "token" not in found.words
+    assert works.workers.asked == []
 
 
 async def test_blobs_that_are_away_are_not_the_jobs_fault(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +240,7 @@ async def test_as_many_run_at_once_as_there_are_slots_and_vips_go_first(works: W
     normal = [(await works.submit()).id for _ in range(5)]
     vip = (await works.submit(vip=True)).id
     await works.relay.move()
+    works.workers.crowd = slots
     await run_until_done(works, works.dispatcher(slots=slots), vip, *normal)
     asked = [job.id for job in works.workers.asked]
     assert works.workers.most_running == slots

@@ -41,6 +41,7 @@ def make_job(*, attempts: int = 1, failures: int = 0) -> Job:
         failures=failures,
         words="",
         version="",
+        image_url="",
         photo=make_picture(photo_key(JobId("1"))),
         result=None,
         submitted_at=NOW,
