@@ -44,7 +44,7 @@ BEAT: Final = dt.timedelta(seconds=5)
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Dispatcher:
-    """Runs up to *slots* jobs at once. A stop cuts them off; their leases run out, and they run again."""
+    """Runs up to *slots* jobs at once. A stop cuts them off, and they run again elsewhere."""
 
     store: JobStore
     queue: JobQueue
@@ -116,12 +116,21 @@ class Dispatcher:
                 self._held[claim] = scope
                 try:
                     words = await self._attempt(claim, job)
+                except asyncio.CancelledError:
+                    self._held.pop(claim, None)
+                    await self._give_back(claim)
+                    raise
                 finally:
-                    del self._held[claim]
+                    self._held.pop(claim, None)
                 if words is not None:
                     await self.queue.bury(delivery, words=words)
                     return
         await self.queue.acknowledge(delivery)
+
+    async def _give_back(self, claim: Claim) -> None:
+        """Let somebody else begin at once, when this process stops, instead of when the lease is over."""
+        with contextlib.suppress(ControlPlaneError):
+            await self.store.retry_job(claim, words="its process was stopped", counts=False, due=self.clock.now())
 
     async def _attempt(self, claim: Claim, job: Job) -> str | None:
         """Run an attempt and store what it came to; say why, when the job is dead now."""
@@ -203,6 +212,7 @@ class Dispatcher:
                 log.warning("jobs.leases_not_renewed", error=str(exc))
                 continue
             for claim in claims:
-                scope = self._held.get(claim)
-                if scope is not None and claim not in good:
-                    scope.reschedule(0.0)  # long ago: its work is cut off now
+                # Out of what is held, since a scope may be cut off once only, and its work may take a while to end.
+                scope = self._held.pop(claim, None) if claim not in good else None
+                if scope is not None:
+                    scope.reschedule(0.0)  # long ago, that is now

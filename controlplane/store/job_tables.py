@@ -66,11 +66,17 @@ job = sa.Table(
     sa.CheckConstraint("(state IN ('done', 'dead', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
     sa.Index("ix_job_owner_number", "owner", "number"),
     sa.Index("ix_job_state_due_at", "state", "due_at"),
-    sa.Index("ix_job_deleted_at", "deleted_at"),
     sqlite_autoincrement=True,
 )
 """*due_at*: the last time that somebody was told to look at a job that waits. *photo_key*: "" while the photo
 at *image_url* was not fetched yet. *image_url* is forgotten with a job that is deleted."""
+
+sa.Index(
+    "ix_job_unswept",
+    job.c.deleted_at,
+    sqlite_where=sa.text("deleted_at IS NOT NULL AND swept_at IS NULL"),
+    postgresql_where=sa.text("deleted_at IS NOT NULL AND swept_at IS NULL"),
+)
 
 job_outbox = sa.Table(
     "job_outbox",

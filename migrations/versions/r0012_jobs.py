@@ -113,4 +113,5 @@ def _create_job() -> None:
     )
     op.create_index("ix_job_owner_number", "job", ["owner", "number"])
     op.create_index("ix_job_state_due_at", "job", ["state", "due_at"])
-    op.create_index("ix_job_deleted_at", "job", ["deleted_at"])
+    unswept = sa.text("deleted_at IS NOT NULL AND swept_at IS NULL")
+    op.create_index("ix_job_unswept", "job", ["deleted_at"], sqlite_where=unswept, postgresql_where=unswept)

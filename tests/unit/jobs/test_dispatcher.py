@@ -263,6 +263,26 @@ async def test_a_bug_that_one_job_meets_does_not_stop_the_others(works: Works) -
     assert (await works.load(bad)).state is JobState.RUNNING, "its lease runs out, and it runs again"
 
 
+async def test_a_stop_gives_its_jobs_back_at_once(works: Works) -> None:
+    job = await works.submit()
+    await works.relay.move()
+    hanging = asyncio.Event()
+
+    async def hang() -> None:
+        hanging.set()
+        await asyncio.Event().wait()
+
+    works.workers.meanwhile = hang
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(works.dispatcher().run())
+        await hanging.wait()
+        running.cancel()
+    waiting = await works.load(job.id)
+    assert (waiting.state, waiting.failures, waiting.words) == (JobState.WAITING, 0, "its process was stopped")
+    await works.dispatcher(holder="other").work(await works.take())
+    assert (await works.load(job.id)).state is JobState.DONE
+
+
 async def test_work_whose_lease_was_lost_is_cut_off(works: Works) -> None:
     job = await works.submit()
     hanging = asyncio.Event()
