@@ -27,7 +27,7 @@ test: venv ## all tests: unit, contract, simulation, integration (real Envoy and
 	@$(PYTHON) deploy/setup_venv.py compose || echo 'make test: the checks that need docker-compose are skipped'
 	@$(VENV)/pytest -n auto --dist loadgroup $(ARGS)
 
-test-torch: torch ## what needs torch: DDColor's checkpoints, network, export; in an environment of its own
+test-torch: torch ## what needs torch: DDColor, AnimeGANv2, TorchScript: checkpoints, networks, export; in an environment of its own
 	@$(TORCH) -m pytest tests/torch -m 'torch and not slow' $(ARGS)
 
 torch:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from inference_worker import commands as looking
-from inference_worker import devices, supervising
+from inference_worker import devices, intake, supervising
 from inference_worker.backends import Device, check_runtime, open_colorizer
 from inference_worker.cards import Backend, Family, ModelCard
 from inference_worker.catalogue import SHIPPED, find_card, verify
@@ -96,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("devices", help="what there is to run models on, and what --device calls it")
     models = commands.add_parser("models", help="look at the models").add_subparsers(dest="action", required=True)
     looking.add_commands(models)
+    intake.add_commands(models)
     ddcolor.add_commands(models)
     return parser
 
@@ -216,6 +217,7 @@ def serve(args: argparse.Namespace) -> int:
     card = choose_card(args)
     if args.transform is not None:
         second = find_card(args.models_dir, args.transform)
+        check_runtime(second)
         verify(second)
         if second.family is not Family.RGB_TO_RGB or card.family is not Family.LAB_COLORIZER:
             raise SettingError("--transform: give an rgb-to-rgb model here and a colorizer as --model")
@@ -356,6 +358,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from inference_worker.bench import run_bench  # noqa: PLC0415 - only this command needs it
 
                 return run_bench(model=args.model, side_px=args.side, requests=args.requests)
+            case _ if args.action in intake.COMMANDS:
+                return intake.run(args)
             case _:
                 return ddcolor.run(args) if args.action in ddcolor.COMMANDS else looking.run(args)
     except (SettingError, ModelError) as exc:

@@ -43,7 +43,8 @@ class Backend(enum.StrEnum):
 
     ONNX = "onnx"
     TORCH = "torch"
-    """A DDColor checkpoint as its authors publish it; needs `hueshift[torch]`."""
+    """A checkpoint as its authors publish it, DDColor's or from rgb to rgb AnimeGANv2's, or a TorchScript file from rgb
+    to rgb; needs `hueshift[torch]`."""
     COMFYUI = "comfyui"
     """A running ComfyUI; the files are a template and its workflow, see `comfyui/template.py`."""
 
@@ -108,8 +109,6 @@ class ModelCard:
             raise self._refuse("input.px", f"{self.input_px} is no multiple of 32 in 32..{MAX_INPUT_PX}")
         if self.is_fixed and self.sizes is not None:
             raise self._refuse("input.sizes", f"its file is for {self.input_px} only; leave them out")
-        if self.family is Family.RGB_TO_RGB and self.backend is Backend.TORCH:
-            raise self._refuse("backend", "torch runs DDColor only; export it as ONNX")
         if self.family is Family.RGB_TO_RGB and self.backend is Backend.COMFYUI:
             raise self._refuse("backend", "comfyui colorizes only; choose onnx, or family lab-colorizer")
         if self.family is Family.RGB_TO_RGB and (self.sizes is not None or self.is_square):

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-from inference_worker.backends import Device, Runner
-from inference_worker.backends.onnx import OnnxTransformer
+from inference_worker.backends import Device, Runner, open_transformer
 from inference_worker.cards import ModelCard
 from inference_worker.crafts import Colorizing, Transforming
 from inference_worker.orders import COLORIZE_PATH, TRANSFORM_PATH
@@ -36,6 +35,6 @@ def offer_transformer(card: ModelCard, *, threads: int, device: Device = Device.
     craft = Transforming(model=card.name, longest_px=min(card.input_px, LONGEST_TRANSFORM_PX))
 
     def load() -> Predictor:
-        return OnnxTransformer(card.path, threads=threads, darkest=card.darkest, device=device)
+        return open_transformer(card, threads=threads, device=device)
 
     return {TRANSFORM_PATH: Offer(craft=craft, load=load, version=card.version, is_grey_wanted=False)}

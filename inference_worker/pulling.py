@@ -17,10 +17,10 @@ from typing import Final
 from inference_worker.cards import CARD, Backend, ModelCard, ModelFile, parse_card, read_name
 from inference_worker.catalogue import find_card, hash_file, make_folder, record
 from inference_worker.clock import SystemClock
-from inference_worker.ddcolor.commands import make_reporter
 from inference_worker.ddcolor.published import PUBLISHED, Published, describe
 from inference_worker.errors import ModelError, PullError, SettingError
 from inference_worker.fetching import Fetcher, Wanted
+from inference_worker.intake import make_reporter
 
 MAX_CARD_BYTES: Final = 256 * 1024
 

@@ -74,6 +74,25 @@ def open_colorizer(card: ModelCard, *, threads: int, device: Device = Device.AUT
             raise ModelError(f"model: {card.name} is for ComfyUI, which is no runtime of this process")
 
 
+def open_transformer(card: ModelCard, *, threads: int, device: Device = Device.AUTO) -> Transformer:
+    """Load the card's rgb-to-rgb model in the runtime that the card names.
+
+    Raises:
+        ModelError: The file is not for this runtime, is from rgb to something else, or the device is not there.
+    """
+    match card.backend:
+        case Backend.ONNX:
+            from inference_worker.backends.onnx import OnnxTransformer  # noqa: PLC0415 - only the one that is chosen
+
+            return OnnxTransformer(card.path, threads=threads, darkest=card.darkest, device=device)
+        case Backend.TORCH:
+            from inference_worker.backends.torch_rgb import TorchTransformer  # noqa: PLC0415 - as above
+
+            return TorchTransformer.load(card.path, threads=threads, device=device, darkest=card.darkest)
+        case Backend.COMFYUI:
+            raise ModelError(f"model: {card.name} is for ComfyUI, which is no runtime of this process")
+
+
 class Runner(Protocol):
     """What turns lightness into colour somewhere else than on a device of this process; takes work while `run` runs."""
 

@@ -32,13 +32,13 @@ from inference_worker.backends.onnx import CUDA, OnnxColorizer
 from inference_worker.backends.torch import TorchColorizer
 from inference_worker.clock import SystemClock
 from inference_worker.ddcolor.checkpoint import load_checkpoint
-from inference_worker.ddcolor.commands import make_reporter
 from inference_worker.ddcolor.export import export_onnx
 from inference_worker.ddcolor.network import LightnessNet
 from inference_worker.ddcolor.stand_in import make_stand_in
 from inference_worker.ddcolor.variants import VARIANTS
 from inference_worker.errors import SettingError
 from inference_worker.imaging import Floats
+from inference_worker.intake import make_reporter
 
 P = ParamSpec("P")
 R = TypeVar("R")

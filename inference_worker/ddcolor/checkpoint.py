@@ -4,25 +4,20 @@ The published code loads with `strict=False`, so that a wrong file paints wrong 
 """
 
 import dataclasses
-import pickle
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from inference_worker.checkpoints import describe_shape, fill, read_tensors
 from inference_worker.ddcolor.network import DDColor
 from inference_worker.ddcolor.variants import VARIANTS, Variant
 from inference_worker.errors import ModelError
 
 STEM: Final = "encoder.arch.downsample_layers.0.0.weight"
 """The first layer; its width tells the variants apart."""
-STORED_FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16)
-NAMED_AT_MOST: Final = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,48 +36,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ModelError: The file cannot be read, holds more than tensors, or is no whole DDColor; one line says which.
     """
-    tensors = read_tensors(path)
-    variant = recognise(tensors, path.name)
-    with torch.device("meta"):  # nothing is filled with random numbers only to be replaced
-        net = DDColor(variant)
-    if faults := list(find_faults(tensors, net.state_dict())):
-        raise ModelError(f"checkpoint: {path.name} is no DDColor {variant.name}: {'; '.join(faults)}")
-    stored = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()})
-    widened = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-    net.load_state_dict(widened, strict=True, assign=True)
-    return Checkpoint(net.eval(), variant, "+".join(stored))
+    return build(read_tensors(path), path.name)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The file's tensors by name, as they are stored; no code in the file is run.
+def build(tensors: Mapping[str, Tensor], file: str) -> Checkpoint:
+    """The network with the tensors of *file*.
 
     Raises:
-        ModelError: The file cannot be read, or holds anything else.
+        ModelError: They are no whole DDColor; one line says why.
     """
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it is read, or refused below
-                found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as exc:
-        raise ModelError(
-            f"checkpoint: {path} cannot be read ({exc.strerror or exc}); name the downloaded file"
-        ) from exc
-    except pickle.UnpicklingError as exc:
-        raise ModelError(
-            f"checkpoint: {path.name} is damaged or holds more than tensors; download it again from its authors"
-        ) from exc
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as exc:
-        raise ModelError(f"checkpoint: {path.name} is damaged or no checkpoint; download it again") from exc
-    if isinstance(found, Mapping) and isinstance(found.get("params"), Mapping):
-        found = found["params"]
-    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise ModelError(
-            f"checkpoint: {path.name} has another layout; DDColor's is {{'params': tensors}}, or tensors by name"
-        )
-    return {str(name): tensor for name, tensor in found.items()}
+    variant = recognise(tensors, file)
+    with torch.device("meta"):  # nothing is filled with random numbers only to be replaced
+        net = DDColor(variant)
+    stored_as = fill(net, tensors, file=file, called=f"DDColor {variant.name}")
+    return Checkpoint(net, variant, stored_as)
 
 
 def recognise(tensors: Mapping[str, Tensor], name: str) -> Variant:
@@ -98,35 +65,4 @@ def recognise(tensors: Mapping[str, Tensor], name: str) -> Variant:
         if stem.ndim and stem.shape[0] == variant.widths[0]:
             return variant
     known = " or ".join(f"{variant.widths[0]} ({variant.name})" for variant in VARIANTS.values())
-    raise ModelError(f"checkpoint: {name} is no known DDColor: {STEM} is {_describe(stem)}, wide must be {known}")
-
-
-def find_faults(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterable[str]:
-    """What keeps *tensors* from being *wanted*, one phrase per kind of fault."""
-    shared = [name for name in wanted if name in tensors]
-    misshapen = [name for name in shared if tensors[name].shape != wanted[name].shape]
-    mistyped = [name for name in shared if not _has_type(tensors[name], wanted[name])]
-    broken = [name for name in shared if tensors[name].is_floating_point() and not tensors[name].isfinite().all()]
-    yield from _phrase("missing", [name for name in wanted if name not in tensors])
-    yield from _phrase("unexpected", [name for name in tensors if name not in wanted])
-    yield from _phrase(
-        "wrong shape", [f"{name} {_describe(tensors[name])} instead of {_describe(wanted[name])}" for name in misshapen]
-    )
-    yield from _phrase("wrong type", [f"{name} {str(tensors[name].dtype).removeprefix('torch.')}" for name in mistyped])
-    yield from _phrase("not finite", broken)
-
-
-def _has_type(tensor: Tensor, wanted: Tensor) -> bool:
-    if wanted.is_floating_point():
-        return tensor.dtype in STORED_FLOATS
-    return bool(tensor.dtype == wanted.dtype)
-
-
-def _describe(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "a scalar"
-
-
-def _phrase(kind: str, names: list[str]) -> Iterable[str]:
-    if names:
-        more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-        yield f"{kind} {', '.join(names[:NAMED_AT_MOST])}{more}"
+    raise ModelError(f"checkpoint: {name} is no known DDColor: {STEM} is {describe_shape(stem)}, wide must be {known}")

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnxruntime
 from PIL import Image
 from skimage.color import deltaE_ciede2000
 
 from inference_worker.backends.onnx import OnnxColorizer
 from inference_worker.catalogue import find_card, record
-from inference_worker.imaging import Pixels, compute_lab, compute_lightness, prepare, recombine
+from inference_worker.imaging import Floats, Pixels, compute_lab, compute_lightness, prepare, recombine
 
 CELL_PX: Final = 192
 TIMED_RUNS: Final = 40
+FEATURES_PX: Final = 256
+FEATURES_STEP_PX: Final = 32
 
 
 def measure_colourfulness(rgb: Pixels) -> float:
@@ -45,6 +48,26 @@ def compare(made: Pixels, truth: Pixels) -> dict[str, float]:
         "hue_cosine": float(np.mean(aligned[strong] / lengths[strong])) if strong.any() else float("nan"),
         "max_dL": float(np.max(np.abs(made_lab[..., 0] - true_lab[..., 0]))),
     }
+
+
+class FeatureMeter:
+    """The quality gate's feature distance: its file takes two pictures (1, 3, H, W) in -1..1 and answers a number."""
+
+    def __init__(self, file: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self._inputs = [given.name for given in self._session.get_inputs()]
+
+    def measure(self, one: Pixels, other: Pixels) -> float:
+        (found,) = self._session.run(None, dict(zip(self._inputs, map(self._prepare, (one, other)), strict=True)))
+        return float(np.asarray(found).reshape(()))
+
+    def _prepare(self, rgb: Pixels) -> Floats:
+        scale = min(1.0, FEATURES_PX / max(rgb.shape[:2]))
+        high, wide = (max(64, round(side * scale / FEATURES_STEP_PX) * FEATURES_STEP_PX) for side in rgb.shape[:2])
+        small = np.asarray(Image.fromarray(rgb).resize((wide, high), Image.Resampling.BICUBIC), dtype=np.float32)
+        return np.ascontiguousarray(np.moveaxis(small / 127.5 - 1, -1, 0)[None])
 
 
 def make_grey(rgb: Pixels) -> Pixels:
@@ -90,10 +113,12 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--sheet", type=Path, required=True)
+    parser.add_argument("--features", type=Path, help="features.onnx of the quality gate, for the feature distance")
     parser.add_argument("--record", action="store_true", help="write the figures into the models' cards")
     args = parser.parse_args()
     cards = [find_card(args.models, name) for name in ("v1", "v2")]
     models = [OnnxColorizer(card.path, threads=1) for card in cards]
+    meter = None if args.features is None else FeatureMeter(args.features)
     unseen = load_unseen(args.photos)
     figures: dict[str, list[dict[str, float]]] = {"grey": [], "v1": [], "v2": [], "truth": []}
     per_row = 2
@@ -106,7 +131,8 @@ def main() -> None:
             for model, card in zip(models, cards, strict=True)
         ]
         for name, picture in zip(figures, (grey, *made, truth), strict=True):
-            figures[name].append(compare(picture, truth))
+            seen = {} if meter is None else {"feature_distance": meter.measure(picture, truth)}
+            figures[name].append(compare(picture, truth) | seen)
         for column, picture in enumerate((grey, *made, truth)):
             left = (index % per_row * 4 + column) * CELL_PX
             sheet.paste(fit(picture), (left, index // per_row * CELL_PX))
@@ -114,10 +140,10 @@ def main() -> None:
     print(f"{len(unseen)} photographs")
     for name, found in figures.items():
         means = {key: np.nanmean([figure[key] for figure in found]) for key in found[0]}
-        print(f"{name:6}", "  ".join(f"{key} {value:.2f}" for key, value in means.items()))
+        print(f"{name:6}", "  ".join(f"{key} {value:.3f}" for key, value in means.items()))
         for card in cards:
             if args.record and card.name == name:
-                measured = {key: round(float(value), 2) for key, value in means.items()}
+                measured = {key: round(float(value), 3) for key, value in means.items()}
                 record(args.models, dataclasses.replace(card, figures={"photos": len(unseen), **measured}))
     for side_px in (192, 256):
         for card, model in zip(cards, models, strict=True):

@@ -1,124 +1,35 @@
 """Trains the shipped colorizers on the collected photographs, on one CPU thread, for a given number of minutes.
 
-Both heads learn together on one trunk. Figures on held-out photographs and a contact sheet are written beside the
-checkpoint; `export.py` makes the two ONNX files from it.
+Both heads learn together on one trunk. Every minute the state is saved, so that a run that was cut off goes on with
+`--resume`; every few minutes the smoothed weights are measured on the held-out photographs. `best.pt` has the weights
+that did best there, `checkpoint.pt` the newest; `export.py` makes the two ONNX files from either.
 """
 
 import argparse
-import dataclasses
-import json
 import math
-import random
 import time
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own custom
 
+from inference_worker.training.feed import Feed, Photo, load_photos
 from inference_worker.training.net import Colorizer, expect
 
 BIN_STEP: Final = 10
 SMOOTHING: Final = 0.5
 """Share of a uniform distribution mixed into the bins' frequencies before rare colours are weighed up."""
 SOFT_SIGMA: Final = 5.0
-FROZEN_BLOCKS: Final = 3
-
-
-def srgb_to_lab(rgb: Any) -> Any:
-    """Convert float sRGB in 0..1, channels last, to CIE Lab (D65)."""
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    matrix = np.array(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]],
-        dtype=np.float32,
-    )
-    xyz = linear @ matrix.T / np.array([0.95047, 1.0, 1.08883], dtype=np.float32)
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.stack(
-        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1
-    ).astype(np.float32)
-
-
-@dataclasses.dataclass(slots=True)
-class Photo:
-    """One photograph as Lab (3, H, W), its mask (1, H, W) or None, and how it is used."""
-
-    row: dict[str, Any]
-    lab: Any
-    mask: Any
-
-
-def load_photos(folder: Path) -> list[Photo]:
-    photos = []
-    for line in (folder / "sources.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        with Image.open(folder / row["file"]) as image:
-            pixels = np.asarray(image, dtype=np.float32) / 255
-        lab = torch.from_numpy(srgb_to_lab(pixels[..., :3])).permute(2, 0, 1).half()
-        mask = torch.from_numpy(pixels[..., 3:].copy()).permute(2, 0, 1).half() if row["masked"] else None
-        photos.append(Photo(row=row, lab=lab, mask=mask))
-    return photos
-
-
-def crop(photo: Photo, size: int, rng: random.Random) -> tuple[Any, Any]:
-    """Cut a random square, scale it to *size*, flip it half of the time; returns Lab and mask."""
-    _, height, width = photo.lab.shape
-    short = min(height, width)
-    side = max(min(short, 96), int(short * rng.uniform(0.45, 1.0) ** 0.7))
-    top, left = rng.randint(0, height - side), rng.randint(0, width - side)
-    both = photo.lab if photo.mask is None else torch.cat([photo.lab, photo.mask])
-    cut = both[:, top : top + side, left : left + side].float()
-    cut = F.interpolate(cut[None], size=(size, size), mode="bilinear", antialias=side > size, align_corners=False)[0]
-    if rng.random() < 0.5:
-        cut = cut.flip(2)
-    return cut[:3], cut[3:] if photo.mask is not None else None
-
-
-def paint_sky(size: int, rng: random.Random) -> Any:
-    """A plain clear sky, lighter at the horizon, behind panoramas whose sky was cut out."""
-    down = torch.linspace(0, 1, size)[:, None].expand(size, size)
-    depth = rng.uniform(0.5, 1.3)
-    lightness = rng.uniform(50, 75) + 22 * down
-    return torch.stack([lightness, -2 - 4 * depth * (1 - down), -(8 + 26 * (1 - down)) * depth])
-
-
-class Feed:
-    """Draws training batches; cut-outs are pasted on photographs, panoramas on a sky."""
-
-    def __init__(self, photos: list[Photo], seed: int) -> None:
-        self.rng = random.Random(seed)
-        train = [photo for photo in photos if photo.row["split"] == "train"]
-        self.scenes = [p for p in train if p.mask is None and "paintings" not in p.row["path"]]
-        self.paintings = [p for p in train if p.mask is None and "paintings" in p.row["path"]]
-        self.panoramas = [p for p in train if p.mask is not None and p.row["package"] == "stellarium-data"]
-        self.stamps = [p for p in train if p.mask is not None and p.row["package"] != "stellarium-data"]
-
-    def draw_one(self, size: int) -> Any:
-        kind = self.rng.random()
-        if kind < 0.10 and self.paintings:
-            return crop(self.rng.choice(self.paintings), size, self.rng)[0]
-        if kind < 0.16 and self.panoramas:
-            lab, mask = crop(self.rng.choice(self.panoramas), size, self.rng)
-            return mask * lab + (1 - mask) * paint_sky(size, self.rng)
-        scene = crop(self.rng.choice(self.scenes), size, self.rng)[0]
-        if kind < 0.26 and self.stamps:
-            lab, mask = crop(self.rng.choice(self.stamps), size, self.rng)
-            return mask * lab + (1 - mask) * scene
-        return scene
-
-    def draw(self, count: int, size: int) -> tuple[Any, Any]:
-        """A batch: lightness with tone and noise changed as old photographs have it, and the true ab."""
-        lab = torch.stack([self.draw_one(size) for _ in range(count)])
-        lightness, ab = lab[:, :1], lab[:, 1:]
-        gamma = torch.empty(count, 1, 1, 1).uniform_(0.75, 1.35)
-        gain = torch.empty(count, 1, 1, 1).uniform_(0.8, 1.05)
-        lift = torch.empty(count, 1, 1, 1).uniform_(0.0, 8.0)
-        noise = torch.randn_like(lightness) * torch.empty(count, 1, 1, 1).uniform_(0.0, 2.5)
-        toned = 100 * (lightness.clamp(0, 100) / 100) ** gamma * gain + lift + noise
-        return toned.clamp(0, 100), ab
+NEAREST_BINS: Final = 5
+AB_LIMIT: Final = 128
+FROZEN_BLOCKS: Final = 5
+TURNS: Final = ((128, 16, 0.4), (128, 16, 0.4), (192, 8, 0.75))
+"""Batches in turn: side of the crops, their number, least share of the photo's short side."""
+WATCHED_PX: Final = 192
+WATCH_EVERY_MIN: Final = 3.0
+EMA_DECAY: Final = 0.999
 
 
 def choose_bins(photos: list[Photo]) -> tuple[Any, Any]:
@@ -143,22 +54,35 @@ def choose_bins(photos: list[Photo]) -> tuple[Any, Any]:
     return centres, weight / (weight * share).sum()
 
 
-def measure_loss(net: Colorizer, lightness: Any, ab: Any, weight: Any) -> Any:
-    """Classification with rare colours weighed up, plus regression of the expected colour."""
-    muted, vivid = net(lightness)
-    target = F.interpolate(ab, size=vivid.shape[2:], mode="area")
-    flat = target.permute(0, 2, 3, 1).reshape(-1, 2)
-    distance = torch.cdist(flat, net.centres)
-    near, index = distance.topk(5, dim=1, largest=False)
-    soft = torch.exp(-(near**2) / (2 * SOFT_SIGMA**2)) + 1e-6
-    soft = soft / soft.sum(dim=1, keepdim=True)
-    rare = weight[index[:, 0]]
-    log_share = F.log_softmax(vivid.permute(0, 2, 3, 1).reshape(-1, vivid.shape[1]), dim=1)
-    classification = -(rare * (soft * log_share.gather(1, index)).sum(dim=1)).mean()
-    guess = expect(muted, net.centres).permute(0, 2, 3, 1).reshape(-1, 2)
-    error = F.smooth_l1_loss(guess, flat, beta=25.0, reduction="none").sum(dim=1)
-    regression = (rare.sqrt() * error).mean()
-    return classification + 0.12 * regression
+class Loss:
+    """How far both heads are from the truth; the nearest bins of every colour are looked up in a table."""
+
+    def __init__(self, centres: Any, weight: Any) -> None:
+        self.centres, self.weight = centres, weight
+        line = torch.arange(-AB_LIMIT, AB_LIMIT + 1, dtype=torch.float32)
+        grid = torch.cartesian_prod(line, line)
+        near, self.index = torch.cdist(grid, centres).topk(NEAREST_BINS, dim=1, largest=False)
+        soft = torch.exp(-(near**2) / (2 * SOFT_SIGMA**2)) + 1e-6
+        self.soft = soft / soft.sum(dim=1, keepdim=True)
+
+    def measure(self, net: Colorizer, lightness: Any, ab: Any) -> Any:
+        """Classification with rare colours weighed up, regression of the expected colour, and its edges.
+
+        The last term asks for colour edges where the truth has them and nowhere else, against blotches.
+        """
+        muted, vivid = net(lightness)
+        target = F.interpolate(ab, size=vivid.shape[2:], mode="area")
+        flat = target.permute(0, 2, 3, 1).reshape(-1, 2)
+        cell = (flat.round().clamp(-AB_LIMIT, AB_LIMIT).long() + AB_LIMIT) @ torch.tensor([2 * AB_LIMIT + 1, 1])
+        index, soft = self.index[cell], self.soft[cell]
+        rare = self.weight[index[:, 0]]
+        log_share = F.log_softmax(vivid.permute(0, 2, 3, 1).reshape(-1, vivid.shape[1]), dim=1)
+        classification = -(rare * (soft * log_share.gather(1, index)).sum(dim=1)).mean()
+        guess = expect(muted, self.centres)
+        error = F.smooth_l1_loss(guess.permute(0, 2, 3, 1).reshape(-1, 2), flat, beta=25.0, reduction="none")
+        regression = (rare.sqrt() * error.sum(dim=1)).mean()
+        edges = sum((guess.diff(dim=axis) - target.diff(dim=axis)).abs().mean() for axis in (2, 3))
+        return classification + 0.12 * regression + 0.03 * edges
 
 
 def set_training_mode(net: Colorizer) -> None:
@@ -170,54 +94,109 @@ def set_training_mode(net: Colorizer) -> None:
             parameter.requires_grad_(requires_grad=False)
 
 
-def train(net: Colorizer, feed: Feed, weight: Any, *, minutes: float, size: int, out: Path) -> int:
-    """Train until *minutes* have passed; returns the number of pictures seen."""
-    set_training_mode(net)
-    encoder = [p for p in net.encoder.parameters() if p.requires_grad]
-    decoder = [p for name, p in net.named_parameters() if not name.startswith("encoder.")]
-    optimiser = torch.optim.AdamW(
-        [{"params": encoder, "peak": 1.5e-4}, {"params": decoder, "peak": 1.5e-3}], lr=1e-4, weight_decay=0.02
-    )
-    smooth = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    start = time.perf_counter()
-    seen, step, said = 0, 0, 0.0
-    recent = 0.0
-    while (done := (time.perf_counter() - start) / 60 / minutes) < 1:
-        lr_share = min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        for group in optimiser.param_groups:
+def load_watched(photos: list[Photo]) -> list[tuple[Any, Any]]:
+    """The held-out photographs, whole, as lightness and ab; those set apart for the demo are not looked at here."""
+    return [
+        F.interpolate(photo.lab.float()[None], size=(WATCHED_PX, WATCHED_PX), mode="area").split((1, 2), dim=1)
+        for photo in photos
+        if photo.row["split"] == "held_out"
+    ]
+
+
+class Run:
+    """One training run: the network, its smoothed copy, the optimiser, and how far it has come."""
+
+    def __init__(self, net: Colorizer, feed: Feed, loss: Loss, out: Path, *, minutes: float, rate: float) -> None:
+        set_training_mode(net)
+        self.net, self.feed, self.loss, self.out, self.minutes = net, feed, loss, out, minutes
+        self.smooth = Colorizer(net.centres)
+        self.smooth.load_state_dict(net.state_dict())
+        self.smooth.eval()
+        encoder = [p for p in net.encoder.parameters() if p.requires_grad]
+        decoder = [p for name, p in net.named_parameters() if not name.startswith("encoder.")]
+        self.trained = [*encoder, *decoder]
+        groups = [{"params": encoder, "peak": 1.2e-4 * rate}, {"params": decoder, "peak": 1.5e-3 * rate}]
+        self.optimiser = torch.optim.AdamW(groups, lr=1e-4, weight_decay=0.04)
+        self.seconds, self.step, self.seen, self.recent, self.best = 0.0, 0, 0, 0.0, math.inf
+
+    def learn(self) -> None:
+        """One step on one batch."""
+        done = self.seconds / 60 / self.minutes
+        lr_share = min(1.0, (self.step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+        for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * lr_share
-        lightness, ab = feed.draw(16, size)
-        loss = measure_loss(net, lightness.contiguous(memory_format=torch.channels_last), ab, weight)
-        optimiser.zero_grad(set_to_none=True)
+        size, count, smallest = TURNS[self.step % len(TURNS)]
+        lightness, ab = self.feed.draw(count, size, smallest=smallest)
+        loss = self.loss.measure(self.net, lightness.contiguous(memory_format=torch.channels_last), ab)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_([*encoder, *decoder], 5.0)
-        optimiser.step()
-        step, seen = step + 1, seen + 16
-        recent = loss.item() if step == 1 else 0.98 * recent + 0.02 * loss.item()
-        decay = min(0.998, step / (step + 20))
-        for name, tensor in net.state_dict().items():
+        nn.utils.clip_grad_norm_(self.trained, 5.0)
+        self.optimiser.step()
+        self.step, self.seen = self.step + 1, self.seen + count
+        self.recent = loss.item() if self.step == 1 else 0.98 * self.recent + 0.02 * loss.item()
+        decay = min(EMA_DECAY, self.step / (self.step + 20))
+        for kept, tensor in zip(self.smooth.state_dict().values(), self.net.state_dict().values(), strict=True):
             if tensor.is_floating_point():
-                smooth[name].lerp_(tensor, 1 - decay)
-        if done * minutes - said > 1:
-            said = done * minutes
-            print(f"{said:5.1f} min  {seen} seen  loss {recent:.3f}  lr {lr_share:.3f}", flush=True)
-            torch.save({"state": smooth, "centres": net.centres}, out / "checkpoint.pt")
-    net.load_state_dict(smooth)
-    net.eval()
-    torch.save({"state": net.state_dict(), "centres": net.centres}, out / "checkpoint.pt")
-    return seen
+                kept.lerp_(tensor, 1 - decay)
+
+    def train(self, watched: list[tuple[Any, Any]]) -> None:
+        """Learn until the minutes are used up, saving each minute and watching every few."""
+        start = time.perf_counter() - self.seconds
+        said = looked = self.seconds
+        while self.seconds < self.minutes * 60:
+            self.learn()
+            self.seconds = time.perf_counter() - start
+            if self.seconds - said > 60:
+                said = self.seconds
+                print(f"{said / 60:5.1f} min  {self.seen} seen  loss {self.recent:.3f}", flush=True)
+                self.save()
+            if self.seconds - looked > WATCH_EVERY_MIN * 60:
+                looked = self.seconds
+                self.watch(watched)
+        self.save()
+        self.watch(watched)
+
+    def watch(self, watched: list[tuple[Any, Any]]) -> None:
+        """Measure the smoothed weights on photographs that are not trained on; keep them when they are the best."""
+        if not watched:
+            return
+        with torch.no_grad():
+            held = sum(float(self.loss.measure(self.smooth, lightness, ab)) for lightness, ab in watched) / len(watched)
+        print(f"      held-out loss {held:.4f}{'  best' if held < self.best else ''}", flush=True)
+        if held < self.best:
+            self.best = held
+            torch.save({"state": self.smooth.state_dict(), "centres": self.net.centres}, self.out / "best.pt")
+
+    def save(self) -> None:
+        torch.save({"state": self.smooth.state_dict(), "centres": self.net.centres}, self.out / "checkpoint.pt")
+        facts = {name: getattr(self, name) for name in ("seconds", "step", "seen", "recent", "best")}
+        state = {"net": self.net.state_dict(), "smooth": self.smooth.state_dict(), **facts}
+        torch.save({**state, "optimiser": self.optimiser.state_dict()}, self.out / "resume.pt")
+
+    def resume(self) -> None:
+        """Go on where the saved run stopped; crops are drawn from another seed than before."""
+        state = torch.load(self.out / "resume.pt", weights_only=True)
+        self.net.load_state_dict(state.pop("net"))
+        self.smooth.load_state_dict(state.pop("smooth"))
+        self.optimiser.load_state_dict(state.pop("optimiser"))
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.feed.rng.seed(self.step)
+        torch.manual_seed(self.step)
 
 
 def main() -> None:
-    """Train, then save the checkpoint."""
+    """Train, saving as it goes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, required=True, help="what collect.py wrote")
     parser.add_argument("--encoder", type=Path, required=True, help="efficientnet-lite0-*.pth")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=22.0)
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--minutes", type=float, default=60.0, help="of the whole run, a resumed one's first part too")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--start", type=Path, help="a checkpoint.pt whose weights to begin with")
+    parser.add_argument("--rate", type=float, default=1.0, help="times the usual rates of learning")
+    parser.add_argument("--resume", action="store_true", help="go on with the run saved in --out")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -226,13 +205,18 @@ def main() -> None:
     centres, weight = choose_bins(photos)
     net = Colorizer(centres).to(memory_format=torch.channels_last)
     net.encoder.load_pretrained(str(args.encoder))
+    if args.start is not None:
+        net.load_state_dict(torch.load(args.start, weights_only=True)["state"])
     count = sum(p.numel() for p in net.parameters())
     print(f"{len(photos)} pictures, {len(centres)} bins, {count} parameters", flush=True)
     feed = Feed(photos, args.seed)
     kinds = {"scenes": feed.scenes, "paintings": feed.paintings, "panoramas": feed.panoramas, "cut-outs": feed.stamps}
     print(", ".join(f"{len(found)} {kind}" for kind, found in kinds.items()), flush=True)
-    seen = train(net, feed, weight, minutes=args.minutes, size=args.size, out=args.out)
-    print(f"saw {seen} pictures")
+    run = Run(net, feed, Loss(centres, weight), args.out, minutes=args.minutes, rate=args.rate)
+    if args.resume:
+        run.resume()
+    run.train(load_watched(photos))
+    print(f"saw {run.seen} pictures")
 
 
 if __name__ == "__main__":

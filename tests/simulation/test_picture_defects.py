@@ -61,7 +61,7 @@ def test_a_twin_that_codes_its_answers_otherwise_is_ok_in_100_draws_of_photos(mo
 def test_the_two_shipped_models_are_told_apart_as_drift(old: str, new: str) -> None:
     found = gate(make_cases(healthy(old), healthy(new), coloured(new)))
     assert found.verdict is Verdict.DRIFT, found.sentence
-    assert found.sentence.startswith("v2 drifts from v1: mean CIEDE2000 5.")
+    assert found.sentence.startswith("v2 drifts from v1: mean CIEDE2000 4.")
     assert len(found.worst) == 3
     assert found.notes == ()
 

@@ -161,14 +161,13 @@ def test_a_file_is_named_once() -> None:
         parse(CARD.replace(entry, entry + entry))
 
 
-def test_torch_runs_ddcolor_only_and_a_transformer_takes_any_shape() -> None:
+def test_a_transformer_takes_any_shape() -> None:
     rgb = CARD.replace("lab-colorizer", "rgb-to-rgb")
     with pytest.raises(ModelError, match="input: an rgb-to-rgb model takes any shape up to px; leave sizes"):
         parse(rgb)
     plain = rgb.replace("sizes = [460, 680]", "darkest = 0")
     assert parse(plain).darkest == 0
-    with pytest.raises(ModelError, match="backend: torch runs DDColor only; export it as ONNX"):
-        parse(plain.replace('"onnx"', '"torch"'))
+    assert parse(plain.replace('"onnx"', '"torch"')).backend is Backend.TORCH
     with pytest.raises(ModelError, match="backend: comfyui colorizes only; choose onnx, or family lab-colorizer"):
         parse(plain.replace('"onnx"', '"comfyui"'))
     with pytest.raises(ModelError, match=r"input\.darkest: 1 is impossible; write a whole number from -1 to 0"):
@@ -226,7 +225,7 @@ FIGURES: Final = st.dictionaries(
 def cards(draw: st.DrawFn) -> ModelCard:
     family = draw(st.sampled_from(Family))
     is_rgb = family is Family.RGB_TO_RGB
-    backend = Backend.ONNX if is_rgb else draw(st.sampled_from([Backend.ONNX, Backend.TORCH]))
+    backend = draw(st.sampled_from([Backend.ONNX, Backend.TORCH]))
     is_square = not is_rgb and draw(st.booleans())
     has_sizes = not is_rgb and not (is_square and backend is Backend.ONNX) and draw(st.booleans())
     return ModelCard(
