@@ -107,16 +107,22 @@ class RabbitServer:
         await self.control("eval", ELECT)
 
     async def control(self, *words: str) -> None:
-        """Run rabbitmqctl."""
-        done = await asyncio.create_subprocess_exec(
-            *self._drop,
-            str(self._bin / "rabbitmqctl"),
-            "-q",
-            *words,
-            env={**os.environ, **self._environment},
-            stdout=subprocess.DEVNULL,
-        )
-        assert await done.wait() == 0, words
+        """Run rabbitmqctl; again, while the broker does not know it yet."""
+
+        async def run() -> bool | None:
+            self.process.check_alive()
+            done = await asyncio.create_subprocess_exec(
+                *self._drop,
+                str(self._bin / "rabbitmqctl"),
+                "-q",
+                *words,
+                env={**os.environ, **self._environment},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            return await done.wait() == 0 or None
+
+        await wait_for_answer(run, what=f"rabbitmqctl {words[0]}", clock=CLOCK, at_most=START_WITHIN)
 
     async def make_vhost(self) -> str:
         """Make a virtual host; return its address."""

@@ -17,7 +17,7 @@ from controlplane.jobs.ports import DeadLetter, Delivery, ForeignTasks, JobQueue
 from controlplane.store import SqlStore
 from controlplane.store.job_queue import SqlQueue
 from tests.fakes import ManualClock
-from tests.rabbitmq import RabbitServer, running_rabbitmq
+from tests.rabbitmq import RabbitServer, require_rabbitmq, running_rabbitmq
 
 ARE_QUEUES: tuple[type[JobQueue], ...] = (SqlQueue, RabbitQueue)  # mypy sits this exam
 
@@ -30,6 +30,7 @@ def wake(queue: str = "photos", *, vip: bool = False) -> WakeUp:
 
 @pytest.fixture(scope="module")
 def rabbit_portal() -> Iterator[anyio.from_thread.BlockingPortal]:
+    require_rabbitmq()  # here, since a skip cannot leave the thread
     with anyio.from_thread.start_blocking_portal() as portal:
         yield portal
 
