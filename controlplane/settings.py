@@ -110,6 +110,29 @@ class Settings(BaseSettings):
     all and controller). Empty: such objectives hold their rollouts and say so, unless they are muted."""
     prometheus_token: SecretStr = SecretStr("")
     """Sent to it as a bearer token. Empty: none is sent. It is written nowhere."""
+    blobs: str = ""
+    """Where photos and results of jobs are kept: a folder, or ``s3://BUCKET/PREFIX`` of a bucket that exists, with
+    credentials and region in AWS's own variables and files. Empty: ``blobs`` in *data_dir*. Several processes need one
+    that they share."""
+    s3_endpoint: str = ""
+    """The address of another S3 than Amazon's. Empty: Amazon's, or what AWS's own variables say."""
+    queue_url: SecretStr = SecretStr("")
+    """``amqp://USER:PASSWORD@HOST/VHOST`` (or ``amqps``) of a RabbitMQ, 3.10 or newer, that carries jobs' wake-ups.
+    Empty: the database carries them."""
+    image_hosts: str = ""
+    """Hosts that photos of jobs may be fetched from (``image_url``): ``photos.example.org, *.example.net,
+    cdn.example.com:8443``. Only those that resolve to public addresses are asked. Empty: none."""
+    image_networks: str = ""
+    """Networks beside the public ones that those hosts may be in: ``10.1.0.0/16``. Empty: none."""
+    tasks_owner: str = ""
+    """The API key whose jobs the tasks on RabbitMQ's queue ``photo_repair_tasks`` become, which any producer may put
+    there (roles all and controller). Empty: that queue is left alone."""
+    jobs_envoy: str = ""
+    """The listener of the Envoy that jobs are coloured behind, ``http://127.0.0.1:8080`` (roles all and controller).
+    Empty: this process runs no jobs; they wait for one that does."""
+    job_slots: int = Field(default=4, ge=1, le=1000)
+    """Jobs that this process runs at once: as many as the workers behind that Envoy take without refusing. More wait in
+    the workers' queues, and are tried again when refused."""
     sample_token_file: pathlib.Path | None = None
     """The file that workers were started with as their --sample-token-file, for objectives about pictures with
     ``live: true`` (roles all and controller). Without it those hold their rollouts and say so."""

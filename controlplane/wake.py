@@ -20,6 +20,8 @@ class Topic(enum.Enum):
     """An Envoy connected, left, acknowledged or refused."""
     TELEMETRY = "telemetry"
     """Counts were written."""
+    JOBS = "jobs"
+    """Jobs were submitted, wait again, or were put into the queue."""
 
 
 class Wake:

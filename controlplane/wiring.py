@@ -35,6 +35,7 @@ from controlplane.controller.provenance import ProvenanceWatch
 from controlplane.controller.sampler import Sampler
 from controlplane.discovery.dns import Resolver
 from controlplane.errors import ControlPlaneError, UnavailableError
+from controlplane.job_parts import JobParts, open_jobs
 from controlplane.ports import ConfigCheck, ConfigCompiler, PictureGate, Store
 from controlplane.prometheus.client import Prometheus
 from controlplane.prometheus.metrics import QueryMetrics
@@ -96,6 +97,7 @@ class Parts:
     projector: Projector
     resolver: Resolver
     janitor: Janitor
+    jobs: JobParts
     fleet: Fleet
     xds_server: XdsServer
     polls: RestPolls
@@ -145,9 +147,10 @@ async def build(settings: Settings, *, on_ack: AckHook | None = None, compiler: 
         keys = KeyRing(store=store, clock=clock)
         if await keys.ensure_admin_key(settings.admin_key_file):
             log.info("key.created", file=str(settings.admin_key_file))
-        parts = _assemble(settings, store, keys, clock, board, on_ack, compiler or SnapshotCompiler())
-        async with parts.prometheus or contextlib.nullcontext(), parts.models:
-            yield parts
+        async with open_jobs(settings, store=store, clock=clock, board=board) as jobs:
+            parts = _assemble(settings, store, keys, clock, board, on_ack, compiler or SnapshotCompiler(), jobs)
+            async with parts.prometheus or contextlib.nullcontext(), parts.models:
+                yield parts
     finally:
         await store.close()
 
@@ -160,6 +163,7 @@ def _assemble(
     board: WakeBoard,
     on_ack: AckHook | None,
     compiler: ConfigCompiler,
+    jobs: JobParts,
 ) -> Parts:
     registry = CollectorRegistry()
     xds_metrics = XdsMetrics(registry)
@@ -236,6 +240,7 @@ def _assemble(
             store=store, clock=clock, wake=_listening(board, Topic.DESIRED), interval=settings.resolve_interval
         ),
         janitor=Janitor(store=store, clock=clock, retention=settings.telemetry_retention),
+        jobs=jobs,
         fleet=fleet,
         xds_server=xds_server,
         polls=polls,
@@ -262,6 +267,7 @@ def _assemble(
             clock=clock,
             registry=registry,
             inspector=inspector,
+            desk=jobs.desk,
             authenticate=keys.authenticate,
             missing=lambda: _missing(store, cache, settings),
             public_reads=settings.public_reads,
@@ -351,6 +357,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(parts.provenance.run(), name="provenance")
             tasks.create_task(parts.resolver.run(), name="resolver")
             tasks.create_task(parts.janitor.run(), name="janitor")
+            tasks.create_task(parts.jobs.run(), name="jobs")
         if parts.serves_api and api_socket is not None:
             tasks.create_task(_serve_api(parts.api, api_socket, drain_s), name="api")
 

@@ -1,7 +1,7 @@
 """What stands between a request and the store: the API key, who asks and why."""
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Header, Request
@@ -14,6 +14,7 @@ from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
 from controlplane.errors import InvalidInputError, UnauthorizedError
+from controlplane.jobs.desk import JobDesk
 from controlplane.ports import Store
 
 MAX_IDEMPOTENCY_KEY_CHARS = 128
@@ -39,6 +40,7 @@ class Parts:
     missing: Missing
     public_reads: bool
     inspector: Inspector
+    desk: JobDesk
     certificates: Certificates | None = None
     preview: Preview | None = None
     compares_pictures: bool = True
@@ -76,6 +78,10 @@ async def _reader(parts: UseParts, credentials: _Credentials) -> str:
     return await _name(parts, credentials)
 
 
+async def _owner(parts: UseParts, credentials: _Credentials) -> str:
+    return await _name(parts, credentials)
+
+
 async def _caller(
     parts: UseParts,
     credentials: _Credentials,
@@ -104,25 +110,31 @@ Reader: TypeAlias = Annotated[str, Depends(_reader)]
 """The name of the key that reads; "" where reading is public."""
 Writer: TypeAlias = Annotated[Caller, Depends(_caller)]
 """Who changes something. Always needs a key."""
+Owner: TypeAlias = Annotated[str, Depends(_owner)]
+"""Who reads what is theirs alone: the name of the key, which is always needed."""
 
 
 class BodyLimit:
     """Refuses bodies over a size, whether they announce their length or not; FastAPI's own says it in plain text."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, larger: Mapping[str, int]) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, counting what it brings."""
         seen = 0
+        limit = self._larger.get(scope.get("path", ""), self._max_bytes)
 
         async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._max_bytes:
-                raise HTTPException(413)  # FastAPI lets this one through while it reads a body
+            if seen > limit:
+                raise HTTPException(
+                    413, f"the body is larger than {limit // 1024} KiB; send less"
+                )  # FastAPI lets this one through while it reads a body
             return message
 
         await self._app(scope, counted, send)

@@ -14,10 +14,22 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from controlplane.api import explanations, fleet, operations, quality, recent, replays, rollouts, services
+from controlplane.api import (
+    explanations,
+    fleet,
+    job_routes,
+    kinds,
+    operations,
+    quality,
+    recent,
+    replays,
+    rollouts,
+    services,
+)
 from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
 from controlplane.api.answers import ErrorView, Problem
 from controlplane.api.discovery import Discovery, make_router
+from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES, known_fields
@@ -33,6 +45,8 @@ from controlplane.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from controlplane.jobs.desk import JobDesk
+from controlplane.jobs.photos import MAX_PHOTO_BYTES
 from controlplane.ports import Store
 
 log = structlog.get_logger(__name__)
@@ -54,7 +68,6 @@ _WORDS: Mapping[int, str] = {
     400: "body: cannot be read; send valid JSON in UTF-8",
     404: "there is nothing at this path; GET /openapi.json lists what there is",
     405: "this path does not take that method; GET /openapi.json lists what it takes",
-    413: f"the body is larger than {MAX_BODY_BYTES // 1024} KiB; send less",
 }
 _DOCUMENTED: dict[int | str, dict[str, Any]] = {
     status.value: {"model": ErrorView, "description": status.phrase}
@@ -73,6 +86,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     registry: CollectorRegistry,
     authenticate: Authenticate,
     inspector: Inspector,
+    desk: JobDesk,
     missing: Missing = _nothing_missing,
     public_reads: bool = False,
     certificates: Certificates | None = None,
@@ -87,6 +101,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         clock: What tells the time.
         registry: Where /metrics reads, and where the API's own counters go.
         inspector: Knows what each Envoy runs.
+        desk: Where jobs are handed in and collected.
         authenticate: Tells whose API key it is; `auth.keys.KeyRing.authenticate`.
         missing: What /readyz reports.
         public_reads: Whether reading needs no key.
@@ -113,11 +128,13 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         certificates=certificates,
         preview=preview,
         inspector=inspector,
+        desk=desk,
         compares_pictures=compares_pictures,
     )
     app.state.registry = registry
     app.state.watchers = 0
     app.state.replays = 0
+    app.state.uploads = 0
     for router in (
         services.router,
         rollouts.router,
@@ -126,6 +143,8 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         replays.router,
         recent.router,
         fleet.router,
+        job_routes.router,
+        kinds.router,
         operations.router,
     ):
         app.include_router(router)
@@ -148,7 +167,7 @@ def _finish(app: FastAPI, registry: CollectorRegistry, clock: Clock) -> None:
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _not_served)
     app.add_exception_handler(Exception, _crashed)
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, larger={JOBS: MAX_PHOTO_BYTES + MAX_BODY_BYTES})
     app.add_middleware(RequestMetrics, registry=registry, clock=clock)
 
 

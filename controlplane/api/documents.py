@@ -74,14 +74,14 @@ def parse_yaml(text: str, *, source: str = "document") -> object:
     Raises:
         InvalidInputError: It is not YAML, or not exactly one document.
     """
-    found = _load_all(text, source)
+    found = load_documents(text, source)
     if len(found) > 1:
         raise InvalidInputError(source, f"holds {len(found)} documents", "write one service per file, without ---")
     return found[0]
 
 
-def _load_all(text: str, source: str) -> list[object]:
-    """Return the documents in *text*, at least one; raises as `parse_yaml` does."""
+def load_documents(text: str, source: str, *, start: str = "service: NAME") -> list[object]:
+    """Return the documents in *text*, at least one, each of which should *start* so; raises as `parse_yaml` does."""
     try:
         found = list(yaml.load_all(text, Loader=_StrictLoader))
     except yaml.MarkedYAMLError as exc:
@@ -91,7 +91,7 @@ def _load_all(text: str, source: str) -> list[object]:
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise InvalidInputError(source, f"is not YAML ({' '.join(str(exc).split())[:120]})", "correct it") from exc
     if not found or found == [None]:
-        raise InvalidInputError(source, "is empty", "start it with service: NAME")
+        raise InvalidInputError(source, "is empty", f"start it with {start}")
     return found
 
 
@@ -125,7 +125,7 @@ def parse_services(text: str, *, source: str = "document") -> tuple[ServiceSpec,
     Raises:
         InvalidInputError: It is wrong; an `InvalidDocumentError` lists everything that is, in all documents.
     """
-    documents = _load_all(text, source)
+    documents = load_documents(text, source)
     specs: list[ServiceSpec] = []
     problems: list[InvalidInputError] = []
     for place, given in enumerate(documents, start=1):

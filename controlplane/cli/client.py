@@ -170,6 +170,14 @@ class Client:
         """Ask for something to be done, once, even if the connection breaks in between; raises as `get` does."""
         return self._ask(answer, "POST", path, body=body)
 
+    def post_bytes(self, answer: type[T], *path: str, content: bytes, **query: str) -> T:
+        """Send something that is no JSON, once, as `post` does; raises as `get` does."""
+        return self._ask(answer, "POST", path, content=content, query=query)
+
+    def delete(self, *path: str) -> None:
+        """Remove something; raises as `get` does."""
+        self._request("DELETE", path)
+
     def _ask(
         self,
         answer: type[T],
@@ -177,9 +185,10 @@ class Client:
         path: Iterable[str],
         *,
         body: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
         query: Mapping[str, str | int] | None = None,
     ) -> T:
-        response = self._request(method, path, body=body, query=query)
+        response = self._request(method, path, body=body, content=content, query=query)
         try:
             return TypeAdapter(answer).validate_json(response.content)
         except ValidationError as exc:
@@ -193,16 +202,20 @@ class Client:
         path: Iterable[str],
         *,
         body: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
         query: Mapping[str, str | int] | None = None,
     ) -> httpx.Response:
         address = "/v1/" + "/".join(urllib.parse.quote(part, safe="") for part in path)
         headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
+        if content is not None:
+            headers["Content-Type"] = "application/octet-stream"
+        request = self._http.build_request(method, address, json=body, content=content, params=query, headers=headers)
         try:
             try:
-                response = self._http.request(method, address, json=body, params=query, headers=headers)
+                response = self._http.send(request)
             except (httpx.ReadError, httpx.RemoteProtocolError):
                 # The connection broke on the way: every request of ours may be repeated, so once more.
-                response = self._http.request(method, address, json=body, params=query, headers=headers)
+                response = self._http.send(request)
         except httpx.TimeoutException as exc:
             raise UnavailableError(f"{self.url} did not answer within {TIMEOUT_S:g} s; try again") from exc
         except httpx.HTTPError as exc:

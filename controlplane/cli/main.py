@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import fleet, local, measure, quality, release
+from controlplane.cli import fleet, jobs, local, measure, quality, release
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import ControlPlaneError
 
@@ -54,6 +54,7 @@ fleet.register(app)
 local.register(app)
 measure.register(app)
 quality.register(app)
+jobs.register(app)
 
 
 def run(arguments: Sequence[str], surroundings: Surroundings) -> int:

@@ -14,6 +14,7 @@ from controlplane.store.catalogue import SqlCatalogue
 from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
+from controlplane.store.jobs import SqlJobs
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
 from controlplane.store.listener import Listener
@@ -29,9 +30,19 @@ from controlplane.wake import WakeBoard
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class SqlStore(
-    SqlCatalogue, SqlRollouts, SqlFleet, SqlDesired, SqlTelemetry, SqlSamples, SqlQuality, SqlModels, SqlKeys, SqlLease
+    SqlCatalogue,
+    SqlRollouts,
+    SqlFleet,
+    SqlDesired,
+    SqlTelemetry,
+    SqlSamples,
+    SqlQuality,
+    SqlModels,
+    SqlKeys,
+    SqlLease,
+    SqlJobs,
 ):
-    """The port `Store` on one SQL database. Close it, or use it as a context manager."""
+    """The ports `Store` and `JobStore` on one SQL database. Close it, or use it as a context manager."""
 
     clock: Clock
     scratch: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)

@@ -20,6 +20,10 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("PUT", "/v1/services/colorize/split", {"weights": {"v1": "100%"}}),
     ("POST", "/v1/services/colorize/rollouts", {"to": "v2"}),
     *(("POST", f"/v1/services/colorize/rollout/{verb}", {}) for verb in ("pause", "resume", "promote", "abort")),
+    ("PUT", "/v1/job-kinds/person", {}),
+    ("POST", "/v1/jobs", {"workflow_type": "person.json"}),
+    ("POST", "/v1/jobs/1/cancel", {}),
+    ("DELETE", "/v1/jobs/1", {}),
 ]
 READS = [
     "/v1/services",
@@ -29,7 +33,9 @@ READS = [
     "/v1/services/colorize/events",
     "/v1/services/colorize/rollouts",
     "/v1/proxies",
+    "/v1/job-kinds",
 ]
+PRIVATE = ["/v1/jobs", "/v1/jobs/1", "/v1/jobs/1/result"]
 OPEN = ["/healthz", "/readyz", "/metrics"]
 
 
@@ -58,6 +64,9 @@ async def test_reading_needs_a_key_unless_it_is_made_public(world: World) -> Non
         make_public(world)
         for path in READS:
             assert (await unknown.get(path)).status_code == 200
+            assert (await wrong.get(path)).status_code == 401
+        for path in PRIVATE:
+            assert (await unknown.get(path)).status_code == 401, "what is somebody's own is never public"
             assert (await wrong.get(path)).status_code == 401
 
 
@@ -210,6 +219,12 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         "/v1/proxies",
         "/v1/proxies/{node}",
         "/v1/proxies/{node}/resources",
+        "/v1/jobs",
+        "/v1/jobs/{job}",
+        "/v1/jobs/{job}/result",
+        "/v1/jobs/{job}/cancel",
+        "/v1/job-kinds",
+        "/v1/job-kinds/{kind}",
     }
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():

@@ -17,14 +17,17 @@ from prometheus_client import CollectorRegistry
 from controlplane.api.access import Parts
 from controlplane.api.app import create_app
 from controlplane.auth.keys import KeyRing
+from controlplane.blobs.directory import DirectoryBlobs
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.observer import Clusters, judge_ticks
+from controlplane.jobs.desk import JobDesk
 from controlplane.ports import ClusterHealth, Occurrence, Rollout, TelemetryBatch, TickRead
 from controlplane.rollout.model import Baking, Breach, RollbackCause, RolledBack, State
 from controlplane.store import SqlStore, open_store, schema
 from controlplane.wake import WakeBoard
 from controlplane.xds.reading import SnapshotReader
 from tests import builders
+from tests.job_builders import FakePhotos
 
 
 class ManualClock:
@@ -57,6 +60,7 @@ class World:
     registry: CollectorRegistry
     key: str
     missing: list[str]
+    blobs: DirectoryBlobs
 
     def http(self, key: str | None = "") -> httpx.AsyncClient:
         """Return a client: with ada's key, another one, or (None) without."""
@@ -152,6 +156,7 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
         registry=registry,
         authenticate=KeyRing(store=store, clock=clock).authenticate,
         inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
+        desk=JobDesk(store=store, blobs=DirectoryBlobs(pathlib.Path()), source=FakePhotos(), clock=clock),
     )
 
 
@@ -164,6 +169,7 @@ async def open_world(
     shutil.copy(template, path)
     clock = ManualClock()
     missing: list[str] = []
+    blobs = DirectoryBlobs(folder / "blobs")
 
     async def say_missing() -> Sequence[str]:
         return missing
@@ -178,5 +184,6 @@ async def open_world(
             missing=say_missing,
             public_reads=public_reads,
             inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
+            desk=JobDesk(store=store, blobs=blobs, source=FakePhotos(), clock=clock),
         )
-        yield World(app, store, clock, registry, await ring.create("ada"), missing)
+        yield World(app, store, clock, registry, await ring.create("ada"), missing, blobs)

@@ -143,6 +143,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
             "soak",
             "simulate",
             "plan",
+            "jobs",
             "quality",
         ),
     ):

@@ -1,0 +1,181 @@
+"""Jobs: hand a photo in now, look how far it is, collect the result. Nobody sees another's, whatever is public."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
+
+import structlog
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response, status
+from starlette.datastructures import UploadFile
+
+from controlplane.api.access import Owner, UseParts, Writer
+from controlplane.api.job_schemas import JobView, job_view
+from controlplane.errors import InvalidInputError, UnavailableError
+from controlplane.jobs.model import JobId, JobState, Order
+from controlplane.jobs.photos import ending_of
+from controlplane.jobs.tasks import read_task
+
+log = structlog.get_logger(__name__)
+
+JOBS: Final = "/v1/jobs"
+MAX_UPLOADS: Final = 16
+"""Photos that are read at once: each may take 32 MiB of memory."""
+MAX_LISTED: Final = 200
+_FIELDS: Final = ("task_id", "workflow_type", "size", "model", "priority", "image_url")
+_PHOTO_FIELDS: Final = ("image", "file")
+
+router = APIRouter(prefix=JOBS, tags=["jobs"])
+
+Which = Annotated[str, Path(description="Its id.", max_length=64)]
+
+_TASK: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["workflow_type"],
+    "properties": {
+        "task_id": {"type": "string", "description": "The producer's own name for it: the same one again is no job."},
+        "image_url": {"type": "string", "description": "Where the photo is, if it is not sent."},
+        "workflow_type": {"type": "string", "examples": ["DDColor人物黑白修复.json"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"size": {"type": "integer", "examples": [680]}, "model": {"type": "string"}},
+        },
+        "priority": {"enum": ["normal", "vip"]},
+    },
+}
+_FORM: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "image": {"type": "string", "format": "binary"},
+        "task": {"type": "string", "description": "The task as JSON; or its fields, each on its own."},
+        **{name: {"type": "string"} for name in _FIELDS},
+    },
+}
+_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _FORM},
+            "image/*": {"schema": {"type": "string", "format": "binary", "description": "Fields in the query."}},
+            "application/json": {"schema": _TASK},
+        },
+    }
+}
+
+
+@router.post("", status_code=status.HTTP_202_ACCEPTED, openapi_extra=_BODY)
+async def submit_job(request: Request, response: Response, parts: UseParts, caller: Writer) -> JobView:
+    """Take a photo in, to be coloured when a worker has room. The same idempotency key, or task_id, again is no job."""
+    with _one_upload(request.app):
+        order, photo = await _read(request)
+        job = await parts.desk.submit(order, photo, owner=caller.name, key=caller.scoped_key)
+    log.info("job.submitted", job=job.id, kind=job.kind, by=caller.name)
+    response.headers["Location"] = f"{JOBS}/{job.id}"
+    return job_view(job)
+
+
+@router.get("")
+async def list_jobs(
+    parts: UseParts,
+    owner: Owner,
+    state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
+    before: Annotated[str | None, Query(description="Only those submitted before this one.", max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
+) -> list[JobView]:
+    """List your jobs, newest first."""
+    after = None if before is None else JobId(before)
+    return [job_view(job) for job in await parts.desk.store.list_jobs(owner, state=state, before=after, limit=limit)]
+
+
+@router.get("/{job}")
+async def show_job(job: Which, parts: UseParts, owner: Owner) -> JobView:
+    """Show one of your jobs."""
+    return job_view(await parts.desk.store.load_job(JobId(job), owner=owner))
+
+
+@router.get("/{job}/result", response_class=Response)
+async def show_result(job: Which, parts: UseParts, owner: Owner) -> Response:
+    """Return the picture of a job that is done."""
+    found, content = await parts.desk.result(JobId(job), owner=owner)
+    media_type = "application/octet-stream" if found.result is None else found.result.media_type
+    headers = {
+        "Content-Disposition": f'attachment; filename="{found.id}.{ending_of(media_type)}"',
+        "X-Model-Version": found.version,
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "private, no-store",
+    }
+    return Response(content, media_type=media_type, headers=headers)
+
+
+@router.post("/{job}/cancel", status_code=status.HTTP_202_ACCEPTED)
+async def cancel_job(job: Which, parts: UseParts, caller: Writer) -> JobView:
+    """End a job that waits or runs. What a worker may still make of it is thrown away."""
+    cancelled = await parts.desk.store.cancel_job(JobId(job), owner=caller.name, now=parts.clock.now())
+    log.info("job.cancelled", job=job, by=caller.name)
+    return job_view(cancelled)
+
+
+@router.delete("/{job}", status_code=status.HTTP_204_NO_CONTENT)
+async def delete_job(job: Which, parts: UseParts, caller: Writer) -> None:
+    """Forget a job, in whatever state, with its photo and its result."""
+    await parts.desk.delete(JobId(job), owner=caller.name)
+    log.info("job.deleted", job=job, by=caller.name)
+
+
+# -- what comes in -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _one_upload(app: FastAPI) -> Iterator[None]:
+    if app.state.uploads >= MAX_UPLOADS:
+        raise UnavailableError(f"{MAX_UPLOADS} photos are being read already; send this one again in a moment")
+    app.state.uploads += 1
+    try:
+        yield
+    finally:
+        app.state.uploads -= 1
+
+
+async def _read(request: Request) -> tuple[Order, bytes | None]:
+    """Read a task and its photo, in whichever of the three ways they come."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _read_form(request)
+    if kind == "application/json":
+        return read_task(_json("body", await request.body())), None
+    if kind.startswith("image/") or kind == "application/octet-stream":
+        return _order_of(dict(request.query_params)), await request.body()
+    raise InvalidInputError(
+        "Content-Type", f"{kind[:60]!r} is not read here", "send multipart/form-data, image/... or application/json"
+    )
+
+
+async def _read_form(request: Request) -> tuple[Order, bytes | None]:
+    async with request.form(max_files=1, max_fields=len(_FIELDS) + 1) as form:
+        photo = None
+        fields: dict[str, str] = {}
+        for name, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                fields[name] = value
+            elif name in _PHOTO_FIELDS:
+                photo = await value.read()
+            else:
+                raise InvalidInputError(name[:60], "is not a file's field here", "send the photo as image")
+    if "task" not in fields:
+        return _order_of(fields), photo
+    if len(fields) > 1:
+        raise InvalidInputError("task", "is given beside its fields", "send one of them")
+    return read_task(_json("task", fields["task"].encode())), photo
+
+
+def _order_of(fields: dict[str, str]) -> Order:
+    """Build the order that flat fields mean."""
+    parameters = {name: fields.pop(name) for name in ("size", "model") if name in fields}
+    return read_task({**fields, "parameters": parameters})
+
+
+def _json(field: str, text: bytes) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidInputError(field, "is not JSON", "send valid JSON in UTF-8") from exc

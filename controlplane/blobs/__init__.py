@@ -1,0 +1,1 @@
+"""Where photos and results are kept: a folder, or S3."""

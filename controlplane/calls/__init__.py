@@ -1,0 +1,1 @@
+"""Jobs' way to the workers: through Envoy, as any live request."""

@@ -1,0 +1,237 @@
+"""What jobs need from the outside, named by role. Each adapter passes the port's suite in tests/contract."""
+
+import dataclasses
+import datetime as dt
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, Protocol
+
+from controlplane.jobs.model import Away, Claim, Coloured, Failed, Job, JobId, JobKind, JobState, Picture, Refused
+
+MAX_BATCH: Final = 100
+"""Wake-ups that move from the outbox to the queue at once, and the most that one look into a queue gives."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to be: all of it was checked, and its photo is in the blob store, or is to be fetched from *image_url*.
+
+    *request* is a digest of all that was asked for: it tells a repetition from a mistake.
+    """
+
+    id: JobId
+    owner: str
+    task_id: str
+    kind: str
+    workflow: str
+    model: str
+    size: int
+    vip: bool
+    photo: Picture | None
+    request: str
+    image_url: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WakeUp:
+    """A message of ours: which job to look at, in which queue; VIP queues are drained first."""
+
+    job: JobId
+    queue: str
+    vip: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """A wake-up that is to be in the queue, but may not be yet."""
+
+    number: int
+    wake_up: WakeUp
+
+
+class JobStore(Protocol):
+    """Jobs, their kinds, and the outbox: a job and the wake-up for it are one transaction."""
+
+    async def apply_kind(self, kind: JobKind, *, now: dt.datetime) -> bool:
+        """Make *kind* what its name means; jobs that wait follow it. Return whether that changed anything.
+
+        Raises:
+            ConflictError: Another kind has its workflow.
+        """
+
+    async def list_kinds(self) -> tuple[JobKind, ...]:
+        """Return all kinds, by name."""
+
+    async def submit(self, new: NewJob, *, key: str | None, now: dt.datetime) -> Job:
+        """Insert a waiting job and its wake-up; the same *key*, or task_id of an owner, again gives the first one.
+
+        Raises:
+            ConflictError: The key or the task_id was used for another request, or for a job that was deleted.
+        """
+
+    async def load_job(self, job: JobId, *, owner: str | None = None) -> Job:
+        """Return a job. Raises NotFoundError, also when it is not *owner*'s, or was deleted."""
+
+    async def list_jobs(
+        self, owner: str, *, state: JobState | None = None, before: JobId | None = None, limit: int = 50
+    ) -> tuple[Job, ...]:
+        """Return an owner's jobs, newest first, those submitted before the job *before*."""
+
+    async def cancel_job(self, job: JobId, *, owner: str, now: dt.datetime) -> Job:
+        """End a job that has not ended; one that was cancelled before stays so.
+
+        Raises:
+            NotFoundError: As in `load_job`.
+            ConflictError: It is done or dead.
+        """
+
+    async def delete_job(self, job: JobId, *, owner: str, now: dt.datetime) -> None:
+        """Forget a job, in whatever state. Its figures stay without its pictures, which `load_deleted` then names.
+
+        Raises:
+            NotFoundError: As in `load_job`.
+        """
+
+    async def load_deleted(self, *, limit: int = MAX_BATCH) -> Mapping[JobId, int]:
+        """Return jobs that were deleted, and their attempts, until `forget_pictures` says that the blobs are gone."""
+
+    async def forget_pictures(self, jobs: Collection[JobId], *, now: dt.datetime) -> None:
+        """The blobs of these deleted jobs are gone."""
+
+    async def load_outbox(self, *, now: dt.datetime, limit: int = MAX_BATCH) -> tuple[OutboxEntry, ...]:
+        """Return wake-ups that are due, oldest first."""
+
+    async def drop_outbox(self, numbers: Collection[int]) -> None:
+        """Forget wake-ups that the queue has taken."""
+
+    async def claim_job(self, job: JobId, *, holder: str, until: dt.datetime, now: dt.datetime) -> Job | None:
+        """Start a waiting job: it runs from now on, one attempt more. None when it does not wait, or is not there."""
+
+    async def renew_jobs(self, claims: Collection[Claim], *, until: dt.datetime) -> frozenset[Claim]:
+        """Extend leases; return the claims that are still good."""
+
+    async def attach_photo(self, claim: Claim, photo: Picture) -> bool:
+        """Store what was fetched. False as in `finish_job`."""
+
+    async def finish_job(self, claim: Claim, result: Picture, *, version: str, now: dt.datetime) -> bool:
+        """Store the result. False when the claim is no longer good; then nothing has changed."""
+
+    async def retry_job(self, claim: Claim, *, words: str, counts: bool, due: dt.datetime) -> bool:
+        """Let the job wait again, with a wake-up at *due*. False as in `finish_job`."""
+
+    async def bury_job(self, claim: Claim, *, words: str, now: dt.datetime) -> bool:
+        """Give the job up. False as in `finish_job`."""
+
+    async def revive_jobs(self, *, lost_before: dt.datetime, now: dt.datetime) -> int:
+        """Wake jobs that nobody will: whose lease is over, or that wait since *lost_before* with no wake-up due.
+
+        Return how many.
+        """
+
+
+class BlobStore(Protocol):
+    """Photos and results. A key is made of lower-case letters, digits, dashes, dots and slashes."""
+
+    async def put_blob(self, key: str, content: bytes) -> None:
+        """Store *content* so that it outlives us; what was there is replaced. Raises UnavailableError."""
+
+    async def get_blob(self, key: str) -> bytes:
+        """Return what was stored.
+
+        Raises:
+            NotFoundError: There is nothing.
+            UnavailableError: The store does not answer.
+        """
+
+    async def delete_blob(self, key: str) -> None:
+        """Remove it; nothing there is fine. Raises UnavailableError."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Delivery:
+    """A wake-up out of the queue, ours until it is acknowledged, released or buried. *tag* is the queue's own."""
+
+    wake_up: WakeUp
+    tag: object
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A wake-up of a job that was given up, and why."""
+
+    job: JobId
+    words: str
+
+
+class JobQueue(Protocol):
+    """Carries wake-ups to whoever has room. It may repeat them and lose none that it took; their order is a wish.
+
+    Every method raises UnavailableError while the queue does not answer. What was taken and not acknowledged by then
+    comes again.
+    """
+
+    async def publish(self, wake_ups: Sequence[WakeUp]) -> None:
+        """Return once all are where a crash does not lose them. On an error any of them may be there or not."""
+
+    async def take(self, queues: Sequence[str], *, limit: int) -> tuple[Delivery, ...]:
+        """Return up to *limit* wake-ups out of *queues*, those of VIPs first; none when there are none now."""
+
+    async def acknowledge(self, delivery: Delivery) -> None:
+        """The job was looked after."""
+
+    async def release(self, delivery: Delivery) -> None:
+        """Somebody else should look."""
+
+    async def bury(self, delivery: Delivery, *, words: str) -> None:
+        """The job was given up: put its wake-up among the dead letters, then acknowledge it."""
+
+    async def dead_letters(self, *, limit: int = MAX_BATCH) -> tuple[DeadLetter, ...]:
+        """Return dead letters, and leave them there."""
+
+    async def close(self) -> None:
+        """Let go of the queue."""
+
+
+class PhotoSource(Protocol):
+    """Fetches photos from addresses that strangers name."""
+
+    def check(self, url: str) -> None:
+        """Refuse an address that will never do, without asking anybody. Raises InvalidInputError."""
+
+    async def fetch(self, url: str) -> bytes:
+        """Return what is there.
+
+        Raises:
+            InvalidInputError: It may not be fetched, or is too large; no second try would change that.
+            UnavailableError: It cannot be had now.
+        """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ForeignTask:
+    """A message of somebody else's, ours until it is acknowledged, released or refused. *tag* is the queue's own."""
+
+    body: bytes
+    tag: object
+
+
+class ForeignTasks(Protocol):
+    """The queue that producers who know nothing of us put their tasks on. Raises UnavailableError as `JobQueue`."""
+
+    async def take_tasks(self, *, limit: int) -> tuple[ForeignTask, ...]:
+        """Return up to *limit* tasks; none when there are none now."""
+
+    async def acknowledge_task(self, task: ForeignTask) -> None:
+        """It has become a job."""
+
+    async def release_task(self, task: ForeignTask) -> None:
+        """It should come again."""
+
+    async def refuse_task(self, task: ForeignTask, *, words: str) -> None:
+        """Put it among the dead letters of that queue, with the reason, then acknowledge it."""
+
+
+class Workers(Protocol):
+    """The fleet behind Envoy."""
+
+    async def colour(self, job: Job, kind: JobKind, photo: bytes) -> Coloured | Refused | Away | Failed:
+        """Have a photo coloured, by whichever version the weights say. What goes wrong is an outcome, not an error."""

