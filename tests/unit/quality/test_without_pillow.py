@@ -8,8 +8,9 @@ import sys
 sys.modules["PIL"] = None
 from prometheus_client import CollectorRegistry
 from controlplane.clock import SystemClock
+from controlplane.settings import Settings
 from controlplane.wiring import _picture_gate
-print(_picture_gate(SystemClock(), CollectorRegistry()))
+print(_picture_gate(Settings(), SystemClock(), CollectorRegistry()))
 """
 
 
