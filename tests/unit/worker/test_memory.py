@@ -1,7 +1,8 @@
 import dataclasses
+import subprocess
+import sys
 import threading
 
-import numpy as np
 import pytest
 
 from inference_worker.calibrating import Trial, measure
@@ -83,14 +84,22 @@ def test_trials_are_inputs_of_their_kind() -> None:
     assert Colorizing(model="c", input_px=32).list_trial_sizes() == (32, 32)
 
 
+ALLOCATION = """
+import numpy as np
+from inference_worker.memory import ProcessMemory
+meter = ProcessMemory()
+meter.reset_peak()
+before = meter.read_peak_bytes()
+ballast = np.ones(60_000_000, np.uint8)
+print(meter.read_peak_bytes() - before, ballast.size)
+"""
+
+
 def test_the_processs_own_memory_is_seen() -> None:
-    meter = ProcessMemory()
-    meter.reset_peak()
-    before = meter.read_peak_bytes()
-    ballast = np.ones(60_000_000, np.uint8)
-    assert meter.read_peak_bytes() - before > 40_000_000
-    assert ballast.any()
-    assert meter.read_limit_bytes() > 100_000_000
+    # in a process without a past: not every kernel lets go of the highest reading, and this one's is other tests'
+    run = subprocess.run([sys.executable, "-c", ALLOCATION], capture_output=True, text=True, check=True)
+    assert int(run.stdout.split()[0]) > 40_000_000
+    assert ProcessMemory().read_limit_bytes() > 100_000_000
     assert ProcessMemory(123).read_limit_bytes() == 123
 
 
