@@ -298,8 +298,8 @@ class ServiceSpec:
     name: its workers speak gRPC, to Envoys too, and answer for their health as ``grpc.health.v1`` instead of at a path.
     With a *mirror*, a version gets copies of requests before any user depends on it.
     With a *draw_header*, a request that has this header, a number from 0 to 9999, is given its version by that number
-    instead of by chance: the first version of the split has the lowest ones. It is for callers that are trusted, such as
-    our own jobs; Envoy takes it away before a worker sees it.
+    instead of by chance: the first version of the split has the lowest ones. It is for callers that are trusted, such
+    as our own jobs; Envoy takes it away before a worker sees it.
     """
 
     name: str
