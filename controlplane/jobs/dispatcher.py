@@ -149,7 +149,12 @@ class Dispatcher:
             ControlPlaneError: The database or the queue does not answer: the lease runs out, and the job runs again.
         """
         await self._look()
-        seat = await self._seats.take(lambda: self._seat(delivery.wake_up))
+        try:
+            seat = await self._seats.take(lambda: self._seat(delivery.wake_up))
+        except asyncio.CancelledError:
+            with contextlib.suppress(ControlPlaneError):
+                await self.queue.release(delivery)
+            raise
         try:
             await self._work(delivery)
         finally:

@@ -303,6 +303,24 @@ async def test_a_stop_gives_its_jobs_back_at_once(works: Works) -> None:
     assert (await works.load(job.id)).state is JobState.DONE
 
 
+async def test_a_stop_leaves_what_waits_for_its_version_to_others_at_once(works: Works) -> None:
+    await cover(works, v1=5_000, v2=5_000)
+    works.workers = workers = CountingWorkers()  # they wait until two run at each version, which never comes
+    jobs = [(await works.submit()).id for _ in range(6)]
+    await works.relay.move()
+    dispatcher = works.dispatcher(slots=1)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(dispatcher.run())
+        while workers.now.total() < len({draw(job) < 5_000 for job in jobs}):
+            await works.load(jobs[0])
+        running.cancel()
+    for _ in range(3):
+        works.clock.move(SECOND)
+        await works.relay.move()
+    taken = await works.queue.take(["photos"], limit=100)
+    assert {delivery.wake_up.job for delivery in taken} == set(jobs)
+
+
 async def test_work_whose_lease_was_lost_is_cut_off(works: Works) -> None:
     job = await works.submit()
     hanging = asyncio.Event()
