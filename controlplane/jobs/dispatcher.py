@@ -16,7 +16,6 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError, InvalidInputError, NotFoundError, UnavailableError
-from controlplane.jobs.desk import picture_of
 from controlplane.jobs.model import (
     Again,
     Away,
@@ -31,7 +30,9 @@ from controlplane.jobs.model import (
     photo_key,
     result_key,
 )
+from controlplane.jobs.photos import keep_photo, keep_result
 from controlplane.jobs.ports import BlobStore, Delivery, JobQueue, JobStore, PhotoSource, Workers
+from controlplane.pictures.labels import Label
 from controlplane.wake import Wake
 
 log = structlog.get_logger()
