@@ -18,10 +18,13 @@ JobId = NewType("JobId", str)
 """32 hex digits, chosen by us; the producer's own name for it is the *task_id*."""
 
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+SERVICE: Final = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 HEADER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MAX_TEXT_CHARS: Final = 200
 SIZES_PX: Final = (32, 4096)
 ATTEMPTS: Final = (1, 20)
+KEEP: Final = (dt.timedelta(minutes=1), dt.timedelta(days=3650))
+DEFAULT_KEEP: Final = dt.timedelta(days=7)
 TIMEOUTS: Final = (dt.timedelta(seconds=1), dt.timedelta(hours=1))
 
 FIRST_PAUSE: Final = dt.timedelta(seconds=1)
@@ -57,6 +60,10 @@ class JobKind:
         headers: Sent along, so that Envoy's routes and workers can tell kinds apart; names in lower case.
         timeout: The longest that one attempt may take.
         attempts: How many attempts may fail by themselves before the job is given up.
+        service: The service that its route leads to, so that its rollouts cover these jobs; "" when nobody said.
+        keep: How long photo and result stay after the job has ended.
+        strip_metadata: Whether what a photo says beside its pixels, places and names, is removed before it is stored.
+        label: Whether results say in their metadata which model coloured them.
     """
 
     name: str
@@ -70,6 +77,10 @@ class JobKind:
     headers: Mapping[str, str]
     timeout: dt.timedelta
     attempts: int
+    service: str = ""
+    keep: dt.timedelta = DEFAULT_KEEP
+    strip_metadata: bool = True
+    label: bool = True
 
     def __post_init__(self) -> None:
         for field, value in (("kind", self.name), ("queue", self.queue)):
@@ -102,6 +113,10 @@ class JobKind:
             raise InvalidInputError(
                 "attempts", f"{self.attempts} is out of range", f"use {ATTEMPTS[0]} to {ATTEMPTS[1]}"
             )
+        if self.service and not SERVICE.fullmatch(self.service):
+            raise InvalidInputError("service", f"{self.service!r} is no service", "name it as hueshift get does")
+        if not KEEP[0] <= self.keep <= KEEP[1]:
+            raise InvalidInputError("keep", f"{self.keep} is out of range", "use 1m to 3650d")
 
 
 def check_text(field: str, text: str) -> None:
@@ -193,7 +208,9 @@ class Job:
     *attempts* counts starts and fences them; *failures* counts those that failed by themselves, as opposed to workers
     that were away or busy. *words* say why it failed last, or died. *version* is the model version that made the
     result, as the worker said. *number* orders jobs by their submission. *photo* is None until it was fetched from
-    *image_url*, which is "" where the photo itself was handed in.
+    *image_url*, which is "" where the photo itself was handed in. *started_at* is its last start, *first_started_at*
+    the end of its wait. *stable_only*: a candidate failed it, so that it runs at the stable version from now on. Its
+    pictures go at *expires_at*.
     """
 
     number: int
@@ -216,6 +233,9 @@ class Job:
     submitted_at: dt.datetime
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
+    first_started_at: dt.datetime | None = None
+    stable_only: bool = False
+    expires_at: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,0 +1,170 @@
+"""Attempts at jobs, and the outbox. Every change is one guarded UPDATE: who lost the claim changes none."""
+
+import datetime as dt
+from collections.abc import Collection
+from typing import Final
+
+import sqlalchemy as sa
+
+from controlplane.jobs.model import Claim, Job, JobId, JobState, Picture
+from controlplane.jobs.ports import MAX_BATCH, OutboxEntry, WakeUp
+from controlplane.store.engine import Tx
+from controlplane.store.job_rows import job_of, wake
+from controlplane.store.job_tables import job, job_outbox
+from controlplane.store.queries import Part
+
+_UNDELETED: Final = job.c.deleted_at.is_(None)
+_IS: Final = job.c.id == sa.bindparam("of")
+_CLAIMED: Final = sa.and_(_IS, job.c.state == "running", job.c.attempts == sa.bindparam("attempt"))
+IDLE: Final = {"lease_until": None, "holder": ""}
+"""What a job has that nobody runs."""
+
+
+class SqlAttempts(Part):
+    """The port `JobStore`'s part for those who run jobs."""
+
+    __slots__ = ()
+
+    # -- outbox --------------------------------------------------------------------------------------------------------
+
+    async def load_outbox(self, *, now: dt.datetime, limit: int = MAX_BATCH) -> tuple[OutboxEntry, ...]:
+        query = sa.select(job_outbox).where(job_outbox.c.due_at <= now).order_by(job_outbox.c.due_at).limit(limit)
+        return await self.database.read(
+            lambda tx: tuple(
+                OutboxEntry(row.number, WakeUp(JobId(row.job), row.queue, row.vip)) for row in tx.conn.execute(query)
+            )
+        )
+
+    async def drop_outbox(self, numbers: Collection[int]) -> None:
+        removal = job_outbox.delete().where(job_outbox.c.number.in_(numbers))
+        await self.database.write(lambda tx: tx.conn.execute(removal).rowcount)
+
+    # -- attempts ------------------------------------------------------------------------------------------------------
+
+    async def claim_job(self, job: JobId, *, holder: str, until: dt.datetime, now: dt.datetime) -> Job | None:
+        facts = {"of": job, "by": holder, "until": until, "now": now}
+
+        def work(tx: Tx) -> Job | None:
+            row = tx.conn.execute(_CLAIM, facts).first()
+            return None if row is None else job_of(row)
+
+        return await self.database.write(work)
+
+    async def renew_jobs(self, claims: Collection[Claim], *, until: dt.datetime) -> frozenset[Claim]:
+        def work(tx: Tx) -> frozenset[Claim]:
+            return frozenset(claim for claim in claims if _change(tx, _RENEW, claim, until=until))
+
+        return await self.database.write(work)
+
+    async def attach_photo(self, claim: Claim, photo: Picture) -> bool:
+        facts = {"key": photo.key, "media_type": photo.media_type, "length": photo.size_bytes, "digest": photo.sha256}
+        return await self.database.write(lambda tx: _change(tx, _ATTACH, claim, **facts))
+
+    async def finish_job(self, claim: Claim, result: Picture, *, version: str, now: dt.datetime) -> bool:
+        facts = {
+            "key": result.key,
+            "media_type": result.media_type,
+            "length": result.size_bytes,
+            "digest": result.sha256,
+            "by_version": version,
+            "now": now,
+        }
+        return await self.database.write(lambda tx: _change(tx, _FINISH, claim, **facts))
+
+    async def retry_job(self, claim: Claim, *, words: str, counts: bool, due: dt.datetime) -> bool:
+        def work(tx: Tx) -> bool:
+            if not _change(tx, _RETRY, claim, why=words, more=int(counts), due=due):
+                return False
+            wake(tx, job.c.id == claim.job, due)
+            return True
+
+        return await self.database.write(work)
+
+    async def bury_job(self, claim: Claim, *, words: str, now: dt.datetime) -> bool:
+        return await self.database.write(lambda tx: _change(tx, _BURY, claim, why=words, now=now))
+
+    async def revive_jobs(self, *, lost_before: dt.datetime, now: dt.datetime) -> int:
+        return await self.database.write(lambda tx: _revive(tx, lost_before, now))
+
+
+def _moment(name: str) -> sa.BindParameter[dt.datetime]:
+    return sa.bindparam(name, type_=job.c.due_at.type)
+
+
+_CLAIM: Final = (
+    job.update()
+    .where(_IS, job.c.state == "waiting", _UNDELETED)
+    .values(
+        state="running",
+        attempts=job.c.attempts + 1,
+        holder=sa.bindparam("by"),
+        lease_until=_moment("until"),
+        started_at=_moment("now"),
+        first_started_at=sa.func.coalesce(job.c.first_started_at, _moment("now")),
+    )
+    .returning(job)
+)
+_RENEW: Final = job.update().where(_CLAIMED).values(lease_until=_moment("until"))
+_ATTACH: Final = (
+    job.update()
+    .where(_CLAIMED)
+    .values(
+        photo_key=sa.bindparam("key"),
+        photo_type=sa.bindparam("media_type"),
+        photo_bytes=sa.bindparam("length"),
+        photo_sha256=sa.bindparam("digest"),
+    )
+)
+_FINISH: Final = (
+    job.update()
+    .where(_CLAIMED)
+    .values(
+        state="done",
+        result_key=sa.bindparam("key"),
+        result_type=sa.bindparam("media_type"),
+        result_bytes=sa.bindparam("length"),
+        result_sha256=sa.bindparam("digest"),
+        version=sa.bindparam("by_version"),
+        finished_at=_moment("now"),
+        words="",
+        **IDLE,
+    )
+)
+_RETRY: Final = (
+    job.update()
+    .where(_CLAIMED)
+    .values(
+        state="waiting",
+        words=sa.bindparam("why"),
+        failures=job.c.failures + sa.bindparam("more"),
+        due_at=_moment("due"),
+        **IDLE,
+    )
+)
+_BURY: Final = (
+    job.update()
+    .where(_CLAIMED)
+    .values(state="dead", words=sa.bindparam("why"), failures=job.c.failures + 1, finished_at=_moment("now"), **IDLE)
+)
+
+
+def _change(tx: Tx, statement: sa.Update, claim: Claim, **facts: object) -> bool:
+    """Change the job of a claim that is still good; return whether it was."""
+    return tx.conn.execute(statement, {"of": claim.job, "attempt": claim.attempt, **facts}).rowcount == 1
+
+
+def _revive(tx: Tx, lost_before: dt.datetime, now: dt.datetime) -> int:
+    over = sa.and_(job.c.state == "running", job.c.lease_until < now)
+    freed = {
+        "state": JobState.WAITING.value,
+        "words": "whoever ran it went away; it runs again",
+        "due_at": now,
+        **IDLE,
+    }
+    ids = list(tx.conn.scalars(job.update().where(over).values(freed).returning(job.c.id)))
+    told = sa.exists().where(job_outbox.c.job == job.c.id)
+    lost = sa.and_(job.c.state == "waiting", job.c.due_at < lost_before, _UNDELETED, ~told)
+    ids += tx.conn.scalars(job.update().where(lost).values(due_at=now).returning(job.c.id))
+    if ids:
+        wake(tx, job.c.id.in_(ids), now)
+    return len(ids)
