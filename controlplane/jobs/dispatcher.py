@@ -137,7 +137,7 @@ class Dispatcher:
         """Run an attempt and store what it came to; say why, when the job is dead now."""
         kind = self._kinds.get(job.kind) or {k.name: k for k in await self.store.list_kinds()}[job.kind]
         outcome = await self._colour(claim, job, kind)
-        trouble = await self._finish(claim, job, outcome) if isinstance(outcome, Coloured) else outcome
+        trouble = await self._finish(claim, job, kind, outcome) if isinstance(outcome, Coloured) else outcome
         if trouble is None:
             return None
         match after_failure(trouble, job, kind, luck=self.luck()):
@@ -153,7 +153,7 @@ class Dispatcher:
 
     async def _colour(self, claim: Claim, job: Job, kind: JobKind) -> Coloured | Refused | Away | Failed:
         if job.photo is None:
-            fetched = await self._fetch(claim, job)
+            fetched = await self._fetch(claim, job, kind)
             if not isinstance(fetched, tuple):
                 return fetched
             job, photo = fetched
@@ -166,36 +166,38 @@ class Dispatcher:
                 return Away(str(exc))
         return await self.workers.colour(job, kind, photo)
 
-    async def _fetch(self, claim: Claim, job: Job) -> tuple[Job, bytes] | Refused | Away | Failed:
+    async def _fetch(self, claim: Claim, job: Job, kind: JobKind) -> tuple[Job, bytes] | Refused | Away | Failed:
         """Fetch a photo and keep it, so that the next attempt need not."""
         try:
-            photo = await self.source.fetch(job.image_url)
-            picture = picture_of(photo_key(job.id), photo)
+            fetched = await self.source.fetch(job.image_url)
+            kept = keep_photo(fetched, is_stripped=kind.strip_metadata)
         except InvalidInputError as exc:
             return Refused(str(exc))
         except UnavailableError as exc:
             return Failed(str(exc))
+        picture = kept.at(photo_key(job.id))
         try:
-            await self.blobs.put_blob(picture.key, photo)
+            await self.blobs.put_blob(picture.key, kept.content)
         except UnavailableError as exc:
             return Away(str(exc))
         if not await self.store.attach_photo(claim, picture):
             await self.blobs.delete_blob(picture.key)
             return Away("it was taken from whoever ran it")
-        return dataclasses.replace(job, photo=picture), photo
+        return dataclasses.replace(job, photo=picture), kept.content
 
-    async def _finish(self, claim: Claim, job: Job, coloured: Coloured) -> Away | Failed | None:
+    async def _finish(self, claim: Claim, job: Job, kind: JobKind, coloured: Coloured) -> Away | Failed | None:
         """Store a picture; return what went wrong, if something did."""
         key = result_key(job.id, claim.attempt)
+        words = Label(job.model, coloured.version) if kind.label else None
         try:
-            picture = picture_of(key, coloured.content)
+            kept = keep_result(coloured.content, is_stripped=kind.strip_metadata, words=words)
         except InvalidInputError:
             return Failed(f"version {coloured.version or 'unknown'} answered with something that is no picture")
         try:
-            await self.blobs.put_blob(key, coloured.content)
+            await self.blobs.put_blob(key, kept.content)
         except UnavailableError as exc:
             return Away(str(exc))
-        if await self.store.finish_job(claim, picture, version=coloured.version, now=self.clock.now()):
+        if await self.store.finish_job(claim, kept.at(key), version=coloured.version, now=self.clock.now()):
             log.info("job.done", job=job.id, attempt=claim.attempt, version=coloured.version)
         else:  # cancelled, deleted, or run by somebody else meanwhile
             await self.blobs.delete_blob(key)

@@ -62,7 +62,8 @@ def make_facts(media_type: str, width: int, height: int, orientation: int = 1) -
         raise refuse(f"is {width} x {height} pixels", "send a photo that has some")
     if max(width, height) > MAX_SIDE_PX or width * height > MAX_PIXELS:
         raise refuse(
-            f"announces {width} x {height} pixels", f"scale it down to {MAX_PIXELS} pixels or fewer, {MAX_SIDE_PX} a side"
+            f"announces {width} x {height} pixels",
+            f"scale it down to {MAX_PIXELS} pixels or fewer, {MAX_SIDE_PX} a side",
         )
     return Facts(media_type=media_type, width_px=width, height_px=height, orientation=orientation)
 

@@ -91,7 +91,10 @@ _BYTES: Final = (
     (b"ustar  \x00", "a tar archive"),
 )
 _SHAPES: Final = (
-    (re.compile(rb"PK\x03\x04[\x00-\x3f][\x00-\x03].{2}[\x00\x08\x09\x0c\x0e\x5d\x5f]\x00", re.DOTALL), "a ZIP archive"),
+    (
+        re.compile(rb"PK\x03\x04[\x00-\x3f][\x00-\x03].{2}[\x00\x08\x09\x0c\x0e\x5d\x5f]\x00", re.DOTALL),
+        "a ZIP archive",
+    ),
     (re.compile(rb"\x7fELF[\x01\x02][\x01\x02]\x01"), "a program"),
     (re.compile(rb"\xca\xfe\xba\xbe\x00[\x00-\x03]\x00[\x2d-\x60]"), "a program"),
     (re.compile(rb"\x1f\x8b\x08[\x00-\x1f].{4}[\x00\x02\x04][\x00-\x0d\xff]", re.DOTALL), "a gzip archive"),

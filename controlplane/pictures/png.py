@@ -126,7 +126,9 @@ def _check_order(chunks: list[_Chunk]) -> tuple[int, int]:
     palettes = [chunk for chunk in chunks if chunk.name == b"PLTE"]
     if len(palettes) > 1 or (colour == 3 and not palettes):
         raise _damaged("its palette")
-    if palettes and (names.index(b"PLTE") > first or len(palettes[0].data) % 3 or not 3 <= len(palettes[0].data) <= 768):
+    if palettes and (
+        names.index(b"PLTE") > first or len(palettes[0].data) % 3 or not 3 <= len(palettes[0].data) <= 768
+    ):
         raise _damaged("its palette")
     return width, height
 

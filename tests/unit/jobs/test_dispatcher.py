@@ -9,7 +9,7 @@ from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.dispatcher import LEASE, Dispatcher
 from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobState, Refused, photo_key, result_key
 from controlplane.jobs.relay import LOST_AFTER
-from tests.job_builders import COLOURED, PHOTO, PNG, make_picture
+from tests.job_builders import COLOURED, PHOTO, RESULT, make_picture
 from tests.unit.jobs.conftest import BreakableBlobs, Works
 
 SECOND = dt.timedelta(seconds=1)
@@ -25,7 +25,7 @@ async def test_a_job_is_coloured_and_its_wake_up_acknowledged(works: Works) -> N
     await works.dispatcher().work(await works.take())
     done = await works.load(job.id)
     assert (done.state, done.version, done.attempts) == (JobState.DONE, "v1", 1)
-    assert (await works.desk.result(job.id, owner="ada"))[1] == PNG
+    assert (await works.desk.result(job.id, owner="ada"))[1] == RESULT
     assert await works.waiting() == 0
     assert [asked.id for asked in works.workers.asked] == [job.id]
 
