@@ -1,4 +1,4 @@
-"""Small real pictures, made without a picture library: the smallest photo, and PNGs whose pixels follow from some bytes."""
+"""Small real pictures, made without a picture library: a photo, and PNGs whose pixels follow from some bytes."""
 
 import base64
 import hashlib

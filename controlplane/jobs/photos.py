@@ -6,7 +6,7 @@ from typing import Final
 
 from controlplane.jobs.model import Picture
 from controlplane.pictures.facts import MAX_PHOTO_BYTES, MAX_RESULT_BYTES
-from controlplane.pictures.inspection import inspect, label, strip
+from controlplane.pictures.inspection import prepare
 from controlplane.pictures.labels import Label
 
 __all__ = ["MAX_PHOTO_BYTES", "Kept", "ending_of", "keep_photo", "keep_result"]
@@ -43,8 +43,8 @@ def keep_photo(content: bytes, *, is_stripped: bool) -> Kept:
     Raises:
         InvalidInputError: It is none that workers read, or not only a photo.
     """
-    facts = inspect(content)
-    return Kept(strip(content) if is_stripped else content, facts.media_type)
+    facts, content = prepare(content, is_stripped=is_stripped)
+    return Kept(content, facts.media_type)
 
 
 def keep_result(content: bytes, *, is_stripped: bool, words: Label | None) -> Kept:
@@ -58,11 +58,7 @@ def keep_result(content: bytes, *, is_stripped: bool, words: Label | None) -> Ke
     Raises:
         InvalidInputError: It is no picture.
     """
-    facts = inspect(content, max_bytes=MAX_RESULT_BYTES)
-    if is_stripped:
-        content = strip(content, max_bytes=MAX_RESULT_BYTES)
-    if words is not None:
-        content = label(content, words, max_bytes=2 * MAX_RESULT_BYTES)  # what was sent may be of just the size allowed
+    facts, content = prepare(content, is_stripped=is_stripped, words=words, max_bytes=MAX_RESULT_BYTES)
     return Kept(content, facts.media_type)
 
 

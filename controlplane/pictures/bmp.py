@@ -2,7 +2,7 @@
 
 import dataclasses
 import struct
-from typing import Final
+from typing import Final, Self
 
 from controlplane.errors import InvalidInputError
 from controlplane.pictures.facts import MAX_ICC_BYTES, Facts, damaged, make_facts, refuse
@@ -31,7 +31,7 @@ class Bmp:
     facts: Facts
     header: bytes
     """With its masks and its palette."""
-    pixels: bytes
+    pixels: memoryview
     profile: bytes
     others: tuple[bytes, ...]
     trailer: bytes
@@ -40,21 +40,24 @@ class Bmp:
     def beside(self) -> tuple[bytes, ...]:
         return (self.header, self.profile, *self.others, self.trailer)
 
-    def stripped(self) -> bytes:
+    def stripped(self) -> Self:
         header = bytearray(self.header)
-        start = _FILE_BYTES + len(header)
         if len(header) >= _V5 and header[0] == _V5:
             if bytes(header[_KIND_AT : _KIND_AT + 4]) in {_EMBEDDED, _LINKED} and not self.profile:
                 header[_KIND_AT : _KIND_AT + 4] = _SRGB  # a linked profile is a path on somebody's disk
             place = len(header) + len(self.pixels) if self.profile else 0
             struct.pack_into("<III", header, _PROFILE_AT, place, len(self.profile), 0)
-        length = start + len(self.pixels) + len(self.profile)
-        return b"".join((struct.pack("<2sIII", b"BM", length, 0, start), header, self.pixels, self.profile))
+        return dataclasses.replace(self, header=bytes(header), others=(), trailer=b"")
 
-    def labelled(self, packet: bytes, text: str) -> bytes:
-        """Return the file with its own bytes only: there is no place for a label."""
+    def labelled(self, packet: bytes, text: str) -> Self:
+        """Return the file without what is no part of it: there is no place for a label."""
         del packet, text
         return self.stripped()
+
+    def pack(self) -> bytes:
+        start = _FILE_BYTES + len(self.header)
+        length = start + len(self.pixels) + len(self.profile)
+        return b"".join((struct.pack("<2sIII", b"BM", length, 0, start), self.header, self.pixels, self.profile))
 
 
 def read_bmp(content: bytes) -> Bmp:
@@ -78,13 +81,11 @@ def read_bmp(content: bytes) -> Bmp:
         raise _damaged("its header")
     facts = make_facts("image/bmp", width, abs(height))
     end_of_header = _FILE_BYTES + size + _masks_bytes(size, packing) + _palette_bytes(size, bits, colours)
-    if packing in {_RLE8, _RLE4}:
-        length = packed
-    else:
-        length = (width * bits + 31) // 32 * 4 * facts.height_px
+    raw = (width * bits + 31) // 32 * 4 * facts.height_px
+    length = packed if packing in {_RLE8, _RLE4} else raw
     if start < end_of_header or length < 1 or start + length > len(content):
         raise _damaged("its pixels are not in it")
-    header, pixels = content[_FILE_BYTES:end_of_header], content[start : start + length]
+    header, pixels = content[_FILE_BYTES:end_of_header], memoryview(content)[start : start + length]
     profile, trailer = _read_profile(content, start + length)
     return Bmp(facts, header, pixels, profile, (content[end_of_header:start],), trailer)
 

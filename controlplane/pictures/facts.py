@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from controlplane.errors import InvalidInputError
 
@@ -45,11 +45,14 @@ class PictureFile(Protocol):
     def trailer(self) -> bytes:
         """What stands behind the picture's end."""
 
-    def stripped(self) -> bytes:
-        """Return the file with what its pixels need and nothing else; pixels are copied as they are."""
+    def stripped(self) -> Self:
+        """Return the file with what its pixels need and nothing else."""
 
-    def labelled(self, packet: bytes, text: str) -> bytes:
+    def labelled(self, packet: bytes, text: str) -> Self:
         """Return the file with *packet* as its only XMP, and *text* where the format has a place of its own for it."""
+
+    def pack(self) -> bytes:
+        """Return the file's bytes; pixels are copied as they are."""
 
 
 def make_facts(media_type: str, width: int, height: int, orientation: int = 1) -> Facts:

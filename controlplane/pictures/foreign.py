@@ -148,7 +148,7 @@ def _as_a_whole(content: bytes, file: PictureFile) -> str:
         return "a PDF"
     if _ends_like_zip(content):
         return "a ZIP archive"
-    # As a script the file's mark is a name, its length opens a comment, and what is run stands behind the comment's end.
+    # As a script, the file's mark is a name, its length opens a comment, and what is run stands behind that.
     length = content[2:6] if content.startswith((b"\xff\xd8", b"BM")) else content[4:8]
     if b"/*" in length and any(b"*/" in part for part in _script_places(content, file)):
         return "a script"

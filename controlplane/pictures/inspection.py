@@ -39,7 +39,7 @@ def strip(content: bytes, *, max_bytes: int = MAX_PHOTO_BYTES) -> bytes:
     Raises:
         InvalidInputError: As in `inspect`.
     """
-    return _open(content, max_bytes).stripped()
+    return _open(content, max_bytes).stripped().pack()
 
 
 def label(content: bytes, words: Label, *, max_bytes: int = MAX_PHOTO_BYTES) -> bytes:
@@ -50,8 +50,26 @@ def label(content: bytes, words: Label, *, max_bytes: int = MAX_PHOTO_BYTES) -> 
     Raises:
         InvalidInputError: As in `inspect`.
     """
+    return prepare(content, is_stripped=False, words=words, max_bytes=max_bytes)[1]
+
+
+def prepare(
+    content: bytes, *, is_stripped: bool, words: Label | None = None, max_bytes: int = MAX_PHOTO_BYTES
+) -> tuple[Facts, bytes]:
+    """Do all of the above that is wanted, with one reading; with nothing wanted the bytes are those that came.
+
+    Raises:
+        InvalidInputError: As in `inspect`.
+    """
     file = _open(content, max_bytes)
-    return file.labelled(packet_of(words, file.facts.orientation), words.text)
+    if not is_stripped and words is None:
+        return file.facts, content
+    facts = file.facts
+    if is_stripped:
+        file = file.stripped()
+    if words is not None:
+        file = file.labelled(packet_of(words, facts.orientation), words.text)
+    return facts, file.pack()
 
 
 def _open(content: bytes, max_bytes: int) -> PictureFile:

@@ -6,7 +6,7 @@ Further pictures behind the first one (MPF, gain maps, a phone's video) are its 
 import dataclasses
 import re
 import struct
-from typing import Final
+from typing import Final, Self
 
 from controlplane.errors import InvalidInputError
 from controlplane.pictures.exif import PREFIX, exif_of, orientation_of
@@ -33,19 +33,19 @@ _MORE_XMP: Final = b"http://ns.adobe.com/xmp/extension/\x00"
 _ICC: Final = b"ICC_PROFILE\x00"
 _ADOBE: Final = b"Adobe"
 _ADOBE_BYTES: Final = 12
+_NOTHING: Final = memoryview(b"")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Segment:
-    """A marker with what belongs to it; a scan's *data* begin with its header and end with its last coded byte."""
+    """A marker with its data, and behind a scan's header what is *coded*."""
 
     marker: int
     data: bytes
+    coded: memoryview = _NOTHING
 
-    def pack(self) -> bytes:
-        if self.marker == _SOS:
-            return b"\xff\xda" + self.data
-        return struct.pack(">BBH", 0xFF, self.marker, len(self.data) + 2) + self.data
+    def parts(self) -> tuple[bytes | memoryview, ...]:
+        return struct.pack(">BBH", 0xFF, self.marker, len(self.data) + 2), self.data, self.coded
 
     def is_meta(self) -> bool:
         return _APP0 <= self.marker <= _APP15 or self.marker == _COM
@@ -66,21 +66,21 @@ class Jpeg:
     def beside(self) -> tuple[bytes, ...]:
         return (*(segment.data for segment in self.segments if segment.is_meta()), self.trailer)
 
-    def stripped(self) -> bytes:
+    def stripped(self) -> Self:
         jfif = next((s.data for s in self.segments if s.is_app(_APP0, _JFIF) and len(s.data) >= _JFIF_BYTES), None)
-        parts = [b"\xff\xd8"]
+        kept = []
         if jfif is not None:
-            parts.append(_Segment(_APP0, jfif[: _JFIF_BYTES - 2] + b"\x00\x00").pack())  # without its thumbnail
+            kept.append(_Segment(_APP0, jfif[: _JFIF_BYTES - 2] + b"\x00\x00"))  # without its thumbnail
         if self.facts.orientation != 1:
-            parts.append(_Segment(_APP1, PREFIX + exif_of(self.facts.orientation)).pack())
+            kept.append(_Segment(_APP1, PREFIX + exif_of(self.facts.orientation)))
         for segment in self.segments:
             if segment.is_app(_APP14, _ADOBE):
-                parts.append(_Segment(_APP14, segment.data[:_ADOBE_BYTES]).pack())
+                kept.append(_Segment(_APP14, segment.data[:_ADOBE_BYTES]))
             elif not segment.is_meta() or segment.is_app(_APP2, _ICC):
-                parts.append(segment.pack())
-        return b"".join((*parts, b"\xff\xd9"))
+                kept.append(segment)
+        return dataclasses.replace(self, segments=tuple(kept), trailer=b"")
 
-    def labelled(self, packet: bytes, text: str) -> bytes:
+    def labelled(self, packet: bytes, text: str) -> Self:
         del text
         xmp = _Segment(_APP1, _XMP + packet)
         kept = [s for s in self.segments if not s.is_app(_APP1, _XMP) and not s.is_app(_APP1, _MORE_XMP)]
@@ -88,7 +88,11 @@ class Jpeg:
         while first < len(kept) and (kept[first].marker == _APP0 or kept[first].is_app(_APP1, PREFIX)):
             first += 1
         kept.insert(first, xmp)
-        return b"".join((b"\xff\xd8", *(segment.pack() for segment in kept), b"\xff\xd9", self.trailer))
+        return dataclasses.replace(self, segments=tuple(kept))
+
+    def pack(self) -> bytes:
+        parts = (part for segment in self.segments for part in segment.parts())
+        return b"".join((b"\xff\xd8", *parts, b"\xff\xd9", self.trailer))
 
 
 def read_jpeg(content: bytes) -> Jpeg:
@@ -100,7 +104,7 @@ def read_jpeg(content: bytes) -> Jpeg:
     segments: list[_Segment] = []
     size: tuple[int, int] | None = None
     scans = coded = 0
-    place = 2
+    whole, place = memoryview(content), 2
     while True:
         match = _MARKER.match(content, place)
         if match is None:
@@ -117,9 +121,10 @@ def read_jpeg(content: bytes) -> Jpeg:
         elif marker == _SOS:
             scans += 1
             end = _scan_end(content, place, scans, data, has_frame=size is not None)
+            segments.append(_Segment(marker, data, whole[place:end]))
             coded += end - place
-            data = content[place - 2 - len(data) : end]
             place = end
+            continue
         elif marker not in _TABLES and not _APP0 <= marker <= _APP15 and marker != _COM:
             raise _damaged(f"marker {marker:02x}")
         segments.append(_Segment(marker, data))

@@ -1,14 +1,14 @@
-"""PNG (W3C, third edition): chunks with their checksums; what is compressed beside the pixels is unpacked to a bound."""
+"""PNG (W3C, third edition): chunks with their checksums; what is packed beside the pixels is unpacked to a bound."""
 
 import dataclasses
 import re
 import struct
 import zlib
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Self
 
 from controlplane.errors import InvalidInputError
-from controlplane.pictures.exif import PREFIX, XMP_KEYWORD, exif_of, orientation_of
+from controlplane.pictures.exif import XMP_KEYWORD, exif_of, orientation_of
 from controlplane.pictures.facts import MAX_ICC_BYTES, Facts, damaged, make_facts, refuse
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -36,11 +36,14 @@ _RAW_HEADER: Final = re.compile(rb"\s*exif\s+\d{1,8}\s")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Chunk:
-    """A chunk's name and content, and the bytes that it is in the file."""
+    """A chunk's name, and the bytes that it is in the file."""
 
     name: bytes
-    data: bytes
-    whole: bytes
+    whole: bytes | memoryview
+
+    @property
+    def data(self) -> bytes:
+        return bytes(self.whole[8:-4])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,19 +58,19 @@ class Png:
     def beside(self) -> tuple[bytes, ...]:
         return (*(chunk.data for chunk in self.chunks if chunk.name != b"IDAT"), self.trailer)
 
-    def stripped(self) -> bytes:
-        exif = [] if self.facts.orientation == 1 else [_pack(b"eXIf", exif_of(self.facts.orientation))]
-        return self._join([chunk for chunk in self.chunks if chunk.name in _KEPT], exif)
+    def stripped(self) -> Self:
+        exif = [] if self.facts.orientation == 1 else [_make(b"eXIf", exif_of(self.facts.orientation))]
+        header, *kept = (chunk for chunk in self.chunks if chunk.name in _KEPT)
+        return dataclasses.replace(self, chunks=(header, *exif, *kept), trailer=b"")
 
-    def labelled(self, packet: bytes, text: str) -> bytes:
+    def labelled(self, packet: bytes, text: str) -> Self:
         ours = {XMP_KEYWORD, _DESCRIPTION}
-        kept = [chunk for chunk in self.chunks if chunk.name not in _TEXTS or _keyword(chunk) not in ours]
-        label = [_text(XMP_KEYWORD, packet), _text(_DESCRIPTION, text.encode())]
-        return self._join(kept, label) + self.trailer
+        header, *kept = (chunk for chunk in self.chunks if chunk.name not in _TEXTS or _keyword(chunk) not in ours)
+        label = _text(XMP_KEYWORD, packet), _text(_DESCRIPTION, text.encode())
+        return dataclasses.replace(self, chunks=(header, *label, *kept))
 
-    def _join(self, kept: list[_Chunk], more: list[bytes]) -> bytes:
-        """Put *more* behind the header."""
-        return b"".join((SIGNATURE, kept[0].whole, *more, *(chunk.whole for chunk in kept[1:])))
+    def pack(self) -> bytes:
+        return b"".join((SIGNATURE, *(chunk.whole for chunk in self.chunks), self.trailer))
 
 
 def read_png(content: bytes) -> Png:
@@ -78,9 +81,9 @@ def read_png(content: bytes) -> Png:
     """
     chunks: list[_Chunk] = []
     others = 0
-    place = len(SIGNATURE)
+    whole, place = memoryview(content), len(SIGNATURE)
     while not chunks or chunks[-1].name != b"IEND":
-        chunk = _read_chunk(content, place)
+        chunk = _read_chunk(whole, place)
         place += len(chunk.whole)
         others += chunk.name != b"IDAT"
         if chunk.name in _ANIMATED:
@@ -97,7 +100,7 @@ def read_png(content: bytes) -> Png:
     return Png(facts, tuple(chunks), content[place:])
 
 
-def _read_chunk(content: bytes, place: int) -> _Chunk:
+def _read_chunk(content: memoryview, place: int) -> _Chunk:
     if place + 12 > len(content):
         raise _damaged("it has no end")
     length, name = _HEAD.unpack_from(content, place)
@@ -105,9 +108,9 @@ def _read_chunk(content: bytes, place: int) -> _Chunk:
     if end > len(content) or not name.isalpha():
         raise _damaged(f"the chunk at byte {place}")
     whole = content[place:end]
-    if zlib.crc32(memoryview(whole)[4:-4]) != int.from_bytes(whole[-4:], "big"):
+    if zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big"):
         raise _damaged(f"the checksum at byte {end - 4}")
-    return _Chunk(name, whole[8:-4], whole)
+    return _Chunk(name, whole)
 
 
 def _check_order(chunks: list[_Chunk]) -> tuple[int, int]:
@@ -142,7 +145,7 @@ def _check_pixels(chunks: list[_Chunk]) -> None:
     for left, top, across, down in passes:
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)
         raw += rows * (1 + -(-columns * bits // 8)) if columns > 0 and rows > 0 else 0
-    packed = sum(len(chunk.data) for chunk in chunks if chunk.name == b"IDAT")
+    packed = sum(len(chunk.whole) - 12 for chunk in chunks if chunk.name == b"IDAT")
     if packed * MAX_DEFLATE_RATIO < raw:
         raise refuse("announces more pixels than it holds", "send the whole file")
 
@@ -204,12 +207,12 @@ def _unhex(profile: bytes) -> bytes:
         return b""
 
 
-def _pack(name: bytes, data: bytes) -> bytes:
-    return _HEAD.pack(len(data), name) + data + zlib.crc32(name + data).to_bytes(4, "big")
+def _make(name: bytes, data: bytes) -> _Chunk:
+    return _Chunk(name, _HEAD.pack(len(data), name) + data + zlib.crc32(name + data).to_bytes(4, "big"))
 
 
-def _text(keyword: str, data: bytes) -> bytes:
-    return _pack(b"iTXt", keyword.encode("latin-1") + b"\x00" * 5 + data)  # not packed, no language
+def _text(keyword: str, data: bytes) -> _Chunk:
+    return _make(b"iTXt", keyword.encode("latin-1") + b"\x00" * 5 + data)  # not packed, no language
 
 
 def _bomb() -> InvalidInputError:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import struct
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Self
 
 from controlplane.errors import InvalidInputError
 from controlplane.pictures.exif import orientation_of
@@ -35,6 +35,7 @@ _KEPT: Final = frozenset(
 """Tags without which a picture cannot be decoded as it was meant: shape, packing, colour, resolution."""
 _NONE, _DEFLATE = 1, frozenset({8, 32946})
 _PACKINGS: Final = frozenset({_NONE, 2, 3, 4, 5, 7, 32773}) | _DEFLATE
+_PADDING: Final = (b"", b"\x00")
 _LIGHTS: Final = frozenset({0, 1, 2, 3, 5, 6, 8})
 _DEPTHS: Final = frozenset({1, 2, 4, 8, 12, 16, 32})
 _MAX_SAMPLES: Final = 8
@@ -67,22 +68,24 @@ class Tiff:
     order: str
     values: Mapping[int, _Value]
     is_tiled: bool
-    pieces: tuple[bytes, ...]
+    pieces: tuple[memoryview, ...]
     beside: tuple[bytes, ...]
     trailer: bytes = b""
 
-    def stripped(self) -> bytes:
-        return self._write({})
-
-    def labelled(self, packet: bytes, text: str) -> bytes:
-        """Return what `stripped` returns, and the label: of other tags not all would bear to be moved."""
-        del text
-        return self._write({_XMP: _Value(_BYTE, len(packet), packet)})
-
-    def _write(self, more: Mapping[int, _Value]) -> bytes:
-        values = {tag: value for tag, value in self.values.items() if tag in _KEPT} | dict(more)
+    def stripped(self) -> Self:
+        values = {tag: value for tag, value in self.values.items() if tag in _KEPT}
         if _ORIENTATION not in values and self.facts.orientation != 1:
             values[_ORIENTATION] = _Value(_SHORT, 1, struct.pack(f"{self.order}H", self.facts.orientation))
+        return dataclasses.replace(self, values=values, beside=())
+
+    def labelled(self, packet: bytes, text: str) -> Self:
+        """Return what `stripped` returns, and the label: of other tags not all would bear to be moved."""
+        del text
+        stripped = self.stripped()
+        return dataclasses.replace(stripped, values={**stripped.values, _XMP: _Value(_BYTE, len(packet), packet)})
+
+    def pack(self) -> bytes:
+        values = {tag: value for tag, value in self.values.items() if tag in _KEPT or tag == _XMP}
         lengths = [len(piece) for piece in self.pieces]
         values[_TILE_BYTES if self.is_tiled else _STRIP_BYTES] = self._longs(lengths)
         offsets = _TILES if self.is_tiled else _STRIPS
@@ -95,7 +98,13 @@ class Tiff:
         values[offsets] = self._longs(starts)
         mark = b"II" if self.order == "<" else b"MM"
         head = struct.pack(f"{self.order}2sHI", mark, 42, 8)
-        return b"".join((head, self._directory(values), *(_padded(piece) for piece in self.pieces)))
+        return b"".join(
+            (
+                head,
+                self._directory(values),
+                *(part for piece in self.pieces for part in (piece, _PADDING[len(piece) % 2])),
+            )
+        )
 
     def _longs(self, numbers: list[int]) -> _Value:
         return _Value(_LONG, len(numbers), struct.pack(f"{self.order}{len(numbers)}I", *numbers))
@@ -109,7 +118,7 @@ class Tiff:
                 entries.append(value.data.ljust(4, b"\x00"))
                 continue
             entries.append(struct.pack(f"{self.order}I", place))
-            behind.append(_padded(value.data))
+            behind.append(value.data + _PADDING[len(value.data) % 2])
             place += len(behind[-1])
         return b"".join((*entries, b"\x00" * 4, *behind))
 
@@ -139,7 +148,8 @@ def read_tiff(content: bytes) -> Tiff:
     is_tiled = _TILES in values
     ranges = _find_pieces(values, order, facts, is_tiled=is_tiled)
     beside = _check_ranges(content, ranges)
-    pieces = tuple(content[first:last] for first, last in ranges)
+    whole = memoryview(content)
+    pieces = tuple(whole[first:last] for first, last in ranges)
     _check_pixels(facts, bits, _number(values, order, _PACKING, _NONE), sum(map(len, pieces)))
     return Tiff(facts, order, values, is_tiled, pieces, beside)
 
@@ -267,10 +277,6 @@ _READ: Final = _KEPT | {_KIND, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _XMP,
 
 def _even(length: int) -> int:
     return length + length % 2
-
-
-def _padded(data: bytes) -> bytes:
-    return data + b"\x00" * (len(data) % 2)
 
 
 def _damaged(what: str) -> InvalidInputError:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import struct
-from typing import Final
+from typing import Final, Self
 
 from controlplane.errors import InvalidInputError
 from controlplane.pictures.exif import exif_of, orientation_of
@@ -31,17 +31,18 @@ class Webp:
         named = (data for name, data in self.chunks.items() if name not in _PICTURES and name != b"ALPH")
         return (*named, *self.others, self.trailer)
 
-    def stripped(self) -> bytes:
+    def stripped(self) -> Self:
         kept = {name: data for name, data in self.chunks.items() if name not in {b"EXIF", b"XMP "}}
         if self.facts.orientation != 1:
             kept[b"EXIF"] = exif_of(self.facts.orientation)
-        return self._join(kept)
+        return dataclasses.replace(self, chunks=kept, others=(), trailer=b"")
 
-    def labelled(self, packet: bytes, text: str) -> bytes:
+    def labelled(self, packet: bytes, text: str) -> Self:
         del text
-        return self._join({**self.chunks, b"XMP ": packet}) + self.trailer
+        return dataclasses.replace(self, chunks={**self.chunks, b"XMP ": packet})
 
-    def _join(self, chunks: dict[bytes, bytes]) -> bytes:
+    def pack(self) -> bytes:
+        chunks = self.chunks
         extras = chunks.keys() - _PICTURES - {b"VP8X"}
         body = [_pack(name, chunks[name]) for name in _IN_ORDER if name in chunks]
         if extras:
@@ -50,7 +51,8 @@ class Webp:
                 flags |= flag if name in chunks else 0
             sides = (self.facts.width_px - 1).to_bytes(3, "little") + (self.facts.height_px - 1).to_bytes(3, "little")
             body.insert(0, _pack(b"VP8X", bytes((flags, 0, 0, 0)) + sides))
-        return struct.pack("<4sI4s", b"RIFF", 4 + sum(map(len, body)), b"WEBP") + b"".join(body)
+        head = struct.pack("<4sI4s", b"RIFF", 4 + sum(map(len, body)), b"WEBP")
+        return b"".join((head, *body, self.trailer))
 
 
 def read_webp(content: bytes) -> Webp:
