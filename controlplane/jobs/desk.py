@@ -47,7 +47,7 @@ class JobDesk:
         job = JobId(uuid.uuid4().hex)
         kept: Kept | None = None
         if photo is not None:
-            kept = keep_photo(photo, is_stripped=sound.kind.strip_metadata)
+            kept = await keep_photo(photo, is_stripped=sound.kind.strip_metadata)
         elif order.image_url is not None:
             self.source.check(order.image_url)
         else:

@@ -170,7 +170,7 @@ class Dispatcher:
         """Fetch a photo and keep it, so that the next attempt need not."""
         try:
             fetched = await self.source.fetch(job.image_url)
-            kept = keep_photo(fetched, is_stripped=kind.strip_metadata)
+            kept = await keep_photo(fetched, is_stripped=kind.strip_metadata)
         except InvalidInputError as exc:
             return Refused(str(exc))
         except UnavailableError as exc:
@@ -190,7 +190,7 @@ class Dispatcher:
         key = result_key(job.id, claim.attempt)
         words = Label(job.model, coloured.version) if kind.label else None
         try:
-            kept = keep_result(coloured.content, is_stripped=kind.strip_metadata, words=words)
+            kept = await keep_result(coloured.content, is_stripped=kind.strip_metadata, words=words)
         except InvalidInputError:
             return Failed(f"version {coloured.version or 'unknown'} answered with something that is no picture")
         try:

@@ -1,5 +1,6 @@
 """What jobs keep of the pictures that come in: photos without their metadata, results with a label."""
 
+import asyncio
 import dataclasses
 import hashlib
 from typing import Final
@@ -9,8 +10,8 @@ from controlplane.pictures.facts import MAX_PHOTO_BYTES, MAX_RESULT_BYTES
 from controlplane.pictures.inspection import prepare
 from controlplane.pictures.labels import Label
 
-__all__ = ["MAX_PHOTO_BYTES", "Kept", "ending_of", "keep_photo", "keep_result"]
-
+ASIDE_BYTES: Final = 1024 * 1024
+"""Larger ones are looked at in a thread."""
 _ENDINGS: Final = {
     "image/jpeg": "jpg",
     "image/png": "png",
@@ -26,14 +27,14 @@ class Kept:
 
     content: bytes
     media_type: str
+    sha256: str
 
     def at(self, key: str) -> Picture:
         """Describe it as it lies at *key*."""
-        digest = hashlib.sha256(self.content).hexdigest()
-        return Picture(key=key, media_type=self.media_type, size_bytes=len(self.content), sha256=digest)
+        return Picture(key=key, media_type=self.media_type, size_bytes=len(self.content), sha256=self.sha256)
 
 
-def keep_photo(content: bytes, *, is_stripped: bool) -> Kept:
+async def keep_photo(content: bytes, *, is_stripped: bool) -> Kept:
     """Say what to store of a photo.
 
     Args:
@@ -43,11 +44,10 @@ def keep_photo(content: bytes, *, is_stripped: bool) -> Kept:
     Raises:
         InvalidInputError: It is none that workers read, or not only a photo.
     """
-    facts, content = prepare(content, is_stripped=is_stripped)
-    return Kept(content, facts.media_type)
+    return await _keep(content, is_stripped=is_stripped, words=None, max_bytes=MAX_PHOTO_BYTES)
 
 
-def keep_result(content: bytes, *, is_stripped: bool, words: Label | None) -> Kept:
+async def keep_result(content: bytes, *, is_stripped: bool, words: Label | None) -> Kept:
     """Say what to store of a worker's picture.
 
     Args:
@@ -58,8 +58,16 @@ def keep_result(content: bytes, *, is_stripped: bool, words: Label | None) -> Ke
     Raises:
         InvalidInputError: It is no picture.
     """
-    facts, content = prepare(content, is_stripped=is_stripped, words=words, max_bytes=MAX_RESULT_BYTES)
-    return Kept(content, facts.media_type)
+    return await _keep(content, is_stripped=is_stripped, words=words, max_bytes=MAX_RESULT_BYTES)
+
+
+async def _keep(content: bytes, *, is_stripped: bool, words: Label | None, max_bytes: int) -> Kept:
+    def prepare_it() -> Kept:
+        facts, kept = prepare(content, is_stripped=is_stripped, words=words, max_bytes=max_bytes)
+        return Kept(kept, facts.media_type, hashlib.sha256(kept).hexdigest())
+
+    # A photo of 12 megapixels takes 2 ms; 32 MiB made to be searched through take a second, which others need not wait.
+    return prepare_it() if len(content) <= ASIDE_BYTES else await asyncio.to_thread(prepare_it)
 
 
 def ending_of(media_type: str) -> str:

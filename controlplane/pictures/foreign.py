@@ -100,7 +100,7 @@ _SHAPES: Final = (
     (re.compile(rb"\x1f\x8b\x08[\x00-\x1f].{4}[\x00\x02\x04][\x00-\x0d\xff]", re.DOTALL), "a gzip archive"),
     (re.compile(rb"BZh[1-9]1AY&SY"), "a bzip2 archive"),
 )
-_VIDEO: Final = re.compile(rb"\x00\x00[\x00\x01].ftyp", re.DOTALL)
+_VIDEO: Final = re.compile(rb"ftyp(?<=\x00\x00[\x00\x01].ftyp)", re.DOTALL)  # letters first: they are found fast
 _PHONES: Final = (b"MotionPhoto", b"MicroVideo")
 """What a phone writes into a photo with a short video behind it."""
 _ZIP_END: Final = struct.Struct("<4s4H2IH")
@@ -160,7 +160,7 @@ def _script_places(content: bytes, file: PictureFile) -> tuple[bytes, ...]:
 
 
 def _behind(file: PictureFile) -> str:
-    behind = file.trailer.lstrip(b"\x00\xff\t\r\n ")
+    behind = file.trailer.lstrip(b"\x00\t\r\n ")
     if not behind:
         return ""
     name = identify(behind)
