@@ -49,7 +49,7 @@ class PictureFile(Protocol):
         """Return the file with what its pixels need and nothing else."""
 
     def labelled(self, packet: bytes, text: str) -> Self:
-        """Return the file with *packet* as its only XMP, and *text* where the format has a place of its own for it."""
+        """Return the file with *packet* as its only XMP, *text* where the format has a place for it, and no trailer."""
 
     def pack(self) -> bytes:
         """Return the file's bytes; pixels are copied as they are."""

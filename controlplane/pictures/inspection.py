@@ -45,7 +45,8 @@ def strip(content: bytes, *, max_bytes: int = MAX_PHOTO_BYTES) -> bytes:
 def label(content: bytes, words: Label, *, max_bytes: int = MAX_PHOTO_BYTES) -> bytes:
     """Return a picture that says who coloured it, in place of any XMP that it had; pixels are copied.
 
-    A BMP has no place for that and comes back with its pixels only; a TIFF loses its other metadata.
+    What stands behind the picture is dropped. A BMP has no place for a label and comes back with its pixels only; a
+    TIFF loses its other metadata.
 
     Raises:
         InvalidInputError: As in `inspect`.

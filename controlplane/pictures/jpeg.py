@@ -88,7 +88,7 @@ class Jpeg:
         while first < len(kept) and (kept[first].marker == _APP0 or kept[first].is_app(_APP1, PREFIX)):
             first += 1
         kept.insert(first, xmp)
-        return dataclasses.replace(self, segments=tuple(kept))
+        return dataclasses.replace(self, segments=tuple(kept), trailer=b"")
 
     def pack(self) -> bytes:
         parts = (part for segment in self.segments for part in segment.parts())

@@ -57,8 +57,8 @@ def _element(name: str, value: str) -> str:
 
 
 def _clean(name: str) -> str:
-    """Bring it on one line that any program can show; half of a surrogate pair is no character."""
-    printable = "".join(char if char.isprintable() else " " for char in name)
+    """Bring it on one line that any program can show, and that none takes for markup."""
+    printable = "".join(char if char.isprintable() and char not in "<>" else " " for char in name)
     return " ".join(printable.split())[:MAX_NAME_CHARS].strip()
 
 

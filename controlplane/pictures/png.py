@@ -67,7 +67,7 @@ class Png:
         ours = {XMP_KEYWORD, _DESCRIPTION}
         header, *kept = (chunk for chunk in self.chunks if chunk.name not in _TEXTS or _keyword(chunk) not in ours)
         label = _text(XMP_KEYWORD, packet), _text(_DESCRIPTION, text.encode())
-        return dataclasses.replace(self, chunks=(header, *label, *kept))
+        return dataclasses.replace(self, chunks=(header, *label, *kept), trailer=b"")
 
     def pack(self) -> bytes:
         return b"".join((SIGNATURE, *(chunk.whole for chunk in self.chunks), self.trailer))

@@ -39,7 +39,7 @@ class Webp:
 
     def labelled(self, packet: bytes, text: str) -> Self:
         del text
-        return dataclasses.replace(self, chunks={**self.chunks, b"XMP ": packet})
+        return dataclasses.replace(self, chunks={**self.chunks, b"XMP ": packet}, trailer=b"")
 
     def pack(self) -> bytes:
         chunks = self.chunks

@@ -57,6 +57,7 @@ def save(image: Image.Image, kind: str, **options: object) -> bytes:
     return target.getvalue()
 
 
+@functools.cache  # it has the time in it
 def profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
