@@ -161,7 +161,7 @@ def _unpack_texts(chunks: Iterable[_Chunk]) -> tuple[bytes, bytes]:
             exif = exif or chunk.data
         elif chunk.name in _TEXTS:
             text = _text_of(chunk)
-            left -= len(text)
+            left -= max(0, len(text) - len(chunk.whole))  # what is not packed takes no more room than it has here
             if left < 0:
                 raise _bomb()
             keyword = _keyword(chunk)
