@@ -101,7 +101,7 @@ _SHAPES: Final = (
     (re.compile(rb"BZh[1-9]1AY&SY"), "a bzip2 archive"),
 )
 _VIDEO: Final = re.compile(rb"ftyp(?<=\x00\x00[\x00\x01].ftyp)", re.DOTALL)  # letters first: they are found fast
-_PHONES: Final = (b"MotionPhoto", b"MicroVideo")
+_PHONES: Final = (b"MotionPhoto", b"MicroVideo", b"LIVE_")
 """What a phone writes into a photo with a short video behind it."""
 _ZIP_END: Final = struct.Struct("<4s4H2IH")
 _MAX_ZIP_COMMENT: Final = 65_535
