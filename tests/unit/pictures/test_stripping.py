@@ -72,6 +72,12 @@ def test_what_is_not_to_be_stripped_stays_as_it_came(name: str) -> None:
     assert prepare(files()[name], is_stripped=False) == (inspect(files()[name]), files()[name])
 
 
+def test_a_phones_second_picture_and_video_are_no_harm_whatever_they_spell() -> None:
+    phone = files()["jpeg of a phone"]
+    noise = hashlib.shake_128(b"noise").digest(8 * 1024 * 1024)
+    assert strip(phone + SMALL_JPEG[:-2] + noise) == strip(phone)
+
+
 def test_a_plain_picture_is_left_alone() -> None:
     for plain in (SMALL_JPEG, make_png(b"x"), make_png(b"x", channels=3), files()["webp lossy"]):
         assert strip(plain) == plain
