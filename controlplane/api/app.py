@@ -46,7 +46,7 @@ from controlplane.errors import (
     UnavailableError,
 )
 from controlplane.jobs.desk import JobDesk
-from controlplane.jobs.photos import MAX_PHOTO_BYTES
+from controlplane.pictures.facts import MAX_PHOTO_BYTES
 from controlplane.ports import Store
 
 log = structlog.get_logger(__name__)

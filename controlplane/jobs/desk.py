@@ -10,7 +10,7 @@ import structlog
 from controlplane.clock import Clock
 from controlplane.errors import ConflictError, InvalidInputError, UnavailableError
 from controlplane.jobs.model import Job, JobId, JobState, Order, Picture, SoundOrder, check_order, photo_key, result_key
-from controlplane.jobs.photos import media_type_of
+from controlplane.jobs.photos import Kept, keep_photo
 from controlplane.jobs.ports import BlobStore, JobStore, NewJob, PhotoSource
 
 log = structlog.get_logger()
@@ -45,13 +45,14 @@ class JobDesk:
         if order.image_url is not None and photo is not None:
             raise InvalidInputError("image_url", "is given beside a photo", "send one of them")
         job = JobId(uuid.uuid4().hex)
-        picture = None
+        kept: Kept | None = None
         if photo is not None:
-            picture = picture_of(photo_key(job), photo)
+            kept = await keep_photo(photo, is_stripped=sound.kind.strip_metadata)
         elif order.image_url is not None:
             self.source.check(order.image_url)
         else:
             raise InvalidInputError("image", "is missing", "send the photo as the form field image, or as raw body")
+        picture = None if kept is None else kept.at(photo_key(job))
         new = NewJob(
             id=job,
             owner=owner,
@@ -63,10 +64,10 @@ class JobDesk:
             vip=order.vip,
             photo=picture,
             image_url=order.image_url or "",
-            request=_digest(order, sound, picture),
+            request=_digest(order, sound, photo),
         )
-        if photo is not None:
-            await self.blobs.put_blob(photo_key(job), photo)
+        if kept is not None:
+            await self.blobs.put_blob(photo_key(job), kept.content)
         try:
             made = await self.store.submit(new, key=key, now=self.clock.now())
         except (ConflictError, InvalidInputError):  # after any other error the row may well be there
@@ -125,28 +126,14 @@ class JobDesk:
             log.warning("job.photo_left_behind", key=picture.key, exc_info=True)
 
 
-def picture_of(key: str, content: bytes) -> Picture:
-    """Describe a photo.
-
-    Raises:
-        InvalidInputError: It is none that workers read.
-    """
-    return Picture(
-        key=key,
-        media_type=media_type_of(content),
-        size_bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-    )
-
-
-def _digest(order: Order, sound: SoundOrder, photo: Picture | None) -> str:
-    """Tell a repetition from another request."""
+def _digest(order: Order, sound: SoundOrder, photo: bytes | None) -> str:
+    """Tell a repetition from another request, by what was sent, whatever is stored of it."""
     asked = [
         order.task_id,
         order.workflow,
         sound.model,
         sound.size,
         order.vip,
-        photo.sha256 if photo else order.image_url,
+        order.image_url if photo is None else hashlib.sha256(photo).hexdigest(),
     ]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -26,7 +26,7 @@ from controlplane.jobs.relay import LOST_AFTER
 from controlplane.ports import Rollout
 from controlplane.rollout.model import RollbackCause, RolledBack
 from tests.builders import NOW, make_new_rollout, make_spec, make_split
-from tests.job_builders import COLOURED, PHOTO, PNG, FakeWorkers, Outcome, make_kind, make_new_job, make_picture
+from tests.job_builders import COLOURED, PHOTO, RESULT, FakeWorkers, Outcome, make_kind, make_new_job, make_picture
 from tests.unit.jobs.conftest import BreakableBlobs, Works
 
 SECOND = dt.timedelta(seconds=1)
@@ -42,7 +42,7 @@ async def test_a_job_is_coloured_and_its_wake_up_acknowledged(works: Works) -> N
     await works.dispatcher().work(await works.take())
     done = await works.load(job.id)
     assert (done.state, done.version, done.attempts) == (JobState.DONE, "v1", 1)
-    assert (await works.desk.result(job.id, owner="ada"))[1] == PNG
+    assert (await works.desk.result(job.id, owner="ada"))[1] == RESULT
     assert await works.waiting() == 0
     assert [asked.id for asked in works.workers.asked] == [job.id]
 
