@@ -13,6 +13,7 @@ import structlog
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
 from controlplane.jobs.desk import JobDesk
+from controlplane.jobs.leftovers import LeftoverScan
 from controlplane.jobs.ports import MAX_BATCH, JobQueue, JobStore
 from controlplane.wake import Topic, Wake, WakeBoard
 
@@ -66,7 +67,10 @@ class JobKeeper:
 
     store: JobStore
     desk: JobDesk
+    scan: LeftoverScan
     clock: Clock
+    rows_keep: dt.timedelta
+    """How long rows of jobs that have ended stay, and so their keys and task_ids are known."""
     interval: dt.timedelta = dt.timedelta(seconds=5)
 
     async def run(self) -> None:
@@ -79,7 +83,7 @@ class JobKeeper:
             await self.clock.sleep(self.interval)
 
     async def look(self) -> None:
-        """Wake jobs that nobody will, and remove the pictures of deleted ones.
+        """Wake jobs that nobody will, and remove what is not to stay, some of each.
 
         Raises:
             UnavailableError: The database or the blobs do not answer.
@@ -88,4 +92,8 @@ class JobKeeper:
         revived = await self.store.revive_jobs(lost_before=now - LOST_AFTER, now=now)
         if revived:
             log.info("jobs.revived", jobs=revived)
+        pruned = await self.store.prune_jobs(before=now - self.rows_keep)
+        if pruned:
+            log.info("jobs.pruned", jobs=pruned)
         await self.desk.sweep()
+        await self.scan.look()
