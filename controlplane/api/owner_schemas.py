@@ -8,6 +8,7 @@ from controlplane.api.answers import View
 from controlplane.api.documents import load_documents
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES, Document, Size, Span, known_fields
+from controlplane.api.units import format_bytes
 from controlplane.jobs.owners import JobOwner, JobUsage, Quotas
 
 
@@ -45,14 +46,15 @@ def owner_from(document: OwnerDocument) -> JobOwner:
 
 def owner_document(owner: JobOwner) -> OwnerDocument:
     """Write an agreement as its document."""
-    return OwnerDocument(
-        owner=owner.name,
-        keep=owner.keep,
-        max_waiting=owner.max_waiting,
-        max_daily=owner.max_daily,
-        max_bytes=owner.max_bytes,
-        vip=owner.vip,
-    )
+    written = {
+        "owner": owner.name,
+        "keep": owner.keep,
+        "max_waiting": owner.max_waiting,
+        "max_daily": owner.max_daily,
+        "max_bytes": None if owner.max_bytes is None else format_bytes(owner.max_bytes),
+        "vip": owner.vip,
+    }
+    return OwnerDocument.model_validate(written)
 
 
 def parse_owners(text: str, *, source: str) -> Iterator[JobOwner]:

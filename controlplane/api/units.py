@@ -17,7 +17,7 @@ _UNIT_MS = {
     "d": Decimal(86_400_000),
 }
 _UNIT_BYTES = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
-_BYTES = re.compile(r"(\d{1,15}) ?(B|KiB|MiB|GiB|TiB)")
+_BYTES = re.compile(r"(\d{1,16}) ?(B|KiB|MiB|GiB|TiB)")
 _PART = re.compile(r"(\d{1,15}(?:\.\d{1,30})?) ?(ms|s|m|h|d)")
 _SPAN = re.compile(rf"(?:{_PART.pattern})+")
 _MAX_SPAN_MS = Decimal(86_400_000 * 3650)

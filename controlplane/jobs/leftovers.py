@@ -22,6 +22,9 @@ log = structlog.get_logger()
 
 GRACE: Final = dt.timedelta(hours=1)
 """How old a blob must be: longer than an upload, and than clocks differ."""
+MOST_UNKNOWN: Final = 100
+"""What a page may have that no row names. More are no leftovers of kills but another database's pictures: the address
+of the blobs or of the database is wrong, and nothing is removed."""
 PREFIXES: Final = ("photos/", "results/")
 _KEY: Final = re.compile(r"(?:photos/(?P<photo>[0-9a-f]{32})|results/(?P<result>[0-9a-f]{32})/[0-9]{1,9})")
 _HALF: Final = re.compile(r"(?:photos|results/[0-9a-f]{32})/\.part-[^/]+")
@@ -99,6 +102,10 @@ class LeftoverScan:
         jobs = {job for blob in found if (job := job_of_key(blob.key)) is not None}
         pictured = await self.store.load_pictured(jobs) if jobs else {}
         left = [blob.key for blob in found if is_left_over(blob, pictured, now=now)]
+        unknown = sum((job := job_of_key(key)) is not None and job not in pictured for key in left)
+        if unknown > MOST_UNKNOWN:
+            log.warning("jobs.blobs_of_another_database", blobs=unknown, after=self._after)
+            return 0
         for key in left:
             await self.blobs.delete_blob(key)
         if left:

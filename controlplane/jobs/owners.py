@@ -135,7 +135,7 @@ def check_quotas(owner: str, quotas: Quotas, usage: JobUsage, *, photo_bytes: in
     if usage.bytes + max(photo_bytes, 1) > quotas.max_bytes:
         raise OverQuotaError(
             "max_bytes",
-            f"{owner} has {usage.bytes} bytes of pictures stored, and may have {quotas.max_bytes}",
+            f"{owner} has {usage.bytes} bytes of pictures stored, sends {photo_bytes}, and may have {quotas.max_bytes}",
             "delete jobs whose results you have, wait until some expire, or have the quota raised",
         )
 

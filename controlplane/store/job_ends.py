@@ -1,4 +1,4 @@
-"""What is left of jobs that have ended: pictures until their time is over, rows until theirs is. All of it in batches."""
+"""What is left of jobs that have ended: pictures until their time is over, rows until theirs is."""
 
 import datetime as dt
 from collections.abc import Collection, Mapping
@@ -9,7 +9,7 @@ from controlplane.jobs.model import Job, JobId
 from controlplane.jobs.ports import MAX_BATCH
 from controlplane.store.engine import Tx
 from controlplane.store.job_rows import date_pictures, job_of
-from controlplane.store.job_tables import job, job_attempt, job_message, job_outbox
+from controlplane.store.job_tables import job
 from controlplane.store.queries import Part
 
 _THERE = job.c.swept_at.is_(None)
@@ -51,8 +51,9 @@ class SqlEnds(Part):
         def work(tx: Tx) -> int:
             old = list(tx.conn.scalars(query))
             if old:
-                for table in (job_outbox, job_message, job_attempt):
-                    tx.conn.execute(table.delete().where(table.c.job.in_(old)))
+                for table in job.metadata.tables.values():
+                    if "job" in table.c:  # what belongs to a job names it so
+                        tx.conn.execute(table.delete().where(table.c.job.in_(old)))
                 tx.conn.execute(job.delete().where(job.c.id.in_(old)))
             return len(old)
 

@@ -1,4 +1,4 @@
-"""What the stores of jobs share: rows read as values, and the wake-up that belongs to a change of a job, or its pictures' end."""
+"""What the stores of jobs share: rows read as values, wake-ups of changed jobs, and when pictures go."""
 
 import datetime as dt
 from typing import Any, Final

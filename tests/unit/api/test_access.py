@@ -197,6 +197,8 @@ def test_every_kind_of_refusal_has_one_status() -> None:
         "StaleWriteError": 409,
         "UnavailableError": 503,
         "UnauthorizedError": 401,
+        "GoneError": 410,
+        "OverQuotaError": 429,
     }
 
 
@@ -227,6 +229,8 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         "/v1/jobs/{job}/cancel",
         "/v1/job-kinds",
         "/v1/job-kinds/{kind}",
+        "/v1/job-owners",
+        "/v1/job-owners/{owner}",
     }
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
