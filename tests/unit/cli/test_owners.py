@@ -13,6 +13,7 @@ from tests.unit.cli.test_jobs import KINDS, photo, submit
 
 __all__ = ["photo"]  # a fixture
 
+EXAMPLE = KINDS.with_name("owners.yaml")
 OWNERS = """\
 owner: ada
 keep: 1d
@@ -63,6 +64,10 @@ def test_what_is_used_is_shown_beside_what_may_be(cli: Cli, file: str, photo: st
     refused = cli("jobs", "submit", photo, "--workflow", "photo")
     assert (refused.code, len(refused.lines)) == (4, 1)
     assert "max_waiting: ada has 1 jobs that wait or run, and may have 1; wait until" in refused.err
+
+
+def test_the_example_can_be_applied_as_it_is(cli: Cli) -> None:
+    assert cli("jobs", "owners", "apply", "-f", str(EXAMPLE)).out == "web-shop is applied\narchive is applied\n"
 
 
 @pytest.mark.parametrize(
