@@ -83,7 +83,7 @@ class JobKeeper:
             await self.clock.sleep(self.interval)
 
     async def look(self) -> None:
-        """Wake jobs that nobody will, and remove what is not to stay, some of each.
+        """Wake jobs that nobody will, or that a version failed which was taken back; remove what is not to stay.
 
         Raises:
             UnavailableError: The database or the blobs do not answer.
@@ -92,6 +92,9 @@ class JobKeeper:
         revived = await self.store.revive_jobs(lost_before=now - LOST_AFTER, now=now)
         if revived:
             log.info("jobs.revived", jobs=revived)
+        rerouted = await self.store.reroute_jobs(now=now)
+        if rerouted:
+            log.info("jobs.rerouted", jobs=rerouted)
         pruned = await self.store.prune_jobs(before=now - self.rows_keep)
         if pruned:
             log.info("jobs.pruned", jobs=pruned)

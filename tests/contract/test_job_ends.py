@@ -6,8 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from controlplane.errors import NotFoundError
-from controlplane.jobs.model import Claim, Job, JobId
+from controlplane.jobs.model import AttemptOutcome, Claim, Job, JobId
 from controlplane.jobs.owners import JobOwner
+from controlplane.jobs.ports import EndedAttempt
 from controlplane.store import SqlStore
 from controlplane.store.engine import Tx
 from controlplane.store.job_tables import job_attempt, job_message, job_outbox
@@ -17,6 +18,7 @@ from tests.job_builders import make_kind
 
 DAY = dt.timedelta(days=1)
 SECOND = dt.timedelta(seconds=1)
+REFUSED = EndedAttempt(AttemptOutcome.REFUSED, "422", "v1")
 ENDS = ["done", "dead", "cancelled"]
 
 
@@ -32,7 +34,7 @@ async def end(store: SqlStore, how: str, **changes: object) -> Job:
         case "done":
             assert await finish(store, await claim(store, job))
         case "dead":
-            assert await store.bury_job(await claim(store, job), words="422", now=NOW + SECOND)
+            assert await store.bury_job(await claim(store, job), REFUSED, words="422", now=NOW + SECOND)
         case _:
             await store.cancel_job(job.id, owner="ada", now=NOW + SECOND)
     return await store.load_job(job.id)
@@ -109,10 +111,10 @@ async def test_rows_go_in_batches_with_all_that_belongs_to_them(store: SqlStore)
         await store.forget_pictures([job.id], now=NOW + 3 * DAY)
 
     def belong(tx: Tx) -> None:
-        for job in (old[0].id, waiting.id):
+        for job in (old[0].id, old[2].id, waiting.id):
             message = {"job": job, "queue": "photos", "vip": False, "taken": 0, "dead_words": "why"}
             tx.conn.execute(job_message.insert(), message)
-            attempt = {"attempt": 1, "kind": "person", "service": "", "version": "v1", "outcome": "done", "words": ""}
+            attempt = {"attempt": 9, "kind": "person", "service": "", "version": "v1", "outcome": "done", "words": ""}
             tx.conn.execute(job_attempt.insert(), {"job": job, "started_at": NOW, "ended_at": NOW, **attempt})
 
     await store.database.write(belong)
@@ -128,7 +130,7 @@ async def test_rows_go_in_batches_with_all_that_belongs_to_them(store: SqlStore)
     def rest(tx: Tx) -> list[set[str]]:
         return [set(tx.conn.scalars(sa.select(table.c.job))) for table in (job_outbox, job_message, job_attempt)]
 
-    assert await store.database.read(rest) == [left, {waiting.id}, {waiting.id}]
+    assert await store.database.read(rest) == [left, {waiting.id}, left]
     assert (await submit(store, task_id="done")).id != old[0].id, "its name may be used again"
     assert await store.claim_job(old[0].id, holder="late", until=NOW + DAY, now=NOW) is None
     assert not await finish(store, Claim(old[0].id, 1))
