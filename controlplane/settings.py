@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     blobs: str = ""
     """Where photos and results of jobs are kept: a folder, or ``s3://BUCKET/PREFIX`` of a bucket that exists, with
     credentials and region in AWS's own variables and files. Empty: ``blobs`` in *data_dir*. Several processes need one
-    that they share."""
+    that they share, and another database one of its own: what none of its jobs wants is removed there."""
     s3_endpoint: str = ""
     """The address of another S3 than Amazon's. Empty: Amazon's, or what AWS's own variables say."""
     queue_url: SecretStr = SecretStr("")

@@ -7,10 +7,13 @@ import pytest
 import structlog
 
 from controlplane.errors import ConflictError, GoneError, InvalidInputError, NotFoundError, UnavailableError
+from controlplane.jobs.dispatcher import LEASE
 from controlplane.jobs.leftovers import GRACE, MOST_UNKNOWN, LeftoverScan, is_left_over
 from controlplane.jobs.model import JobId, JobState, photo_key, result_key
 from controlplane.jobs.owners import JobOwner
 from controlplane.jobs.ports import StoredBlob
+from controlplane.store.job_attempts import SqlAttempts
+from controlplane.store.jobs import SqlJobs
 from tests.builders import NOW
 from tests.job_builders import PHOTO, PNG, make_kind
 from tests.unit.jobs.conftest import BreakableBlobs, Works
@@ -127,6 +130,34 @@ async def test_blobs_that_no_row_names_go_once_they_are_old(works: Works) -> Non
     assert files(works) >= {*wanted, *strange}
     assert not files(works) & set(left)
     assert not (works.blobs.folder / "results" / STRAY).exists(), "nor are empty folders left"
+
+
+async def test_what_a_kill_in_between_leaves_goes(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def die(*_: object, **__: object) -> None:
+        raise UnavailableError("the database does not answer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(SqlJobs, "submit", die)
+        with pytest.raises(UnavailableError):
+            await works.submit()
+    (orphan,) = files(works)
+    job = (await works.submit()).id
+    with monkeypatch.context() as broken:
+        broken.setattr(SqlAttempts, "finish_job", die)
+        with pytest.raises(UnavailableError):
+            await works.dispatcher().work(await works.take())
+    works.clock.move(LEASE * 2)
+    await works.keeper.look()
+    await works.dispatcher().work(await works.take())
+    wanted = {photo_key(job), result_key(job, 2)}
+    assert files(works) == {orphan, *wanted, result_key(job, 1)}
+    for key in files(works):
+        age(works, key)
+    for _ in range(3):
+        works.clock.move(works.keeper.scan.rest)
+        await works.keeper.look()
+    assert files(works) == wanted
+    assert (await works.desk.result(job, owner="ada"))[1] == PNG
 
 
 async def test_the_keeper_scans_and_rests_when_it_has_seen_all(works: Works) -> None:

@@ -1,10 +1,12 @@
 """Owners' quotas: what is over one is refused by name, with the time where it is known; repetitions never are."""
 
 import datetime as dt
+import pathlib
 
 import pytest
 
 from controlplane.errors import InvalidInputError, OverQuotaError
+from controlplane.job_parts import open_jobs
 from controlplane.jobs.model import JobState, Order
 from controlplane.jobs.owners import (
     JobOwner,
@@ -15,6 +17,7 @@ from controlplane.jobs.owners import (
     keep_for,
     room_for,
 )
+from controlplane.settings import read_settings
 from controlplane.store.jobs import SqlJobs
 from tests.builders import NOW
 from tests.job_builders import PHOTO, WORKFLOW
@@ -125,6 +128,17 @@ async def test_a_photo_that_lost_the_race_for_the_last_place_is_not_kept(
     with pytest.raises(OverQuotaError, match="max_bytes"):
         await works.submit()
     assert len(list((works.blobs.folder / "photos").iterdir())) == 1
+
+
+async def test_the_settings_are_the_defaults(works: Works, tmp_path: pathlib.Path) -> None:
+    given = {"job_max_waiting": 1, "job_max_daily": 2, "job_max_bytes": "3KiB", "job_rows_keep": dt.timedelta(days=4)}
+    settings = read_settings(data_dir=tmp_path, **given)
+    async with open_jobs(settings, store=works.store, clock=works.clock, board=works.board) as parts:
+        assert parts.desk.quotas == Quotas(max_waiting=1, max_daily=2, max_bytes=3072)
+        assert parts.keeper.rows_keep == dt.timedelta(days=4)
+    for name, value in (("max_waiting", -1), ("max_daily", "many"), ("max_bytes", "3 apples"), ("rows_keep", "1h")):
+        with pytest.raises(InvalidInputError, match=f"HUESHIFT_JOB_{name.upper()}: "):
+            read_settings(**{f"job_{name}": value})
 
 
 async def test_vip_that_was_not_agreed_is_refused_before_anything_is_stored(works: Works) -> None:
