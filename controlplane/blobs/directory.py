@@ -81,9 +81,11 @@ class DirectoryBlobs:
         top = prefix.rpartition("/")[0]
         found: list[StoredBlob] = []
         try:
-            for key, path in _walk(self._path(top) if top else self.folder, top and f"{top}/", prefix, after):
+            folder = self._path(top) if top else self.folder
+            for key, path in _walk(str(folder), top and f"{top}/", prefix, after):
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                    found.append(StoredBlob(key, dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)))
+                    written = os.stat(path).st_mtime  # noqa: PTH116 - a path object for each of a million takes its time
+                    found.append(StoredBlob(key, dt.datetime.fromtimestamp(written, dt.UTC)))
                 if len(found) == limit:
                     break
         except OSError as exc:
@@ -108,17 +110,17 @@ def _open_part(folder: pathlib.Path) -> tuple[int, str]:
     raise AssertionError  # not reached
 
 
-def _walk(folder: pathlib.Path, base: str, prefix: str, after: str) -> Iterator[tuple[str, pathlib.Path]]:
+def _walk(folder: str, base: str, prefix: str, after: str) -> Iterator[tuple[str, str]]:
     """Walk through the files whose keys are wanted, by key, without a look into folders that hold none of them.
 
     A folder may have a million files of which a page is wanted: a heap orders no more than are taken from it.
     """
-    heap: list[tuple[str, pathlib.Path]] = []
+    heap: list[tuple[str, str]] = []
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            key = base + entry.name + ("/" if entry.is_dir(follow_symlinks=False) else "")
+            key = f"{base}{entry.name}/" if entry.is_dir(follow_symlinks=False) else base + entry.name
             if _may_hold(key, prefix, after):
-                heap.append((key, pathlib.Path(entry.path)))
+                heap.append((key, entry.path))
     heapq.heapify(heap)
     for key, path in map(heapq.heappop, itertools.repeat(heap, len(heap))):
         if key.endswith("/"):

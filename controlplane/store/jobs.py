@@ -116,9 +116,8 @@ def _apply_kind(tx: Tx, kind: JobKind, now: dt.datetime) -> bool:
 
 
 def _submit(tx: Tx, new: NewJob, key: str | None, now: dt.datetime, quotas: Quotas) -> Job:
-    tx.lock(
-        f"job.{new.owner}"
-    )  # or two copies of one request would meet in the unique constraints, or both be the last
+    # Or two copies of one request would meet in the unique constraints, and two requests both have the last place.
+    tx.lock(f"job.{new.owner}")
     first = _first_copy(tx.conn, new, key)
     if first is not None:
         return job_of(first)
