@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from controlplane.api import (
+    callback_routes,
     explanations,
     fleet,
     job_routes,
@@ -45,6 +46,7 @@ from controlplane.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.photos import MAX_PHOTO_BYTES
 from controlplane.ports import Store
@@ -87,6 +89,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     authenticate: Authenticate,
     inspector: Inspector,
     desk: JobDesk,
+    callbacks: CallbackDesk,
     missing: Missing = _nothing_missing,
     public_reads: bool = False,
     certificates: Certificates | None = None,
@@ -102,6 +105,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         registry: Where /metrics reads, and where the API's own counters go.
         inspector: Knows what each Envoy runs.
         desk: Where jobs are handed in and collected.
+        callbacks: Where owners say whom they want told of their jobs' ends.
         authenticate: Tells whose API key it is; `auth.keys.KeyRing.authenticate`.
         missing: What /readyz reports.
         public_reads: Whether reading needs no key.
@@ -129,6 +133,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         preview=preview,
         inspector=inspector,
         desk=desk,
+        callbacks=callbacks,
         compares_pictures=compares_pictures,
     )
     app.state.registry = registry
@@ -145,6 +150,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         fleet.router,
         job_routes.router,
         kinds.router,
+        callback_routes.router,
         operations.router,
     ):
         app.include_router(router)

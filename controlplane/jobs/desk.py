@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import uuid
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 import structlog
 
@@ -15,6 +17,14 @@ from controlplane.jobs.ports import BlobStore, JobStore, NewJob, PhotoSource
 
 log = structlog.get_logger()
 
+CheckCallback: TypeAlias = Callable[[str, str], Awaitable[None]]
+"""Refuse the callback_url of an owner's task, by raising InvalidInputError."""
+
+
+async def _no_callbacks(address: str, owner: str) -> None:
+    del address, owner
+    raise InvalidInputError("callback_url", "is not called from here", "leave it out")
+
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class JobDesk:
@@ -24,6 +34,7 @@ class JobDesk:
     blobs: BlobStore
     source: PhotoSource
     clock: Clock
+    check_callback: CheckCallback = _no_callbacks
 
     async def check(self, order: Order) -> SoundOrder:
         """Hold an order against the kinds there are.
@@ -44,6 +55,8 @@ class JobDesk:
         sound = await self.check(order)
         if order.image_url is not None and photo is not None:
             raise InvalidInputError("image_url", "is given beside a photo", "send one of them")
+        if order.callback_url is not None:
+            await self.check_callback(order.callback_url, owner)
         job = JobId(uuid.uuid4().hex)
         picture = None
         if photo is not None:
@@ -63,6 +76,7 @@ class JobDesk:
             vip=order.vip,
             photo=picture,
             image_url=order.image_url or "",
+            callback_url=order.callback_url or "",
             request=_digest(order, sound, picture),
         )
         if photo is not None:
@@ -149,4 +163,6 @@ def _digest(order: Order, sound: SoundOrder, photo: Picture | None) -> str:
         order.vip,
         photo.sha256 if photo else order.image_url,
     ]
+    if order.callback_url is not None:  # else as it was before there were any
+        asked.append(order.callback_url)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -29,6 +29,7 @@ class NewJob:
     photo: Picture | None
     request: str
     image_url: str = ""
+    callback_url: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from controlplane.jobs.model import Claim, Job, JobId, JobState, Picture
 from controlplane.jobs.ports import MAX_BATCH, OutboxEntry, WakeUp
 from controlplane.store.engine import Tx
+from controlplane.store.job_callbacks import record_end
 from controlplane.store.job_rows import job_of, wake
 from controlplane.store.job_tables import job, job_outbox
 from controlplane.store.queries import Part
@@ -69,7 +70,7 @@ class SqlAttempts(Part):
             "by_version": version,
             "now": now,
         }
-        return await self.database.write(lambda tx: _change(tx, _FINISH, claim, **facts))
+        return await self.database.write(lambda tx: _end(tx, _FINISH, claim, **facts))
 
     async def retry_job(self, claim: Claim, *, words: str, counts: bool, due: dt.datetime) -> bool:
         def work(tx: Tx) -> bool:
@@ -81,7 +82,7 @@ class SqlAttempts(Part):
         return await self.database.write(work)
 
     async def bury_job(self, claim: Claim, *, words: str, now: dt.datetime) -> bool:
-        return await self.database.write(lambda tx: _change(tx, _BURY, claim, why=words, now=now))
+        return await self.database.write(lambda tx: _end(tx, _BURY, claim, why=words, now=now))
 
     async def revive_jobs(self, *, lost_before: dt.datetime, now: dt.datetime) -> int:
         return await self.database.write(lambda tx: _revive(tx, lost_before, now))
@@ -151,6 +152,16 @@ _BURY: Final = (
 def _change(tx: Tx, statement: sa.Update, claim: Claim, **facts: object) -> bool:
     """Change the job of a claim that is still good; return whether it was."""
     return tx.conn.execute(statement, {"of": claim.job, "attempt": claim.attempt, **facts}).rowcount == 1
+
+
+def _end(tx: Tx, statement: sa.Update, claim: Claim, **facts: object) -> bool:
+    """Do as `_change` does, and have told of it who wants to know."""
+    found = {"of": claim.job, "attempt": claim.attempt, **facts}
+    ended = tx.conn.execute(statement.returning(job), found).first()
+    if ended is None:
+        return False
+    record_end(tx, ended)
+    return True
 
 
 def _revive(tx: Tx, lost_before: dt.datetime, now: dt.datetime) -> int:

@@ -11,6 +11,7 @@ from controlplane.jobs.model import Job, JobId, JobKind, JobState
 from controlplane.jobs.ports import MAX_BATCH, NewJob
 from controlplane.store.engine import Tx
 from controlplane.store.job_attempts import IDLE
+from controlplane.store.job_callbacks import forget_notices, record_end
 from controlplane.store.job_rows import job_of, kind_of, wake
 from controlplane.store.job_tables import job, job_kind
 from controlplane.store.queries import Part
@@ -131,6 +132,7 @@ def _submit(tx: Tx, new: NewJob, key: str | None, now: dt.datetime) -> Job:
         "words": "",
         "version": "",
         "image_url": new.image_url,
+        "callback_url": new.callback_url,
         "photo_key": new.photo.key if new.photo else "",
         "photo_type": new.photo.media_type if new.photo else "",
         "photo_bytes": new.photo.size_bytes if new.photo else 0,
@@ -180,13 +182,16 @@ def _cancel(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> Job:
     if row.state not in {JobState.WAITING.value, JobState.RUNNING.value}:
         raise ConflictError(f"job {of} is {row.state}; only one that waits or runs can be cancelled")
     ended = {"state": JobState.CANCELLED.value, "finished_at": now, "words": "cancelled by its owner", **IDLE}
-    return job_of(tx.conn.execute(job.update().where(job.c.id == of).values(ended).returning(job)).one())
+    cancelled = tx.conn.execute(job.update().where(job.c.id == of).values(ended).returning(job)).one()
+    record_end(tx, cancelled)
+    return job_of(cancelled)
 
 
 def _delete(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> None:
     row = _load(tx.conn, of, owner, lock=True)
-    gone: dict[str, Any] = {"deleted_at": now, "image_url": "", **IDLE}
+    gone: dict[str, Any] = {"deleted_at": now, "image_url": "", "callback_url": "", **IDLE}
     if row.finished_at is None:
         gone |= {"state": JobState.CANCELLED.value, "finished_at": now, "words": "deleted by its owner"}
     tx.conn.execute(job.update().where(job.c.id == of).values(gone))
+    forget_notices(tx, of)
     tx.announce(Topic.JOBS)
