@@ -180,7 +180,16 @@ class MailAndChat:
 
 
 def _asset() -> AppriseAsset:
-    return AppriseAsset(app_id="Hueshift", app_desc="Hueshift", app_url="", http_redirects=False, pgp_autogen=False)
+    return AppriseAsset(
+        app_id="Hueshift",
+        app_desc="Hueshift",
+        app_url="",
+        image_url_mask="",
+        image_url_logo="",
+        http_redirects=False,
+        pgp_autogen=False,
+        pem_autogen=False,
+    )
 
 
 def _host_of(plugin: NotifyBase) -> tuple[str, int] | None:

@@ -99,7 +99,7 @@ def get(context: typer.Context, job: JobId, output: OutputOption = Format.TABLE)
     for each in found.callbacks:
         how_far = "delivered" if each.delivered else "waits" if each.ended_at is None else "given up"
         because = f": {each.words}" if each.words else ""
-        lines.append(f"  {each.callback} ({each.host}): {each.state} {how_far}, {each.tries} tries{because}")
+        lines.append(f"{each.callback} ({each.host}): {each.state} {how_far}, {each.tries} tries{because}")
     _print_job(found, output, *lines)
 
 
@@ -194,8 +194,7 @@ def _print_job(job: "JobView", output: Format, *lines: str) -> None:
     if is_json(output):
         printing.print_json(job)
     else:
-        for line in lines:
-            print(printing.clean(line))
+        print("\n  ".join(printing.clean(line) for line in lines))
 
 
 def _table(found: "Iterable[JobView]") -> "Table":
