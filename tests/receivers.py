@@ -1,4 +1,4 @@
-"""Somebody who is told of jobs' ends: verifies by the Standard Webhooks specification, with its library and not our code.
+"""Somebody who is told of jobs' ends: verifies by a library of the Standard Webhooks specification, not by our code.
 
 It serves from a thread, since whoever calls it may be a process of its own.
 """

@@ -226,8 +226,8 @@ def _seconds(start: dt.datetime | None, end: dt.datetime | None) -> float | None
 class Notice:
     """One receiver who is to hear of one end.
 
-    *tries* counts them, the one that is under way included, and fences what it writes. *address* is "", and there are no
-    *secrets*, where the owner has taken them away since. *host* is `host_of` the address.
+    *tries* counts them, the one that is under way included, and fences what it writes. *address* is "", and *secrets*
+    are none, where the owner has taken them away since. *host* is `host_of` the address.
     """
 
     number: int

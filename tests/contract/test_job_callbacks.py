@@ -31,6 +31,7 @@ SECOND = dt.timedelta(seconds=1)
 UNTIL = NOW + 45 * SECOND
 SHOP = "https://shop.example.org/hooks"
 OWN_URL = "https://own.example.org/7f3a"
+ONE, TWO, THREE, X = "whsec_one", "whsec_two", "whsec_three", "whsec_x"
 
 
 @pytest.fixture(autouse=True)
@@ -96,23 +97,23 @@ async def test_mail_and_chat_have_no_secret(store: SqlStore) -> None:
     assert await apply(store, "team", "slack://A/B/C") == Applied(changed=False, fresh=False)
     assert await store.load_secrets("ada", "team", now=NOW) == ()
     with pytest.raises(ConflictError, match="'team' is not signed"):
-        await store.renew_secret("ada", "team", secret="whsec_x", now=NOW)
+        await store.renew_secret("ada", "team", secret=X, now=NOW)
     assert await apply(store, "team", SHOP) == Applied(changed=True, fresh=True)
 
 
 async def test_the_secret_before_signs_too_for_a_day(store: SqlStore) -> None:
-    await apply(store, secret="whsec_one")
-    assert await store.load_secrets("ada", "shop", now=NOW) == ("whsec_one",)
-    await store.renew_secret("ada", "shop", secret="whsec_two", now=NOW)
-    assert await store.load_secrets("ada", "shop", now=NOW) == ("whsec_two", "whsec_one")
-    assert await store.load_secrets("ada", "shop", now=NOW + OLD_SECRET_FOR) == ("whsec_two",)
-    assert await apply(store, secret="whsec_two") == Applied(changed=False, fresh=False)
-    assert await apply(store, secret="whsec_three") == Applied(changed=True, fresh=False)
-    assert await store.load_secrets("ada", "shop", now=NOW) == ("whsec_three", "whsec_two")
+    await apply(store, secret=ONE)
+    assert await store.load_secrets("ada", "shop", now=NOW) == (ONE,)
+    await store.renew_secret("ada", "shop", secret=TWO, now=NOW)
+    assert await store.load_secrets("ada", "shop", now=NOW) == (TWO, ONE)
+    assert await store.load_secrets("ada", "shop", now=NOW + OLD_SECRET_FOR) == (TWO,)
+    assert await apply(store, secret=TWO) == Applied(changed=False, fresh=False)
+    assert await apply(store, secret=THREE) == Applied(changed=True, fresh=False)
+    assert await store.load_secrets("ada", "shop", now=NOW) == (THREE, TWO)
 
 
 async def test_what_is_not_there_is_not_found_and_what_is_too_much_is_refused(store: SqlStore) -> None:
-    for refused in (store.delete_callback("ada", "x"), store.renew_secret("ada", "x", secret="whsec_x", now=NOW)):
+    for refused in (store.delete_callback("ada", "x"), store.renew_secret("ada", "x", secret=X, now=NOW)):
         with pytest.raises(NotFoundError, match="callback 'x' does not exist"):
             await refused
     for number in range(MAX_CALLBACKS):

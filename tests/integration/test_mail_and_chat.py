@@ -1,7 +1,7 @@
 """Mail and chat by Apprise: to a real SMTP server and a real JSON receiver on loopback.
 
-Slack, WeCom, DingTalk, Feishu and Lark have fixed hosts, which no test may ask: there, what Apprise would send is looked
-at where it hands it to `requests`.
+Slack, WeCom, DingTalk, Feishu and Lark have fixed hosts, which no test may ask: there, what Apprise would send is
+looked at where it hands it to `requests`.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class Mailbox:
         self.to: list[list[str]] = []
         self.answer = "250 OK"
 
-    async def handle_DATA(self, _: object, __: object, envelope: Any) -> str:
+    async def handle_DATA(self, _: object, __: object, envelope: Any) -> str:  # noqa: N802 - the library's name
         if self.answer.startswith("250"):
             self.mails.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
             self.to.append(envelope.rcpt_tos)
@@ -215,7 +215,7 @@ async def test_private_addresses_are_refused_unless_their_network_is_named() -> 
 def test_services_that_are_not_of_the_list_are_refused() -> None:
     sources = read_callback_sources("", "")
     with pytest.raises(
-        InvalidInputError, match="^HUESHIFT_CALLBACK_SERVICES: 'syslog' is not known; use some of: ding"
+        InvalidInputError, match=r"^HUESHIFT_CALLBACK_SERVICES: 'syslog' is not known; use some of: ding"
     ):
         MailAndChat(("slack", "syslog"), sources)
     with pytest.raises(InvalidInputError, match=r"is of a service that is not allowed here \(slack\)"):

@@ -1,4 +1,4 @@
-"""Webhooks to a real receiver on loopback: verified there, bounded here, and refused where the address is not public."""
+"""Webhooks to a real receiver on loopback: verified there, bounded, and refused where the address is not public."""
 
 import base64
 import contextlib

@@ -106,7 +106,7 @@ def test_a_signature_is_what_the_specification_says() -> None:
     "secret", ["", "whsec_", "secret", "whsec_not base64", "whsec_" + base64.b64encode(b"short").decode()]
 )
 def test_what_is_no_secret_is_refused_and_not_repeated(secret: str) -> None:
-    with pytest.raises(InvalidInputError, match="^secret: is none; write whsec_"):
+    with pytest.raises(InvalidInputError, match=r"^secret: is none; write whsec_"):
         check_secret(secret)
 
 
