@@ -25,24 +25,13 @@ from controlplane.jobs.callback_ports import Sender
 from controlplane.jobs.callbacks import Heard, Message, Unheard
 from controlplane.jobs.sources import read_callback_sources
 from tests.receivers import running_receiver
+from tests.unit.jobs.test_callbacks import FACTS
 
 pytestmark = pytest.mark.integration
 
 IS_A_SENDER: type[Sender] = MailAndChat  # mypy sits this exam
 
 CLOCK = SystemClock()
-FACTS = {
-    "id": "0" * 32,
-    "task_id": "7f3a",
-    "kind": "person",
-    "state": "dead",
-    "words": "422: a colour photo <b>",
-    "version": "",
-    "attempts": 1,
-    "wait_s": 1.5,
-    "run_s": 2.0,
-    "result": None,
-}
 MESSAGE = Message(event="evt_1", type="dev.hueshift.job.dead", subject="0" * 32, at=CLOCK.now(), facts=FACTS)
 FIXED = {
     "slack": "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7/#photos",

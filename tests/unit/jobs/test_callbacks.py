@@ -35,6 +35,19 @@ HOUR = dt.timedelta(hours=1)
 SECOND = dt.timedelta(seconds=1)
 DAY = dt.timedelta(days=1)
 
+FACTS = {
+    "id": "0" * 32,
+    "task_id": "7f3a",
+    "kind": "person",
+    "state": "dead",
+    "words": "422: a colour photo <b>",
+    "version": "",
+    "attempts": 1,
+    "wait_s": 1.5,
+    "run_s": 2.0,
+    "result": None,
+}
+
 
 def make_notice(tries: int = 1) -> Notice:
     message = Message(event="evt_1", type="dev.hueshift.job.done", subject="1", at=NOW, facts={})
