@@ -16,6 +16,7 @@ from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
 from controlplane.store.job_attempts import SqlAttempts
 from controlplane.store.job_callbacks import SqlCallbacks
+from controlplane.store.job_lanes import SqlLanes
 from controlplane.store.jobs import SqlJobs
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
@@ -45,6 +46,7 @@ class SqlStore(
     SqlJobs,
     SqlAttempts,
     SqlCallbacks,
+    SqlLanes,
 ):
     """The ports `Store`, `JobStore` and `CallbackStore` on one SQL database. Close it, or use it in `with`."""
 

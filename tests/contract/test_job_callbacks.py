@@ -18,11 +18,13 @@ from controlplane.jobs.callbacks import (
     Later,
     Notice,
 )
-from controlplane.jobs.model import Claim, Job, JobState, result_key
+from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobState, result_key
+from controlplane.jobs.ports import EndedAttempt
 from controlplane.store import SqlStore
 from controlplane.wake import Topic
-from tests.builders import NOW
+from tests.builders import NOW, make_spec
 from tests.contract.conftest import Ears
+from tests.contract.test_job_lanes import roll_back
 from tests.job_builders import PNG, make_kind, make_new_job, make_picture
 
 IS_A_STORE: type[CallbackStore] = SqlStore  # mypy sits this exam
@@ -31,6 +33,8 @@ SECOND = dt.timedelta(seconds=1)
 UNTIL = NOW + 45 * SECOND
 SHOP = "https://shop.example.org/hooks"
 OWN_URL = "https://own.example.org/7f3a"
+FAILED = EndedAttempt(AttemptOutcome.FAILED, "500", "v2")
+AGAIN = Again("500", dt.timedelta(0), counts=True)
 ONE, TWO, THREE, X = "whsec_one", "whsec_two", "whsec_three", "whsec_x"
 
 
@@ -67,7 +71,7 @@ async def end(store: SqlStore, state: JobState, **changes: object) -> Job:
     if state is JobState.DONE:
         assert await store.finish_job(claim, make_picture(result_key(job.id, 1), PNG), version="v2", now=NOW)
     else:
-        assert await store.bury_job(claim, words="422: in colour", now=NOW)
+        assert await store.bury_job(claim, FAILED, words="422: in colour", now=NOW)
     return await store.load_job(job.id)
 
 
@@ -153,10 +157,10 @@ async def test_a_job_without_an_end_or_without_anybody_to_tell_leaves_none(store
     await apply(store)
     running = await submit(store)
     assert await store.claim_job(running.id, holder="main", until=NOW + SECOND, now=NOW) is not None
-    assert await store.retry_job(Claim(running.id, 1), words="500", counts=True, due=NOW)
+    assert await store.retry_job(Claim(running.id, 1), FAILED, again=AGAIN, now=NOW)
     assert await store.claim_job(running.id, holder="main", until=NOW + SECOND, now=NOW) is not None
     assert await store.revive_jobs(lost_before=NOW, now=NOW + 2 * SECOND) == 1
-    assert not await store.bury_job(Claim(running.id, 1), words="late", now=NOW)
+    assert not await store.bury_job(Claim(running.id, 1), FAILED, words="late", now=NOW)
     assert await take(store) == ()
 
 
@@ -165,6 +169,24 @@ async def test_a_job_that_was_cancelled_twice_has_one_notice(store: SqlStore) ->
     job = await end(store, JobState.CANCELLED)
     await store.cancel_job(job.id, owner="ada", now=NOW)
     assert len(await store.load_notices(job.id)) == 1
+
+
+async def test_a_job_that_runs_again_after_a_rollback_ends_and_is_told_again(store: SqlStore) -> None:
+    await store.apply(make_spec(), by="ada", why="", now=NOW)
+    await store.apply_kind(make_kind(service="colorize"), now=NOW)
+    await apply(store)
+    job = await end(store, JobState.DEAD)
+    await roll_back(store)
+    assert await store.reroute_jobs(now=NOW + 5 * SECOND) == 1
+    again = await store.claim_job(job.id, holder="main", until=NOW + SECOND, now=NOW)
+    assert again is not None
+    picture = make_picture(result_key(job.id, 2), PNG)
+    assert await store.finish_job(Claim(job.id, again.attempts), picture, version="v1", now=NOW + 6 * SECOND)
+    dead, done = await store.load_notices(job.id)
+    assert (dead.state, done.state) == (JobState.DEAD, JobState.DONE)
+    assert dead.event != done.event
+    first, second = await take(store, now=NOW + 6 * SECOND)
+    assert (first.message.facts["state"], second.message.facts["state"]) == ("dead", "done")
 
 
 async def test_one_of_two_gets_a_notice_and_it_comes_again_if_nobody_settles_it(
