@@ -6,9 +6,13 @@ import datetime as dt
 import hashlib
 import hmac
 import json
+import pathlib
+import re
+from typing import Any
 
 import pytest
 
+from controlplane.clock import SystemClock
 from controlplane.errors import InvalidInputError
 from controlplane.jobs.callbacks import (
     EVENTS,
@@ -31,6 +35,7 @@ from controlplane.jobs.model import JobId, JobState
 from tests.builders import NOW
 from tests.unit.jobs.test_model import make_job
 
+README = pathlib.Path(__file__).parents[3] / "README.md"
 HOUR = dt.timedelta(hours=1)
 SECOND = dt.timedelta(seconds=1)
 DAY = dt.timedelta(days=1)
@@ -113,6 +118,23 @@ def test_a_signature_is_what_the_specification_says() -> None:
     both = signature([new_secret(), secret], "msg_1", at, body).split(" ")
     assert len(both) == 2
     assert both[1] == f"v1,{base64.b64encode(expected).decode()}"
+
+
+def test_the_lines_of_the_readme_verify_it() -> None:
+    (lines,) = re.findall(r"```python\n(import base64.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(lines, names)  # noqa: S102 - our own words
+    secret, body, now = new_secret(), b'{"id":"evt_1"}', SystemClock().now()
+    headers = {"webhook-id": "evt_1", "webhook-timestamp": str(int(now.timestamp()))}
+    signed = {**headers, "webhook-signature": signature([new_secret(), secret], "evt_1", now, body)}
+    assert names["is_genuine"](secret, signed, body)
+    assert not names["is_genuine"](secret, signed, body + b" ")
+    assert not names["is_genuine"](secret, {**signed, "webhook-id": "evt_2"}, body)
+    assert not names["is_genuine"](new_secret(), signed, body)
+    before = now - dt.timedelta(minutes=10)
+    stale = {**headers, "webhook-timestamp": str(int(before.timestamp()))}
+    stale |= {"webhook-signature": signature([secret], "evt_1", before, body)}
+    assert not names["is_genuine"](secret, stale, body)
 
 
 @pytest.mark.parametrize(
