@@ -46,7 +46,8 @@ class Webhooks:
         self._sources = sources
         self._timeout_s = timeout.total_seconds()
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=trust,
+            # Made once: reading the authorities takes longer than a call, and the pool would do it for each.
+            ssl_context=trust or (httpcore.default_ssl_context() if sources.hosts else None),
             network_backend=GuardedBackend(sources),
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=0,

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.client import ExitCode
 from controlplane.cli.options import Format, OutputOption, is_json, read_text, surroundings_of
 
 callbacks = typer.Typer(invoke_without_command=True, help="Whom to tell of your jobs' ends: list, apply, test, delete.")
@@ -92,6 +91,7 @@ def check_callback(context: typer.Context, callback: Name, output: OutputOption 
     """
     from controlplane.api.callback_schemas import CallbackTestView  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
+    from controlplane.cli.client import ExitCode  # noqa: PLC0415
 
     with surroundings_of(context).client() as client:
         tested = client.post(CallbackTestView, "job-callbacks", callback, "test", body={})
