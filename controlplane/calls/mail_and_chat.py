@@ -13,8 +13,8 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Callable, Collection
-from typing import Final
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
 
 from apprise import AppriseAsset, NotifyFormat, NotifyType
 from apprise.plugins.base import NotifyBase
@@ -149,17 +149,15 @@ class MailAndChat:
             )
         if not address.isprintable():
             raise InvalidInputError("address", "has characters that no address has", "percent-encode them")
-        parts = PLUGINS[scheme].parse_url(address) or {}
-        # As Apprise has read them, since it splits queries in ways of its own.
-        given = {*parts.get("qsd", ()), *parts.get("qsd+", ()), *parts.get("qsd-", ()), *parts.get("qsd:", ())}
-        if not given <= (_MAIL_PARAMETERS if scheme in {"mailto", "mailtos"} else frozenset()):
-            raise InvalidInputError("address", "has a parameter that is not allowed here", "leave it out")
         plugin = None
-        with contextlib.suppress(TypeError, ValueError):  # AppriseImproperlyConfigured is a TypeError
-            plugin = PLUGINS[scheme](asset=_asset(), **parts) if parts else None
+        with contextlib.suppress(Exception):  # a library's parser, and strangers' text
+            parts = PLUGINS[scheme].parse_url(address) or {}
+            plugin = PLUGINS[scheme](asset=_asset(), **parts) if _is_harmless(scheme, parts) else None
         if plugin is None:
             raise InvalidInputError(
-                "address", f"is no address of {scheme}", f"write it as https://appriseit.com/services/ says of {scheme}"
+                "address",
+                f"is no address of {scheme}, or has a parameter that is not allowed here",
+                f"write it as https://appriseit.com/services/ says of {scheme}, without parameters",
             )
         plugin.redirects = False
         plugin.socket_connect_timeout, plugin.socket_read_timeout = CONNECT_S, READ_S
@@ -177,6 +175,12 @@ class MailAndChat:
             raise InvalidInputError("address", "its host has no address now", "use another") from None
         if not all(map(self._sources.allows_address, found)):
             raise InvalidInputError("address", "leads to an address that is not public", "use a public one")
+
+
+def _is_harmless(scheme: str, parts: Mapping[str, Any]) -> bool:
+    """Whether an address has no parameters but the allowed ones: as Apprise read them, which it does its own way."""
+    given = {*parts.get("qsd", ()), *parts.get("qsd+", ()), *parts.get("qsd-", ()), *parts.get("qsd:", ())}
+    return bool(parts) and given <= (_MAIL_PARAMETERS if scheme in {"mailto", "mailtos"} else frozenset())
 
 
 def _asset() -> AppriseAsset:

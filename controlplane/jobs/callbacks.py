@@ -79,7 +79,7 @@ class Callback:
 
 def is_webhook(address: str) -> bool:
     """Whether *address* is called by us, and not by Apprise."""
-    return urllib.parse.urlsplit(address).scheme in {"http", "https"}
+    return address.partition("://")[0].lower() in {"http", "https"}
 
 
 def host_of(address: str) -> str:

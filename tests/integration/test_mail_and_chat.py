@@ -180,6 +180,9 @@ def test_teams_workflows_are_addresses_too() -> None:
         "mailto://a:s3cret@gmail.com",
         FIXED["slack"] + "?image=yes",
         FIXED["slack"] + "\n",
+        "mailto://[s3cret",
+        "json://[",
+        "json://127.0.0.1:99999999/",
     ],
 )
 def test_addresses_that_could_do_more_are_refused_and_not_repeated(address: str) -> None:
