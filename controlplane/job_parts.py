@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Final
 from controlplane.blobs.directory import DirectoryBlobs
 from controlplane.calls.client import EnvoyCalls
 from controlplane.calls.fetching import HttpPhotos
+from controlplane.calls.webhooks import Webhooks
 from controlplane.clock import Clock
 from controlplane.errors import InvalidInputError
+from controlplane.jobs.callback_desk import CallbackDesk, NoSender, Senders
+from controlplane.jobs.courier import Courier
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.dispatcher import Dispatcher
 from controlplane.jobs.intake import TaskIntake
@@ -24,7 +27,7 @@ from controlplane.jobs.leftovers import LeftoverScan
 from controlplane.jobs.owners import Quotas
 from controlplane.jobs.ports import BlobStore
 from controlplane.jobs.relay import JobKeeper, OutboxRelay
-from controlplane.jobs.sources import read_sources
+from controlplane.jobs.sources import read_callback_sources, read_sources
 from controlplane.settings import Settings
 from controlplane.store import SqlStore
 from controlplane.store.job_queue import SqlQueue
@@ -45,12 +48,15 @@ class JobParts:
     keeper: JobKeeper
     dispatcher: Dispatcher | None
     intake: TaskIntake | None
+    callbacks: CallbackDesk
+    courier: Courier
 
     async def run(self) -> None:
         """Run the loops until cancelled; if one fails, all stop."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.relay.run(), name="job-relay")
             tasks.create_task(self.keeper.run(), name="job-keeper")
+            tasks.create_task(self.courier.run(), name="courier")
             if self.intake is not None:
                 tasks.create_task(self.intake.run(), name="task-intake")
             if self.dispatcher is not None:
@@ -69,10 +75,17 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
         opened.push_async_callback(queue.close)
         photos = HttpPhotos(read_sources(settings.image_hosts, settings.image_networks))
         source = await opened.enter_async_context(photos)
-        quotas = Quotas(
-            max_waiting=settings.job_max_waiting, max_daily=settings.job_max_daily, max_bytes=settings.job_max_bytes
+        callbacks = CallbackDesk(store=store, senders=await _senders(settings, opened), clock=clock)
+        desk = JobDesk(
+            store=store,
+            blobs=_blobs(settings),
+            source=source,
+            clock=clock,
+            quotas=Quotas(
+                max_waiting=settings.job_max_waiting, max_daily=settings.job_max_daily, max_bytes=settings.job_max_bytes
+            ),
+            check_callback=callbacks.check_task,
         )
-        desk = JobDesk(store=store, blobs=_blobs(settings), source=source, clock=clock, quotas=quotas)
         dispatcher = None
         if settings.jobs_envoy:
             dispatcher = Dispatcher(
@@ -102,13 +115,35 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
             ),
             dispatcher=dispatcher,
             intake=_intake(settings, queue, desk, clock),
+            callbacks=callbacks,
+            courier=Courier(
+                store=store,
+                senders=callbacks.senders,
+                clock=clock,
+                wake=_listening(board, Topic.NOTICES),
+                interval=settings.interval,
+                patience=settings.callback_patience,
+            ),
         )
 
 
-def _listening(board: WakeBoard) -> Wake:
+def _listening(board: WakeBoard, topic: Topic = Topic.JOBS) -> Wake:
     wake = Wake()
-    board.listen(wake, Topic.JOBS)
+    board.listen(wake, topic)
     return wake
+
+
+async def _senders(settings: Settings, opened: contextlib.AsyncExitStack) -> Senders:
+    sources = read_callback_sources(settings.callback_hosts, settings.callback_networks)
+    webhooks = await opened.enter_async_context(Webhooks(sources))
+    services = tuple(name.strip().lower() for name in settings.callback_services.split(",") if name.strip())
+    if not services:
+        return Senders(webhooks=webhooks, others=NoSender())
+    try:
+        from controlplane.calls.mail_and_chat import MailAndChat  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise _missing("HUESHIFT_CALLBACK_SERVICES", "apprise", "notify") from exc
+    return Senders(webhooks=webhooks, others=MailAndChat(services, sources))
 
 
 def _queue(settings: Settings, store: SqlStore, clock: Clock) -> "SqlQueue | RabbitQueue":

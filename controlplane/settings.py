@@ -124,6 +124,19 @@ class Settings(BaseSettings):
     cdn.example.com:8443``. Only those that resolve to public addresses are asked. Empty: none."""
     image_networks: str = ""
     """Networks beside the public ones that those hosts may be in: ``10.1.0.0/16``. Empty: none."""
+    callback_hosts: str = ""
+    """Hosts that may be told of jobs' ends (``callback_url``, `hueshift jobs callbacks`): ``shop.example.org,
+    *.example.net, smtp.example.com:2525``, mail servers among them. Only those that resolve to public addresses are
+    called. Empty: none."""
+    callback_networks: str = ""
+    """Networks beside the public ones that those hosts may be in: ``10.1.0.0/16``. Empty: none."""
+    callback_services: str = ""
+    """Services of Apprise's that owners may name as callbacks, by their schemes: ``mailto, mailtos, slack, wecombot,
+    dingtalk, feishu, lark, workflows, json, jsons`` (`hueshift[notify]`). Empty: none."""
+    callback_patience: dt.timedelta = Field(
+        default=dt.timedelta(hours=24), ge=dt.timedelta(minutes=1), le=dt.timedelta(days=7)
+    )
+    """How long after a job's end somebody who does not take it is told again and again, before that is given up."""
     tasks_owner: str = ""
     """The API key whose jobs the tasks on RabbitMQ's queue ``photo_repair_tasks`` become, which any producer may put
     there (roles all and controller). Empty: that queue is left alone."""

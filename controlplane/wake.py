@@ -22,6 +22,8 @@ class Topic(enum.Enum):
     """Counts were written."""
     JOBS = "jobs"
     """Jobs were submitted, wait again, or were put into the queue."""
+    NOTICES = "notices"
+    """Jobs ended that somebody is to be told of."""
 
 
 class Wake:

@@ -268,6 +268,7 @@ def _assemble(
             registry=registry,
             inspector=inspector,
             desk=jobs.desk,
+            callbacks=jobs.callbacks,
             authenticate=keys.authenticate,
             missing=lambda: _missing(store, cache, settings),
             public_reads=settings.public_reads,

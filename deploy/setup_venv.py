@@ -94,6 +94,8 @@ LOCKS = {
     "deploy/control-plane.lock": [
         "pyproject.toml",
         "--extra",
+        "notify",
+        "--extra",
         "postgres",
         "--extra",
         "quality",

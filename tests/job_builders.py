@@ -5,11 +5,15 @@ import dataclasses
 import datetime as dt
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
+from controlplane.clock import Clock
+from controlplane.jobs.callback_desk import CallbackDesk, NoSender, Senders
+from controlplane.jobs.callback_ports import CallbackStore
+from controlplane.jobs.callbacks import Heard, Message, Unheard
 from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobKind, Picture, Refused, photo_key
 from controlplane.jobs.ports import NewJob
-from controlplane.jobs.sources import AllowedSources
+from controlplane.jobs.sources import AllowedSources, read_callback_sources
 from controlplane.pictures.inspection import label
 from controlplane.pictures.labels import Label
 from tests.small_pictures import SMALL_JPEG, make_png
@@ -119,3 +123,36 @@ class FakeWorkers:
             return self.answer(job)
         finally:
             self.running -= 1
+
+
+class FakeSender:
+    """A `Sender` to the hosts of a list, whose receivers do as a test says."""
+
+    def __init__(self) -> None:
+        self.sources = read_callback_sources("shop.example.org, *.example.net", "")
+        self.answers: dict[str, list[Heard | Unheard]] = {}
+        """By address; one that has none left takes everything."""
+        self.hanging: dict[str, asyncio.Event] = {}
+        """Addresses that answer when the event is set."""
+        self.sent: list[tuple[str, Message]] = []
+        self.secrets: list[tuple[str, ...]] = []
+
+    def check(self, address: str) -> None:
+        self.sources.check_url(address)
+
+    async def send(
+        self, address: str, message: Message, *, secrets: Collection[str], now: dt.datetime
+    ) -> Heard | Unheard:
+        del now
+        self.sent.append((address, message))
+        self.secrets.append(tuple(secrets))
+        if address in self.hanging:
+            await self.hanging[address].wait()
+        left = self.answers.get(address)
+        return left.pop(0) if left else Heard()
+
+
+def make_callback_desk(store: CallbackStore, clock: Clock, sender: FakeSender | None = None) -> CallbackDesk:
+    """A desk whose receivers are fakes."""
+    senders = Senders(webhooks=sender or FakeSender(), others=NoSender())
+    return CallbackDesk(store=store, senders=senders, clock=clock)

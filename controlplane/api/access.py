@@ -14,6 +14,7 @@ from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
 from controlplane.errors import InvalidInputError, UnauthorizedError
+from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.ports import Store
 
@@ -41,6 +42,7 @@ class Parts:
     public_reads: bool
     inspector: Inspector
     desk: JobDesk
+    callbacks: CallbackDesk
     certificates: Certificates | None = None
     preview: Preview | None = None
     compares_pictures: bool = True

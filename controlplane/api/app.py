@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from controlplane.api import (
+    callback_routes,
     explanations,
     fleet,
     job_routes,
@@ -49,6 +50,7 @@ from controlplane.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.pictures.facts import MAX_PHOTO_BYTES
 from controlplane.ports import Store
@@ -93,6 +95,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     authenticate: Authenticate,
     inspector: Inspector,
     desk: JobDesk,
+    callbacks: CallbackDesk,
     missing: Missing = _nothing_missing,
     public_reads: bool = False,
     certificates: Certificates | None = None,
@@ -108,6 +111,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         registry: Where /metrics reads, and where the API's own counters go.
         inspector: Knows what each Envoy runs.
         desk: Where jobs are handed in and collected.
+        callbacks: Where owners say whom they want told of their jobs' ends.
         authenticate: Tells whose API key it is; `auth.keys.KeyRing.authenticate`.
         missing: What /readyz reports.
         public_reads: Whether reading needs no key.
@@ -135,6 +139,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         preview=preview,
         inspector=inspector,
         desk=desk,
+        callbacks=callbacks,
         compares_pictures=compares_pictures,
     )
     app.state.registry = registry
@@ -152,6 +157,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         job_routes.router,
         kinds.router,
         owners.router,
+        callback_routes.router,
         operations.router,
     ):
         app.include_router(router)

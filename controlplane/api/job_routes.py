@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Path, Query, Request, Response, status
 from starlette.datastructures import UploadFile
 
 from controlplane.api.access import Owner, UseParts, Writer
+from controlplane.api.callback_schemas import JobDetailView, job_detail
 from controlplane.api.job_schemas import JobView, job_view
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.model import JobId, JobState, Order
@@ -22,7 +23,7 @@ JOBS: Final = "/v1/jobs"
 MAX_UPLOADS: Final = 16
 """Photos that are read at once: each may take 32 MiB of memory."""
 MAX_LISTED: Final = 200
-_FIELDS: Final = ("task_id", "workflow_type", "size", "model", "priority", "image_url")
+_FIELDS: Final = ("task_id", "workflow_type", "size", "model", "priority", "image_url", "callback_url")
 _PHOTO_FIELDS: Final = ("image", "file")
 
 router = APIRouter(prefix=JOBS, tags=["jobs"])
@@ -41,6 +42,7 @@ _TASK: Final[dict[str, Any]] = {
             "properties": {"size": {"type": "integer", "examples": [680]}, "model": {"type": "string"}},
         },
         "priority": {"enum": ["normal", "vip"]},
+        "callback_url": {"type": "string", "description": "Who is told of its end, signed with your secret for that."},
     },
 }
 _FORM: Final[dict[str, Any]] = {
@@ -88,9 +90,10 @@ async def list_jobs(
 
 
 @router.get("/{job}")
-async def show_job(job: Which, parts: UseParts, owner: Owner) -> JobView:
-    """Show one of your jobs."""
-    return job_view(await parts.desk.store.load_job(JobId(job), owner=owner))
+async def show_job(job: Which, parts: UseParts, owner: Owner) -> JobDetailView:
+    """Show one of your jobs, and who was told of its end."""
+    found = await parts.desk.store.load_job(JobId(job), owner=owner)
+    return job_detail(found, await parts.callbacks.store.load_notices(found.id))
 
 
 @router.get("/{job}/result", response_class=Response)

@@ -25,7 +25,7 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _GONE: Final = frozenset({400, 401, 403, 404, 405, 410, 414, 451})
 
 
-class _Guarded(httpcore.AsyncNetworkBackend):
+class GuardedBackend(httpcore.AsyncNetworkBackend):
     """Connects to addresses that were checked, and to no name."""
 
     def __init__(self, sources: AllowedSources) -> None:
@@ -43,10 +43,10 @@ class _Guarded(httpcore.AsyncNetworkBackend):
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as exc:
-            raise UnavailableError("image_url: its host has no address now") from exc
+            raise UnavailableError(f"{self._sources.field}: its host has no address now") from exc
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         if not addresses or not all(map(self._sources.allows_address, addresses)):
-            raise InvalidInputError("image_url", "leads to an address that is not public", "use a public one")
+            raise InvalidInputError(self._sources.field, "leads to an address that is not public", "use a public one")
         return await self._inner.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
 
 
@@ -56,7 +56,7 @@ class HttpPhotos:
     def __init__(self, sources: AllowedSources) -> None:
         self._sources = sources
         self._pool = httpcore.AsyncConnectionPool(
-            network_backend=_Guarded(sources), max_connections=MAX_CONNECTIONS, max_keepalive_connections=0
+            network_backend=GuardedBackend(sources), max_connections=MAX_CONNECTIONS, max_keepalive_connections=0
         )
 
     async def __aenter__(self) -> Self:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from controlplane.cli.callbacks import callbacks
 from controlplane.cli.options import Format, OutputOption, is_json, read_text, surroundings_of
 from controlplane.cli.owners import owners
 from controlplane.errors import InvalidInputError
@@ -19,6 +20,7 @@ jobs = typer.Typer(no_args_is_help=True, help="Have photos coloured when workers
 kinds = typer.Typer(invoke_without_command=True, help="List the kinds of tasks, or apply them from a file.")
 jobs.add_typer(kinds, name="kinds")
 jobs.add_typer(owners, name="owners")
+jobs.add_typer(callbacks, name="callbacks")
 
 JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
 
@@ -26,7 +28,7 @@ STATES = "waiting, running, done, dead or cancelled"
 
 
 @jobs.command()
-def submit(
+def submit(  # noqa: PLR0913, PLR0917 - one per option of the command line
     context: typer.Context,
     photo: Annotated[pathlib.Path, typer.Argument(help="A JPEG, PNG, WebP, TIFF or BMP.", show_default=False)],
     workflow: Annotated[str, typer.Option("--workflow", help="The workflow; `kinds` lists them.", show_default=False)],
@@ -35,6 +37,9 @@ def submit(
     task_id: Annotated[
         str | None,
         typer.Option("--task-id", help="Your own name for it: the same again is no job.", show_default=False),
+    ] = None,
+    callback_url: Annotated[
+        str | None, typer.Option("--callback-url", help="Who is told of its end.", show_default=False)
     ] = None,
     vip: Annotated[bool, typer.Option("--vip", help="Before all that are not.")] = False,  # noqa: FBT002 - a flag
     output: OutputOption = Format.TABLE,
@@ -49,7 +54,7 @@ def submit(
         content = photo.read_bytes()
     except OSError as exc:
         raise InvalidInputError("photo", f"{photo} cannot be read ({exc.strerror})", "name a picture's file") from exc
-    given = {"size": size, "model": model, "task_id": task_id}
+    given = {"size": size, "model": model, "task_id": task_id, "callback_url": callback_url}
     fields = {name: str(value) for name, value in given.items() if value is not None}
     fields |= {"workflow_type": workflow, "priority": "vip" if vip else "normal"}
     with surroundings_of(context).client() as client:
@@ -86,13 +91,18 @@ def list_jobs(
 
 @jobs.command()
 def get(context: typer.Context, job: JobId, output: OutputOption = Format.TABLE) -> None:
-    """Show one of your jobs."""
-    from controlplane.api.job_schemas import JobView  # noqa: PLC0415
+    """Show one of your jobs, and who was told of its end."""
+    from controlplane.api.callback_schemas import JobDetailView  # noqa: PLC0415
 
     with surroundings_of(context).client() as client:
-        found = client.get(JobView, "jobs", job)
+        found = client.get(JobDetailView, "jobs", job)
     words = f": {found.words}" if found.words else ""
-    _print_job(found, output, f"job {found.id} ({found.task_id}) is {found.state}{words}")
+    lines = [f"job {found.id} ({found.task_id}) is {found.state}{words}"]
+    for each in found.callbacks:
+        how_far = "delivered" if each.delivered else "waits" if each.ended_at is None else "given up"
+        because = f": {each.words}" if each.words else ""
+        lines.append(f"{each.callback} ({each.host}): {each.state} {how_far}, {each.tries} tries{because}")
+    _print_job(found, output, *lines)
 
 
 @jobs.command()
@@ -180,13 +190,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(jobs, name="jobs")
 
 
-def _print_job(job: "JobView", output: Format, words: str) -> None:
+def _print_job(job: "JobView", output: Format, *lines: str) -> None:
     from controlplane.cli import output as printing  # noqa: PLC0415
 
     if is_json(output):
         printing.print_json(job)
     else:
-        print(printing.clean(words))
+        print("\n  ".join(printing.clean(line) for line in lines))
 
 
 def _table(found: "Iterable[JobView]") -> "Table":

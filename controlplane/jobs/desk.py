@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 import structlog
 
@@ -35,6 +36,14 @@ from controlplane.jobs.ports import BlobStore, JobStore, NewJob, PhotoSource
 
 log = structlog.get_logger()
 
+CheckCallback: TypeAlias = Callable[[str, str], Awaitable[None]]
+"""Refuse the callback_url of an owner's task, by raising InvalidInputError."""
+
+
+async def _no_callbacks(address: str, owner: str) -> None:
+    del address, owner
+    raise InvalidInputError("callback_url", "is not called from here", "leave it out")
+
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class JobDesk:
@@ -46,6 +55,7 @@ class JobDesk:
     clock: Clock
     quotas: Quotas = DEFAULT_QUOTAS
     """What holds for owners with whom nothing else was agreed."""
+    check_callback: CheckCallback = _no_callbacks
 
     async def check(self, order: Order) -> SoundOrder:
         """Hold an order against the kinds there are.
@@ -67,6 +77,8 @@ class JobDesk:
         sound = await self.check(order)
         if order.image_url is not None and photo is not None:
             raise InvalidInputError("image_url", "is given beside a photo", "send one of them")
+        if order.callback_url is not None:
+            await self.check_callback(order.callback_url, owner)
         job = JobId(uuid.uuid4().hex)
         kept: Kept | None = None
         if photo is not None:
@@ -87,6 +99,7 @@ class JobDesk:
             vip=order.vip,
             photo=picture,
             image_url=order.image_url or "",
+            callback_url=order.callback_url or "",
             request=_digest(order, sound, photo),
         )
         if kept is not None:  # which is not stored for nothing
@@ -189,4 +202,6 @@ def _digest(order: Order, sound: SoundOrder, photo: bytes | None) -> str:
         order.vip,
         order.image_url if photo is None else hashlib.sha256(photo).hexdigest(),
     ]
+    if order.callback_url is not None:  # else as it was before there were any
+        asked.append(order.callback_url)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

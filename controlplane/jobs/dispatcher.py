@@ -195,18 +195,25 @@ class Dispatcher:
     async def _attempt(self, claim: Claim, job: Job) -> str | None:
         """Run an attempt and store what it came to; say why, when the job is dead now."""
         kind = self._kinds.get(job.kind) or {k.name: k for k in await self.store.list_kinds()}[job.kind]
+        found = await self._photo_of(claim, job, kind)
+        if not isinstance(found, tuple):
+            return await self._settle(claim, job, kind, found)
         lane = self._lane(kind)
-        headers = lane.headers_for(job)
-        outcome = await self._colour(
-            claim, job, dataclasses.replace(kind, headers={**kind.headers, **headers}) if headers else kind
-        )
+        number = 0 if job.stable_only else draw(job.id)
+        headers = {**kind.headers, **lane.headers_for(number)}
+        outcome = await self.workers.colour(found[0], dataclasses.replace(kind, headers=headers), found[1])
+        if not outcome.version and not isinstance(outcome, Away):
+            outcome = dataclasses.replace(outcome, version=lane.version_of(number))
         trouble = await self._finish(claim, job, kind, outcome) if isinstance(outcome, Coloured) else outcome
-        if trouble is None:
-            return None
-        drawn = "" if isinstance(trouble, Away) else lane.version_of(0 if job.stable_only else draw(job.id))
-        version = trouble.version or drawn
-        ended = EndedAttempt(_OUTCOMES[type(trouble)], trouble.words, version)
-        match after_failure(trouble, job, kind, luck=self.luck(), on_trial=lane.is_on_trial(version)):
+        return None if trouble is None else await self._settle(claim, job, kind, trouble, asked=lane)
+
+    async def _settle(
+        self, claim: Claim, job: Job, kind: JobKind, trouble: Refused | Away | Failed, *, asked: Lane | None = None
+    ) -> str | None:
+        """Store what became of an attempt that gave no picture; *asked* is None where no worker was. As `_attempt`."""
+        ended = EndedAttempt(_OUTCOMES[type(trouble)], trouble.words, trouble.version, was_called=asked is not None)
+        on_trial = asked is not None and asked.is_on_trial(trouble.version)
+        match after_failure(trouble, job, kind, luck=self.luck(), on_trial=on_trial):
             case Again(words) as again:
                 await self.store.retry_job(claim, ended, again=again, now=self.clock.now())
                 log.info("job.waits_again", job=job.id, attempt=claim.attempt, because=words)
@@ -216,20 +223,15 @@ class Dispatcher:
                 log.warning("job.died", job=job.id, attempt=claim.attempt, because=words)
                 return words if buried else None
 
-    async def _colour(self, claim: Claim, job: Job, kind: JobKind) -> Coloured | Refused | Away | Failed:
+    async def _photo_of(self, claim: Claim, job: Job, kind: JobKind) -> tuple[Job, bytes] | Refused | Away | Failed:
         if job.photo is None:
-            fetched = await self._fetch(claim, job, kind)
-            if not isinstance(fetched, tuple):
-                return fetched
-            job, photo = fetched
-        else:
-            try:
-                photo = await self.blobs.get_blob(job.photo.key)
-            except NotFoundError:
-                return Refused("its photo is not in the blob store any more")
-            except UnavailableError as exc:
-                return Away(str(exc))
-        return await self.workers.colour(job, kind, photo)
+            return await self._fetch(claim, job, kind)
+        try:
+            return job, await self.blobs.get_blob(job.photo.key)
+        except NotFoundError:
+            return Refused("its photo is not in the blob store any more")
+        except UnavailableError as exc:
+            return Away(str(exc))
 
     async def _fetch(self, claim: Claim, job: Job, kind: JobKind) -> tuple[Job, bytes] | Refused | Away | Failed:
         """Fetch a photo and keep it, so that the next attempt need not."""

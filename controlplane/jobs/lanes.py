@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from controlplane.jobs.model import Job, JobId
+from controlplane.jobs.model import JobId
 
 DRAWS: Final = 10_000
 """Weights are basis points, and so are draws."""
@@ -45,9 +45,9 @@ class Lane:
                 return version
         return ""
 
-    def headers_for(self, job: Job) -> Mapping[str, str]:
-        """Return what tells Envoy the draw of *job*."""
-        return {self.draw_header: str(0 if job.stable_only else draw(job.id))} if self.draw_header else {}
+    def headers_for(self, number: int) -> Mapping[str, str]:
+        """Return what tells Envoy a draw."""
+        return {self.draw_header: str(number)} if self.draw_header else {}
 
     def is_on_trial(self, version: str) -> bool:
         """Whether *version* is the one that a rollout is trying out."""

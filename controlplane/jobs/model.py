@@ -139,6 +139,7 @@ class Order:
     size: int | None = None
     vip: bool = False
     image_url: str | None = None
+    callback_url: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

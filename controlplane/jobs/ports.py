@@ -48,6 +48,7 @@ class NewJob:
     photo: Picture | None
     request: str
     image_url: str = ""
+    callback_url: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,11 +62,12 @@ class WakeUp:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EndedAttempt:
-    """How an attempt ended that gave no picture, and the version that answered; "" when none did."""
+    """How an attempt ended, and the version that answered; "" when none did. *was_called*: whether one was asked."""
 
     outcome: AttemptOutcome
     words: str
     version: str = ""
+    was_called: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

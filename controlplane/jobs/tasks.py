@@ -1,8 +1,8 @@
 """Pure: the task's JSON, as any producer writes it: ``task_id``, ``image_url``, ``workflow_type``, ``parameters``.
 
 ``{"task_id": "7f3a", "image_url": "https://…", "workflow_type": "DDColor….json", "parameters": {"size": 680, "model":
-"ddcolor-imagenet"}}``. All but ``workflow_type`` may be left out; ``priority`` (``normal`` or ``vip``) is our own
-addition. A field that is not known is refused, never ignored.
+"ddcolor-imagenet"}}``. All but ``workflow_type`` may be left out; ``priority`` (``normal`` or ``vip``) and
+``callback_url`` (who is told of the end) are our own additions. A field that is not known is refused, never ignored.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any, Final
 from controlplane.errors import InvalidInputError
 from controlplane.jobs.model import Order
 
-FIELDS: Final = ("task_id", "image_url", "workflow_type", "parameters", "priority")
+FIELDS: Final = ("task_id", "image_url", "workflow_type", "parameters", "priority", "callback_url")
 PARAMETERS: Final = ("size", "model")
 PRIORITIES: Final = ("normal", "vip")
 MAX_URL_CHARS: Final = 2_000
@@ -34,16 +34,14 @@ def read_task(document: object) -> Order:
     priority = _text("priority", task.get("priority")) or PRIORITIES[0]
     if priority not in PRIORITIES:
         raise InvalidInputError("priority", f"{priority[:40]!r} is not known", f"use one of: {', '.join(PRIORITIES)}")
-    url = _text("image_url", task.get("image_url"))
-    if url is not None and len(url) > MAX_URL_CHARS:
-        raise InvalidInputError("image_url", f"has {len(url)} characters", f"use at most {MAX_URL_CHARS}")
     return Order(
         workflow=workflow,
         task_id=_text("task_id", task.get("task_id")),
         model=_text("parameters.model", parameters.get("model")),
         size=_size(parameters.get("size")),
         vip=priority == "vip",
-        image_url=url,
+        image_url=_url("image_url", task.get("image_url")),
+        callback_url=_url("callback_url", task.get("callback_url")),
     )
 
 
@@ -62,6 +60,13 @@ def _text(field: str, value: object) -> str | None:
         return value
     shown = "" if field == "image_url" else f"{str(value)[:40]} "  # an address may hold a secret
     raise InvalidInputError(field, f"{shown}is not text", "write it in quotes")
+
+
+def _url(field: str, value: object) -> str | None:
+    url = _text(field, value)
+    if url is not None and len(url) > MAX_URL_CHARS:
+        raise InvalidInputError(field, f"has {len(url)} characters", f"use at most {MAX_URL_CHARS}")
+    return url
 
 
 def _size(value: object) -> int | None:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobId, JobState, Picture
 from controlplane.jobs.ports import MAX_BATCH, EndedAttempt, OutboxEntry, WakeUp
 from controlplane.store.engine import Tx
+from controlplane.store.job_callbacks import record_end
 from controlplane.store.job_rows import date_pictures, job_of, wake
 from controlplane.store.job_tables import job, job_attempt, job_kind, job_outbox
 from controlplane.store.queries import Part
@@ -160,11 +161,14 @@ def _change(tx: Tx, statement: sa.Update, claim: Claim, **facts: object) -> bool
 
 
 def _end(tx: Tx, statement: sa.Update, claim: Claim, ended: EndedAttempt, now: dt.datetime, **facts: object) -> bool:
-    """Bring a job to its end as `_change` changes it; from now on its pictures have their time."""
-    if not _change(tx, statement, claim, now=now, **facts):
+    """Bring a job to its end: from now on its pictures have their time, and its owner is told. False as `_change`."""
+    found = {"of": claim.job, "attempt": claim.attempt, "now": now, **facts}
+    row = tx.conn.execute(statement.returning(job), found).first()
+    if row is None:
         return False
     record_attempts(tx, [claim.job], ended, now)
     date_pictures(tx, job.c.id == claim.job)
+    record_end(tx, row)
     return True
 
 
@@ -174,7 +178,7 @@ _RECORD: Final = job_attempt.insert().from_select(
         job.c.id,
         job.c.attempts,
         job.c.kind,
-        job_kind.c.service,
+        sa.case((sa.bindparam("was_called", type_=sa.Boolean), job_kind.c.service), else_=""),
         sa.bindparam("at_version", type_=sa.Text),
         job.c.started_at,
         _moment("now"),
@@ -189,7 +193,7 @@ _RECORD: Final = job_attempt.insert().from_select(
 def record_attempts(tx: Tx, of: Sequence[str], ended: EndedAttempt, now: dt.datetime) -> None:
     """Remember how the last attempts of these jobs ended; the caller has just ended them."""
     facts = {"at_version": ended.version, "outcome": ended.outcome.value, "why": ended.words, "now": now}
-    tx.conn.execute(_RECORD, {"these": list(of), **facts})
+    tx.conn.execute(_RECORD, {"these": list(of), "was_called": ended.was_called, **facts})
 
 
 def _revive(tx: Tx, lost_before: dt.datetime, now: dt.datetime) -> int:

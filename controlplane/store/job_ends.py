@@ -9,7 +9,7 @@ from controlplane.jobs.model import Job, JobId
 from controlplane.jobs.ports import MAX_BATCH
 from controlplane.store.engine import Tx
 from controlplane.store.job_rows import date_pictures, job_of
-from controlplane.store.job_tables import job
+from controlplane.store.job_tables import job, job_notice
 from controlplane.store.queries import Part
 
 _THERE = job.c.swept_at.is_(None)
@@ -35,7 +35,9 @@ class SqlEnds(Part):
     async def forget_pictures(self, jobs: Collection[JobId], *, now: dt.datetime) -> None:
         gone = sa.or_(job.c.deleted_at.is_not(None), job.c.expires_at <= now)
         change = job.update().where(job.c.id.in_(jobs), gone, _THERE, _ENDED)
-        values = {"swept_at": now, "expires_at": None, "image_url": ""}
+        unheard = sa.exists().where(job_notice.c.job == job.c.id, job_notice.c.ended_at.is_(None))
+        told = sa.case((unheard, job.c.callback_url), else_="")
+        values = {"swept_at": now, "expires_at": None, "image_url": "", "callback_url": told}
         await self.database.write(lambda tx: tx.conn.execute(change.values(values)).rowcount)
 
     async def load_pictured(self, jobs: Collection[JobId]) -> Mapping[JobId, Job]:

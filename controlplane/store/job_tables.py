@@ -66,6 +66,7 @@ job = sa.Table(
     sa.Column("first_started_at", UtcDateTime),
     sa.Column("expires_at", UtcDateTime),
     sa.Column("stable_only", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("callback_url", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.UniqueConstraint("owner", "task_id"),
     sa.CheckConstraint("state IN ('waiting', 'running', 'done', 'dead', 'cancelled')", name="state"),
     sa.CheckConstraint("(state = 'done') = (result_key IS NOT NULL)", name="result"),
@@ -77,9 +78,9 @@ job = sa.Table(
     sqlite_autoincrement=True,
 )
 """*due_at*: the last time that somebody was told to look at a job that waits. *photo_key*: "" while the photo
-at *image_url* was not fetched yet. *image_url* is forgotten with a job that is deleted. *stable_only*: a candidate
-failed it, so that it runs at the stable version from now on. *expires_at*: when its pictures go; null again once they
-are gone, since *swept_at*."""
+at *image_url* was not fetched yet. *image_url* and *callback_url* are forgotten with a job that is deleted.
+*stable_only*: a candidate failed it, so that it runs at the stable version from now on. *expires_at*: when its pictures
+go; null again once they are gone, since *swept_at*."""
 
 sa.Index(
     "ix_job_unswept",
@@ -180,3 +181,50 @@ job_message = sa.Table(
     sqlite_autoincrement=True,
 )
 """What a broker would hold, where there is none. *taken* counts deliveries; the last one may acknowledge."""
+
+job_callback = sa.Table(
+    "job_callback",
+    metadata,
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("events", Json, nullable=False),
+    sa.Column("secret", sa.Text),
+    sa.Column("old_secret", sa.Text),
+    sa.Column("old_until", UtcDateTime),
+    sa.Column("applied_at", UtcDateTime, nullable=False),
+    sa.PrimaryKeyConstraint("owner", "name"),
+)
+"""Whom owners want told of the ends of their jobs. *address* is "" for the row that tasks' own addresses go by. Secrets
+are kept as they are, since every call is signed with them; *old_secret* signs too, until *old_until*."""
+
+job_notice = sa.Table(
+    "job_notice",
+    metadata,
+    sa.Column("number", Serial, primary_key=True),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("job", sa.Text, sa.ForeignKey("job.id"), nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("callback", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("facts", Json, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("made_at", UtcDateTime, nullable=False),
+    sa.Column("due_at", UtcDateTime, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("delivered", sa.Boolean, nullable=False),
+    sa.Column("ended_at", UtcDateTime),
+    sa.Index("ix_job_notice_job", "job"),
+    sa.Index("ix_job_notice_owner", "owner", "callback"),
+    sqlite_autoincrement=True,
+)
+"""Who is to hear of an end: written in the transaction that ends the job, so that none is lost. *due_at* of one that is
+being sent is when whoever sends it must have died. *ended_at*: delivered, or else given up."""
+
+sa.Index(
+    "ix_job_notice_due_at",
+    job_notice.c.due_at,
+    sqlite_where=sa.text("ended_at IS NULL"),
+    postgresql_where=sa.text("ended_at IS NULL"),
+)

@@ -11,6 +11,7 @@ from controlplane.jobs.owners import DEFAULT_QUOTAS, Quotas
 from controlplane.jobs.ports import EndedAttempt, NewJob
 from controlplane.store.engine import Tx
 from controlplane.store.job_attempts import IDLE, record_attempts
+from controlplane.store.job_callbacks import forget_notices, record_end
 from controlplane.store.job_owners import check_owner
 from controlplane.store.job_rows import date_pictures, job_of, kind_of, wake
 from controlplane.store.job_tables import job, job_kind
@@ -137,6 +138,7 @@ def _submit(tx: Tx, new: NewJob, key: str | None, now: dt.datetime, quotas: Quot
         "words": "",
         "version": "",
         "image_url": new.image_url,
+        "callback_url": new.callback_url,
         "photo_key": new.photo.key if new.photo else "",
         "photo_type": new.photo.media_type if new.photo else "",
         "photo_bytes": new.photo.size_bytes if new.photo else 0,
@@ -187,8 +189,9 @@ def _cancel(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> Job:
         raise ConflictError(f"job {of} is {row.state}; only one that waits or runs can be cancelled")
     running = row.state == JobState.RUNNING.value
     ended = {"state": JobState.CANCELLED.value, "finished_at": now, "words": "cancelled by its owner", **IDLE}
-    tx.conn.execute(job.update().where(job.c.id == of).values(ended))
+    cancelled = tx.conn.execute(job.update().where(job.c.id == of).values(ended).returning(job)).one()
     date_pictures(tx, job.c.id == of)
+    record_end(tx, cancelled)
     if running:
         record_attempts(tx, [of], EndedAttempt(AttemptOutcome.THROWN, "its job was cancelled"), now)
     return job_of(_load(tx.conn, of, owner))
@@ -196,10 +199,11 @@ def _cancel(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> Job:
 
 def _delete(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> None:
     row = _load(tx.conn, of, owner, lock=True)
-    gone: dict[str, Any] = {"deleted_at": now, "image_url": "", **IDLE}
+    gone: dict[str, Any] = {"deleted_at": now, "image_url": "", "callback_url": "", **IDLE}
     if row.finished_at is None:
         gone |= {"state": JobState.CANCELLED.value, "finished_at": now, "words": "deleted by its owner"}
     tx.conn.execute(job.update().where(job.c.id == of).values(gone))
+    forget_notices(tx, of)
     if row.state == JobState.RUNNING.value:
         record_attempts(tx, [of], EndedAttempt(AttemptOutcome.THROWN, "its job was deleted"), now)
     tx.announce(Topic.JOBS)

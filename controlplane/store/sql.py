@@ -15,6 +15,7 @@ from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
 from controlplane.store.job_attempts import SqlAttempts
+from controlplane.store.job_callbacks import SqlCallbacks
 from controlplane.store.job_ends import SqlEnds
 from controlplane.store.job_lanes import SqlLanes
 from controlplane.store.job_owners import SqlOwners
@@ -48,9 +49,10 @@ class SqlStore(
     SqlAttempts,
     SqlOwners,
     SqlEnds,
+    SqlCallbacks,
     SqlLanes,
 ):
-    """The ports `Store` and `JobStore` on one SQL database. Close it, or use it as a context manager."""
+    """The ports `Store`, `JobStore` and `CallbackStore` on one SQL database. Close it, or use it in `with`."""
 
     clock: Clock
     scratch: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)

@@ -61,6 +61,7 @@ async def test_checks_and_partial_indexes_equal_the_models(store: SqlStore) -> N
         "ix_job_expires_at",
         "ix_job_owner_open",
         "ix_job_owner_stored",
+        "ix_job_notice_due_at",
     }
 
 

@@ -26,6 +26,10 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/jobs", {"workflow_type": "person.json"}),
     ("POST", "/v1/jobs/1/cancel", {}),
     ("DELETE", "/v1/jobs/1", {}),
+    ("PUT", "/v1/job-callbacks/shop", {"callback": "shop", "address": "https://shop.example.org/hooks"}),
+    ("POST", "/v1/job-callbacks/shop/secret", {}),
+    ("POST", "/v1/job-callbacks/shop/test", {}),
+    ("DELETE", "/v1/job-callbacks/shop", {}),
 ]
 READS = [
     "/v1/services",
@@ -37,7 +41,14 @@ READS = [
     "/v1/proxies",
     "/v1/job-kinds",
 ]
-PRIVATE = ["/v1/jobs", "/v1/jobs/1", "/v1/jobs/1/result", "/v1/job-owners", "/v1/job-owners/ada"]
+PRIVATE = [
+    "/v1/jobs",
+    "/v1/jobs/1",
+    "/v1/jobs/1/result",
+    "/v1/job-owners",
+    "/v1/job-owners/ada",
+    "/v1/job-callbacks",
+]
 OPEN = ["/healthz", "/readyz", "/metrics"]
 
 
@@ -231,6 +242,10 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         "/v1/job-kinds/{kind}",
         "/v1/job-owners",
         "/v1/job-owners/{owner}",
+        "/v1/job-callbacks",
+        "/v1/job-callbacks/{callback}",
+        "/v1/job-callbacks/{callback}/secret",
+        "/v1/job-callbacks/{callback}/test",
     }
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():

@@ -27,7 +27,7 @@ from controlplane.store import SqlStore, open_store, schema
 from controlplane.wake import WakeBoard
 from controlplane.xds.reading import SnapshotReader
 from tests import builders
-from tests.job_builders import FakePhotos
+from tests.job_builders import FakePhotos, make_callback_desk
 
 
 class ManualClock:
@@ -157,6 +157,7 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
         authenticate=KeyRing(store=store, clock=clock).authenticate,
         inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
         desk=JobDesk(store=store, blobs=DirectoryBlobs(pathlib.Path()), source=FakePhotos(), clock=clock),
+        callbacks=make_callback_desk(store, clock),
     )
 
 
@@ -177,6 +178,7 @@ async def open_world(
     async with await open_store(f"sqlite:///{path}", board=WakeBoard(), clock=clock) as store:
         ring = KeyRing(store=store, clock=clock)
         app, registry = _shared_app()
+        callbacks = make_callback_desk(store, clock)
         app.state.parts = Parts(
             store=store,
             clock=clock,
@@ -184,6 +186,13 @@ async def open_world(
             missing=say_missing,
             public_reads=public_reads,
             inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
-            desk=JobDesk(store=store, blobs=blobs, source=FakePhotos(), clock=clock),
+            desk=JobDesk(
+                store=store,
+                blobs=blobs,
+                source=FakePhotos(),
+                clock=clock,
+                check_callback=callbacks.check_task,
+            ),
+            callbacks=callbacks,
         )
         yield World(app, store, clock, registry, await ring.create("ada"), missing, blobs)

@@ -363,6 +363,18 @@ async def test_what_a_candidate_fails_the_stable_version_does(works: Works, outc
     assert [kind.headers["x-draw"] for kind in works.workers.kinds] == [str(draw(job.id)), "0"]
 
 
+async def test_what_no_version_was_asked_is_no_versions_failure(works: Works) -> None:
+    rollout = await cover(works, v1=0, v2=10_000)
+    job = await works.submit()
+    await works.blobs.delete_blob(photo_key(job.id))
+    await works.dispatcher().work(await works.take())
+    assert (await works.load(job.id)).state is JobState.DEAD
+    ended = dataclasses.replace(rollout, state=RolledBack(works.clock.now(), RollbackCause.SLO_BREACH, "errors"))
+    await works.store.save(ended, now=works.clock.now())
+    await works.keeper.look()
+    assert (await works.load(job.id)).state is JobState.DEAD
+
+
 async def test_a_rollout_that_goes_back_has_the_jobs_that_died_of_it_run_again(works: Works) -> None:
     rollout = await cover(works, draw_header="", v1=5_000, v2=5_000)
     works.workers.outcomes = [Failed("no answer within 300 s")]

@@ -13,7 +13,7 @@ from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.intake import TaskIntake
 from controlplane.jobs.owners import Quotas
 from controlplane.jobs.ports import ForeignTask
-from tests.job_builders import WORKFLOW
+from tests.job_builders import WORKFLOW, make_callback_desk
 from tests.unit.jobs.conftest import Works
 
 TASK: dict[str, Any] = {
@@ -149,3 +149,28 @@ async def test_a_database_that_is_away_loses_no_task(works: Works, monkeypatch: 
         with pytest.raises(UnavailableError):
             await make_intake(works, tasks).take()
     assert (len(tasks.released), tasks.acknowledged, tasks.refused) == (2, [], [])
+
+
+async def test_a_task_may_name_who_is_told_of_its_end(works: Works) -> None:
+    callbacks = make_callback_desk(works.store, works.clock)
+    works.desk.check_callback = callbacks.check_task
+    address = "https://shop.example.org/done"
+    tasks = FakeTasks({**TASK, "callback_url": address})
+    await make_intake(works, tasks).take()
+    ((_, words),) = tasks.refused
+    assert words.startswith("callback_url: would be called without a signature")
+    await callbacks.renew_secret("foreign", "task")
+    tasks = FakeTasks({**TASK, "callback_url": address}, {**TASK, "task_id": "8", "callback_url": 8})
+    await make_intake(works, tasks).take()
+    assert [words for _, words in tasks.refused] == ["callback_url: 8 is not text; write it in quotes"]
+    (job,) = await works.store.list_jobs("foreign")
+    now = works.clock.now()
+    await works.store.cancel_job(job.id, owner="foreign", now=now)
+    (notice,) = await works.store.take_notices(until=now, now=now, room={}, each=1, limit=1)
+    assert notice.address == address
+
+
+async def test_where_nobody_is_told_a_task_with_a_callback_is_refused(works: Works) -> None:
+    tasks = FakeTasks({**TASK, "callback_url": "https://shop.example.org/done"})
+    await make_intake(works, tasks).take()
+    assert [words for _, words in tasks.refused] == ["callback_url: is not called from here; leave it out"]

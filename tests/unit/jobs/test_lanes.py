@@ -30,17 +30,15 @@ def test_draws_fall_as_the_weights_say_and_stay_as_a_weight_grows() -> None:
 
 def test_without_a_header_the_draw_is_envoys() -> None:
     lane = dataclasses.replace(LANE, draw_header="")
-    assert (lane.version_of(0), lane.headers_for(make_job()), lane.seats) == ("", {}, 1)
+    assert (lane.version_of(0), lane.headers_for(7), lane.seats) == ("", {}, 1)
     assert lane.is_on_trial("v2")
     assert not lane.is_on_trial("v1")
     assert not NO_LANE.is_on_trial("")
 
 
-def test_a_job_that_a_candidate_failed_goes_to_the_stable_version() -> None:
-    job = make_job()
-    assert LANE.headers_for(job) == {"x-draw": str(draw(job.id))}
-    assert LANE.headers_for(dataclasses.replace(job, stable_only=True)) == {"x-draw": "0"}
-    assert LANE.version_of(0) == "v1"
+def test_a_draw_goes_with_the_call_and_nought_is_the_stable_versions() -> None:
+    assert LANE.headers_for(9_999) == {"x-draw": "9999"}
+    assert (LANE.version_of(9_999), LANE.version_of(0)) == ("v2", "v1")
 
 
 @pytest.mark.parametrize("outcome", [Failed("500", "v2"), Refused("422", "v2")])

@@ -1,0 +1,82 @@
+"""What callbacks need from the outside: rows, and ways to send. The rows pass a suite in tests/contract."""
+
+import dataclasses
+import datetime as dt
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from controlplane.jobs.callbacks import Callback, GivenUp, Heard, Later, Message, Notice, NoticeState, Unheard
+from controlplane.jobs.model import JobId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying a callback did; *fresh* says that the secret offered for one without any was taken."""
+
+    changed: bool
+    fresh: bool
+
+
+class CallbackStore(Protocol):
+    """Owners' callbacks, and the notices that every end of a job leaves in its own transaction."""
+
+    async def apply_callback(self, callback: Callback, *, secret: str | None, spare: str, now: dt.datetime) -> Applied:
+        """Make *callback* what its owner's name for it means. Notices that wait for it go to its new address at once.
+
+        Args:
+            callback: What is meant.
+            secret: The one to sign with from now on; None keeps the one there is.
+            spare: Taken where there is none and none is given.
+            now: The present moment.
+
+        Raises:
+            ConflictError: The owner has too many.
+        """
+
+    async def renew_secret(self, owner: str, name: str, *, secret: str, now: dt.datetime) -> None:
+        """Sign with *secret* from now on, and for `OLD_SECRET_FOR` with the one before, too.
+
+        Raises:
+            NotFoundError: The owner has no such callback.
+            ConflictError: It is not signed.
+        """
+
+    async def list_callbacks(self, owner: str) -> tuple[Callback, ...]:
+        """Return an owner's callbacks, by name."""
+
+    async def load_secrets(self, owner: str, name: str, *, now: dt.datetime) -> tuple[str, ...]:
+        """Return what a callback is signed with now; nothing where it is not, or not there."""
+
+    async def delete_callback(self, owner: str, name: str) -> None:
+        """Forget a callback. Raises NotFoundError."""
+
+    async def take_notices(
+        self, *, until: dt.datetime, now: dt.datetime, room: Mapping[str, int], each: int, limit: int
+    ) -> tuple[Notice, ...]:
+        """Take up to *limit* notices that are due, oldest first; nobody else gets them before *until*.
+
+        Args:
+            until: When whoever took them must have died.
+            now: The present moment.
+            room: How many may be taken for these hosts.
+            each: How many for every other.
+            limit: How many at all.
+        """
+
+    async def settle_notice(self, notice: Notice, outcome: Heard | Later | GivenUp, *, now: dt.datetime) -> bool:
+        """Write down what became of a notice. False when somebody else has taken it since; then nothing has changed."""
+
+    async def load_notices(self, job: JobId) -> tuple[NoticeState, ...]:
+        """Return who was or is to be told of a job's end, oldest first."""
+
+
+class Sender(Protocol):
+    """Brings messages to the addresses of some schemes."""
+
+    def check(self, address: str) -> None:
+        """Refuse an address that will never do, without asking anybody. Raises InvalidInputError."""
+
+    async def send(
+        self, address: str, message: Message, *, secrets: Collection[str], now: dt.datetime
+    ) -> Heard | Unheard:
+        """Send once, within a bounded time. What goes wrong is an outcome, not an error, and names no secret."""
