@@ -6,16 +6,21 @@ disk, and makes each topic with four partitions for whoever asks. It is not what
 
 import contextlib
 import ctypes
+import datetime as dt
 import pathlib
 from collections.abc import Iterator
 
 import confluent_kafka
 
+from controlplane.broker.kafka import KafkaQueue
+
 BROKERS = 3
+PARTITIONS = 4
 PRODUCE = 0  # the numbers of Kafka's requests
-FETCH = 1
 OFFSET_COMMIT = 8
-LEADER_NOT_AVAILABLE = 5
+# and of its errors
+NOT_LEADER = 6
+REBALANCE_IN_PROGRESS = 27
 TOPIC_AUTHORIZATION_FAILED = 29
 ERROR_CHARS = 512
 
@@ -38,6 +43,15 @@ _SIGNATURES = {
         [_pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)],
     ),
 }
+
+PATIENCE = dt.timedelta(seconds=20)
+SILENT_FOR = dt.timedelta(seconds=2)
+"""The mock lets a rebalance take about as long."""
+
+
+def open_queue(url: str, *, patience: dt.timedelta = PATIENCE) -> KafkaQueue:
+    """Open the queue as a process does; what is expected of a take that comes first is that it waits for its group."""
+    return KafkaQueue(url, patience=patience, silent_for=SILENT_FOR)
 
 
 def _library() -> ctypes.CDLL:

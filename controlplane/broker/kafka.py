@@ -19,7 +19,7 @@ import dataclasses
 import datetime as dt
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # it is documented
@@ -80,6 +80,7 @@ class KafkaQueue:
         self._producer: Producer | None = None
         self._admin: AdminClient | None = None
         self._readers: dict[str, Reader] = {}
+        self._is_closed = False
         self._reading = concurrent.futures.ThreadPoolExecutor(1, "kafka-read")
         self._sending = concurrent.futures.ThreadPoolExecutor(SENDERS, "kafka-send")
 
@@ -133,9 +134,11 @@ class KafkaQueue:
             self._readers.clear()
             self._producer = self._admin = None  # their ends may take a while, too
 
-        await self._read(work)
-        for threads in (self._reading, self._sending):
-            threads.shutdown(wait=False)
+        if not self._is_closed:
+            self._is_closed = True
+            await self._read(work)
+            for threads in (self._reading, self._sending):
+                threads.shutdown(wait=False)
 
     # -- sending: from several threads, since one that waits for a broker must not hold up the others ------------------
 
@@ -284,7 +287,7 @@ class KafkaQueue:
     def _consumer(self, settings: Options) -> Consumer:
         return Consumer(self._config({"session.timeout.ms": self._silent_ms, **settings}))
 
-    def _config(self, settings: Options) -> dict[str, str | int | float | bool]:
+    def _config(self, settings: Options) -> dict[str, Any]:
         # The library's own log says each attempt to connect; what we cannot do, we say once.
         return {"bootstrap.servers": self._servers, "client.id": self._name, "log_level": 0, **settings}
 

@@ -7,13 +7,13 @@ them are dropped, and the next owner reads them again.
 import collections
 import dataclasses
 from collections.abc import Mapping
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from controlplane.broker.offsets import Offsets
 
-Options: TypeAlias = Mapping[str, str | int | float | bool]
+Options: TypeAlias = Mapping[str, Any]
 """Settings of the library, by its own names."""
 Ends: TypeAlias = Mapping[tuple[str, int], int]
 """Where topics' partitions end: the offset of the next message there will be."""
@@ -73,7 +73,7 @@ class Reader:
         self._has_joined = False
         self._answered: collections.deque[Taken] = collections.deque()
         self._put_back: collections.deque[Taken] = collections.deque()
-        self._consumer = make({**SETTINGS, "group.id": group})
+        self._consumer = make({**SETTINGS, "group.id": group, "on_commit": self._see_committed})
         self._consumer.subscribe([topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose)
 
     @property
@@ -99,9 +99,9 @@ class Reader:
             KafkaException: The topic cannot be read.
         """
         while self._put_back:
-            taken = self._put_back.popleft()
-            if not taken.is_lost:
-                return taken
+            returned = self._put_back.popleft()
+            if not returned.is_lost:
+                return returned
         while (message := self._consumer.poll(wait_s)) is not None:
             taken = self._look_at(message)
             if taken is not None:
@@ -146,6 +146,11 @@ class Reader:
         offsets.take(offset)
         return Taken(self, offsets, offset, message.value() or b"")
 
+    def _see_committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        for each in partitions:
+            if (error or each.error) is not None and each.partition in self._parts:
+                self._parts[each.partition].retract()
+
     def _assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._has_joined = True
         self._lose(_, partitions)
@@ -153,6 +158,9 @@ class Reader:
             self._parts[each.partition] = Offsets()
 
     def _revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        for each in partitions:
+            if each.partition in self._parts:  # what is on its way may be refused while the group is rebalanced
+                self._parts[each.partition].retract()
         self.commit()
         self._lose(_, partitions)
 

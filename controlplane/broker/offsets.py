@@ -17,6 +17,7 @@ class Offsets:
     """Whether the partition is somebody else's by now, and so are the messages that were taken from it."""
     _open: dict[int, None] = dataclasses.field(default_factory=dict)
     _committed: int | None = None
+    """What `advance` returned last, or what is below all that was read. None: it is to be committed in any case."""
 
     def take(self, offset: int) -> None:
         """A message was read. Offsets only grow, but may leave out some."""
@@ -40,3 +41,7 @@ class Offsets:
             return None
         self._committed = low
         return low
+
+    def retract(self) -> None:
+        """What `advance` returned last was not committed: it is to be tried again."""
+        self._committed = None
