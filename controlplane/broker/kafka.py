@@ -202,7 +202,7 @@ class KafkaQueue:
         except KafkaException:
             if not found:  # what was found is ours: whatever is wrong will be so the next time, too
                 raise
-        return found
+        return [taken for taken in found if not taken.is_lost]  # a rebalance may have come in between
 
     def _collect(self, levels: Sequence[Sequence[Reader]], found: list[Taken], *, limit: int) -> None:
         readers = [reader for level in levels for reader in level]
