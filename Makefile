@@ -91,9 +91,10 @@ bench-ddcolor: torch ## DDColor on this CPU: gain over the published way, second
 bench-gpu: torch ## the same on a CUDA device, with a python that has a CUDA torch (TORCH=python); loudly skipped without one
 	@$(TORCH) -m inference_worker models bench --device cuda $(ARGS)
 
-soak: venv torch ## 100,000 conversations of xDS clients; rollouts, with the control plane killed at random; large DDColor
+soak: venv torch ## 100,000 conversations of xDS clients; rollouts, with the control plane killed at random; a broker down for a minute; large DDColor
 	@$(HUESHIFT) soak --sequences 100000
 	@$(HUESHIFT) soak $(ARGS)
+	@$(VENV)/pytest tests/integration -m slow -s
 	@$(TORCH) -m pytest tests/torch -m 'torch and slow'
 
 clean: ## remove .venv, .venv-torch and all caches; the data of `hueshift serve` in var/ stays
