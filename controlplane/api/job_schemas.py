@@ -10,7 +10,7 @@ from controlplane.api.answers import View
 from controlplane.api.documents import load_documents
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES, Document, Span, known_fields
-from controlplane.jobs.model import Job, JobKind, Picture
+from controlplane.jobs.model import DEFAULT_KEEP, Job, JobKind, Picture
 
 DEFAULT_TIMEOUT = dt.timedelta(seconds=300)
 DEFAULT_ATTEMPTS = 5
@@ -32,7 +32,12 @@ class RouteDocument(Document):
 
 
 class KindDocument(Document):
-    """One kind of task. *queue* is the kind's own unless it is named; *timeout* is an attempt's."""
+    """One kind of task. *queue* is the kind's own unless it is named; *timeout* is an attempt's.
+
+    *service* names the service that the route leads to, so that its rollouts cover these jobs; *keep* is how long photo
+    and result stay after the end; *strip_metadata* removes places and names from photos, *label* writes into results
+    which model coloured them.
+    """
 
     kind: str
     workflow: str
@@ -42,6 +47,10 @@ class KindDocument(Document):
     route: RouteDocument = RouteDocument()
     timeout: Span = DEFAULT_TIMEOUT
     attempts: Annotated[int, Field(description="How many may fail by themselves.")] = DEFAULT_ATTEMPTS
+    service: str = ""
+    keep: Span = DEFAULT_KEEP
+    strip_metadata: bool = True
+    label: bool = True
 
 
 def kind_from(document: KindDocument) -> JobKind:
@@ -63,6 +72,10 @@ def kind_from(document: KindDocument) -> JobKind:
         headers={name.lower(): value for name, value in document.route.headers.items()},
         timeout=document.timeout,
         attempts=document.attempts,
+        service=document.service,
+        keep=document.keep,
+        strip_metadata=document.strip_metadata,
+        label=document.label,
     )
 
 
@@ -77,6 +90,10 @@ def kind_document(kind: JobKind) -> KindDocument:
         route=RouteDocument(path=kind.path, headers=dict(kind.headers)),
         timeout=kind.timeout,
         attempts=kind.attempts,
+        service=kind.service,
+        keep=kind.keep,
+        strip_metadata=kind.strip_metadata,
+        label=kind.label,
     )
 
 
@@ -113,7 +130,8 @@ class JobView(View):
     """One job, for its owner. *words* say why it failed last, or died; *version* is the one that made the result.
 
     *photo* is null until it was fetched.
-    *wait_s* is the time from its submission to its last start, *run_s* from there to its end.
+    *wait_s* is the time from its submission to its first start, *run_s* from its last one to its end; its pictures go
+    at *expires_at*.
     """
 
     id: str
@@ -155,7 +173,7 @@ def job_view(job: Job) -> JobView:
         submitted_at=job.submitted_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        wait_s=_seconds(job.submitted_at, job.started_at),
+        wait_s=_seconds(job.submitted_at, job.first_started_at),
         run_s=_seconds(job.started_at, job.finished_at),
     )
 

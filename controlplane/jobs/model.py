@@ -18,10 +18,13 @@ JobId = NewType("JobId", str)
 """32 hex digits, chosen by us; the producer's own name for it is the *task_id*."""
 
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+SERVICE: Final = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 HEADER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MAX_TEXT_CHARS: Final = 200
 SIZES_PX: Final = (32, 4096)
 ATTEMPTS: Final = (1, 20)
+KEEP: Final = (dt.timedelta(minutes=1), dt.timedelta(days=3650))
+DEFAULT_KEEP: Final = dt.timedelta(days=7)
 TIMEOUTS: Final = (dt.timedelta(seconds=1), dt.timedelta(hours=1))
 
 FIRST_PAUSE: Final = dt.timedelta(seconds=1)
@@ -57,6 +60,10 @@ class JobKind:
         headers: Sent along, so that Envoy's routes and workers can tell kinds apart; names in lower case.
         timeout: The longest that one attempt may take.
         attempts: How many attempts may fail by themselves before the job is given up.
+        service: The service that its route leads to, so that its rollouts cover these jobs; "" when nobody said.
+        keep: How long photo and result stay after the job has ended.
+        strip_metadata: Whether what a photo says beside its pixels, places and names, is removed before it is stored.
+        label: Whether results say in their metadata which model coloured them.
     """
 
     name: str
@@ -70,6 +77,10 @@ class JobKind:
     headers: Mapping[str, str]
     timeout: dt.timedelta
     attempts: int
+    service: str = ""
+    keep: dt.timedelta = DEFAULT_KEEP
+    strip_metadata: bool = True
+    label: bool = True
 
     def __post_init__(self) -> None:
         for field, value in (("kind", self.name), ("queue", self.queue)):
@@ -102,6 +113,10 @@ class JobKind:
             raise InvalidInputError(
                 "attempts", f"{self.attempts} is out of range", f"use {ATTEMPTS[0]} to {ATTEMPTS[1]}"
             )
+        if self.service and not SERVICE.fullmatch(self.service):
+            raise InvalidInputError("service", f"{self.service!r} is no service", "name it as hueshift get does")
+        if not KEEP[0] <= self.keep <= KEEP[1]:
+            raise InvalidInputError("keep", f"{self.keep} is out of range", "use 1m to 3650d")
 
 
 def check_text(field: str, text: str) -> None:
@@ -193,7 +208,9 @@ class Job:
     *attempts* counts starts and fences them; *failures* counts those that failed by themselves, as opposed to workers
     that were away or busy. *words* say why it failed last, or died. *version* is the model version that made the
     result, as the worker said. *number* orders jobs by their submission. *photo* is None until it was fetched from
-    *image_url*, which is "" where the photo itself was handed in.
+    *image_url*, which is "" where the photo itself was handed in. *started_at* is its last start, *first_started_at*
+    the end of its wait. *stable_only*: a candidate failed it, so that it runs at the stable version from now on. Its
+    pictures go at *expires_at*.
     """
 
     number: int
@@ -216,6 +233,9 @@ class Job:
     submitted_at: dt.datetime
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
+    first_started_at: dt.datetime | None = None
+    stable_only: bool = False
+    expires_at: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -226,12 +246,25 @@ class Claim:
     attempt: int
 
 
+class AttemptOutcome(enum.StrEnum):
+    """How an attempt ended, as its row says."""
+
+    DONE = "done"
+    FAILED = "failed"
+    REFUSED = "refused"
+    AWAY = "away"
+    LOST = "lost"
+    """Its process stopped or died."""
+    THROWN = "thrown"
+    """Its job was cancelled or deleted meanwhile."""
+
+
 # -- what an attempt came to -------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Coloured:
-    """A worker gave a picture."""
+    """A worker gave a picture. In all outcomes *version* is the one that answered; "" when that is not known."""
 
     content: bytes
     media_type: str
@@ -243,6 +276,7 @@ class Refused:
     """A worker said that this photo will never do; trying again would be the same."""
 
     words: str
+    version: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -251,6 +285,7 @@ class Away:
 
     words: str
     pause: dt.timedelta | None = None
+    version: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -258,15 +293,20 @@ class Failed:
     """The attempt failed; another version, or the same one later, may do better."""
 
     words: str
+    version: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Again:
-    """Run the job again after *pause*; *counts* says whether the failure is the job's own."""
+    """Run the job again after *pause*.
+
+    *counts* says whether the failure is the job's own; *stable*, that it runs at the stable version from now on.
+    """
 
     words: str
     pause: dt.timedelta
     counts: bool
+    stable: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -276,18 +316,24 @@ class GiveUp:
     words: str
 
 
-def after_failure(outcome: Refused | Away | Failed, job: Job, kind: JobKind, *, luck: float) -> Again | GiveUp:
+def after_failure(
+    outcome: Refused | Away | Failed, job: Job, kind: JobKind, *, luck: float, on_trial: bool = False
+) -> Again | GiveUp:
     """Say what becomes of *job* after an attempt that gave no picture.
 
     The pause doubles with each attempt and has jitter, so that jobs that failed together do not come back together.
+    What fails at a version on trial, even a photo that it calls unfit, is that version's failure, not the job's.
 
     Args:
         outcome: What the attempt came to.
         job: As it was while it ran.
         kind: Its kind.
         luck: A random number, 0 to 1.
+        on_trial: Whether a rollout is trying out the version that answered.
     """
     match outcome:
+        case Refused(words) | Failed(words) if on_trial:
+            return Again(words, _pause(job.attempts, luck), counts=False, stable=True)
         case Refused(words):
             return GiveUp(words)
         case Away(words, pause):

@@ -20,6 +20,10 @@ job_kind = sa.Table(
     sa.Column("timeout_us", Span, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("applied_at", UtcDateTime, nullable=False),
+    sa.Column("service", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("keep_us", Span, nullable=False, server_default="604800000000"),
+    sa.Column("strip_metadata", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("label", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.CheckConstraint("min_px <= default_px AND default_px <= max_px", name="sizes"),
 )
 
@@ -59,6 +63,9 @@ job = sa.Table(
     sa.Column("swept_at", UtcDateTime),
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("idempotency_key", sa.Text, unique=True),
+    sa.Column("first_started_at", UtcDateTime),
+    sa.Column("expires_at", UtcDateTime),
+    sa.Column("stable_only", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("owner", "task_id"),
     sa.CheckConstraint("state IN ('waiting', 'running', 'done', 'dead', 'cancelled')", name="state"),
     sa.CheckConstraint("(state = 'done') = (result_key IS NOT NULL)", name="result"),
@@ -69,7 +76,8 @@ job = sa.Table(
     sqlite_autoincrement=True,
 )
 """*due_at*: the last time that somebody was told to look at a job that waits. *photo_key*: "" while the photo
-at *image_url* was not fetched yet. *image_url* is forgotten with a job that is deleted."""
+at *image_url* was not fetched yet. *image_url* is forgotten with a job that is deleted. *stable_only*: a candidate
+failed it, so that it runs at the stable version from now on. *expires_at*: when its pictures go."""
 
 sa.Index(
     "ix_job_unswept",
@@ -77,6 +85,56 @@ sa.Index(
     sqlite_where=sa.text("deleted_at IS NOT NULL AND swept_at IS NULL"),
     postgresql_where=sa.text("deleted_at IS NOT NULL AND swept_at IS NULL"),
 )
+
+sa.Index(
+    "ix_job_expires_at",
+    job.c.expires_at,
+    sqlite_where=sa.text("expires_at IS NOT NULL AND deleted_at IS NULL"),
+    postgresql_where=sa.text("expires_at IS NOT NULL AND deleted_at IS NULL"),
+)
+sa.Index("ix_job_finished_at", job.c.finished_at)
+
+job_attempt = sa.Table(
+    "job_attempt",
+    metadata,
+    sa.Column("job", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, autoincrement=False, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("service", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.PrimaryKeyConstraint("job", "attempt"),
+    sa.CheckConstraint("outcome IN ('done', 'failed', 'refused', 'away', 'lost', 'thrown')", name="outcome"),
+    sa.Index("ix_job_attempt_ended_at", "ended_at"),
+    sa.Index("ix_job_attempt_service", "service", "version", "ended_at"),
+)
+"""Each attempt that has ended, and at which version: what figures per version are made of. *version* is "" where it is
+not known: nobody answered. *lost*: its process went away; *thrown*: its picture came too late to count."""
+
+job_owner = sa.Table(
+    "job_owner",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("keep_us", Span),
+    sa.Column("max_waiting", sa.Integer),
+    sa.Column("max_daily", sa.Integer),
+    sa.Column("max_bytes", sa.BigInteger),
+    sa.Column("vip", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("applied_at", UtcDateTime, nullable=False),
+)
+"""What was agreed with an owner of jobs; an owner without a row has the settings' limits, and the kinds' times."""
+
+job_reroute = sa.Table(
+    "job_reroute",
+    metadata,
+    sa.Column("rollout", sa.Text, primary_key=True),
+    sa.Column("jobs", sa.Integer, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+"""Rollouts that went back, and how many jobs ran again for that."""
 
 job_outbox = sa.Table(
     "job_outbox",

@@ -1,4 +1,4 @@
-"""Jobs, their kinds and the outbox. Every change of a job is one guarded UPDATE: who lost the claim changes none."""
+"""Jobs as their owners see them, and the kinds there are."""
 
 import datetime as dt
 from collections.abc import Collection, Mapping
@@ -7,21 +7,20 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from controlplane.errors import ConflictError, NotFoundError
-from controlplane.jobs.model import Claim, Job, JobId, JobKind, JobState, Picture
-from controlplane.jobs.ports import MAX_BATCH, NewJob, OutboxEntry, WakeUp
+from controlplane.jobs.model import AttemptOutcome, Job, JobId, JobKind, JobState
+from controlplane.jobs.ports import MAX_BATCH, EndedAttempt, NewJob
 from controlplane.store.engine import Tx
-from controlplane.store.job_tables import job, job_kind, job_outbox
+from controlplane.store.job_attempts import IDLE, record_attempts
+from controlplane.store.job_rows import job_of, kind_of, wake
+from controlplane.store.job_tables import job, job_kind
 from controlplane.store.queries import Part
 from controlplane.wake import Topic
 
 _UNDELETED: Final = job.c.deleted_at.is_(None)
-_IS: Final = job.c.id == sa.bindparam("of")
-_CLAIMED: Final = sa.and_(_IS, job.c.state == "running", job.c.attempts == sa.bindparam("attempt"))
-_IDLE: Final = {"lease_until": None, "holder": ""}
 
 
 class SqlJobs(Part):
-    """The port `JobStore` on SQL."""
+    """The port `JobStore`'s part for owners."""
 
     __slots__ = ()
 
@@ -32,7 +31,7 @@ class SqlJobs(Part):
 
     async def list_kinds(self) -> tuple[JobKind, ...]:
         query = sa.select(job_kind).order_by(job_kind.c.name)
-        return await self.database.read(lambda tx: tuple(_kind_of(row) for row in tx.conn.execute(query)))
+        return await self.database.read(lambda tx: tuple(kind_of(row) for row in tx.conn.execute(query)))
 
     # -- owners --------------------------------------------------------------------------------------------------------
 
@@ -40,7 +39,7 @@ class SqlJobs(Part):
         return await self.database.write(lambda tx: _submit(tx, new, key, now))
 
     async def load_job(self, job: JobId, *, owner: str | None = None) -> Job:
-        return await self.database.read(lambda tx: _job_of(_load(tx.conn, job, owner)))
+        return await self.database.read(lambda tx: job_of(_load(tx.conn, job, owner)))
 
     async def list_jobs(
         self, owner: str, *, state: JobState | None = None, before: JobId | None = None, limit: int = 50
@@ -51,7 +50,7 @@ class SqlJobs(Part):
 
         def work(tx: Tx) -> tuple[Job, ...]:
             asked = query if before is None else query.where(job.c.number < _load(tx.conn, before, owner).number)
-            return tuple(_job_of(row) for row in tx.conn.execute(asked))
+            return tuple(job_of(row) for row in tx.conn.execute(asked))
 
         return await self.database.read(work)
 
@@ -70,67 +69,6 @@ class SqlJobs(Part):
         change = job.update().where(job.c.id.in_(jobs), job.c.deleted_at.is_not(None)).values(swept_at=now)
         await self.database.write(lambda tx: tx.conn.execute(change).rowcount)
 
-    # -- outbox --------------------------------------------------------------------------------------------------------
-
-    async def load_outbox(self, *, now: dt.datetime, limit: int = MAX_BATCH) -> tuple[OutboxEntry, ...]:
-        query = sa.select(job_outbox).where(job_outbox.c.due_at <= now).order_by(job_outbox.c.due_at).limit(limit)
-        return await self.database.read(
-            lambda tx: tuple(
-                OutboxEntry(row.number, WakeUp(JobId(row.job), row.queue, row.vip)) for row in tx.conn.execute(query)
-            )
-        )
-
-    async def drop_outbox(self, numbers: Collection[int]) -> None:
-        removal = job_outbox.delete().where(job_outbox.c.number.in_(numbers))
-        await self.database.write(lambda tx: tx.conn.execute(removal).rowcount)
-
-    # -- attempts ------------------------------------------------------------------------------------------------------
-
-    async def claim_job(self, job: JobId, *, holder: str, until: dt.datetime, now: dt.datetime) -> Job | None:
-        facts = {"of": job, "by": holder, "until": until, "now": now}
-
-        def work(tx: Tx) -> Job | None:
-            row = tx.conn.execute(_CLAIM, facts).first()
-            return None if row is None else _job_of(row)
-
-        return await self.database.write(work)
-
-    async def renew_jobs(self, claims: Collection[Claim], *, until: dt.datetime) -> frozenset[Claim]:
-        def work(tx: Tx) -> frozenset[Claim]:
-            return frozenset(claim for claim in claims if _change(tx, _RENEW, claim, until=until))
-
-        return await self.database.write(work)
-
-    async def attach_photo(self, claim: Claim, photo: Picture) -> bool:
-        facts = {"key": photo.key, "media_type": photo.media_type, "length": photo.size_bytes, "digest": photo.sha256}
-        return await self.database.write(lambda tx: _change(tx, _ATTACH, claim, **facts))
-
-    async def finish_job(self, claim: Claim, result: Picture, *, version: str, now: dt.datetime) -> bool:
-        facts = {
-            "key": result.key,
-            "media_type": result.media_type,
-            "length": result.size_bytes,
-            "digest": result.sha256,
-            "by_version": version,
-            "now": now,
-        }
-        return await self.database.write(lambda tx: _change(tx, _FINISH, claim, **facts))
-
-    async def retry_job(self, claim: Claim, *, words: str, counts: bool, due: dt.datetime) -> bool:
-        def work(tx: Tx) -> bool:
-            if not _change(tx, _RETRY, claim, why=words, more=int(counts), due=due):
-                return False
-            _wake(tx, job.c.id == claim.job, due)
-            return True
-
-        return await self.database.write(work)
-
-    async def bury_job(self, claim: Claim, *, words: str, now: dt.datetime) -> bool:
-        return await self.database.write(lambda tx: _change(tx, _BURY, claim, why=words, now=now))
-
-    async def revive_jobs(self, *, lost_before: dt.datetime, now: dt.datetime) -> int:
-        return await self.database.write(lambda tx: _revive(tx, lost_before, now))
-
 
 # -- kinds -------------------------------------------------------------------------------------------------------------
 
@@ -143,7 +81,7 @@ def _apply_kind(tx: Tx, kind: JobKind, now: dt.datetime) -> bool:
     if rival is not None:
         raise ConflictError(f"workflow {kind.workflow!r} is kind {rival!r}'s; apply that one, or name another workflow")
     before = tx.conn.execute(sa.select(job_kind).where(job_kind.c.name == kind.name)).first()
-    if before is not None and _kind_of(before) == kind:
+    if before is not None and kind_of(before) == kind:
         return False
     row = {
         "name": kind.name,
@@ -157,6 +95,10 @@ def _apply_kind(tx: Tx, kind: JobKind, now: dt.datetime) -> bool:
         "headers": dict(kind.headers),
         "timeout_us": kind.timeout,
         "attempts": kind.attempts,
+        "service": kind.service,
+        "keep_us": kind.keep,
+        "strip_metadata": kind.strip_metadata,
+        "label": kind.label,
         "applied_at": now,
     }
     if before is None:
@@ -166,22 +108,6 @@ def _apply_kind(tx: Tx, kind: JobKind, now: dt.datetime) -> bool:
     return True
 
 
-def _kind_of(row: sa.Row[Any]) -> JobKind:
-    return JobKind(
-        name=row.name,
-        workflow=row.workflow,
-        models=tuple(row.models),
-        min_px=row.min_px,
-        max_px=row.max_px,
-        default_px=row.default_px,
-        queue=row.queue,
-        path=row.path,
-        headers=dict(row.headers),
-        timeout=row.timeout_us,
-        attempts=row.attempts,
-    )
-
-
 # -- owners ------------------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +115,7 @@ def _submit(tx: Tx, new: NewJob, key: str | None, now: dt.datetime) -> Job:
     tx.lock(f"job.{new.owner}")  # or two copies of one request would meet in the unique constraints
     first = _first_copy(tx.conn, new, key)
     if first is not None:
-        return _job_of(first)
+        return job_of(first)
     row = {
         "id": new.id,
         "owner": new.owner,
@@ -216,8 +142,8 @@ def _submit(tx: Tx, new: NewJob, key: str | None, now: dt.datetime) -> Job:
         "idempotency_key": key,
     }
     made = tx.conn.execute(job.insert().returning(job), row).one()
-    _wake(tx, job.c.id == new.id, now)
-    return _job_of(made)
+    wake(tx, job.c.id == new.id, now)
+    return job_of(made)
 
 
 def _first_copy(conn: sa.Connection, new: NewJob, key: str | None) -> sa.Row[Any] | None:
@@ -250,150 +176,23 @@ def _load(conn: sa.Connection, of: JobId, owner: str | None, *, lock: bool = Fal
 def _cancel(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> Job:
     row = _load(tx.conn, of, owner, lock=True)
     if row.state == JobState.CANCELLED.value:
-        return _job_of(row)
+        return job_of(row)
     if row.state not in {JobState.WAITING.value, JobState.RUNNING.value}:
         raise ConflictError(f"job {of} is {row.state}; only one that waits or runs can be cancelled")
-    ended = {"state": JobState.CANCELLED.value, "finished_at": now, "words": "cancelled by its owner", **_IDLE}
-    return _job_of(tx.conn.execute(job.update().where(job.c.id == of).values(ended).returning(job)).one())
+    running = row.state == JobState.RUNNING.value
+    ended = {"state": JobState.CANCELLED.value, "finished_at": now, "words": "cancelled by its owner", **IDLE}
+    cancelled = tx.conn.execute(job.update().where(job.c.id == of).values(ended).returning(job)).one()
+    if running:
+        record_attempts(tx, [of], EndedAttempt(AttemptOutcome.THROWN, "its job was cancelled"), now)
+    return job_of(cancelled)
 
 
 def _delete(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> None:
     row = _load(tx.conn, of, owner, lock=True)
-    gone: dict[str, Any] = {"deleted_at": now, "image_url": "", **_IDLE}
+    gone: dict[str, Any] = {"deleted_at": now, "image_url": "", **IDLE}
     if row.finished_at is None:
         gone |= {"state": JobState.CANCELLED.value, "finished_at": now, "words": "deleted by its owner"}
     tx.conn.execute(job.update().where(job.c.id == of).values(gone))
+    if row.state == JobState.RUNNING.value:
+        record_attempts(tx, [of], EndedAttempt(AttemptOutcome.THROWN, "its job was deleted"), now)
     tx.announce(Topic.JOBS)
-
-
-def _job_of(row: sa.Row[Any]) -> Job:
-    photo = result = None
-    if row.photo_key:
-        photo = Picture(
-            key=row.photo_key, media_type=row.photo_type, size_bytes=row.photo_bytes, sha256=row.photo_sha256
-        )
-    if row.result_key is not None:
-        result = Picture(
-            key=row.result_key,
-            media_type=row.result_type,
-            size_bytes=row.result_bytes,
-            sha256=row.result_sha256,
-        )
-    return Job(
-        number=row.number,
-        id=JobId(row.id),
-        owner=row.owner,
-        task_id=row.task_id,
-        kind=row.kind,
-        workflow=row.workflow,
-        model=row.model,
-        size=row.size,
-        vip=row.vip,
-        state=JobState(row.state),
-        attempts=row.attempts,
-        failures=row.failures,
-        words=row.words,
-        version=row.version,
-        image_url=row.image_url,
-        photo=photo,
-        result=result,
-        submitted_at=row.submitted_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-    )
-
-
-# -- attempts ----------------------------------------------------------------------------------------------------------
-
-
-def _moment(name: str) -> sa.BindParameter[dt.datetime]:
-    return sa.bindparam(name, type_=job.c.due_at.type)
-
-
-_CLAIM: Final = (
-    job.update()
-    .where(_IS, job.c.state == "waiting", _UNDELETED)
-    .values(
-        state="running",
-        attempts=job.c.attempts + 1,
-        holder=sa.bindparam("by"),
-        lease_until=_moment("until"),
-        started_at=_moment("now"),
-    )
-    .returning(job)
-)
-_RENEW: Final = job.update().where(_CLAIMED).values(lease_until=_moment("until"))
-_ATTACH: Final = (
-    job.update()
-    .where(_CLAIMED)
-    .values(
-        photo_key=sa.bindparam("key"),
-        photo_type=sa.bindparam("media_type"),
-        photo_bytes=sa.bindparam("length"),
-        photo_sha256=sa.bindparam("digest"),
-    )
-)
-_FINISH: Final = (
-    job.update()
-    .where(_CLAIMED)
-    .values(
-        state="done",
-        result_key=sa.bindparam("key"),
-        result_type=sa.bindparam("media_type"),
-        result_bytes=sa.bindparam("length"),
-        result_sha256=sa.bindparam("digest"),
-        version=sa.bindparam("by_version"),
-        finished_at=_moment("now"),
-        words="",
-        **_IDLE,
-    )
-)
-_RETRY: Final = (
-    job.update()
-    .where(_CLAIMED)
-    .values(
-        state="waiting",
-        words=sa.bindparam("why"),
-        failures=job.c.failures + sa.bindparam("more"),
-        due_at=_moment("due"),
-        **_IDLE,
-    )
-)
-_BURY: Final = (
-    job.update()
-    .where(_CLAIMED)
-    .values(state="dead", words=sa.bindparam("why"), failures=job.c.failures + 1, finished_at=_moment("now"), **_IDLE)
-)
-
-
-def _change(tx: Tx, statement: sa.Update, claim: Claim, **facts: object) -> bool:
-    """Change the job of a claim that is still good; return whether it was."""
-    return tx.conn.execute(statement, {"of": claim.job, "attempt": claim.attempt, **facts}).rowcount == 1
-
-
-def _wake(tx: Tx, condition: sa.ColumnElement[bool], due: dt.datetime) -> None:
-    """Put wake-ups for the jobs of *condition* into the outbox, by the queue that their kind has now."""
-    found = (
-        sa.select(job.c.id, job_kind.c.queue, job.c.vip, sa.literal(due, job_outbox.c.due_at.type))
-        .join(job_kind, job_kind.c.name == job.c.kind)
-        .where(condition)
-    )
-    tx.conn.execute(job_outbox.insert().from_select(["job", "queue", "vip", "due_at"], found))
-    tx.announce(Topic.JOBS)
-
-
-def _revive(tx: Tx, lost_before: dt.datetime, now: dt.datetime) -> int:
-    over = sa.and_(job.c.state == "running", job.c.lease_until < now)
-    freed = {
-        "state": JobState.WAITING.value,
-        "words": "whoever ran it went away; it runs again",
-        "due_at": now,
-        **_IDLE,
-    }
-    ids = list(tx.conn.scalars(job.update().where(over).values(freed).returning(job.c.id)))
-    told = sa.exists().where(job_outbox.c.job == job.c.id)
-    lost = sa.and_(job.c.state == "waiting", job.c.due_at < lost_before, _UNDELETED, ~told)
-    ids += tx.conn.scalars(job.update().where(lost).values(due_at=now).returning(job.c.id))
-    if ids:
-        _wake(tx, job.c.id.in_(ids), now)
-    return len(ids)

@@ -14,6 +14,8 @@ from controlplane.store.catalogue import SqlCatalogue
 from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
+from controlplane.store.job_attempts import SqlAttempts
+from controlplane.store.job_lanes import SqlLanes
 from controlplane.store.jobs import SqlJobs
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
@@ -41,6 +43,8 @@ class SqlStore(
     SqlKeys,
     SqlLease,
     SqlJobs,
+    SqlAttempts,
+    SqlLanes,
 ):
     """The ports `Store` and `JobStore` on one SQL database. Close it, or use it as a context manager."""
 

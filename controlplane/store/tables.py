@@ -92,6 +92,7 @@ service_revision = sa.Table(
     sa.Column("config_canary_us", Span, nullable=False, server_default="0"),
     sa.Column("mirror_to", sa.Text),
     sa.Column("mirror_share_bp", sa.Integer),
+    sa.Column("draw_header", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("tried_at", UtcDateTime),
     sa.CheckConstraint("number > 0", name="number"),
     sa.CheckConstraint(REVIEWED, name="status"),

@@ -53,7 +53,13 @@ async def test_checks_and_partial_indexes_equal_the_models(store: SqlStore) -> N
     }
     checks, partial = await store.database.read(found)
     assert checks == declared
-    assert partial == {"uq_rollout_active", "ix_command_pending", "uq_api_key_live", "ix_job_unswept"}
+    assert partial == {
+        "uq_rollout_active",
+        "ix_command_pending",
+        "uq_api_key_live",
+        "ix_job_unswept",
+        "ix_job_expires_at",
+    }
 
 
 def test_there_is_one_head() -> None:

@@ -58,6 +58,10 @@ async def test_a_kind_is_read_back_with_its_defaults_filled_in(http: httpx.Async
             "route": {"path": "/repair", "headers": {"x-model-type": "person"}},
             "timeout": "300s",
             "attempts": 5,
+            "service": "",
+            "keep": "7d",
+            "strip_metadata": True,
+            "label": True,
         }
     ]
     again = (await http.put("/v1/job-kinds/person", json=KIND)).json()
