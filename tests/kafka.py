@@ -23,6 +23,7 @@ NOT_LEADER = 6
 REBALANCE_IN_PROGRESS = 27
 TOPIC_AUTHORIZATION_FAILED = 29
 ERROR_CHARS = 512
+TIMEOUT_S = 30
 
 _pointer = ctypes.c_void_p
 _SIGNATURES = {
@@ -71,6 +72,23 @@ class MockKafka:
         self._cluster = cluster
         servers = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
         self.url = f"kafka://{servers}"
+        self._client = {"bootstrap.servers": servers, "group.id": "a-test"}
+
+    def produce(self, topic: str, *bodies: bytes) -> None:
+        """Send what a foreign producer would."""
+        producer = confluent_kafka.Producer({"bootstrap.servers": self._client["bootstrap.servers"]})
+        for body in bodies:
+            producer.produce(topic, body)
+        assert producer.flush(TIMEOUT_S) == 0
+
+    def read(self, topic: str, count: int) -> list[confluent_kafka.Message]:
+        """Read *count* messages from a topic's beginning, in nobody's name."""
+        consumer = confluent_kafka.Consumer(self._client)
+        consumer.assign([confluent_kafka.TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+        try:
+            return consumer.consume(count, TIMEOUT_S)
+        finally:
+            consumer.close()
 
     def stop(self) -> None:
         """Cut all connections and take no new ones; what is stored stays."""

@@ -5,7 +5,6 @@ import datetime as dt
 import sys
 from collections.abc import AsyncIterator, Iterator
 
-import confluent_kafka
 import pytest
 
 from controlplane.broker.kafka import DEAD_TASKS, TASKS, KafkaQueue, read_address
@@ -17,7 +16,6 @@ from tests.job_builders import make_wake_up, take_all, take_one, take_wake_ups
 from tests.kafka import (
     NOT_LEADER,
     OFFSET_COMMIT,
-    PARTITIONS,
     PRODUCE,
     REBALANCE_IN_PROGRESS,
     TOPIC_AUTHORIZATION_FAILED,
@@ -53,24 +51,6 @@ async def other(kafka: MockKafka) -> AsyncIterator[KafkaQueue]:
     await opened.close()
 
 
-def produce(kafka: MockKafka, topic: str, *bodies: bytes) -> None:
-    """Send what a foreign producer would."""
-    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.url.removeprefix("kafka://")})
-    for body in bodies:
-        producer.produce(topic, body)
-    assert producer.flush(30) == 0
-
-
-def read_all(kafka: MockKafka, topic: str, count: int) -> list[confluent_kafka.Message]:
-    """Read *count* messages from a topic's beginning."""
-    consumer = confluent_kafka.Consumer({"bootstrap.servers": kafka.url.removeprefix("kafka://"), "group.id": "a-test"})
-    consumer.assign([confluent_kafka.TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
-    try:
-        return consumer.consume(count, 30)
-    finally:
-        consumer.close()
-
-
 async def take_until(queue: KafkaQueue, *others: KafkaQueue, found: int) -> list[Delivery]:
     """Take without acknowledging until *queue* got *found*; the others look too, as processes do all the time."""
     taken: list[Delivery] = []
@@ -100,7 +80,7 @@ async def test_messages_have_the_jobs_id_as_their_key(kafka: MockKafka, queue: K
     sent, vip = make_wake_up(), make_wake_up(vip=True)
     await queue.publish([sent, vip])
     for topic, wake_up in (("hueshift.photos", sent), ("hueshift.photos.vip", vip)):
-        (message,) = await asyncio.to_thread(read_all, kafka, topic, 1)
+        (message,) = await asyncio.to_thread(kafka.read, topic, 1)
         assert (message.key(), message.value()) == (wake_up.job.encode(), wake_up.job.encode())
 
 
@@ -259,7 +239,7 @@ async def test_a_topic_that_may_not_be_read_is_an_error(kafka: MockKafka) -> Non
 
 
 async def test_what_is_no_job_of_ours_goes_to_the_dead_letters(kafka: MockKafka, queue: KafkaQueue) -> None:
-    await asyncio.to_thread(produce, kafka, "hueshift.photos", b"\xff drop table", b"")
+    await asyncio.to_thread(kafka.produce, "hueshift.photos", b"\xff drop table", b"")
     sent = make_wake_up()
     await queue.publish([sent])
     assert await take_all(1, queue) == [sent]
@@ -270,7 +250,7 @@ async def test_what_is_no_job_of_ours_goes_to_the_dead_letters(kafka: MockKafka,
 
 async def test_tasks_of_a_foreign_producer(kafka: MockKafka, queue: KafkaQueue, other: KafkaQueue) -> None:
     assert await queue.take_tasks(limit=1) == ()
-    await asyncio.to_thread(produce, kafka, TASKS, b"one", b"two", b"three")
+    await asyncio.to_thread(kafka.produce, TASKS, b"one", b"two", b"three")
     tasks: dict[bytes, ForeignTask] = {}
     async with asyncio.timeout(60):
         while len(tasks) < 3:
@@ -283,7 +263,7 @@ async def test_tasks_of_a_foreign_producer(kafka: MockKafka, queue: KafkaQueue, 
     await queue.acknowledge_task(again)
     await queue.close()
     assert await other.take_tasks(limit=10) == ()
-    (dead,) = await asyncio.to_thread(read_all, kafka, DEAD_TASKS, 1)
+    (dead,) = await asyncio.to_thread(kafka.read, DEAD_TASKS, 1)
     assert (dead.value(), dead.headers()) == (b"three", [("x-reason", "body: 不是 JSON".encode())])
 
 

@@ -17,6 +17,7 @@ from controlplane.lab.api_client import service_document, wait_for_answer
 from controlplane.lab.server import free_ports
 from controlplane.lab.stack import Stack, is_listening
 from tests.envoy import wait_until
+from tests.kafka import running_kafka
 from tests.picture_worker import PictureWorker, coloured, running_worker
 from tests.rabbitmq import RabbitServer, running_rabbitmq
 from tests.requirements import require
@@ -257,3 +258,32 @@ async def test_while_the_broker_is_down_jobs_are_taken_in_and_delivered_afterwar
         f"RabbitMQ down for {down:.0f} s: {len(answered_in)} submissions answered 202, "
         f"the slowest in {max(answered_in):.2f} s; all done {took:.1f} s after it was back"
     )
+
+
+async def test_kafka_carries_jobs_and_foreign_tasks(tmp_path: pathlib.Path) -> None:
+    """A mock of it, since there is no other here; its brokers are away for a while."""
+    with running_kafka() as kafka, running_worker(photos={"/old.jpg": photo(7)}) as worker:
+        settings = {
+            "HUESHIFT_QUEUE_URL": kafka.url,
+            "HUESHIFT_TASKS_OWNER": "admin",
+            "HUESHIFT_IMAGE_HOSTS": f"127.0.0.1:{worker.port}",
+            "HUESHIFT_IMAGE_NETWORKS": "127.0.0.0/8",
+        }
+        async with running_stack(tmp_path, worker, **settings) as stack:
+            owner = Owner(stack, tmp_path)
+            await owner.apply_kind()
+            await owner.submit(0, priority="vip")
+            await wait_until(lambda: _count(owner, {"done": 1}), "Kafka carries jobs", within=60)
+            kafka.stop()
+            for number in range(1, 6):
+                await owner.submit(number)
+            assert await owner.states() == {"done": 1, "waiting": 5}
+            kafka.start()
+            await wait_until(lambda: _count(owner, {"done": 6}), "they are delivered afterwards", within=120)
+            task = {"task_id": "7f3a", "image_url": f"http://127.0.0.1:{worker.port}/old.jpg", "workflow_type": "photo"}
+            for document in (task, task, {**task, "task_id": "8", "workflow_type": "nothing"}):
+                await asyncio.to_thread(kafka.produce, "photo_repair_tasks", json.dumps(document).encode())
+            await wait_until(lambda: _count(owner, {"done": 7}), "the task is done", within=60)
+            (dead,) = await asyncio.to_thread(kafka.read, "photo_repair_tasks.dead", 1)
+            ((name, words),) = dead.headers() or ()
+            assert (name, str(words, "utf-8")[:14]) == ("x-reason", "workflow_type:")
