@@ -285,5 +285,5 @@ async def test_kafka_carries_jobs_and_foreign_tasks(tmp_path: pathlib.Path) -> N
                 await asyncio.to_thread(kafka.produce, "photo_repair_tasks", json.dumps(document).encode())
             await wait_until(lambda: _count(owner, {"done": 7}), "the task is done", within=60)
             (dead,) = await asyncio.to_thread(kafka.read, "photo_repair_tasks.dead", 1)
-            ((name, words),) = dead.headers() or ()
-            assert (name, str(words, "utf-8")[:14]) == ("x-reason", "workflow_type:")
+            headers = dict(dead.headers() or {})
+            assert str(headers["x-reason"]).startswith("b'workflow_type: ")
