@@ -14,7 +14,7 @@ PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nNeeds python3 (3.11 or newer) and make; everything else comes from the package index, by hash.\n'
 
 venv: ## make .venv with everything installed, from requirements.lock; nothing to do when it is there

@@ -46,7 +46,7 @@ _SIGNATURES = {
 }
 
 PATIENCE = dt.timedelta(seconds=20)
-SILENT_FOR = dt.timedelta(seconds=2)
+SILENT_FOR = dt.timedelta(seconds=4)
 """The mock lets a rebalance take about as long."""
 
 
@@ -89,6 +89,13 @@ class MockKafka:
             return consumer.consume(count, TIMEOUT_S)
         finally:
             consumer.close()
+
+    def committed(self, group: str, topic: str) -> int:
+        """Return the offset that a group has committed of a topic's first partition."""
+        consumer = confluent_kafka.Consumer({**self._client, "group.id": group})
+        (found,) = consumer.committed([confluent_kafka.TopicPartition(topic, 0)], TIMEOUT_S)
+        consumer.close()
+        return found.offset
 
     def stop(self) -> None:
         """Cut all connections and take no new ones; what is stored stays."""

@@ -24,7 +24,7 @@ unshare --mount true || fail 'this machine forbids mount namespaces (unshare --m
 
 if [ ! -e "$place/made" ]; then
   mkdir -p "$place"
-  rm -rf "$root"
+  rm -rf --one-file-system "$root"
   printf 'make test-rabbitmq4: making a Debian 13 with RabbitMQ in %s, once\n' "$root" >&2
   debootstrap --variant=minbase --include=rabbitmq-server trixie "$root" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$place/debootstrap.log" 2>&1 ||
     fail "debootstrap failed ($(tail -n 1 "$place/debootstrap.log")); see $place/debootstrap.log; for a mirror set DEBIAN_MIRROR"

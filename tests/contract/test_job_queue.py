@@ -90,14 +90,14 @@ def other(queues: tuple[JobQueue, JobQueue]) -> JobQueue:
     return queues[1]
 
 
-async def test_what_was_published_is_taken_once(queue: JobQueue, other: JobQueue) -> None:
+async def test_what_was_published_is_taken_by_whoever_looks(queue: JobQueue, other: JobQueue) -> None:
     sent = [make_wake_up() for _ in range(20)]
     await queue.publish(sent)
     await queue.publish([])
-    taken = await take_all(20, queue, other, limit=3)
-    assert sorted(taken, key=lambda wake_up: wake_up.job) == sent
-    assert await queue.take(["photos"], limit=1) == ()
-    assert await other.take(["photos"], limit=1) == ()
+    missing = set(sent)
+    async with asyncio.timeout(60):
+        while missing:  # a rebalance between two processes may repeat some
+            missing -= {*await take_wake_ups(queue, limit=3), *await take_wake_ups(other, limit=3)}
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,20 @@ async def test_what_was_published_is_taken_once(queue: JobQueue, other: JobQueue
     ["sqlite", *(pytest.param(name, marks=pytest.mark.integration) for name in ("postgres", "rabbitmq"))],
     indirect=True,
 )
-async def test_where_there_are_no_partitions_any_process_gets_what_is_next(queue: JobQueue, other: JobQueue) -> None:
+async def test_where_there_are_no_partitions_each_is_taken_once_by_whoever_comes(
+    queue: JobQueue, other: JobQueue
+) -> None:
     sent = [make_wake_up() for _ in range(20)]
     await queue.publish(sent)
     mine = await queue.take(["photos"], limit=15)
     theirs = await other.take(["photos"], limit=15)
     assert [each.wake_up for each in (*mine, *theirs)] == sent
     assert (len(mine), len(theirs)) == (15, 5)
+    for delivery in mine:
+        await queue.acknowledge(delivery)
+    for delivery in theirs:
+        await other.acknowledge(delivery)
+    assert await queue.take(["photos"], limit=1) == ()
 
 
 async def test_those_of_vips_come_first_whatever_waits(queue: JobQueue) -> None:
@@ -134,9 +141,8 @@ async def test_what_is_released_comes_again(queue: JobQueue, other: JobQueue) ->
     sent = make_wake_up()
     await queue.publish([sent])
     await queue.release(await take_one(queue))
-    assert await take_all(1, other, queue) == [sent]
-    assert await take_wake_ups(queue) == []
-    assert await take_wake_ups(other) == []
+    assert set(await take_all(1, other, queue)) == {sent}
+    assert set(await take_wake_ups(queue)) <= {sent}, "again at worst"
 
 
 async def test_a_repetition_is_another_wake_up(queue: JobQueue) -> None:

@@ -11,7 +11,7 @@ from controlplane.broker.kafka import DEAD_TASKS, TASKS, KafkaQueue, read_addres
 from controlplane.clock import SystemClock
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.model import JobId
-from controlplane.jobs.ports import DeadLetter, Delivery, ForeignTask, ForeignTasks, WakeUp
+from controlplane.jobs.ports import DeadLetter, Delivery, ForeignTask, ForeignTasks
 from tests.job_builders import make_wake_up, take_all, take_one, take_wake_ups
 from tests.kafka import (
     NOT_LEADER,
@@ -71,8 +71,9 @@ async def test_what_is_answered_out_of_order_is_committed_up_to_the_first_that_i
     first, second, third, *_ = await take_until(queue, found=5)
     await queue.acknowledge(third)
     await queue.acknowledge(first)
-    del second
     await queue.close()
+    assert await asyncio.to_thread(kafka.committed, "hueshift.photos", "hueshift.photos") == 1
+    assert second.wake_up == sent[1]
     assert await take_all(4, other) == sent[1:], "a repetition of the third is the price"
 
 
@@ -121,7 +122,7 @@ async def test_what_a_killed_process_had_taken_comes_again(kafka: MockKafka, que
     finally:
         process.kill()
         await process.wait()
-    assert await take_all(1, queue) == [sent]
+    assert set(await take_all(1, queue)) == {sent}
 
 
 async def test_a_rebalance_drops_what_was_taken_and_answers_to_it_do_nothing(
@@ -175,17 +176,17 @@ async def test_brokers_that_are_away_are_named_and_stall_nothing(kafka: MockKafk
         took = CLOCK.steady() - begun
         beating.cancel()
     assert took > 2 * SHORT.total_seconds()
-    assert beats > took / 0.01 / 4, "the event loop went on meanwhile"
+    assert beats > 20, "the event loop went on meanwhile"
     kafka.start()
-    found: set[WakeUp] = set()
     for delivery in held[:10]:
         await queue.acknowledge(delivery)
-        found.add(delivery.wake_up)
     await queue.close()
     await impatient.close()
     last = open_queue(kafka.url)
-    found |= set(await take_all(20, last))
-    assert found == set(sent)
+    missing = {delivery.wake_up for delivery in held[10:]}
+    async with asyncio.timeout(60):
+        while missing:
+            missing -= set(await take_wake_ups(last))
     await last.close()
 
 
