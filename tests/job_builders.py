@@ -11,9 +11,12 @@ from collections.abc import Awaitable, Callable
 from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobKind, Picture, Refused, photo_key
 from controlplane.jobs.ports import Delivery, JobQueue, NewJob, WakeUp
 from controlplane.jobs.sources import AllowedSources
+from controlplane.pictures.inspection import label
+from controlplane.pictures.labels import Label
+from tests.small_pictures import SMALL_JPEG, make_png
 
-PHOTO = b"\xff\xd8\xff\xe0 a grey photo"
-PNG = b"\x89PNG\r\n\x1a\n a coloured photo"
+PHOTO = SMALL_JPEG
+PNG = make_png(b"coloured", channels=3)
 WORKFLOW = "DDColor人物黑白修复.json"
 
 
@@ -94,6 +97,8 @@ async def take_one(queue: JobQueue) -> Delivery:
 
 Outcome = Coloured | Refused | Away | Failed
 COLOURED = Coloured(PNG, "image/png", "v1")
+RESULT = label(PNG, Label("ddcolor-imagenet", "v1"))
+"""What is stored of `COLOURED`."""
 
 
 class FakePhotos:
