@@ -10,11 +10,11 @@ PROTOS := $(sort $(wildcard protos/*.proto))
 PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-torch lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-ddcolor bench-gpu torch soak clean
+.PHONY: help venv demo test test-torch test-rabbitmq4 lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-ddcolor bench-gpu torch soak clean
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nNeeds python3 (3.11 or newer) and make; everything else comes from the package index, by hash.\n'
 
 venv: ## make .venv with everything installed, from requirements.lock; nothing to do when it is there
@@ -32,6 +32,9 @@ test-torch: torch ## what needs torch: DDColor, AnimeGANv2, TorchScript: checkpo
 
 torch:
 	@$(PYTHON) deploy/setup_venv.py torch
+
+test-rabbitmq4: venv ## jobs on RabbitMQ 4, which it fetches from Debian 13: needs root and debootstrap
+	@tests/rabbitmq4.sh $(ARGS)
 
 lint: venv protos-check ## format, style, types, import contracts, dependencies, generated code
 	@$(VENV)/ruff format --check --output-format concise . || { echo 'make lint: run make format'; exit 1; }
@@ -88,10 +91,11 @@ bench-ddcolor: torch ## DDColor on this CPU: gain over the published way, second
 bench-gpu: torch ## the same on a CUDA device, with a python that has a CUDA torch (TORCH=python); loudly skipped without one
 	@$(TORCH) -m inference_worker models bench --device cuda $(ARGS)
 
-soak: venv torch ## 100,000 conversations of xDS clients; rollouts, with the control plane killed at random; large DDColor
+soak: venv torch ## 100,000 conversations of xDS clients; rollouts, with the control plane killed at random; a broker down for a minute; large DDColor
 	@$(HUESHIFT) soak --sequences 100000
 	@$(HUESHIFT) soak $(ARGS)
+	@$(VENV)/pytest tests/integration -m slow -s
 	@$(TORCH) -m pytest tests/torch -m 'torch and slow'
 
 clean: ## remove .venv, .venv-torch and all caches; the data of `hueshift serve` in var/ stays
-	rm -rf .venv .venv-torch .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-torch .rabbitmq4 .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -34,9 +34,11 @@ from controlplane.store.job_queue import SqlQueue
 from controlplane.wake import Topic, Wake, WakeBoard
 
 if TYPE_CHECKING:
+    from controlplane.broker.kafka import KafkaQueue
     from controlplane.broker.rabbitmq import RabbitQueue
 
 S3: Final = "s3://"
+KAFKA: Final = "kafka:"
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -146,10 +148,22 @@ async def _senders(settings: Settings, opened: contextlib.AsyncExitStack) -> Sen
     return Senders(webhooks=webhooks, others=MailAndChat(services, sources))
 
 
-def _queue(settings: Settings, store: SqlStore, clock: Clock) -> "SqlQueue | RabbitQueue":
+def _queue(settings: Settings, store: SqlStore, clock: Clock) -> "SqlQueue | RabbitQueue | KafkaQueue":
     url = settings.queue_url.get_secret_value()
     if not url:
         return SqlQueue(database=store.database, clock=clock)
+    return _kafka(url) if url.startswith(KAFKA) else _rabbitmq(url)
+
+
+def _kafka(url: str) -> "KafkaQueue":
+    try:
+        from controlplane.broker.kafka import KafkaQueue  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise _missing("HUESHIFT_QUEUE_URL", "confluent-kafka", "kafka") from exc
+    return KafkaQueue(url)
+
+
+def _rabbitmq(url: str) -> "RabbitQueue":
     try:
         from controlplane.broker.rabbitmq import RabbitQueue  # noqa: PLC0415 - an extra
     except ImportError as exc:
@@ -159,11 +173,13 @@ def _queue(settings: Settings, store: SqlStore, clock: Clock) -> "SqlQueue | Rab
     return RabbitQueue(url)
 
 
-def _intake(settings: Settings, queue: "SqlQueue | RabbitQueue", desk: JobDesk, clock: Clock) -> TaskIntake | None:
+def _intake(
+    settings: Settings, queue: "SqlQueue | RabbitQueue | KafkaQueue", desk: JobDesk, clock: Clock
+) -> TaskIntake | None:
     if not settings.tasks_owner:
         return None
     if isinstance(queue, SqlQueue):
-        raise InvalidInputError("HUESHIFT_TASKS_OWNER", "needs RabbitMQ", "set HUESHIFT_QUEUE_URL, too")
+        raise InvalidInputError("HUESHIFT_TASKS_OWNER", "needs RabbitMQ or Kafka", "set HUESHIFT_QUEUE_URL, too")
     return TaskIntake(tasks=queue, desk=desk, owner=settings.tasks_owner, clock=clock, interval=settings.interval)
 
 

@@ -117,8 +117,9 @@ class Settings(BaseSettings):
     s3_endpoint: str = ""
     """The address of another S3 than Amazon's. Empty: Amazon's, or what AWS's own variables say."""
     queue_url: SecretStr = SecretStr("")
-    """``amqp://USER:PASSWORD@HOST/VHOST`` (or ``amqps``) of a RabbitMQ, 3.10 or newer, that carries jobs' wake-ups.
-    Empty: the database carries them."""
+    """What carries jobs' wake-ups: ``amqp://USER:PASSWORD@HOST/VHOST`` (or ``amqps``), a RabbitMQ, 3.10 or newer, or
+    ``kafka://HOST:PORT,HOST:PORT/INSTALLATION``, Kafka's brokers in plaintext; topics and groups begin with the
+    installation's name (``hueshift`` where none is given). Empty: the database carries them."""
     image_hosts: str = ""
     """Hosts that photos of jobs may be fetched from (``image_url``): ``photos.example.org, *.example.net,
     cdn.example.com:8443``. Only those that resolve to public addresses are asked. Empty: none."""
@@ -138,7 +139,7 @@ class Settings(BaseSettings):
     )
     """How long after a job's end somebody who does not take it is told again and again, before that is given up."""
     tasks_owner: str = ""
-    """The API key whose jobs the tasks on RabbitMQ's queue ``photo_repair_tasks`` become, which any producer may put
+    """The API key whose jobs the tasks on the broker's queue ``photo_repair_tasks`` become, which any producer may put
     there (roles all and controller). Empty: that queue is left alone."""
     jobs_envoy: str = ""
     """The listener of the Envoy that jobs are coloured behind, ``http://127.0.0.1:8080`` (roles all and controller).

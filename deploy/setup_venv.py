@@ -94,6 +94,8 @@ LOCKS = {
     "deploy/control-plane.lock": [
         "pyproject.toml",
         "--extra",
+        "kafka",
+        "--extra",
         "notify",
         "--extra",
         "postgres",

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import datetime as dt
 import hashlib
+import itertools
 import uuid
 from collections.abc import Awaitable, Callable, Collection
 
@@ -12,7 +13,7 @@ from controlplane.jobs.callback_desk import CallbackDesk, NoSender, Senders
 from controlplane.jobs.callback_ports import CallbackStore
 from controlplane.jobs.callbacks import Heard, Message, Unheard
 from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobKind, Picture, Refused, photo_key
-from controlplane.jobs.ports import NewJob
+from controlplane.jobs.ports import Delivery, JobQueue, NewJob, WakeUp
 from controlplane.jobs.sources import AllowedSources, read_callback_sources
 from controlplane.pictures.inspection import label
 from controlplane.pictures.labels import Label
@@ -64,6 +65,38 @@ def make_picture(key: str, content: bytes = PHOTO) -> Picture:
     digest = hashlib.sha256(content).hexdigest()
     media_type = "image/png" if content.startswith(b"\x89PNG") else "image/jpeg"
     return Picture(key=key, media_type=media_type, size_bytes=len(content), sha256=digest)
+
+
+_numbers = itertools.count()
+
+
+def make_wake_up(queue: str = "photos", *, vip: bool = False) -> WakeUp:
+    """A wake-up like no other."""
+    return WakeUp(JobId(f"{next(_numbers):032x}"), queue, vip)
+
+
+async def take_wake_ups(queue: JobQueue, *names: str, limit: int = 100) -> list[WakeUp]:
+    """Take wake-ups once, and acknowledge them."""
+    taken = await queue.take(names or ("photos",), limit=limit)
+    for delivery in taken:
+        await queue.acknowledge(delivery)
+    return [delivery.wake_up for delivery in taken]
+
+
+async def take_all(count: int, *queues: JobQueue, limit: int = 100) -> list[WakeUp]:
+    """Take *count* wake-ups as several processes do, whichever gets which, and acknowledge them."""
+    found: list[WakeUp] = []
+    async with asyncio.timeout(60):
+        while len(found) < count:
+            for queue in queues:
+                found += await take_wake_ups(queue, limit=limit)
+    return found
+
+
+async def take_one(queue: JobQueue) -> Delivery:
+    """Take a wake-up that is known to be there."""
+    (delivery,) = await queue.take(["photos"], limit=1)
+    return delivery
 
 
 Outcome = Coloured | Refused | Away | Failed

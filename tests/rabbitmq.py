@@ -1,6 +1,7 @@
 """A real RabbitMQ on loopback, that tests may kill and start: from the Debian package, as nobody, in its own folder.
 
-The package's own wrapper insists on root or its user; the program behind it does not.
+The package's own wrapper insists on root or its user; the program behind it does not. HUESHIFT_RABBITMQ_BIN names a
+folder of other programs (rabbitmq-server, rabbitmqctl, perhaps epmd), which see to their user themselves.
 """
 
 import asyncio
@@ -31,9 +32,15 @@ START_WITHIN = dt.timedelta(seconds=90)
 
 def require_rabbitmq() -> pathlib.Path:
     """Return the folder of RabbitMQ's programs; skip the test in one line where there is none."""
-    if not (BIN / "rabbitmq-server").exists():
-        pytest.skip("rabbitmq-server is missing: install the Debian package rabbitmq-server")
-    return BIN
+    other = os.environ.get("HUESHIFT_RABBITMQ_BIN")
+    found = pathlib.Path(other) if other else BIN
+    if not (found / "rabbitmq-server").exists():
+        pytest.skip(
+            f"rabbitmq-server is missing: HUESHIFT_RABBITMQ_BIN={other} has none"
+            if other
+            else "rabbitmq-server is missing: install the Debian package rabbitmq-server"
+        )
+    return found
 
 
 class RabbitServer:
@@ -45,7 +52,9 @@ class RabbitServer:
         self._epmd = epmd
         # What root need not run, root does not run.
         self._drop = (
-            ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
+            ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+            if os.geteuid() == 0 and bin_folder == BIN
+            else []
         )
         self._environment = {
             "HOME": str(folder),
@@ -133,8 +142,11 @@ class RabbitServer:
 
     def end_epmd(self) -> None:
         """End Erlang's name server, which outlives the broker: the one on our own port."""
+        own = self._bin / "epmd"
+        command = [str(own) if own.exists() else "epmd", "-port", str(self._epmd), "-kill"]
+        environment = {**os.environ, **self._environment}
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
-            subprocess.run(["epmd", "-port", str(self._epmd), "-kill"], capture_output=True, timeout=20, check=False)
+            subprocess.run(command, env=environment, capture_output=True, timeout=20, check=False)
 
 
 def _read(path: str) -> str:

@@ -15,8 +15,9 @@ import pytest
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import service_document, wait_for_answer
 from controlplane.lab.server import free_ports
-from controlplane.lab.stack import Stack
+from controlplane.lab.stack import Stack, is_listening
 from tests.envoy import wait_until
+from tests.kafka import running_kafka
 from tests.picture_worker import PictureWorker, coloured, running_worker
 from tests.rabbitmq import RabbitServer, running_rabbitmq
 from tests.requirements import require
@@ -36,6 +37,7 @@ KIND = {
 PATIENCE = dt.timedelta(seconds=180)
 KILLS = 4
 JOBS = 120
+SUBMITTED_WHILE_DOWN = 20
 
 
 def photo(number: int) -> bytes:
@@ -51,21 +53,23 @@ class Owner:
         self.answers: list[int] = []
 
     async def ask(self, method: str, path: str, **options: object) -> httpx.Response:
+        async def once() -> httpx.Response | None:
+            try:
+                answer = await self.ask_once(method, path, **options)
+            except httpx.TransportError:
+                return None
+            return answer if answer.status_code < 500 else None
+
+        return await wait_for_answer(once, what=f"{method} {path}", clock=CLOCK, at_most=PATIENCE)
+
+    async def ask_once(self, method: str, path: str, **options: object) -> httpx.Response:
         headers = {
             "Authorization": f"Bearer {self._key.read_text().strip()}",
             "Idempotency-Key": uuid.uuid4().hex,
             "Content-Type": "image/png" if "content" in options else "application/json",
         }
-
-        async def once() -> httpx.Response | None:
-            async with httpx.AsyncClient(base_url=self._url, trust_env=False, timeout=20) as client:
-                try:
-                    answer = await client.request(method, path, headers=headers, **options)  # type: ignore[arg-type] # passed through
-                except httpx.TransportError:
-                    return None
-            return answer if answer.status_code < 500 else None
-
-        return await wait_for_answer(once, what=f"{method} {path}", clock=CLOCK, at_most=PATIENCE)
+        async with httpx.AsyncClient(base_url=self._url, trust_env=False, timeout=20) as client:
+            return await client.request(method, path, headers=headers, **options)  # type: ignore[arg-type] # passed through
 
     async def apply_kind(self, **changes: object) -> None:
         assert (await self.ask("PUT", "/v1/job-kinds/photo", json=KIND | changes)).status_code == 200
@@ -216,3 +220,74 @@ async def test_the_articles_message_of_a_foreign_producer_ends_in_done(tmp_path:
 
 async def _count(owner: Owner, wanted: dict[str, int]) -> bool:
     return await owner.states() == wanted
+
+
+@pytest.mark.parametrize("at_least", [dt.timedelta(0), pytest.param(dt.timedelta(seconds=60), marks=pytest.mark.slow)])
+async def test_while_the_broker_is_down_jobs_are_taken_in_and_delivered_afterwards(
+    tmp_path: pathlib.Path, at_least: dt.timedelta
+) -> None:
+    """Down until so many were answered and so long has passed; each submission is sent once and is answered 202."""
+    jobs: dict[str, int] = {}
+    answered_in: list[float] = []
+    async with running_rabbitmq() as rabbit:
+        with running_worker() as worker:
+            settings = {"HUESHIFT_QUEUE_URL": await rabbit.make_vhost(), "HUESHIFT_JOB_SLOTS": "8"}
+            async with running_stack(tmp_path, worker, **settings) as stack:
+                owner = Owner(stack, tmp_path)
+                await owner.apply_kind()
+                jobs[await owner.submit(0)] = 0
+                await wait_until(lambda: _count(owner, {"done": 1}), "the broker carries jobs")
+                await rabbit.kill()
+                begun = CLOCK.steady()
+                while len(jobs) <= SUBMITTED_WHILE_DOWN or CLOCK.steady() - begun < at_least.total_seconds():
+                    number, asked = len(jobs), CLOCK.steady()
+                    answer = await owner.ask_once(
+                        "POST", "/v1/jobs", params={"workflow_type": "photo"}, content=photo(number)
+                    )
+                    assert answer.status_code == 202, answer.text
+                    answered_in.append(CLOCK.steady() - asked)
+                    jobs[str(answer.json()["id"])] = number
+                    await CLOCK.sleep(dt.timedelta(milliseconds=200) if at_least else dt.timedelta(0))
+                down = CLOCK.steady() - begun
+                assert await owner.states() == {"done": 1, "waiting": len(jobs) - 1}
+                assert not await is_listening(rabbit.port)
+                await rabbit.restart()
+                back = CLOCK.steady()
+                assert await owner.wait_all_ended() == {"done": len(jobs)}
+                took = CLOCK.steady() - back
+                for job, number in jobs.items():
+                    result = (await owner.ask("GET", f"/v1/jobs/{job}/result")).content
+                    assert pixels_of(result) == pixels_of(coloured(photo(number)))
+    print(  # noqa: T201 - `make soak` shows it
+        f"RabbitMQ down for {down:.0f} s: {len(answered_in)} submissions answered 202, "
+        f"the slowest in {max(answered_in):.2f} s; all done {took:.1f} s after it was back"
+    )
+
+
+async def test_kafka_carries_jobs_and_foreign_tasks(tmp_path: pathlib.Path) -> None:
+    """A mock of it, since there is no other here; its brokers are away for a while."""
+    with running_kafka() as kafka, running_worker(photos={"/old.jpg": photo(7)}) as worker:
+        settings = {
+            "HUESHIFT_QUEUE_URL": kafka.url,
+            "HUESHIFT_TASKS_OWNER": "admin",
+            "HUESHIFT_IMAGE_HOSTS": f"127.0.0.1:{worker.port}",
+            "HUESHIFT_IMAGE_NETWORKS": "127.0.0.0/8",
+        }
+        async with running_stack(tmp_path, worker, **settings) as stack:
+            owner = Owner(stack, tmp_path)
+            await owner.apply_kind()
+            await owner.submit(0, priority="vip")
+            await wait_until(lambda: _count(owner, {"done": 1}), "Kafka carries jobs", within=60)
+            kafka.stop()
+            for number in range(1, 6):
+                await owner.submit(number)
+            assert await owner.states() == {"done": 1, "waiting": 5}
+            kafka.start()
+            await wait_until(lambda: _count(owner, {"done": 6}), "they are delivered afterwards", within=120)
+            task = {"task_id": "7f3a", "image_url": f"http://127.0.0.1:{worker.port}/old.jpg", "workflow_type": "photo"}
+            for document in (task, task, {**task, "task_id": "8", "workflow_type": "nothing"}):
+                await asyncio.to_thread(kafka.produce, "photo_repair_tasks", json.dumps(document).encode())
+            await wait_until(lambda: _count(owner, {"done": 7}), "the task is done", within=60)
+            (dead,) = await asyncio.to_thread(kafka.read, "photo_repair_tasks.dead", 1)
+            headers = dict(dead.headers() or {})
+            assert headers["x-reason"] == b"workflow_type: 'nothing' is not known; use one of: photo"
