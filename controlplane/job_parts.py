@@ -19,6 +19,7 @@ from controlplane.clock import Clock
 from controlplane.errors import InvalidInputError
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.dispatcher import Dispatcher
+from controlplane.jobs.feed import JobFeed
 from controlplane.jobs.intake import TaskIntake
 from controlplane.jobs.ports import BlobStore
 from controlplane.jobs.relay import JobKeeper, OutboxRelay
@@ -39,6 +40,7 @@ class JobParts:
     """Everything about jobs in one process. Without an Envoy to call there is no dispatcher, and jobs wait."""
 
     desk: JobDesk
+    feed: JobFeed
     relay: OutboxRelay
     keeper: JobKeeper
     dispatcher: Dispatcher | None
@@ -85,8 +87,11 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
         relay = OutboxRelay(
             store=store, queue=queue, clock=clock, board=board, wake=_listening(board), interval=settings.interval
         )
+        looking = _listening(board, Topic.JOBS, Topic.JOB_STATES)
+        feed = JobFeed(store=store, clock=clock, wake=looking, interval=settings.interval)
         yield JobParts(
             desk=desk,
+            feed=feed,
             relay=relay,
             keeper=JobKeeper(store=store, desk=desk, clock=clock),
             dispatcher=dispatcher,
@@ -94,9 +99,9 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
         )
 
 
-def _listening(board: WakeBoard) -> Wake:
+def _listening(board: WakeBoard, *topics: Topic) -> Wake:
     wake = Wake()
-    board.listen(wake, Topic.JOBS)
+    board.listen(wake, *topics or (Topic.JOBS,))
     return wake
 
 

@@ -22,6 +22,8 @@ class Topic(enum.Enum):
     """Counts were written."""
     JOBS = "jobs"
     """Jobs were submitted, wait again, or were put into the queue."""
+    JOB_STATES = "job_states"
+    """Jobs were started or ended, which is nothing to do for those who run them, but news for those who look on."""
 
 
 class Wake:

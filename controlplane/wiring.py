@@ -268,6 +268,7 @@ def _assemble(
             registry=registry,
             inspector=inspector,
             desk=jobs.desk,
+            feed=jobs.feed,
             authenticate=keys.authenticate,
             missing=lambda: _missing(store, cache, settings),
             public_reads=settings.public_reads,
@@ -359,6 +360,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(parts.janitor.run(), name="janitor")
             tasks.create_task(parts.jobs.run(), name="jobs")
         if parts.serves_api and api_socket is not None:
+            tasks.create_task(parts.jobs.feed.run(), name="job-feed")
             tasks.create_task(_serve_api(parts.api, api_socket, drain_s), name="api")
 
 

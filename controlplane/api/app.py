@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from controlplane.api import (
     explanations,
     fleet,
+    job_events,
     job_routes,
     kinds,
     operations,
@@ -33,6 +34,7 @@ from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES, known_fields
+from controlplane.api.sse import Streams
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
@@ -42,10 +44,12 @@ from controlplane.errors import (
     InvalidInputError,
     NotFoundError,
     StaleWriteError,
+    TooManyError,
     UnauthorizedError,
     UnavailableError,
 )
 from controlplane.jobs.desk import JobDesk
+from controlplane.jobs.feed import JobFeed
 from controlplane.jobs.photos import MAX_PHOTO_BYTES
 from controlplane.ports import Store
 
@@ -57,6 +61,7 @@ STATUS: Mapping[type[ControlPlaneError], http.HTTPStatus] = {
     ConflictError: http.HTTPStatus.CONFLICT,
     StaleWriteError: http.HTTPStatus.CONFLICT,
     UnavailableError: http.HTTPStatus.SERVICE_UNAVAILABLE,
+    TooManyError: http.HTTPStatus.TOO_MANY_REQUESTS,
     UnauthorizedError: http.HTTPStatus.UNAUTHORIZED,
 }
 """The one place where an error gets its status."""
@@ -87,6 +92,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     authenticate: Authenticate,
     inspector: Inspector,
     desk: JobDesk,
+    feed: JobFeed,
     missing: Missing = _nothing_missing,
     public_reads: bool = False,
     certificates: Certificates | None = None,
@@ -102,6 +108,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         registry: Where /metrics reads, and where the API's own counters go.
         inspector: Knows what each Envoy runs.
         desk: Where jobs are handed in and collected.
+        feed: Tells what becomes of them; somebody has to run it.
         authenticate: Tells whose API key it is; `auth.keys.KeyRing.authenticate`.
         missing: What /readyz reports.
         public_reads: Whether reading needs no key.
@@ -129,12 +136,14 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         preview=preview,
         inspector=inspector,
         desk=desk,
+        feed=feed,
         compares_pictures=compares_pictures,
     )
     app.state.registry = registry
     app.state.watchers = 0
     app.state.replays = 0
     app.state.uploads = 0
+    app.state.streams = Streams(registry)
     for router in (
         services.router,
         rollouts.router,
@@ -143,6 +152,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         replays.router,
         recent.router,
         fleet.router,
+        job_events.router,
         job_routes.router,
         kinds.router,
         operations.router,
@@ -176,7 +186,7 @@ async def _refused(_: Request, exc: Exception) -> JSONResponse:
     if status is None:
         return _answer(http.HTTPStatus.INTERNAL_SERVER_ERROR, ErrorView(code="internal", error=str(exc)))
     headers = {}
-    if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in {http.HTTPStatus.SERVICE_UNAVAILABLE, http.HTTPStatus.TOO_MANY_REQUESTS}:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if status == http.HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"

@@ -89,6 +89,18 @@ class JobDesk:
             raise ConflictError(f"job {job} is {found.state}{ended}; only one that is done has a result")
         return found, await self.blobs.get_blob(found.result.key)
 
+    async def photo(self, job: JobId, *, owner: str) -> tuple[Job, bytes]:
+        """Return a job and its photo, as it is kept.
+
+        Raises:
+            NotFoundError: There is no such job of this owner.
+            ConflictError: Its photo was not fetched yet.
+        """
+        found = await self.store.load_job(job, owner=owner)
+        if found.photo is None:
+            raise ConflictError(f"job {job} is {found.state}; its photo was not fetched from its address yet")
+        return found, await self.blobs.get_blob(found.photo.key)
+
     async def delete(self, job: JobId, *, owner: str) -> None:
         """Forget a job and its pictures. Where the blobs cannot be reached, `sweep` removes them later.
 

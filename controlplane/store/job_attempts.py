@@ -12,6 +12,7 @@ from controlplane.store.engine import Tx
 from controlplane.store.job_rows import job_of, wake
 from controlplane.store.job_tables import job, job_outbox
 from controlplane.store.queries import Part
+from controlplane.wake import Topic
 
 _UNDELETED: Final = job.c.deleted_at.is_(None)
 _IS: Final = job.c.id == sa.bindparam("of")
@@ -46,7 +47,10 @@ class SqlAttempts(Part):
 
         def work(tx: Tx) -> Job | None:
             row = tx.conn.execute(_CLAIM, facts).first()
-            return None if row is None else job_of(row)
+            if row is None:
+                return None
+            tx.announce(Topic.JOB_STATES)
+            return job_of(row)
 
         return await self.database.write(work)
 
@@ -69,7 +73,7 @@ class SqlAttempts(Part):
             "by_version": version,
             "now": now,
         }
-        return await self.database.write(lambda tx: _change(tx, _FINISH, claim, **facts))
+        return await self.database.write(lambda tx: _end(tx, _FINISH, claim, **facts))
 
     async def retry_job(self, claim: Claim, *, words: str, counts: bool, due: dt.datetime) -> bool:
         def work(tx: Tx) -> bool:
@@ -81,7 +85,7 @@ class SqlAttempts(Part):
         return await self.database.write(work)
 
     async def bury_job(self, claim: Claim, *, words: str, now: dt.datetime) -> bool:
-        return await self.database.write(lambda tx: _change(tx, _BURY, claim, why=words, now=now))
+        return await self.database.write(lambda tx: _end(tx, _BURY, claim, why=words, now=now))
 
     async def revive_jobs(self, *, lost_before: dt.datetime, now: dt.datetime) -> int:
         return await self.database.write(lambda tx: _revive(tx, lost_before, now))
@@ -151,6 +155,13 @@ _BURY: Final = (
 def _change(tx: Tx, statement: sa.Update, claim: Claim, **facts: object) -> bool:
     """Change the job of a claim that is still good; return whether it was."""
     return tx.conn.execute(statement, {"of": claim.job, "attempt": claim.attempt, **facts}).rowcount == 1
+
+
+def _end(tx: Tx, statement: sa.Update, claim: Claim, **facts: object) -> bool:
+    if not _change(tx, statement, claim, **facts):
+        return False
+    tx.announce(Topic.JOB_STATES)
+    return True
 
 
 def _revive(tx: Tx, lost_before: dt.datetime, now: dt.datetime) -> int:

@@ -180,6 +180,7 @@ def _cancel(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> Job:
     if row.state not in {JobState.WAITING.value, JobState.RUNNING.value}:
         raise ConflictError(f"job {of} is {row.state}; only one that waits or runs can be cancelled")
     ended = {"state": JobState.CANCELLED.value, "finished_at": now, "words": "cancelled by its owner", **IDLE}
+    tx.announce(Topic.JOB_STATES)
     return job_of(tx.conn.execute(job.update().where(job.c.id == of).values(ended).returning(job)).one())
 
 

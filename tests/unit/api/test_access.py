@@ -35,7 +35,11 @@ READS = [
     "/v1/proxies",
     "/v1/job-kinds",
 ]
-PRIVATE = ["/v1/jobs", "/v1/jobs/1", "/v1/jobs/1/result"]
+PRIVATE = [
+    "/v1/jobs",
+    "/v1/jobs/events",
+    *(f"/v1/jobs/1{what}" for what in ("", "/result", "/photo", "/events")),
+]
 OPEN = ["/healthz", "/readyz", "/metrics"]
 
 
