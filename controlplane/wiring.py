@@ -50,6 +50,7 @@ from controlplane.telemetry.service import SERVICE as METRICS_SERVICE
 from controlplane.telemetry.service import MetricsService, describe_service
 from controlplane.tls.channel import ChannelTls
 from controlplane.tls.metrics import TlsMetrics
+from controlplane.ui.app import add_pages
 from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.csds import SERVICE as CSDS
@@ -276,6 +277,7 @@ def _assemble(
             preview=Preview(compiler=compiler, check=check),
             compares_pictures=gate is not None,
             discovery=discovery,
+            pages=add_pages,
         ),
     )
 

@@ -4,7 +4,7 @@ Every refusal is a JSON body with one line in ``error`` that names the field and
 """
 
 import http
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -99,6 +99,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     preview: Preview | None = None,
     discovery: Discovery | None = None,
     compares_pictures: bool = True,
+    pages: Callable[[FastAPI], None] | None = None,
 ) -> FastAPI:
     """Build the API.
 
@@ -116,6 +117,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         preview: Tries declarations before they are stored; None stores what the documents' own checks let through.
         discovery: What answers Envoys that poll; without it those paths are not there.
         compares_pictures: Whether objectives about pictures can be kept here: the extra `quality` is installed.
+        pages: Adds the web pages; without it there are none.
     """
     app = FastAPI(
         title="Hueshift",
@@ -160,6 +162,8 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         app.include_router(router)
     if discovery is not None:
         app.include_router(make_router(discovery))
+    if pages is not None:
+        pages(app)
     _finish(app, registry, clock)
     return app
 

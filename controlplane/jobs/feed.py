@@ -128,9 +128,7 @@ class JobFeed:
     _newest: int | None = None
 
     @contextlib.contextmanager
-    def follow(
-        self, owner: str, *, only: JobId | None = None, since: dt.datetime | None = None
-    ) -> Iterator[Onlooker]:
+    def follow(self, owner: str, *, only: JobId | None = None, since: dt.datetime | None = None) -> Iterator[Onlooker]:
         """Look on while this is open.
 
         Args:

@@ -198,6 +198,7 @@ def test_every_kind_of_refusal_has_one_status() -> None:
         "ConflictError": 409,
         "StaleWriteError": 409,
         "UnavailableError": 503,
+        "TooManyError": 429,
         "UnauthorizedError": 401,
     }
 
