@@ -2,9 +2,9 @@
 
 Context: a stream may stay open for hours, its reader may be slow, asleep or gone, and an `EventSource` of a browser
 cannot send an API key, so that clients here read streams with fetch. Choice: whoever has news is asked for the next
-piece only when the last one was taken by the network, and holds no more than what is newest (`jobs.feed`); a reader that
-takes nothing for `SLOW_AFTER` is cut off and comes back to the present state. Consequence: a stream costs one batch of
-news, whatever its reader does.
+piece only when the last one was taken by the network, and holds no more than what is newest (`jobs.feed`); a reader
+that takes nothing for `SLOW_AFTER` is cut off and comes back to the present state. Consequence: a stream costs one
+batch of news, whatever its reader does.
 """
 
 import asyncio

@@ -3,8 +3,8 @@
 Context: a page or a program follows an owner's jobs, or one of them, and nobody may be made to wait for a slow reader.
 Choice: one loop for all of a process's onlookers reads how jobs stand, when a commit wakes it or, for what other
 processes do, after an interval, and tells each what is new to it. What an onlooker has not read yet is replaced by what
-is newer, so it misses moments in between, never the last one. Consequence: a thousand commits cost one read, an onlooker
-who sleeps costs one entry per job, and nobody looking on costs nothing.
+is newer, so it misses moments in between, never the last one. Consequence: a thousand commits cost one read, an
+onlooker who sleeps costs one entry per job, and nobody looking on costs nothing.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 PAUSE: Final = dt.timedelta(milliseconds=250)
 """Between two looks at least; four times as long as the last one took, where that is longer."""
+LONGEST_PAUSE: Final = dt.timedelta(seconds=5)
 RECENT: Final = 50
 """Jobs that have ended, or not, that an onlooker is told of to begin with."""
 MAX_CAUGHT_UP: Final = 500
@@ -158,7 +159,7 @@ class JobFeed:
                 except ControlPlaneError as exc:
                     log.warning("jobs.not_looked_at", error=str(exc))
                 took = dt.timedelta(seconds=self.clock.steady() - begun)
-                await self.clock.sleep(max(PAUSE, 4 * took))
+                await self.clock.sleep(min(max(PAUSE, 4 * took), LONGEST_PAUSE))
                 await self.wake.wait(self.interval)
         finally:
             for onlooker in self._onlookers:

@@ -27,7 +27,7 @@ export class Problem extends Error {
 function problemOf(status, text, retryAfter) {
   let words = "";
   try {
-    words = JSON.parse(text).error;
+    words = JSON.parse(text).error.replace(/^image: /, "This file ");
   } catch {
     words = "";
   }

@@ -72,6 +72,7 @@ export class Compare {
       image.src = url;
       await image.decode();
       image.hidden = false;
+      this.stage.style.setProperty("--ratio", String(image.naturalWidth / image.naturalHeight));
       return null;
     } catch (error) {
       image.hidden = true;

@@ -109,8 +109,10 @@ function tidy() {
     show("more", !isWhole);
     const counts = {};
     for (const { state } of jobs.values()) counts[state] = (counts[state] ?? 0) + 1;
+    const outside = [...(uploads?.all.values() ?? [])];
+    const refused = outside.filter((one) => one.state === "refused").length;
     const parts = [
-      [uploads?.all.size, "to be sent"], [counts.waiting, "waiting"], [counts.running, "being coloured"],
+      [outside.length - refused, "to be sent"], [refused, "not taken"], [counts.waiting, "waiting"], [counts.running, "being coloured"],
       [counts.done, "done"], [counts.dead, "failed"],
     ];
     const words = parts.filter(([count]) => count).map(([count, what]) => `${count} ${what}`);
