@@ -190,7 +190,7 @@ async def _refused(_: Request, exc: Exception) -> JSONResponse:
     if status is None:
         return _answer(http.HTTPStatus.INTERNAL_SERVER_ERROR, ErrorView(code="internal", error=str(exc)))
     headers = {}
-    if status in {http.HTTPStatus.SERVICE_UNAVAILABLE, http.HTTPStatus.TOO_MANY_REQUESTS}:
+    if status == http.HTTPStatus.SERVICE_UNAVAILABLE or isinstance(exc, TooManyError):
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if status == http.HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"

@@ -5,8 +5,8 @@ import datetime as dt
 import pytest
 
 from controlplane.jobs import ports
-from controlplane.jobs.model import Claim, Job, JobId, JobState, result_key
-from controlplane.jobs.ports import JobLooks, JobsLook
+from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobId, JobState, result_key
+from controlplane.jobs.ports import EndedAttempt, JobLooks, JobsLook
 from controlplane.store import SqlStore
 from controlplane.store import job_looks as looking
 from controlplane.wake import Topic
@@ -17,6 +17,8 @@ from tests.job_builders import PNG, make_kind, make_new_job, make_picture
 IS_A_SIGHT: type[JobLooks] = SqlStore  # mypy sits this exam
 
 SECOND = dt.timedelta(seconds=1)
+AWAY = EndedAttempt(AttemptOutcome.AWAY, "busy")
+REFUSED = EndedAttempt(AttemptOutcome.REFUSED, "no picture")
 LEASE = dt.timedelta(seconds=30)
 
 
@@ -112,8 +114,8 @@ async def test_every_step_of_a_job_is_announced_to_those_who_look_on(store: SqlS
     await ears.heard()
     mine = await start(store, job)
     assert await ears.heard() == {Topic.JOB_STATES}
-    assert await store.retry_job(mine, words="busy", counts=False, due=NOW)
-    assert await ears.heard() == {Topic.JOBS}
+    assert await store.retry_job(mine, AWAY, again=Again("busy", 0 * SECOND, counts=False), now=NOW)
+    assert await ears.heard() == {Topic.JOBS, Topic.JOB_STATES}
     await finish(store, job)
     assert await ears.heard() == {Topic.JOB_STATES}
     await store.cancel_job(other.id, owner="ada", now=NOW)
@@ -121,7 +123,7 @@ async def test_every_step_of_a_job_is_announced_to_those_who_look_on(store: SqlS
     dead = await submit(store)
     mine = await start(store, dead)
     await ears.heard()
-    assert await store.bury_job(mine, words="no picture", now=NOW)
+    assert await store.bury_job(mine, REFUSED, words="no picture", now=NOW)
     assert await ears.heard() == {Topic.JOB_STATES}
-    assert not await store.bury_job(mine, words="no picture", now=NOW)
+    assert not await store.bury_job(mine, REFUSED, words="no picture", now=NOW)
     assert await ears.heard() == set()

@@ -199,6 +199,12 @@ async def test_a_job_is_cancelled_and_one_that_died_says_why(
         os.kill(place.worker.pid, signal.SIGCONT)
     (job,) = (await place.owner.ask("GET", "/v1/jobs")).json()
     assert job["state"] == "cancelled"
+    again = card(page, photo.name).get_by_role("button", name="Try again:")
+    if "/v1/jobs/{job}/retry" not in (await place.owner.ask("GET", "/openapi.json")).json()["paths"]:
+        await expect(again).to_be_hidden()
+        return
+    await again.click()
+    await expect_state(page, photo.name, "done")
 
 
 async def test_an_upload_whose_answer_was_lost_is_sent_again_and_is_one_job(visit: Visit, place: Place) -> None:

@@ -51,7 +51,7 @@ export class Card {
     this.draw(`file-${one.id}`, async () => one.photo);
   }
 
-  showJob(job, place, name) {
+  showJob(job, { place, name, mayRetry }) {
     this.upload = null;
     this.job = job;
     this.setName(name || nameOf(job));
@@ -61,7 +61,8 @@ export class Card {
     const said = job.state === "cancelled" ? "" : job.words;
     this.say(said && said[0].toUpperCase() + said.slice(1));
     const done = job.state === "done";
-    this.offer({ compare: done, download: done, cancel: !FINAL.has(job.state), delete: FINAL.has(job.state) });
+    const ended = FINAL.has(job.state);
+    this.offer({ compare: done, download: done, again: ended && !done && mayRetry, cancel: !ended, delete: ended });
     this.look.disabled = !done;
     if (done) this.draw(`result-${job.id}`, () => fetchPicture(job.id, "result"));
     else if (job.photo) this.draw(`photo-${job.id}`, async () => this.photo ?? fetchPicture(job.id, "photo"));

@@ -29,6 +29,7 @@ const places = new Map();
 const cards = new Map(); // by the id of an upload or a job
 const held = new Set(); // new jobs that may turn out to be uploads whose answer is still on its way
 let names = JSON.parse(sessionStorage.getItem(NAMES) ?? "{}");
+const retries = { asked: false, offered: false };
 let kinds = [];
 let uploads = null;
 let stopFollowing = null;
@@ -60,8 +61,18 @@ function draw(id) {
   const job = jobs.get(id);
   if (!job) return;
   if (!cards.has(id)) place(id, makeCard());
-  cards.get(id).showJob(job, places.get(id), names[id]);
+  if (job.state === "dead" || job.state === "cancelled") askForRetries();
+  cards.get(id).showJob(job, { place: places.get(id), name: names[id], mayRetry: retries.offered });
   tidy();
+}
+
+/** Jobs that failed can be run again where the API has a way to; ask once, and only when there is one. */
+async function askForRetries() {
+  if (retries.asked) return;
+  retries.asked = true;
+  const found = await askJson("/openapi.json").catch(() => ({ paths: {} }));
+  retries.offered = "/v1/jobs/{job}/retry" in found.paths;
+  for (const id of jobs.keys()) if (retries.offered && cards.has(id)) draw(id);
 }
 
 function forget(id) {
@@ -78,7 +89,7 @@ function makeCard() {
   return new Card(byId("card"), thumbnails, {
     compare: (card) => compare.open(card.job, card.name),
     download: (card) => download(card.job, card.name),
-    again: (card) => uploads.again(card.upload.id),
+    again: (card) => (card.upload ? uploads.again(card.upload.id) : act(card, "again")),
     cancel: (card) => (card.upload ? uploads.remove(card.upload.id) : act(card, "cancel")),
     delete: (card) => (card.upload ? uploads.remove(card.upload.id) : act(card, "delete")),
   });
@@ -148,6 +159,7 @@ async function act(card, what) {
   button.disabled = true;
   try {
     if (what === "cancel") learn(await askJson(`/v1/jobs/${id}/cancel`, { method: "POST" }));
+    else if (what === "again") learn(await askJson(`/v1/jobs/${id}/retry`, { method: "POST" }));
     else {
       await ask(`/v1/jobs/${id}`, { method: "DELETE" });
       forget(id);

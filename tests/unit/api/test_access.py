@@ -225,9 +225,9 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         "/v1/proxies/{node}",
         "/v1/proxies/{node}/resources",
         "/v1/jobs",
+        "/v1/jobs/events",
         "/v1/jobs/{job}",
-        "/v1/jobs/{job}/result",
-        "/v1/jobs/{job}/cancel",
+        *(f"/v1/jobs/{{job}}/{what}" for what in ("result", "photo", "events", "cancel")),
         "/v1/job-kinds",
         "/v1/job-kinds/{kind}",
     }

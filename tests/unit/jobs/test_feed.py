@@ -11,7 +11,8 @@ import pytest
 from controlplane.errors import UnavailableError
 from controlplane.jobs import feed as feeding
 from controlplane.jobs.feed import JobFeed, News, Onlooker
-from controlplane.jobs.model import Claim, Job, JobState, result_key
+from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobState, result_key
+from controlplane.jobs.ports import EndedAttempt
 from controlplane.store import SqlStore, open_store
 from controlplane.wake import Topic, Wake, WakeBoard
 from tests.builders import NOW
@@ -20,6 +21,8 @@ from tests.unit.api.world import ManualClock, make_template
 
 SOON = dt.timedelta(seconds=10)
 NEVER = dt.timedelta(0)
+AWAY = EndedAttempt(AttemptOutcome.AWAY, "busy")
+REFUSED = EndedAttempt(AttemptOutcome.REFUSED, "no picture")
 LEASE = dt.timedelta(seconds=30)
 
 
@@ -85,7 +88,7 @@ async def test_an_onlooker_begins_with_how_things_stand_and_hears_each_change(st
             assert (news.first, states(news)) == (True, {old.id: JobState.DONE, job.id: JobState.WAITING})
             claim = await start(store, job)
             assert states(await heard(onlooker)) == {job.id: JobState.RUNNING}
-            await store.bury_job(claim, words="no picture", now=NOW)
+            await store.bury_job(claim, REFUSED, words="no picture", now=NOW)
             news = await heard(onlooker)
             assert (news.first, states(news)) == (False, {job.id: JobState.DEAD})
             assert news.sightings[0].job.words == "no picture"
@@ -103,7 +106,7 @@ async def test_what_is_read_late_is_only_what_is_newest(store: SqlStore, feed: J
         await heard(onlooker)
         claim = await start(store, job)
         await feed.look()
-        await store.retry_job(claim, words="busy", counts=False, due=NOW)
+        await store.retry_job(claim, AWAY, again=Again("busy", NEVER, counts=False), now=NOW)
         await feed.look()
         await finish(store, job)
         await feed.look()
