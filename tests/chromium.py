@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import AsyncIterator
 
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 from tests.requirements import require
 
@@ -20,6 +20,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE_MS = 60_000
 DROP = """([target, files]) => {
   const transfer = new DataTransfer();
   for (const [name, type, content] of files) {
@@ -44,6 +45,7 @@ def require_chromium() -> str:
 async def running_chromium() -> AsyncIterator[Browser]:
     """Start the browser, and end it at the end."""
     path = require_chromium()
+    expect.set_options(timeout=PATIENCE_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         try:
@@ -78,7 +80,7 @@ class Visit:
 async def visiting(browser: Browser, url: str, *, width: int = 1280, height: int = 900) -> AsyncIterator[Visit]:
     """Open *url* in a new profile."""
     context = await browser.new_context(viewport={"width": width, "height": height}, locale="en-GB")
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(PATIENCE_MS)
     try:
         page = await context.new_page()
         visit = Visit(page, [])
