@@ -94,6 +94,12 @@ async def expect_state(page: Page, name: str, state: str) -> None:
     await expect(card(page, name)).to_have_attribute("data-state", state)
 
 
+def worker_of(place: Place) -> int:
+    """Return the process that colours, for those who stop and wake it."""
+    assert place.worker.pid is not None
+    return place.worker.pid
+
+
 async def test_photos_are_dropped_followed_compared_and_downloaded(visit: Visit, place: Place) -> None:
     page, photos = visit.page, place.photos[:3]
     await enter(page, place.key)
@@ -190,15 +196,14 @@ async def test_a_job_is_cancelled_and_one_that_died_says_why(
     await card(page, large.name).get_by_role("button", name="Delete:").click()
     await expect(page.get_by_role("listitem")).to_have_count(0)
 
-    assert place.worker.pid is not None
-    os.kill(place.worker.pid, signal.SIGSTOP)
+    os.kill(worker_of(place), signal.SIGSTOP)
     try:
         await drop(page, "#drop", photo)
         await expect(card(page, photo.name)).to_have_attribute("data-state", re.compile("waiting|running"))
         await card(page, photo.name).get_by_role("button", name="Cancel:").click()
         await expect_state(page, photo.name, "cancelled")
     finally:
-        os.kill(place.worker.pid, signal.SIGCONT)
+        os.kill(worker_of(place), signal.SIGCONT)
     (job,) = (await place.owner.ask("GET", "/v1/jobs")).json()
     assert job["state"] == "cancelled"
     again = card(page, photo.name).get_by_role("button", name="Try again:")
@@ -282,6 +287,28 @@ async def test_the_page_comes_back_with_the_control_plane_and_knows_what_happene
     for job in (first, second):
         await expect(page.locator(f"[data-id='{job}']")).to_have_attribute("data-state", "done")
     await place.owner.ask("DELETE", f"/v1/jobs/{first}")
+    visit.complaints = [line for line in visit.complaints if "ERR_" not in line]
+
+
+async def test_earlier_jobs_are_listed_page_by_page(visit: Visit, place: Place) -> None:
+    page = visit.page
+    visit.expected = {404}
+    os.kill(worker_of(place), signal.SIGSTOP)
+    try:
+        jobs = [await place.submit(0) for _ in range(32)]
+        await page.route(re.compile("/v1/jobs/events"), lambda route: route.abort())  # it would tell of all of them
+        await page.get_by_label("API key").fill(place.key)
+        await page.get_by_role("button", name="Open").click()
+        await expect(page.get_by_role("listitem")).to_have_count(30)
+        await expect(page.locator("#link")).to_contain_text("Connection lost")
+        await place.owner.ask("DELETE", f"/v1/jobs/{jobs[2]}")  # the last one listed
+        await page.get_by_role("button", name="Show earlier ones").click()
+        await expect(page.get_by_role("listitem")).to_have_count(31)
+        await expect(page.get_by_role("button", name="Show earlier ones")).to_be_hidden()
+        listed = await page.get_by_role("listitem").evaluate_all("(cards) => cards.map((card) => card.dataset.id)")
+        assert listed == [job for job in reversed(jobs) if job != jobs[2]]
+    finally:
+        os.kill(worker_of(place), signal.SIGCONT)
     visit.complaints = [line for line in visit.complaints if "ERR_" not in line]
 
 

@@ -9,6 +9,7 @@ import { Uploads } from "./uploads.js";
 const PAGE = 30;
 const MAX_FOLLOWED = 500; // the stream's first event has no more open jobs than these
 const HOLD_MS = 2000;
+const AGAIN_MS = 5000;
 const NAMES = "hueshift.names";
 const CHOICE = "hueshift.choice";
 const ENDINGS = { "image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/tiff": "tiff", "image/bmp": "bmp" };
@@ -145,7 +146,14 @@ function announce(job) {
 async function listEarlier() {
   const ids = [...jobs.values()].sort((a, b) => (a.submitted_at < b.submitted_at ? -1 : 1)).map((job) => job.id);
   const query = new URLSearchParams({ limit: PAGE, ...(ids.length ? { before: ids[0] } : {}) });
-  const found = await askJson(`/v1/jobs?${query}`);
+  let found = [];
+  try {
+    found = await askJson(`/v1/jobs?${query}`);
+  } catch (error) {
+    if (error.status !== 404 || !ids.length) throw error;
+    forget(ids[0]); // deleted elsewhere
+    return listEarlier();
+  }
   isWhole = found.length < PAGE;
   for (const job of found) learn(job, { isLate: true });
   tidy();
@@ -303,16 +311,17 @@ async function enter() {
   showKinds();
   uploads = new Uploads({ onChange: showUpload, onJob: becomeJob, onRefused: (problem) => leave(problem.message) });
   await listEarlier();
+  stopFollowing?.();
   stopFollowing = follow({ onNews: hear, onLink: showLink, onRefused: (problem) => leave(problem.message) });
   await uploads.goOn();
 }
 
 /** Ask for a key again, and say why. */
-function leave(words) {
+function leave(words, { keepsKey = false } = {}) {
   stopFollowing?.();
   stopFollowing = null;
-  if (uploads) uploads.stopped = true;
-  key.forget();
+  uploads?.stop();
+  if (!keepsKey) key.forget();
   for (const id of [...cards.keys()]) forget(id);
   jobs.clear();
   isWhole = false;
@@ -331,7 +340,10 @@ async function tryKey() {
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     if (error.status === 401) leave("This key is not known, or was revoked. Check it, or make another one.");
-    else leave(`${error.message}.`);
+    else {
+      leave(`${error.message}; it is tried again.`, { keepsKey: true });
+      setTimeout(() => key.get() && byId("work").hidden && tryKey(), AGAIN_MS);
+    }
   } finally {
     button.disabled = false;
   }

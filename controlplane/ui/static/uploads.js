@@ -79,9 +79,19 @@ export class Uploads {
     this.keptBytes = 0;
     this.stopped = false;
     this.tell = { onChange, onJob, onRefused };
-    window.addEventListener("beforeunload", (event) => {
+    this.warn = (event) => {
       if ([...this.all.values()].some((one) => one.state !== "refused" && !one.isKept)) event.preventDefault();
-    });
+    };
+    window.addEventListener("beforeunload", this.warn);
+  }
+
+  /** Send no more and say no more; what is kept can be gone on with. */
+  stop() {
+    this.stopped = true;
+    this.tell = { onChange() {}, onJob() {}, onRefused() {} };
+    window.removeEventListener("beforeunload", this.warn);
+    for (const one of this.all.values()) one.handle?.abort();
+    this.all.clear();
   }
 
   /** Go on with what was not sent before the page was loaded again. */
@@ -123,8 +133,7 @@ export class Uploads {
 
   /** Forget everything, the kept photos too. */
   async clear() {
-    this.stopped = true;
-    for (const id of [...this.all.keys()]) this.remove(id);
+    this.stop();
     for (const row of await kept()) await drop(row.id);
   }
 
