@@ -60,9 +60,9 @@ export class Card {
     this.bar.hidden = true;
     const said = job.state === "cancelled" ? "" : job.words;
     this.say(said && said[0].toUpperCase() + said.slice(1));
-    const done = job.state === "done";
+    const done = job.state === "done" && job.result !== null; // pictures go after a time, rows stay
     const ended = FINAL.has(job.state);
-    this.offer({ compare: done, download: done, again: ended && !done && mayRetry, cancel: !ended, delete: ended });
+    this.offer({ compare: done, download: done, again: ended && job.state !== "done" && mayRetry, cancel: !ended, delete: ended });
     this.look.disabled = !done;
     if (done) this.draw(`result-${job.id}`, () => fetchPicture(job.id, "result"));
     else if (job.photo) this.draw(`photo-${job.id}`, async () => this.photo ?? fetchPicture(job.id, "photo"));

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from hatchling.builders.wheel import WheelBuilder
 
-from controlplane.jobs.photos import MAX_PHOTO_BYTES
+from controlplane.pictures.facts import MAX_PHOTO_BYTES
 from controlplane.ui.app import PAGES, STATIC, add_pages
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
