@@ -78,5 +78,9 @@ class UnavailableError(ControlPlaneError):
     """Something we depend on (the database, a port) does not answer; nothing was changed."""
 
 
+class TooManyError(ControlPlaneError):
+    """The caller has as many of something as one may have; it works again once some of them are gone."""
+
+
 class UnauthorizedError(ControlPlaneError):
     """No API key, or one that is not known."""

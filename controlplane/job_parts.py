@@ -22,6 +22,7 @@ from controlplane.jobs.callback_desk import CallbackDesk, NoSender, Senders
 from controlplane.jobs.courier import Courier
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.dispatcher import Dispatcher
+from controlplane.jobs.feed import JobFeed
 from controlplane.jobs.intake import TaskIntake
 from controlplane.jobs.leftovers import LeftoverScan
 from controlplane.jobs.owners import Quotas
@@ -46,6 +47,7 @@ class JobParts:
     """Everything about jobs in one process. Without an Envoy to call there is no dispatcher, and jobs wait."""
 
     desk: JobDesk
+    feed: JobFeed
     relay: OutboxRelay
     keeper: JobKeeper
     dispatcher: Dispatcher | None
@@ -105,8 +107,11 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
         relay = OutboxRelay(
             store=store, queue=queue, clock=clock, board=board, wake=_listening(board), interval=settings.interval
         )
+        looking = _listening(board, Topic.JOBS, Topic.JOB_STATES)
+        feed = JobFeed(store=store, clock=clock, wake=looking, interval=settings.interval)
         yield JobParts(
             desk=desk,
+            feed=feed,
             relay=relay,
             keeper=JobKeeper(
                 store=store,
@@ -129,9 +134,9 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
         )
 
 
-def _listening(board: WakeBoard, topic: Topic = Topic.JOBS) -> Wake:
+def _listening(board: WakeBoard, *topics: Topic) -> Wake:
     wake = Wake()
-    board.listen(wake, topic)
+    board.listen(wake, *topics or (Topic.JOBS,))
     return wake
 
 

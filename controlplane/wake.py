@@ -24,6 +24,8 @@ class Topic(enum.Enum):
     """Jobs were submitted, wait again, or were put into the queue."""
     NOTICES = "notices"
     """Jobs ended that somebody is to be told of."""
+    JOB_STATES = "job_states"
+    """Jobs were started or ended, which is nothing to do for those who run them, but news for those who look on."""
 
 
 class Wake:

@@ -50,6 +50,7 @@ from controlplane.telemetry.service import SERVICE as METRICS_SERVICE
 from controlplane.telemetry.service import MetricsService, describe_service
 from controlplane.tls.channel import ChannelTls
 from controlplane.tls.metrics import TlsMetrics
+from controlplane.ui.app import add_pages
 from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.cache import SnapshotCache
 from controlplane.xds.csds import SERVICE as CSDS
@@ -269,6 +270,7 @@ def _assemble(
             inspector=inspector,
             desk=jobs.desk,
             callbacks=jobs.callbacks,
+            feed=jobs.feed,
             authenticate=keys.authenticate,
             missing=lambda: _missing(store, cache, settings),
             public_reads=settings.public_reads,
@@ -276,6 +278,7 @@ def _assemble(
             preview=Preview(compiler=compiler, check=check),
             compares_pictures=gate is not None,
             discovery=discovery,
+            pages=add_pages,
         ),
     )
 
@@ -360,6 +363,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(parts.janitor.run(), name="janitor")
             tasks.create_task(parts.jobs.run(), name="jobs")
         if parts.serves_api and api_socket is not None:
+            tasks.create_task(parts.jobs.feed.run(), name="job-feed")
             tasks.create_task(_serve_api(parts.api, api_socket, drain_s), name="api")
 
 

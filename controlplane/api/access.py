@@ -16,6 +16,7 @@ from controlplane.controller.preview import Preview
 from controlplane.errors import InvalidInputError, UnauthorizedError
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
+from controlplane.jobs.feed import JobFeed
 from controlplane.ports import Store
 
 MAX_IDEMPOTENCY_KEY_CHARS = 128
@@ -43,6 +44,7 @@ class Parts:
     inspector: Inspector
     desk: JobDesk
     callbacks: CallbackDesk
+    feed: JobFeed
     certificates: Certificates | None = None
     preview: Preview | None = None
     compares_pictures: bool = True
@@ -112,6 +114,8 @@ Reader: TypeAlias = Annotated[str, Depends(_reader)]
 """The name of the key that reads; "" where reading is public."""
 Writer: TypeAlias = Annotated[Caller, Depends(_caller)]
 """Who changes something. Always needs a key."""
+Credentials: TypeAlias = _Credentials
+"""The key as it was sent, for those who must ask again later whether it is still good."""
 Owner: TypeAlias = Annotated[str, Depends(_owner)]
 """Who reads what is theirs alone: the name of the key, which is always needed."""
 

@@ -5,7 +5,7 @@ Every refusal is a JSON body with one line in ``error`` that names the field and
 
 import http
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -19,6 +19,7 @@ from controlplane.api import (
     callback_routes,
     explanations,
     fleet,
+    job_events,
     job_routes,
     kinds,
     operations,
@@ -36,6 +37,7 @@ from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES, known_fields
+from controlplane.api.sse import Streams
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
@@ -47,11 +49,13 @@ from controlplane.errors import (
     NotFoundError,
     OverQuotaError,
     StaleWriteError,
+    TooManyError,
     UnauthorizedError,
     UnavailableError,
 )
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
+from controlplane.jobs.feed import JobFeed
 from controlplane.pictures.facts import MAX_PHOTO_BYTES
 from controlplane.ports import Store
 
@@ -63,6 +67,7 @@ STATUS: Mapping[type[ControlPlaneError], http.HTTPStatus] = {
     ConflictError: http.HTTPStatus.CONFLICT,
     StaleWriteError: http.HTTPStatus.CONFLICT,
     UnavailableError: http.HTTPStatus.SERVICE_UNAVAILABLE,
+    TooManyError: http.HTTPStatus.TOO_MANY_REQUESTS,
     UnauthorizedError: http.HTTPStatus.UNAUTHORIZED,
     GoneError: http.HTTPStatus.GONE,
     OverQuotaError: http.HTTPStatus.TOO_MANY_REQUESTS,
@@ -96,12 +101,14 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     inspector: Inspector,
     desk: JobDesk,
     callbacks: CallbackDesk,
+    feed: JobFeed,
     missing: Missing = _nothing_missing,
     public_reads: bool = False,
     certificates: Certificates | None = None,
     preview: Preview | None = None,
     discovery: Discovery | None = None,
     compares_pictures: bool = True,
+    pages: Callable[[FastAPI], None] | None = None,
 ) -> FastAPI:
     """Build the API.
 
@@ -112,6 +119,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         inspector: Knows what each Envoy runs.
         desk: Where jobs are handed in and collected.
         callbacks: Where owners say whom they want told of their jobs' ends.
+        feed: Tells what becomes of them; somebody has to run it.
         authenticate: Tells whose API key it is; `auth.keys.KeyRing.authenticate`.
         missing: What /readyz reports.
         public_reads: Whether reading needs no key.
@@ -119,6 +127,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         preview: Tries declarations before they are stored; None stores what the documents' own checks let through.
         discovery: What answers Envoys that poll; without it those paths are not there.
         compares_pictures: Whether objectives about pictures can be kept here: the extra `quality` is installed.
+        pages: Adds the web pages; without it there are none.
     """
     app = FastAPI(
         title="Hueshift",
@@ -140,12 +149,14 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         inspector=inspector,
         desk=desk,
         callbacks=callbacks,
+        feed=feed,
         compares_pictures=compares_pictures,
     )
     app.state.registry = registry
     app.state.watchers = 0
     app.state.replays = 0
     app.state.uploads = 0
+    app.state.streams = Streams(registry)
     for router in (
         services.router,
         rollouts.router,
@@ -154,6 +165,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         replays.router,
         recent.router,
         fleet.router,
+        job_events.router,
         job_routes.router,
         kinds.router,
         owners.router,
@@ -163,6 +175,8 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         app.include_router(router)
     if discovery is not None:
         app.include_router(make_router(discovery))
+    if pages is not None:
+        pages(app)
     _finish(app, registry, clock)
     return app
 
@@ -189,7 +203,7 @@ async def _refused(_: Request, exc: Exception) -> JSONResponse:
     if status is None:
         return _answer(http.HTTPStatus.INTERNAL_SERVER_ERROR, ErrorView(code="internal", error=str(exc)))
     headers = {}
-    if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+    if status == http.HTTPStatus.SERVICE_UNAVAILABLE or isinstance(exc, TooManyError):
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if status == http.HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"

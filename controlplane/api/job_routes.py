@@ -13,7 +13,7 @@ from controlplane.api.access import Owner, UseParts, Writer
 from controlplane.api.callback_schemas import JobDetailView, job_detail
 from controlplane.api.job_schemas import JobView, job_view
 from controlplane.errors import InvalidInputError, UnavailableError
-from controlplane.jobs.model import JobId, JobState, Order
+from controlplane.jobs.model import JobId, JobState, Order, Picture
 from controlplane.jobs.photos import ending_of
 from controlplane.jobs.tasks import read_task
 
@@ -100,12 +100,23 @@ async def show_job(job: Which, parts: UseParts, owner: Owner) -> JobDetailView:
 async def show_result(job: Which, parts: UseParts, owner: Owner) -> Response:
     """Return the picture of a job that is done."""
     found, content = await parts.desk.result(JobId(job), owner=owner)
-    media_type = "application/octet-stream" if found.result is None else found.result.media_type
+    return _picture(found.id, found.result, content, {"X-Model-Version": found.version})
+
+
+@router.get("/{job}/photo", response_class=Response)
+async def show_photo(job: Which, parts: UseParts, owner: Owner) -> Response:
+    """Return the photo of a job, as it is kept."""
+    found, content = await parts.desk.photo(JobId(job), owner=owner)
+    return _picture(f"{found.id}-photo", found.photo, content, {})
+
+
+def _picture(name: str, picture: Picture | None, content: bytes, more: dict[str, str]) -> Response:
+    media_type = "application/octet-stream" if picture is None else picture.media_type
     headers = {
-        "Content-Disposition": f'attachment; filename="{found.id}.{ending_of(media_type)}"',
-        "X-Model-Version": found.version,
+        "Content-Disposition": f'attachment; filename="{name}.{ending_of(media_type)}"',
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "private, no-store",
+        **more,
     }
     return Response(content, media_type=media_type, headers=headers)
 

@@ -151,6 +151,24 @@ class JobDesk:
         except NotFoundError as exc:
             raise GoneError(f"job {job} is done, but its result is not in the blob store any more") from exc
 
+    async def photo(self, job: JobId, *, owner: str) -> tuple[Job, bytes]:
+        """Return a job and its photo, as it is kept.
+
+        Raises:
+            NotFoundError: There is no such job of this owner.
+            ConflictError: Its photo was not fetched yet.
+            GoneError: Its time is over.
+        """
+        found = await self.store.load_job(job, owner=owner)
+        if found.swept_at is not None:
+            raise GoneError(f"job {job} is {found.state}, but {removed_words(found.swept_at)}")
+        if found.photo is None:
+            raise ConflictError(f"job {job} is {found.state}; its photo was not fetched from its address yet")
+        try:
+            return found, await self.blobs.get_blob(found.photo.key)
+        except NotFoundError as exc:
+            raise GoneError(f"job {job} is {found.state}, but its photo is not in the blob store any more") from exc
+
     async def delete(self, job: JobId, *, owner: str) -> None:
         """Forget a job and its pictures. Where the blobs cannot be reached, `sweep` removes them later.
 

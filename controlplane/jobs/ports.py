@@ -25,6 +25,11 @@ from controlplane.jobs.owners import DEFAULT_QUOTAS, JobOwner, JobUsage, Quotas
 MAX_BATCH: Final = 100
 """Wake-ups that move from the outbox to the queue at once, and the most that one look into a queue gives."""
 
+MAX_OPEN: Final = 500
+"""An owner's jobs that are followed at once; the others come after these anyway."""
+MAX_PLACES: Final = 200
+"""Jobs that are told their place in the queue."""
+
 
 MAX_LISTED: Final = 1000
 """The most blobs that one look gives; what S3 gives at once."""
@@ -209,6 +214,34 @@ class JobStore(OwnerStore, EndStore, Protocol):
 
         Return how many.
         """
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobsLook:
+    """Jobs as they stood at one moment, oldest first.
+
+    *places* are those of jobs that wait, in their queue: 1 is next. Only the first `MAX_PLACES` of all that wait have
+    one. *newest* is the number of the last job that anybody has submitted, 0 where there is none.
+    """
+
+    jobs: tuple[Job, ...]
+    places: Mapping[JobId, int]
+    newest: int
+
+
+class JobLooks(Protocol):
+    """Jobs as those see them who look on while they move."""
+
+    async def look_at_jobs(self, owners: Collection[str], *, known: Collection[JobId], after: int | None) -> JobsLook:
+        """Return what owners may want to know, without what was deleted.
+
+        That is: each one's jobs that wait or run, up to `MAX_OPEN`, those that come first first; theirs that have ended
+        already although they were submitted after the one with the number *after*; and those of *known*, anybody's,
+        whatever became of them.
+        """
+
+    async def load_ended(self, owner: str, *, since: dt.datetime, limit: int) -> tuple[Job, ...]:
+        """Return an owner's jobs that ended at *since* or later, the newest first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

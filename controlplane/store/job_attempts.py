@@ -13,6 +13,7 @@ from controlplane.store.job_callbacks import record_end
 from controlplane.store.job_rows import date_pictures, job_of, wake
 from controlplane.store.job_tables import job, job_attempt, job_kind, job_outbox
 from controlplane.store.queries import Part
+from controlplane.wake import Topic
 
 _UNDELETED: Final = job.c.deleted_at.is_(None)
 _IS: Final = job.c.id == sa.bindparam("of")
@@ -47,7 +48,10 @@ class SqlAttempts(Part):
 
         def work(tx: Tx) -> Job | None:
             row = tx.conn.execute(_CLAIM, facts).first()
-            return None if row is None else job_of(row)
+            if row is None:
+                return None
+            tx.announce(Topic.JOB_STATES)
+            return job_of(row)
 
         return await self.database.write(work)
 
@@ -194,6 +198,7 @@ def record_attempts(tx: Tx, of: Sequence[str], ended: EndedAttempt, now: dt.date
     """Remember how the last attempts of these jobs ended; the caller has just ended them."""
     facts = {"at_version": ended.version, "outcome": ended.outcome.value, "why": ended.words, "now": now}
     tx.conn.execute(_RECORD, {"these": list(of), "was_called": ended.was_called, **facts})
+    tx.announce(Topic.JOB_STATES)
 
 
 def _revive(tx: Tx, lost_before: dt.datetime, now: dt.datetime) -> int:

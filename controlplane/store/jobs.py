@@ -190,6 +190,7 @@ def _cancel(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> Job:
     running = row.state == JobState.RUNNING.value
     ended = {"state": JobState.CANCELLED.value, "finished_at": now, "words": "cancelled by its owner", **IDLE}
     cancelled = tx.conn.execute(job.update().where(job.c.id == of).values(ended).returning(job)).one()
+    tx.announce(Topic.JOB_STATES)
     date_pictures(tx, job.c.id == of)
     record_end(tx, cancelled)
     if running:

@@ -18,6 +18,7 @@ from controlplane.store.job_attempts import SqlAttempts
 from controlplane.store.job_callbacks import SqlCallbacks
 from controlplane.store.job_ends import SqlEnds
 from controlplane.store.job_lanes import SqlLanes
+from controlplane.store.job_looks import SqlJobLooks
 from controlplane.store.job_owners import SqlOwners
 from controlplane.store.jobs import SqlJobs
 from controlplane.store.keys import SqlKeys
@@ -47,6 +48,7 @@ class SqlStore(
     SqlLease,
     SqlJobs,
     SqlAttempts,
+    SqlJobLooks,
     SqlOwners,
     SqlEnds,
     SqlCallbacks,

@@ -124,6 +124,7 @@ async def test_the_api_answers_polls_where_asked_for(world: World) -> None:
         inspector=world.app.state.parts.inspector,
         desk=world.app.state.parts.desk,
         callbacks=world.app.state.parts.callbacks,
+        feed=world.feed,
         authenticate=refuse_everybody,
         discovery=Discovery(polls=Polls()),
     )

@@ -18,13 +18,15 @@ from controlplane.api.access import Parts
 from controlplane.api.app import create_app
 from controlplane.auth.keys import KeyRing
 from controlplane.blobs.directory import DirectoryBlobs
+from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.observer import Clusters, judge_ticks
 from controlplane.jobs.desk import JobDesk
+from controlplane.jobs.feed import JobFeed
 from controlplane.ports import ClusterHealth, Occurrence, Rollout, TelemetryBatch, TickRead
 from controlplane.rollout.model import Baking, Breach, RollbackCause, RolledBack, State
 from controlplane.store import SqlStore, open_store, schema
-from controlplane.wake import WakeBoard
+from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.reading import SnapshotReader
 from tests import builders
 from tests.job_builders import FakePhotos, make_callback_desk
@@ -61,6 +63,7 @@ class World:
     key: str
     missing: list[str]
     blobs: DirectoryBlobs
+    feed: JobFeed
 
     def http(self, key: str | None = "") -> httpx.AsyncClient:
         """Return a client: with ada's key, another one, or (None) without."""
@@ -158,7 +161,15 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
         inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
         desk=JobDesk(store=store, blobs=DirectoryBlobs(pathlib.Path()), source=FakePhotos(), clock=clock),
         callbacks=make_callback_desk(store, clock),
+        feed=make_feed(store, clock, WakeBoard()),
     )
+
+
+def make_feed(store: SqlStore, clock: Clock, board: WakeBoard) -> JobFeed:
+    """Build what wiring builds; a test runs it."""
+    wake = Wake()
+    board.listen(wake, Topic.JOBS, Topic.JOB_STATES)
+    return JobFeed(store=store, clock=clock, wake=wake, interval=dt.timedelta(seconds=60))
 
 
 @contextlib.asynccontextmanager
@@ -175,7 +186,9 @@ async def open_world(
     async def say_missing() -> Sequence[str]:
         return missing
 
-    async with await open_store(f"sqlite:///{path}", board=WakeBoard(), clock=clock) as store:
+    board = WakeBoard()
+    async with await open_store(f"sqlite:///{path}", board=board, clock=clock) as store:
+        feed = make_feed(store, clock, board)
         ring = KeyRing(store=store, clock=clock)
         app, registry = _shared_app()
         callbacks = make_callback_desk(store, clock)
@@ -194,5 +207,6 @@ async def open_world(
                 check_callback=callbacks.check_task,
             ),
             callbacks=callbacks,
+            feed=feed,
         )
-        yield World(app, store, clock, registry, await ring.create("ada"), missing, blobs)
+        yield World(app, store, clock, registry, await ring.create("ada"), missing, blobs, feed)

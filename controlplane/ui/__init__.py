@@ -1,0 +1,1 @@
+"""The web pages: plain files that a browser asks for without a key; what they show, they ask the API for, with one."""

@@ -1,0 +1,52 @@
+"""Serves the pages' files: no build step, nothing from other hosts, and nothing in them that needs a key.
+
+The browser is told to run and load nothing but these files and to speak to nobody but us (Content-Security-Policy), so
+that a name or a reason in somebody's job can never become a script.
+"""
+
+import hashlib
+import pathlib
+from typing import Final
+
+from fastapi import APIRouter, FastAPI, Request, Response
+
+STATIC: Final = pathlib.Path(__file__).parent / "static"
+PAGES: Final = {"/jobs": "jobs.html"}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+_HEADERS: Final = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-cache",
+}
+_TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+def add_pages(app: FastAPI) -> None:
+    """Serve each page of `PAGES` at its path, and the files that they load under ``/ui/``."""
+    router = APIRouter(include_in_schema=False)
+    for path, name in PAGES.items():
+        _serve(router, path, STATIC / name)
+    for file in sorted(STATIC.iterdir()):
+        if file.name not in PAGES.values():
+            _serve(router, f"/ui/{file.name}", file)
+    app.include_router(router)
+
+
+def _serve(router: APIRouter, path: str, file: pathlib.Path) -> None:
+    content = file.read_bytes()
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    headers = {**_HEADERS, "ETag": tag}
+
+    async def answer(request: Request) -> Response:
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=_TYPES[file.suffix], headers=headers)
+
+    router.add_api_route(path, answer, methods=["GET", "HEAD"], name=f"file:{file.name}")
