@@ -20,6 +20,8 @@ from controlplane.errors import InvalidInputError
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.dispatcher import Dispatcher
 from controlplane.jobs.intake import TaskIntake
+from controlplane.jobs.meter import JobMeter
+from controlplane.jobs.overseer import Overseer
 from controlplane.jobs.ports import BlobStore
 from controlplane.jobs.relay import JobKeeper, OutboxRelay
 from controlplane.jobs.sources import read_sources
@@ -39,6 +41,7 @@ class JobParts:
     """Everything about jobs in one process. Without an Envoy to call there is no dispatcher, and jobs wait."""
 
     desk: JobDesk
+    overseer: Overseer
     relay: OutboxRelay
     keeper: JobKeeper
     dispatcher: Dispatcher | None
@@ -87,6 +90,7 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
         )
         yield JobParts(
             desk=desk,
+            overseer=_overseer(settings, store, queue, desk, clock),
             relay=relay,
             keeper=JobKeeper(store=store, desk=desk, clock=clock),
             dispatcher=dispatcher,
@@ -111,6 +115,20 @@ def _queue(settings: Settings, store: SqlStore, clock: Clock) -> "SqlQueue | Rab
     # It logs each attempt to connect as an error of its own; what we cannot do, we say once.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     return RabbitQueue(url)
+
+
+def _overseer(
+    settings: Settings, store: SqlStore, queue: "SqlQueue | RabbitQueue", desk: JobDesk, clock: Clock
+) -> Overseer:
+    return Overseer(
+        store=store,
+        queue=queue,
+        tasks=None if isinstance(queue, SqlQueue) else queue,
+        blobs=desk.blobs,
+        clock=clock,
+        meter=JobMeter(store=store, clock=clock),
+        operators=frozenset(name for each in settings.operators.split(",") if (name := each.strip())),
+    )
 
 
 def _intake(settings: Settings, queue: "SqlQueue | RabbitQueue", desk: JobDesk, clock: Clock) -> TaskIntake | None:

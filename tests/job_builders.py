@@ -7,9 +7,15 @@ import hashlib
 import uuid
 from collections.abc import Awaitable, Callable
 
+from controlplane.clock import Clock
+from controlplane.jobs.meter import JobMeter
 from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobKind, Picture, Refused, photo_key
-from controlplane.jobs.ports import NewJob
+from controlplane.jobs.operations import DeadTasks
+from controlplane.jobs.overseer import Overseer
+from controlplane.jobs.ports import BlobStore, JobQueue, NewJob
 from controlplane.jobs.sources import AllowedSources
+from controlplane.store import SqlStore
+from controlplane.store.job_queue import SqlQueue
 
 PHOTO = b"\xff\xd8\xff\xe0 a grey photo"
 PNG = b"\x89PNG\r\n\x1a\n a coloured photo"
@@ -57,6 +63,27 @@ def make_picture(key: str, content: bytes = PHOTO) -> Picture:
     digest = hashlib.sha256(content).hexdigest()
     media_type = "image/png" if content.startswith(b"\x89PNG") else "image/jpeg"
     return Picture(key=key, media_type=media_type, size_bytes=len(content), sha256=digest)
+
+
+def make_overseer(
+    store: SqlStore,
+    blobs: BlobStore,
+    clock: Clock,
+    *,
+    queue: JobQueue | None = None,
+    tasks: DeadTasks | None = None,
+    operators: frozenset[str] = frozenset({"ada"}),
+) -> Overseer:
+    """An overseer of *store*, for whom ada is an operator."""
+    return Overseer(
+        store=store,
+        queue=queue or SqlQueue(database=store.database, clock=clock),
+        tasks=tasks,
+        blobs=blobs,
+        clock=clock,
+        meter=JobMeter(store=store, clock=clock),
+        operators=operators,
+    )
 
 
 Outcome = Coloured | Refused | Away | Failed

@@ -15,6 +15,7 @@ from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
 from controlplane.errors import InvalidInputError, UnauthorizedError
 from controlplane.jobs.desk import JobDesk
+from controlplane.jobs.overseer import Overseer
 from controlplane.ports import Store
 
 MAX_IDEMPOTENCY_KEY_CHARS = 128
@@ -41,6 +42,7 @@ class Parts:
     public_reads: bool
     inspector: Inspector
     desk: JobDesk
+    overseer: Overseer
     certificates: Certificates | None = None
     preview: Preview | None = None
     compares_pictures: bool = True
@@ -100,6 +102,11 @@ async def _caller(
     return Caller(name, one_line("X-Hueshift-Reason", x_hueshift_reason), idempotency_key)
 
 
+async def _operator(parts: UseParts, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+    parts.overseer.check_operator(caller.name)
+    return caller
+
+
 async def _name(parts: Parts, credentials: HTTPAuthorizationCredentials | None) -> str:
     if credentials is None:
         raise UnauthorizedError("no API key was sent; send the header Authorization: Bearer hs_...")
@@ -110,6 +117,8 @@ Reader: TypeAlias = Annotated[str, Depends(_reader)]
 """The name of the key that reads; "" where reading is public."""
 Writer: TypeAlias = Annotated[Caller, Depends(_caller)]
 """Who changes something. Always needs a key."""
+Operator: TypeAlias = Annotated[Caller, Depends(_operator)]
+"""Who sees or stops what is everybody's: an operator's key."""
 Owner: TypeAlias = Annotated[str, Depends(_owner)]
 """Who reads what is theirs alone: the name of the key, which is always needed."""
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from controlplane.api import (
     explanations,
     fleet,
+    job_operations,
     job_routes,
     kinds,
     operations,
@@ -29,6 +30,7 @@ from controlplane.api import (
 from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
 from controlplane.api.answers import ErrorView, Problem
 from controlplane.api.discovery import Discovery, make_router
+from controlplane.api.job_metrics import JobCollector
 from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
 from controlplane.api.problems import from_pydantic
@@ -39,6 +41,7 @@ from controlplane.controller.preview import Preview
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
+    ForbiddenError,
     InvalidInputError,
     NotFoundError,
     StaleWriteError,
@@ -46,6 +49,7 @@ from controlplane.errors import (
     UnavailableError,
 )
 from controlplane.jobs.desk import JobDesk
+from controlplane.jobs.overseer import Overseer
 from controlplane.jobs.photos import MAX_PHOTO_BYTES
 from controlplane.ports import Store
 
@@ -58,6 +62,7 @@ STATUS: Mapping[type[ControlPlaneError], http.HTTPStatus] = {
     StaleWriteError: http.HTTPStatus.CONFLICT,
     UnavailableError: http.HTTPStatus.SERVICE_UNAVAILABLE,
     UnauthorizedError: http.HTTPStatus.UNAUTHORIZED,
+    ForbiddenError: http.HTTPStatus.FORBIDDEN,
 }
 """The one place where an error gets its status."""
 
@@ -87,6 +92,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     authenticate: Authenticate,
     inspector: Inspector,
     desk: JobDesk,
+    overseer: Overseer,
     missing: Missing = _nothing_missing,
     public_reads: bool = False,
     certificates: Certificates | None = None,
@@ -102,6 +108,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         registry: Where /metrics reads, and where the API's own counters go.
         inspector: Knows what each Envoy runs.
         desk: Where jobs are handed in and collected.
+        overseer: Who looks after them.
         authenticate: Tells whose API key it is; `auth.keys.KeyRing.authenticate`.
         missing: What /readyz reports.
         public_reads: Whether reading needs no key.
@@ -129,9 +136,11 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         preview=preview,
         inspector=inspector,
         desk=desk,
+        overseer=overseer,
         compares_pictures=compares_pictures,
     )
     app.state.registry = registry
+    registry.register(JobCollector(overseer.meter))
     app.state.watchers = 0
     app.state.replays = 0
     app.state.uploads = 0
@@ -144,6 +153,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         recent.router,
         fleet.router,
         job_routes.router,
+        job_operations.router,
         kinds.router,
         operations.router,
     ):

@@ -79,7 +79,8 @@ class Dispatcher:
             return ()
         try:
             self._kinds = {kind.name: kind for kind in await self.store.list_kinds()}
-            queues = sorted({kind.queue for kind in self._kinds.values()})
+            drained = await self.store.list_drained()
+            queues = sorted({kind.queue for kind in self._kinds.values() if kind.name not in drained})
             return await self.queue.take(queues, limit=room) if queues else ()
         except ControlPlaneError as exc:
             log.warning("jobs.queue_not_read", error=str(exc))
@@ -107,7 +108,7 @@ class Dispatcher:
         """
         now = self.clock.now()
         job = await self.store.claim_job(delivery.wake_up.job, holder=self.holder, until=now + LEASE, now=now)
-        if job is None:  # a repetition, or a job that was cancelled
+        if job is None:  # a repetition, a job that was cancelled, or of a kind that is drained, whose end wakes it
             await self.queue.acknowledge(delivery)
             return
         claim = Claim(job.id, job.attempts)

@@ -15,6 +15,8 @@ from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
 from controlplane.store.job_attempts import SqlAttempts
+from controlplane.store.job_figures import SqlJobFigures
+from controlplane.store.job_operations import SqlJobOperations
 from controlplane.store.jobs import SqlJobs
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
@@ -43,6 +45,8 @@ class SqlStore(
     SqlLease,
     SqlJobs,
     SqlAttempts,
+    SqlJobOperations,
+    SqlJobFigures,
 ):
     """The ports `Store` and `JobStore` on one SQL database. Close it, or use it as a context manager."""
 

@@ -24,6 +24,8 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/jobs", {"workflow_type": "person.json"}),
     ("POST", "/v1/jobs/1/cancel", {}),
     ("DELETE", "/v1/jobs/1", {}),
+    ("POST", "/v1/jobs/1/retry", {}),
+    ("PUT", "/v1/job-drains", {"on": True}),
 ]
 READS = [
     "/v1/services",
@@ -34,8 +36,10 @@ READS = [
     "/v1/services/colorize/rollouts",
     "/v1/proxies",
     "/v1/job-kinds",
+    "/v1/job-figures",
+    "/v1/job-drains",
 ]
-PRIVATE = ["/v1/jobs", "/v1/jobs/1", "/v1/jobs/1/result"]
+PRIVATE = ["/v1/jobs", "/v1/jobs/1", "/v1/jobs/1/result", "/v1/jobs/1/attempts", "/v1/job-queues"]
 OPEN = ["/healthz", "/readyz", "/metrics"]
 
 
@@ -195,6 +199,7 @@ def test_every_kind_of_refusal_has_one_status() -> None:
         "StaleWriteError": 409,
         "UnavailableError": 503,
         "UnauthorizedError": 401,
+        "ForbiddenError": 403,
     }
 
 
@@ -223,6 +228,11 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         "/v1/jobs/{job}",
         "/v1/jobs/{job}/result",
         "/v1/jobs/{job}/cancel",
+        "/v1/jobs/{job}/retry",
+        "/v1/jobs/{job}/attempts",
+        "/v1/job-figures",
+        "/v1/job-queues",
+        "/v1/job-drains",
         "/v1/job-kinds",
         "/v1/job-kinds/{kind}",
     }

@@ -123,6 +123,7 @@ async def test_the_api_answers_polls_where_asked_for(world: World) -> None:
         registry=CollectorRegistry(),
         inspector=world.app.state.parts.inspector,
         desk=world.app.state.parts.desk,
+        overseer=world.app.state.parts.overseer,
         authenticate=refuse_everybody,
         discovery=Discovery(polls=Polls()),
     )

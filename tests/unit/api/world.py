@@ -18,6 +18,7 @@ from controlplane.api.access import Parts
 from controlplane.api.app import create_app
 from controlplane.auth.keys import KeyRing
 from controlplane.blobs.directory import DirectoryBlobs
+from controlplane.broker.rabbitmq import RabbitQueue
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.observer import Clusters, judge_ticks
 from controlplane.jobs.desk import JobDesk
@@ -27,7 +28,7 @@ from controlplane.store import SqlStore, open_store, schema
 from controlplane.wake import WakeBoard
 from controlplane.xds.reading import SnapshotReader
 from tests import builders
-from tests.job_builders import FakePhotos
+from tests.job_builders import FakePhotos, make_overseer
 
 
 class ManualClock:
@@ -157,6 +158,7 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
         authenticate=KeyRing(store=store, clock=clock).authenticate,
         inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
         desk=JobDesk(store=store, blobs=DirectoryBlobs(pathlib.Path()), source=FakePhotos(), clock=clock),
+        overseer=make_overseer(store, DirectoryBlobs(pathlib.Path()), clock, queue=RabbitQueue("amqp://nowhere")),
     )
 
 
@@ -185,5 +187,6 @@ async def open_world(
             public_reads=public_reads,
             inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
             desk=JobDesk(store=store, blobs=blobs, source=FakePhotos(), clock=clock),
+            overseer=make_overseer(store, blobs, clock),
         )
         yield World(app, store, clock, registry, await ring.create("ada"), missing, blobs)

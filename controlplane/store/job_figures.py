@@ -1,0 +1,157 @@
+"""Figures of jobs, counted in SQL from every row of a while, which an index finds."""
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from controlplane.jobs.figures import Spans, Sums
+from controlplane.jobs.meter import RUN_EDGES_S, WAIT_EDGES_S, Buckets, Totals
+from controlplane.jobs.model import FINAL, JobState
+from controlplane.jobs.operations import Outcome
+from controlplane.store.engine import Tx
+from controlplane.store.job_operations import standing
+from controlplane.store.job_spans import MICROS_PER_S, MicrosBetween, at_most, percentiles
+from controlplane.store.job_tables import job, job_attempt
+from controlplane.store.queries import Part
+
+_WAIT: Final = MicrosBetween(job.c.submitted_at, job.c.first_started_at)
+_RUN: Final = MicrosBetween(job_attempt.c.started_at, job_attempt.c.ended_at)
+
+
+class SqlJobFigures(Part):
+    """The ports `FigureStore` and `TotalStore`."""
+
+    __slots__ = ()
+
+    async def load_sums(self, kind: str | None, *, since: dt.datetime, until: dt.datetime) -> Sums:
+        return await self.database.read(lambda tx: _load_sums(tx, kind, since, until))
+
+    async def find_first(self, *, after: dt.datetime | None) -> dt.datetime | None:
+        def work(tx: Tx) -> dt.datetime | None:
+            moments = []
+            for column in (job_attempt.c.ended_at, job.c.first_started_at):
+                query = sa.select(sa.func.min(column))
+                moments.append(tx.conn.scalar(query if after is None else query.where(column >= after)))
+            return min((moment for moment in moments if moment is not None), default=None)
+
+        return await self.database.read(work)
+
+    async def load_totals(self, *, since: dt.datetime, until: dt.datetime | None) -> Totals:
+        return await self.database.read(lambda tx: _load_totals(tx, since, until))
+
+
+def _between(column: sa.ColumnElement[Any], since: dt.datetime, until: dt.datetime | None) -> sa.ColumnElement[bool]:
+    return column >= since if until is None else sa.and_(column >= since, column < until)
+
+
+# -- over a while ------------------------------------------------------------------------------------------------------
+
+
+def _load_sums(tx: Tx, kind: str | None, since: dt.datetime, until: dt.datetime) -> Sums:
+    def asked(column: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+        return sa.true() if kind is None else column == kind
+
+    enqueued = (
+        sa.select(job.c.kind, sa.func.count())
+        .where(_between(job.c.submitted_at, since, until), asked(job.c.kind))
+        .group_by(job.c.kind)
+    )
+    attempts = (
+        sa.select(job_attempt.c.kind, job_attempt.c.version, job_attempt.c.outcome, sa.func.count())
+        .where(_between(job_attempt.c.ended_at, since, until), asked(job_attempt.c.kind))
+        .group_by(job_attempt.c.kind, job_attempt.c.version, job_attempt.c.outcome)
+    )
+    waits = sa.select(job.c.kind, job.c.version, _WAIT.label("span")).where(
+        _between(job.c.first_started_at, since, until), asked(job.c.kind)
+    )
+    runs = sa.select(job_attempt.c.kind, job_attempt.c.version, _RUN.label("span")).where(
+        _between(job_attempt.c.ended_at, since, until),
+        job_attempt.c.outcome == Outcome.DONE.value,
+        asked(job_attempt.c.kind),
+    )
+    counted = ((k, v, Outcome(o), n) for k, v, o, n in tx.conn.execute(attempts).tuples())
+    return Sums(
+        enqueued=dict(tx.conn.execute(enqueued).tuples().all()),
+        ended=_nested(_ended(tx, asked(job.c.kind), since, until)),
+        attempts=_nested(counted),
+        waits=_spans(tx, waits),
+        runs=_spans(tx, runs),
+        standing=standing(tx, until, kind),
+    )
+
+
+def _ended(
+    tx: Tx, asked: sa.ColumnElement[bool], since: dt.datetime, until: dt.datetime
+) -> Iterable[tuple[str, str, JobState, int]]:
+    """Count ended jobs; the version of one that is not done is that of its last attempt."""
+    last = sa.and_(job_attempt.c.job == job.c.id, job_attempt.c.attempt == job.c.attempts)
+    version = sa.case((job.c.state == JobState.DONE.value, job.c.version), else_=job_attempt.c.version)
+    named = sa.func.coalesce(sa.case((job.c.state != JobState.CANCELLED.value, version)), "").label("named")
+    query = (
+        sa.select(job.c.kind, named, job.c.state, sa.func.count())
+        .select_from(job.outerjoin(job_attempt, last))
+        .where(_between(job.c.finished_at, since, until), job.c.state.in_([state.value for state in FINAL]), asked)
+        .group_by(job.c.kind, named, job.c.state)
+    )
+    return ((kind, by, JobState(state), count) for kind, by, state, count in tx.conn.execute(query).tuples())
+
+
+def _nested(counted: Iterable[tuple[str, str, Any, int]]) -> Mapping[tuple[str, str], Mapping[Any, int]]:
+    found: dict[tuple[str, str], dict[Any, int]] = {}
+    for kind, version, what, count in counted:
+        found.setdefault((kind, version), {})[what] = count
+    return found
+
+
+def _spans(tx: Tx, rows: sa.Select[Any]) -> Mapping[tuple[str, str | None], Spans]:
+    found: dict[tuple[str, str | None], Spans] = {}
+    for row in tx.conn.execute(percentiles(rows, "kind")):
+        found[row.kind, None] = _of(row)
+    for row in tx.conn.execute(percentiles(rows, "kind", "version")):
+        found[row.kind, row.version] = _of(row)
+    return found
+
+
+def _of(row: sa.Row[Any]) -> Spans:
+    return Spans(count=row.total, p50=dt.timedelta(microseconds=row.p50), p95=dt.timedelta(microseconds=row.p95))
+
+
+# -- of all times ------------------------------------------------------------------------------------------------------
+
+
+def _load_totals(tx: Tx, since: dt.datetime, until: dt.datetime | None) -> Totals:
+    ended = _between(job_attempt.c.ended_at, since, until)
+    last = sa.func.max(job_attempt.c.ended_at).label("last")
+    attempts = (
+        sa.select(job_attempt.c.kind, job_attempt.c.version, job_attempt.c.outcome, sa.func.count().label("count"), last)
+        .where(ended)
+        .group_by(job_attempt.c.kind, job_attempt.c.version, job_attempt.c.outcome)
+    )
+    runs = _histogram(_RUN, RUN_EDGES_S, job_attempt.c.kind, job_attempt.c.version).where(
+        ended, job_attempt.c.outcome == Outcome.DONE.value
+    )
+    waits = _histogram(_WAIT, WAIT_EDGES_S, job.c.kind).where(_between(job.c.first_started_at, since, until))
+    counts: dict[tuple[str, str, Outcome], int] = {}
+    seen: dict[tuple[str, str], dt.datetime] = {}
+    for kind, version, outcome, count, at in tx.conn.execute(attempts).tuples():
+        counts[kind, version, Outcome(outcome)] = count
+        seen[kind, version] = max(at, seen.get((kind, version), at))
+    return Totals(
+        attempts=counts,
+        runs={(row.kind, row.version): _buckets(row, RUN_EDGES_S) for row in tx.conn.execute(runs)},
+        waits={row.kind: _buckets(row, WAIT_EDGES_S) for row in tx.conn.execute(waits)},
+        seen=seen,
+    )
+
+
+def _histogram(span: sa.ColumnElement[int], edges_s: Sequence[float], *by: sa.ColumnElement[str]) -> sa.Select[Any]:
+    below = [at_most(span, edge, f"below{place}") for place, edge in enumerate(edges_s)]
+    everything = sa.func.count().label("everything"), sa.func.sum(span).label("micros")
+    return sa.select(*by, *below, *everything).group_by(*by)
+
+
+def _buckets(row: sa.Row[Any], edges_s: Sequence[float]) -> Buckets:
+    below = [int(row._mapping[f"below{place}"]) for place in range(len(edges_s))]  # noqa: SLF001 - SQLAlchemy's public name
+    return Buckets((*below, row.everything), int(row.micros) / MICROS_PER_S)

@@ -1,0 +1,56 @@
+"""SQL that both databases lack a common word for: the microseconds between two moments, and percentiles of them."""
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+MICROS_PER_S: Final = 1_000_000
+
+
+class MicrosBetween(FunctionElement[int]):
+    """Whole microseconds from the first to the second moment, exactly."""
+
+    name = "micros_between"
+    type = sa.BigInteger()
+    inherit_cache = True
+
+
+@compiles(MicrosBetween, "postgresql")
+def _on_postgres(element: MicrosBetween, compiler: SQLCompiler, **options: Any) -> str:
+    start, end = (compiler.process(each, **options) for each in element.clauses)
+    return f"CAST(EXTRACT(EPOCH FROM ({end} - {start})) * {MICROS_PER_S} AS BIGINT)"
+
+
+@compiles(MicrosBetween, "sqlite")
+def _on_sqlite(element: MicrosBetween, compiler: SQLCompiler, **options: Any) -> str:
+    # Moments are text there, 2026-11-27 10:00:00.000123: floating days would lose what is after the milliseconds.
+    start, end = (compiler.process(each, **options) for each in element.clauses)
+    seconds = f"(strftime('%s', {end}) - strftime('%s', {start}))"
+    return f"({seconds} * {MICROS_PER_S} + substr({end}, 21) - substr({start}, 21))"
+
+
+def percentiles(spans: sa.Select[Any], *keys: str) -> sa.Select[Any]:
+    """Return a query of ``spans``' *keys*, ``total``, ``p50`` and ``p95`` of its column ``span``, by nearest rank."""
+    rows = spans.subquery()
+    by = [rows.c[key] for key in keys]
+    ranked = sa.select(
+        *by,
+        rows.c.span,
+        sa.func.row_number().over(partition_by=by, order_by=rows.c.span).label("place"),
+        sa.func.count().over(partition_by=by).label("total"),
+    ).subquery()
+
+    def at(percent: int) -> sa.ColumnElement[int]:
+        rank = (ranked.c.total * percent + 99) // 100
+        return sa.func.max(sa.case((ranked.c.place == rank, ranked.c.span))).label(f"p{percent}")
+
+    keyed = [ranked.c[key] for key in keys]
+    return sa.select(*keyed, sa.func.max(ranked.c.total).label("total"), at(50), at(95)).group_by(*keyed)
+
+
+def at_most(span: sa.ColumnElement[int], edge_s: float, name: str) -> sa.ColumnElement[int]:
+    """Return how many spans are at most so long."""
+    return sa.func.sum(sa.case((span <= round(edge_s * MICROS_PER_S), 1), else_=0)).label(name)
