@@ -1,10 +1,10 @@
 """Totals of all attempts and waits that there ever were, kept up to date for whoever reads metrics.
 
-Context: attempts end in any process, some of which serve no metrics, and any process may die between a commit and a
-count in its memory. Choice: nobody counts what happens; every process that serves metrics counts the rows. What is
-older than `SETTLED` is counted once and kept, what is younger is counted anew each time. Consequences: totals are the
-same on every replica, never lose or repeat an attempt, and go on where they were after a restart; they are up to
-`EVERY` old, and replicas must not be added up.
+Context: attempts end in any process, some of which serve no metrics; any process may die between a commit and a count
+in its memory; and old rows are removed. Choice: nobody counts what happens, rows are counted. What is older than
+`SETTLED` is added to a row of totals, once, by whichever process comes first; what is younger is counted anew at each
+look. Consequences: totals are the same on every replica, never lose or repeat an attempt, and go on where they were
+after a restart; they are up to `EVERY` old, and replicas must not be added up.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ log = structlog.get_logger()
 K = TypeVar("K")
 
 EVERY: Final = dt.timedelta(seconds=10)
-"""Pause between two looks: two reads of the database each."""
+"""Pause between two looks: two reads of the database each, and every other minute a write."""
 SETTLED: Final = dt.timedelta(minutes=2)
 """Rows this old are all committed: a transaction takes 15 s at most, the rest is for clocks that differ."""
-LONGEST_READ: Final = dt.timedelta(days=1)
-"""What a process that starts counts at once of the rows that there are already."""
+AT_ONCE: Final = dt.timedelta(days=1)
+"""What is settled in one transaction: rows that were there before totals were may be many."""
 MAX_VERSIONS: Final = 100
-"""Pairs of kind and version that are shown, those with the newest attempts: workers choose their versions' names."""
+"""Pairs of kind and version that are kept, those with the newest attempts: workers choose their versions' names."""
 
 WAIT_EDGES_S: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 RUN_EDGES_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
@@ -84,11 +84,11 @@ class Totals:
 class TotalStore(OperatorStore, Protocol):
     """The store's part for totals."""
 
-    async def find_first(self, *, after: dt.datetime | None) -> dt.datetime | None:
-        """Return when the first attempt ended or job was first started, at *after* or later; None when none did."""
+    async def settle_totals(self, *, until: dt.datetime) -> bool:
+        """Count for good what ended before *until*, `AT_ONCE` at most; return whether all of it is counted now."""
 
-    async def load_totals(self, *, since: dt.datetime, until: dt.datetime | None) -> Totals:
-        """Count attempts that ended, and waits that ended, from *since* until just before *until* (None: all)."""
+    async def load_totals(self) -> Totals:
+        """Return all that there ever was."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +102,13 @@ class Reading:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class JobMeter:
-    """Looks every *interval*; `latest` is what it saw last, None until it has counted all that there is."""
+    """Looks every *interval*; `latest` is what it saw last, None before it did."""
 
     store: TotalStore
     clock: Clock
     interval: dt.timedelta = EVERY
     latest: Reading | None = None
-    _counted: Totals = dataclasses.field(default_factory=Totals)
-    _until: dt.datetime | None = None
+    _settled: dt.datetime | None = None
 
     async def run(self) -> None:
         """Look, wait, for ever."""
@@ -121,28 +120,18 @@ class JobMeter:
             await self.clock.sleep(self.interval)
 
     async def look(self) -> None:
-        """Count what is new.
+        """Read everything anew.
 
         Raises:
             UnavailableError: The database does not answer; `latest` stays as it was.
         """
         now = self.clock.now()
-        await self._settle(now - SETTLED)
-        since = self._until or now - SETTLED
-        recent = await self.store.load_totals(since=since, until=None)
-        standing = await self.store.load_standing(now=now)
-        self.latest = Reading(at=now, standing=standing, totals=(self._counted + recent).newest())
-
-    async def _settle(self, settled: dt.datetime) -> None:
-        """Count for good what ended before *settled*."""
-        if self._until is None:
-            self._until = min(await self.store.find_first(after=None) or settled, settled)
-        while self._until < settled:
-            until = min(self._until + LONGEST_READ, settled)
-            self._counted += await self.store.load_totals(since=self._until, until=until)
-            self._until = until
-            if until < settled:  # nothing may have happened for years
-                self._until = min(await self.store.find_first(after=until) or settled, settled)
+        if self._settled is None or now - self._settled >= SETTLED:
+            while not await self.store.settle_totals(until=now - SETTLED):
+                pass  # a day at a time
+            self._settled = now
+        totals = await self.store.load_totals()
+        self.latest = Reading(at=now, standing=await self.store.load_standing(now=now), totals=totals.newest())
 
 
 def _add(mine: Mapping[K, Buckets], theirs: Mapping[K, Buckets]) -> dict[K, Buckets]:

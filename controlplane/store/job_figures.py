@@ -1,52 +1,27 @@
 """Figures of jobs, counted in SQL from every row of a while, which an index finds."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
 from controlplane.jobs.figures import Spans, Sums
-from controlplane.jobs.meter import RUN_EDGES_S, WAIT_EDGES_S, Buckets, Totals
 from controlplane.jobs.model import FINAL, JobState
 from controlplane.jobs.operations import Outcome
 from controlplane.store.engine import Tx
 from controlplane.store.job_operations import standing
-from controlplane.store.job_spans import MICROS_PER_S, MicrosBetween, at_most, percentiles
+from controlplane.store.job_spans import RUN, WAIT, between, percentiles
 from controlplane.store.job_tables import job, job_attempt
 from controlplane.store.queries import Part
 
-_WAIT: Final = MicrosBetween(job.c.submitted_at, job.c.first_started_at)
-_RUN: Final = MicrosBetween(job_attempt.c.started_at, job_attempt.c.ended_at)
-
-
 class SqlJobFigures(Part):
-    """The ports `FigureStore` and `TotalStore`."""
+    """The port `FigureStore`."""
 
     __slots__ = ()
 
     async def load_sums(self, kind: str | None, *, since: dt.datetime, until: dt.datetime) -> Sums:
         return await self.database.read(lambda tx: _load_sums(tx, kind, since, until))
-
-    async def find_first(self, *, after: dt.datetime | None) -> dt.datetime | None:
-        def work(tx: Tx) -> dt.datetime | None:
-            moments = []
-            for column in (job_attempt.c.ended_at, job.c.first_started_at):
-                query = sa.select(sa.func.min(column))
-                moments.append(tx.conn.scalar(query if after is None else query.where(column >= after)))
-            return min((moment for moment in moments if moment is not None), default=None)
-
-        return await self.database.read(work)
-
-    async def load_totals(self, *, since: dt.datetime, until: dt.datetime | None) -> Totals:
-        return await self.database.read(lambda tx: _load_totals(tx, since, until))
-
-
-def _between(column: sa.ColumnElement[Any], since: dt.datetime, until: dt.datetime | None) -> sa.ColumnElement[bool]:
-    return column >= since if until is None else sa.and_(column >= since, column < until)
-
-
-# -- over a while ------------------------------------------------------------------------------------------------------
 
 
 def _load_sums(tx: Tx, kind: str | None, since: dt.datetime, until: dt.datetime) -> Sums:
@@ -55,19 +30,19 @@ def _load_sums(tx: Tx, kind: str | None, since: dt.datetime, until: dt.datetime)
 
     enqueued = (
         sa.select(job.c.kind, sa.func.count())
-        .where(_between(job.c.submitted_at, since, until), asked(job.c.kind))
+        .where(between(job.c.submitted_at, since, until), asked(job.c.kind))
         .group_by(job.c.kind)
     )
     attempts = (
         sa.select(job_attempt.c.kind, job_attempt.c.version, job_attempt.c.outcome, sa.func.count())
-        .where(_between(job_attempt.c.ended_at, since, until), asked(job_attempt.c.kind))
+        .where(between(job_attempt.c.ended_at, since, until), asked(job_attempt.c.kind))
         .group_by(job_attempt.c.kind, job_attempt.c.version, job_attempt.c.outcome)
     )
-    waits = sa.select(job.c.kind, job.c.version, _WAIT.label("span")).where(
-        _between(job.c.first_started_at, since, until), asked(job.c.kind)
+    waits = sa.select(job.c.kind, job.c.version, WAIT.label("span")).where(
+        between(job.c.first_started_at, since, until), asked(job.c.kind)
     )
-    runs = sa.select(job_attempt.c.kind, job_attempt.c.version, _RUN.label("span")).where(
-        _between(job_attempt.c.ended_at, since, until),
+    runs = sa.select(job_attempt.c.kind, job_attempt.c.version, RUN.label("span")).where(
+        between(job_attempt.c.ended_at, since, until),
         job_attempt.c.outcome == Outcome.DONE.value,
         asked(job_attempt.c.kind),
     )
@@ -92,7 +67,7 @@ def _ended(
     query = (
         sa.select(job.c.kind, named, job.c.state, sa.func.count())
         .select_from(job.outerjoin(job_attempt, last))
-        .where(_between(job.c.finished_at, since, until), job.c.state.in_([state.value for state in FINAL]), asked)
+        .where(between(job.c.finished_at, since, until), job.c.state.in_([state.value for state in FINAL]), asked)
         .group_by(job.c.kind, named, job.c.state)
     )
     return ((kind, by, JobState(state), count) for kind, by, state, count in tx.conn.execute(query).tuples())
@@ -116,42 +91,3 @@ def _spans(tx: Tx, rows: sa.Select[Any]) -> Mapping[tuple[str, str | None], Span
 
 def _of(row: sa.Row[Any]) -> Spans:
     return Spans(count=row.total, p50=dt.timedelta(microseconds=row.p50), p95=dt.timedelta(microseconds=row.p95))
-
-
-# -- of all times ------------------------------------------------------------------------------------------------------
-
-
-def _load_totals(tx: Tx, since: dt.datetime, until: dt.datetime | None) -> Totals:
-    ended = _between(job_attempt.c.ended_at, since, until)
-    last = sa.func.max(job_attempt.c.ended_at).label("last")
-    attempts = (
-        sa.select(job_attempt.c.kind, job_attempt.c.version, job_attempt.c.outcome, sa.func.count().label("count"), last)
-        .where(ended)
-        .group_by(job_attempt.c.kind, job_attempt.c.version, job_attempt.c.outcome)
-    )
-    runs = _histogram(_RUN, RUN_EDGES_S, job_attempt.c.kind, job_attempt.c.version).where(
-        ended, job_attempt.c.outcome == Outcome.DONE.value
-    )
-    waits = _histogram(_WAIT, WAIT_EDGES_S, job.c.kind).where(_between(job.c.first_started_at, since, until))
-    counts: dict[tuple[str, str, Outcome], int] = {}
-    seen: dict[tuple[str, str], dt.datetime] = {}
-    for kind, version, outcome, count, at in tx.conn.execute(attempts).tuples():
-        counts[kind, version, Outcome(outcome)] = count
-        seen[kind, version] = max(at, seen.get((kind, version), at))
-    return Totals(
-        attempts=counts,
-        runs={(row.kind, row.version): _buckets(row, RUN_EDGES_S) for row in tx.conn.execute(runs)},
-        waits={row.kind: _buckets(row, WAIT_EDGES_S) for row in tx.conn.execute(waits)},
-        seen=seen,
-    )
-
-
-def _histogram(span: sa.ColumnElement[int], edges_s: Sequence[float], *by: sa.ColumnElement[str]) -> sa.Select[Any]:
-    below = [at_most(span, edge, f"below{place}") for place, edge in enumerate(edges_s)]
-    everything = sa.func.count().label("everything"), sa.func.sum(span).label("micros")
-    return sa.select(*by, *below, *everything).group_by(*by)
-
-
-def _buckets(row: sa.Row[Any], edges_s: Sequence[float]) -> Buckets:
-    below = [int(row._mapping[f"below{place}"]) for place in range(len(edges_s))]  # noqa: SLF001 - SQLAlchemy's public name
-    return Buckets((*below, row.everything), int(row.micros) / MICROS_PER_S)

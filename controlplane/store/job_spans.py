@@ -1,11 +1,14 @@
-"""SQL that both databases lack a common word for: the microseconds between two moments, and percentiles of them."""
+"""Waits and runs in SQL, to the microsecond, which both databases lack a common word for; percentiles of them."""
 
+import datetime as dt
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+
+from controlplane.store.job_tables import job, job_attempt
 
 MICROS_PER_S: Final = 1_000_000
 
@@ -32,6 +35,15 @@ def _on_sqlite(element: MicrosBetween, compiler: SQLCompiler, **options: Any) ->
     return f"({seconds} * {MICROS_PER_S} + substr({end}, 21) - substr({start}, 21))"
 
 
+WAIT: Final = MicrosBetween(job.c.submitted_at, job.c.first_started_at)
+RUN: Final = MicrosBetween(job_attempt.c.started_at, job_attempt.c.ended_at)
+
+
+def between(column: sa.ColumnElement[Any], since: dt.datetime, until: dt.datetime | None) -> sa.ColumnElement[bool]:
+    """Return whether a moment is at *since* or later, and before *until*, if there is one."""
+    return column >= since if until is None else sa.and_(column >= since, column < until)
+
+
 def percentiles(spans: sa.Select[Any], *keys: str) -> sa.Select[Any]:
     """Return a query of ``spans``' *keys*, ``total``, ``p50`` and ``p95`` of its column ``span``, by nearest rank."""
     rows = spans.subquery()
@@ -49,8 +61,3 @@ def percentiles(spans: sa.Select[Any], *keys: str) -> sa.Select[Any]:
 
     keyed = [ranked.c[key] for key in keys]
     return sa.select(*keyed, sa.func.max(ranked.c.total).label("total"), at(50), at(95)).group_by(*keyed)
-
-
-def at_most(span: sa.ColumnElement[int], edge_s: float, name: str) -> sa.ColumnElement[int]:
-    """Return how many spans are at most so long."""
-    return sa.func.sum(sa.case((span <= round(edge_s * MICROS_PER_S), 1), else_=0)).label(name)

@@ -162,6 +162,15 @@ sa.Index(
     postgresql_where=sa.text("ended_at IS NULL"),
 )
 
+job_total = sa.Table(
+    "job_total",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("until", UtcDateTime, nullable=False),
+    sa.Column("content", Json, nullable=False),
+)
+"""One row: all attempts and waits that ended before *until*, counted; their own rows may be gone by now."""
+
 job_outbox = sa.Table(
     "job_outbox",
     metadata,

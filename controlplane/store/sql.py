@@ -17,6 +17,7 @@ from controlplane.store.fleet import SqlFleet
 from controlplane.store.job_attempts import SqlAttempts
 from controlplane.store.job_figures import SqlJobFigures
 from controlplane.store.job_operations import SqlJobOperations
+from controlplane.store.job_totals import SqlJobTotals
 from controlplane.store.jobs import SqlJobs
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
@@ -47,6 +48,7 @@ class SqlStore(
     SqlAttempts,
     SqlJobOperations,
     SqlJobFigures,
+    SqlJobTotals,
 ):
     """The ports `Store` and `JobStore` on one SQL database. Close it, or use it as a context manager."""
 

@@ -1,7 +1,8 @@
-"""Add drains of jobs, and the indexes that their figures are read by (expand; the release before ignores them)."""  # noqa: INP001 - a folder of scripts
+"""Add drains and totals of jobs, and the indexes that their figures are read by (expand; the release before ignores them)."""  # noqa: INP001 - a folder of scripts
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0015"
 down_revision = "0013"
@@ -13,6 +14,13 @@ def upgrade() -> None:
     """Add the table and the indexes."""
     if op.get_bind().dialect.name == "postgresql":
         op.execute("SET LOCAL lock_timeout = '4s'")
+    op.create_table(
+        "job_total",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("until", MOMENT, nullable=False),
+        sa.Column("content", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_job_total"),
+    )
     op.create_index("ix_job_submitted_at", "job", ["submitted_at"])
     op.create_index("ix_job_first_started_at", "job", ["first_started_at"])
     op.create_table(

@@ -277,7 +277,7 @@ async def test_percentiles_are_those_of_every_row_to_the_microsecond(store: SqlS
         assert found.versions[version].runs == Spans(count=len(spans), p50=rank(spans, 50), p95=rank(spans, 95))
     every = [*runs["v1"], *runs["v2"]]
     assert found.whole.runs == Spans(count=101, p50=rank(every, 50), p95=rank(every, 95))
-    totals = await store.load_totals(since=NOW, until=None)
+    totals = await store.load_totals()
     buckets = totals.waits["person"]
     edges = [dt.timedelta(seconds=edge) for edge in WAIT_EDGES_S]
     assert buckets.counts == (*(sum(span <= edge for span in waits) for edge in edges), 101)
@@ -287,5 +287,30 @@ async def test_percentiles_are_those_of_every_row_to_the_microsecond(store: SqlS
     assert totals.runs["person", "v1"].counts == (*counts, 51)
     assert totals.attempts == {("person", "v1", Outcome.DONE): 51, ("person", "v2", Outcome.DONE): 50}
     assert totals.seen["person", "v1"] == last["v1"]
-    assert await store.find_first(after=None) == min(firsts)
-    assert await store.find_first(after=NOW + 9 * HOUR) is None
+    for until in (NOW + 60 * SECOND, NOW + HOUR, NOW + 24 * HOUR):
+        assert await store.settle_totals(until=until)
+        assert await store.settle_totals(until=until - SECOND), "another replica, a little behind"
+        settled = await store.load_totals()
+        assert (settled.attempts, settled.seen) == (totals.attempts, totals.seen)
+        assert settled.waits["person"].counts == totals.waits["person"].counts
+        assert settled.runs["person", "v2"].sum_s == pytest.approx(totals.runs["person", "v2"].sum_s)
+
+
+async def test_totals_outlive_the_rows_that_they_were_counted_from(store: SqlStore, other: SqlStore) -> None:
+    first, second = await submit(store), await submit(store)
+    await add_attempt(store, first, Outcome.DONE)
+    assert await store.settle_totals(until=NOW + 2 * SECOND)
+    await store.database.write(lambda tx: tx.conn.execute(job_attempt.delete()).rowcount)
+    await add_attempt(store, second, Outcome.DONE, ended_at=NOW + 3 * SECOND)
+    assert (await other.load_totals()).attempts == {("person", "v1", Outcome.DONE): 2}
+
+
+async def test_years_are_settled_a_day_at_a_time_and_empty_ones_skipped(store: SqlStore) -> None:
+    for days in (0, 0, 1, 400, 401):
+        await add_attempt(store, await submit(store), Outcome.DONE, ended_at=NOW + 24 * days * HOUR)
+    turns = 1
+    while not await store.settle_totals(until=NOW + 24 * 800 * HOUR):
+        turns += 1
+    assert turns <= 5
+    assert (await store.load_totals()).attempts == {("person", "v1", Outcome.DONE): 5}
+    assert await store.settle_totals(until=NOW + 24 * 800 * HOUR)

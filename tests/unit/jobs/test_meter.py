@@ -10,7 +10,6 @@ from tests.builders import NOW
 from tests.unit.jobs.conftest import Works
 
 SECOND = dt.timedelta(seconds=1)
-DAY = dt.timedelta(days=1)
 
 
 async def end(works: Works, job: str, *, at: dt.datetime, version: str = "v1", attempt: int = 1) -> None:
@@ -61,24 +60,6 @@ async def test_a_row_that_is_committed_late_is_counted_too(works: Works) -> None
     await end(works, "late", at=late)
     await meter.look()
     assert done(meter) == 1
-
-
-async def test_years_of_rows_are_counted_a_day_at_a_time_and_empty_years_skipped(works: Works) -> None:
-    for number, days in enumerate((0, 0, 1, 400, 401)):
-        await end(works, f"{number}", at=NOW + days * DAY)
-    works.clock.move(800 * DAY)
-    reads = 0
-
-    class Counting:
-        def __getattr__(self, name: str) -> object:
-            nonlocal reads
-            reads += name == "load_totals"
-            return getattr(works.store, name)
-
-    meter = JobMeter(store=Counting(), clock=works.clock)  # type: ignore[arg-type] # passes everything on
-    await meter.look()
-    assert done(meter) == 5
-    assert reads <= 6
 
 
 def test_only_the_newest_versions_are_shown() -> None:
