@@ -164,9 +164,7 @@ def attempt_view(attempt: Attempt) -> AttemptView:
     )
 
 
-def figures_view(
-    figures: Collection[KindFigures], *, since: dt.datetime, until: dt.datetime
-) -> FiguresView:
+def figures_view(figures: Collection[KindFigures], *, since: dt.datetime, until: dt.datetime) -> FiguresView:
     """Show the figures of a while that ends now."""
     return FiguresView(since=since, until=until, kinds=[_kind(each, until) for each in figures])
 

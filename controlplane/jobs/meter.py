@@ -62,8 +62,7 @@ class Totals:
     def __add__(self, other: "Totals") -> "Totals":
         return Totals(
             attempts={
-                key: self.attempts.get(key, 0) + other.attempts.get(key, 0)
-                for key in (*self.attempts, *other.attempts)
+                key: self.attempts.get(key, 0) + other.attempts.get(key, 0) for key in (*self.attempts, *other.attempts)
             },
             runs=_add(self.runs, other.runs),
             waits=_add(self.waits, other.waits),

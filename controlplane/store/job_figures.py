@@ -15,6 +15,7 @@ from controlplane.store.job_spans import RUN, WAIT, between, percentiles
 from controlplane.store.job_tables import job, job_attempt
 from controlplane.store.queries import Part
 
+
 class SqlJobFigures(Part):
     """The port `FigureStore`."""
 

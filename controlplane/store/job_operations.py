@@ -98,7 +98,9 @@ def _retry(tx: Tx, of: JobId, owner: str, refetch: bool, now: dt.datetime) -> Jo
 def standing(tx: Tx, now: dt.datetime, kind: str | None = None) -> Standing:
     """Return where all jobs stand, or those of one kind."""
     counts = (
-        sa.select(job.c.kind, job.c.state, sa.func.count().label("jobs"), sa.func.min(job.c.submitted_at).label("oldest"))
+        sa.select(
+            job.c.kind, job.c.state, sa.func.count().label("jobs"), sa.func.min(job.c.submitted_at).label("oldest")
+        )
         .where(job.c.state.in_([state.value for state in _COUNTED]), _UNDELETED)
         .group_by(job.c.kind, job.c.state)
     )
@@ -164,7 +166,9 @@ def _end_drain(tx: Tx, kind: str, by: str, why: str, now: dt.datetime) -> bool:
     _check_kind(tx, kind)
     live = frozenset(tx.conn.scalars(sa.select(job_drain.c.kind).where(_LIVE)))
     if kind != ALL_KINDS and ALL_KINDS in live:
-        raise ConflictError("all kinds are drained, which one of them cannot end; end that first: hueshift jobs drain --off")
+        raise ConflictError(
+            "all kinds are drained, which one of them cannot end; end that first: hueshift jobs drain --off"
+        )
     ending = live if kind == ALL_KINDS else live & {kind}
     if not ending:
         return False

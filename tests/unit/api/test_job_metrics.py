@@ -14,7 +14,6 @@ from tests.unit.api.test_jobs import JPEG, KIND, finish
 from tests.unit.api.world import World
 
 
-
 @pytest.fixture
 def samples(world: World) -> "Samples":
     return Samples(world)
@@ -42,9 +41,7 @@ class Samples:
         return self.samples[f"hueshift_job{name}", *sorted(labels)]
 
 
-async def test_jobs_are_told_by_kind_state_and_version(
-    world: World, http: httpx.AsyncClient, samples: Samples
-) -> None:
+async def test_jobs_are_told_by_kind_state_and_version(world: World, http: httpx.AsyncClient, samples: Samples) -> None:
     assert generate_latest(samples.registry) == b"", "nothing is said before it is known"
     assert (await http.put("/v1/job-kinds/person", json=KIND)).status_code == 200
     jobs = [

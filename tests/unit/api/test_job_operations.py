@@ -175,7 +175,9 @@ async def test_drains_are_put_on_seen_by_readers_and_taken_off(world: World, htt
     ("body", "status"),
     [({}, 422), ({"on": "perhaps"}, 422), ({"on": True, "kind": "nothing"}, 404), ({"on": True, "kinds": "x"}, 422)],
 )
-async def test_a_drain_that_makes_no_sense_is_refused(http: httpx.AsyncClient, body: dict[str, Any], status: int) -> None:
+async def test_a_drain_that_makes_no_sense_is_refused(
+    http: httpx.AsyncClient, body: dict[str, Any], status: int
+) -> None:
     assert (await http.put("/v1/job-drains", json=body)).status_code == status
     assert (await http.get("/v1/job-drains")).json() == []
 
