@@ -63,7 +63,7 @@ class NowView(View):
 
 
 class KindFiguresView(LineView):
-    """A kind's figures: *enqueued* jobs were submitted in the while, the others of *done* ... *cancelled* ended in it."""
+    """A kind's figures: *enqueued* jobs were submitted in the while; *done*, *dead*, *cancelled* ones ended in it."""
 
     kind: str
     enqueued: int

@@ -31,7 +31,7 @@ def show(context: typer.Context, job: JobId, output: OutputOption = Format.TABLE
     from controlplane.api.job_figures import AttemptView  # noqa: PLC0415
     from controlplane.api.job_schemas import JobView  # noqa: PLC0415
     from controlplane.cli import job_pages  # noqa: PLC0415
-    from controlplane.cli import output as printing
+    from controlplane.cli import output as printing  # noqa: PLC0415
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
@@ -95,7 +95,7 @@ def dead_letters(
 ) -> None:
     """List your dead jobs by the reason that they died of, the most frequent first."""
     from controlplane.cli import job_pages  # noqa: PLC0415
-    from controlplane.cli import output as printing
+    from controlplane.cli import output as printing  # noqa: PLC0415
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
@@ -115,7 +115,7 @@ def queues(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
     """
     from controlplane.api.job_figures import QueuesView  # noqa: PLC0415
     from controlplane.cli import job_pages  # noqa: PLC0415
-    from controlplane.cli import output as printing
+    from controlplane.cli import output as printing  # noqa: PLC0415
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
@@ -135,7 +135,7 @@ def figures(
     """Show how jobs did: success shares, waits and runs, per kind and per version."""
     from controlplane.api.job_figures import FiguresView  # noqa: PLC0415
     from controlplane.cli import job_pages  # noqa: PLC0415
-    from controlplane.cli import output as printing
+    from controlplane.cli import output as printing  # noqa: PLC0415
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:

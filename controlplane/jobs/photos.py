@@ -41,6 +41,10 @@ def media_type_of(content: bytes) -> str:
     raise InvalidInputError("image", "is no photo that workers read", "send a JPEG, PNG, WebP, TIFF or BMP")
 
 
+ENDINGS: Final = frozenset({*_ENDINGS.values(), "bin"})
+"""All that `ending_of` gives."""
+
+
 def ending_of(media_type: str) -> str:
     """Return what a file of this media type is called at its end."""
     return _ENDINGS.get(media_type, "bin")

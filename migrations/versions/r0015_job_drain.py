@@ -1,4 +1,4 @@
-"""Add drains and totals of jobs, and the indexes that their figures are read by (expand; the release before ignores them)."""  # noqa: INP001 - a folder of scripts
+"""Add drains and totals of jobs, and the indexes that their figures are read by (expand)."""  # noqa: INP001 - a folder of scripts
 
 import sqlalchemy as sa
 from alembic import op

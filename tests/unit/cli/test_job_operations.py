@@ -92,7 +92,9 @@ def test_a_jobs_page_on_80_columns() -> None:
         )
         for number, version, outcome, words in ((1, "", "away", "503: no room"), (2, "v2", "refused", "422: in colour"))
     ]
-    assert on_80_columns(job_pages.job_page(job, attempts)) == f"""\
+    assert (
+        on_80_columns(job_pages.job_page(job, attempts))
+        == f"""\
 job {ID} is dead: 422: in [2J colour
 Task:       7f3a
 Kind:       person ({WORKFLOW})
@@ -108,6 +110,7 @@ Result:     -
 ATTEMPT  STARTED   SECONDS  VERSION  OUTCOME  WORDS
 1        12:30:17  1.50     -        away     503: no room
 2        12:30:22  3.00     v2       refused  422: in colour"""
+    )
 
 
 # -- another chance ----------------------------------------------------------------------------------------------------
@@ -272,7 +275,9 @@ def test_queues_on_80_columns() -> None:
             "trouble": "",
         }
     )
-    assert on_80_columns(job_pages.queues_page(found)) == """\
+    assert (
+        on_80_columns(job_pages.queues_page(found))
+        == """\
 QUEUE   KINDS             WAITING  OLDEST  RUNNING  DEAD  STARTS
 photos  building, person  12345    2h      4        3     not person
 outbox: 2 due and not in the queue yet
@@ -281,6 +286,7 @@ dead letters: 100 or more
   100 x 422: in colour
 refused tasks: 1
   1 x body: is not JSON"""
+    )
     nothing = LettersView(count=0, more=False, reasons=[])
     away = found.model_copy(update={"trouble": "the broker is away", "dead_letters": nothing})
     assert on_80_columns(job_pages.queues_page(away)).splitlines()[-1] == "dead letters: the broker is away"
@@ -335,7 +341,9 @@ def test_figures_on_80_columns() -> None:
         ],
     }
     found = FiguresView.model_validate({"since": NOW, "until": NOW, "kinds": [person]})
-    assert on_80_columns(job_pages.figures_page(found, "1h")) == """\
+    assert (
+        on_80_columns(job_pages.figures_page(found, "1h"))
+        == """\
 person, last 1h: 20500 came in, 19995 done, 5 dead, 3 cancelled
 now: 497 wait (the oldest 93s), 4 run
   VERSION   DONE   DEAD  JOBS OK  ATTEMPTS  OK     WAIT p50/p95  RUN p50/p95
@@ -343,3 +351,4 @@ now: 497 wait (the oldest 93s), 4 run
   v2-rc.11  4995   2     99.9%    5013      99.6%  1.2s/75s      250s/16m
   (nobody)  0      1     0%       2         0%     -             -
   all       19995  5     99.9%    20025     99.8%  1.2s/75s      0.45s/1.8s"""
+    )

@@ -35,14 +35,12 @@ def done(meter: JobMeter, version: str = "v1") -> int:
 async def test_every_attempt_is_counted_once_however_often_and_from_where_one_looks(works: Works) -> None:
     first = JobMeter(store=works.store, clock=works.clock)
     await first.look()
-    counted = 0
-    for number in range(40):
-        await end(works, f"{number}", at=works.clock.now() - SECOND)
-        counted += 1
+    for counted in range(1, 41):
+        await end(works, f"{counted}", at=works.clock.now() - SECOND)
         works.clock.move(17 * SECOND)
         await first.look()
         assert done(first) == counted
-        if number % 8 == 0:
+        if counted % 8 == 0:
             started = JobMeter(store=works.store, clock=works.clock)
             await started.look()
             assert done(started) == counted, "a replica that was started just now says the same"
