@@ -5,6 +5,7 @@ Doing anything twice is harmless: a photo's task_id follows from its content, so
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import threading
 from collections.abc import Callable, Generator
@@ -153,9 +154,8 @@ class Batch:
                 "task_id": record.task_id if turn == 1 else f"{record.task_id}-{turn}",
             }
             try:
-                job = self._ask(
-                    lambda fields=fields: self.client.post_bytes(JobView, "jobs", content=content, **fields)
-                )  # type: ignore[misc] # bound now
+                upload = functools.partial(self.client.post_bytes, JobView, "jobs", content=content, **fields)
+                job = self._ask(upload)
             except RefusalError as exc:
                 if exc.status != CONFLICT or not self.retry_failed:
                     raise
@@ -177,7 +177,7 @@ class Batch:
         while job.state not in ENDED:
             self._pause(pause)
             pause = min(LONGEST_POLL_S, 1.5 * pause)
-            job = self._ask(lambda job=job: self.client.get(JobView, "jobs", job.id))  # type: ignore[misc] # bound now
+            job = self._ask(functools.partial(self.client.get, JobView, "jobs", job.id))
         return job
 
     def _failed(self, record: Record) -> Ending:
