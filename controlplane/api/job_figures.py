@@ -8,7 +8,8 @@ from pydantic import Field
 from controlplane.api.answers import View
 from controlplane.api.schemas import Document, Why
 from controlplane.jobs.figures import KindFigures, Line, Spans
-from controlplane.jobs.operations import Attempt, Backlog, Drain, Letters, Outcome, QueueReport, is_drained
+from controlplane.jobs.model import AttemptOutcome
+from controlplane.jobs.operations import Attempt, Backlog, Drain, Letters, QueueReport, is_drained
 
 
 class AttemptView(View):
@@ -226,7 +227,7 @@ def _line(line: Line) -> dict[str, object]:
         "done": line.done,
         "dead": line.dead,
         "job_share": line.job_share,
-        "attempts": {outcome.value: line.attempts.get(outcome, 0) for outcome in Outcome},
+        "attempts": {outcome.value: line.attempts.get(outcome, 0) for outcome in AttemptOutcome},
         "attempt_share": line.attempt_share,
         "wait": _spans(line.waits),
         "run": _spans(line.runs),

@@ -14,13 +14,13 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol, TypeVar
 
-from controlplane.jobs.model import JobState
-from controlplane.jobs.operations import Backlog, Outcome, Standing
+from controlplane.jobs.model import AttemptOutcome, JobState
+from controlplane.jobs.operations import Backlog, Standing
 
 K = TypeVar("K")
 
 MAX_SINCE: Final = dt.timedelta(days=31)
-JUDGED: Final = (Outcome.DONE, Outcome.FAILED, Outcome.REFUSED, Outcome.LOST)
+JUDGED: Final = (AttemptOutcome.DONE, AttemptOutcome.FAILED, AttemptOutcome.REFUSED, AttemptOutcome.LOST)
 """Outcomes that say something about whoever ran the attempt: no room (away) and no more interest (thrown) do not."""
 
 
@@ -47,7 +47,7 @@ class Sums:
 
     enqueued: Mapping[str, int]
     ended: Mapping[tuple[str, str], Mapping[JobState, int]]
-    attempts: Mapping[tuple[str, str], Mapping[Outcome, int]]
+    attempts: Mapping[tuple[str, str], Mapping[AttemptOutcome, int]]
     waits: Mapping[tuple[str, str | None], Spans]
     runs: Mapping[tuple[str, str | None], Spans]
     standing: Standing
@@ -62,7 +62,7 @@ class Line:
 
     done: int
     dead: int
-    attempts: Mapping[Outcome, int]
+    attempts: Mapping[AttemptOutcome, int]
     waits: Spans
     runs: Spans
 
@@ -74,7 +74,7 @@ class Line:
     @property
     def attempt_share(self) -> float | None:
         """The share of attempts that are done, of those that say something."""
-        return _share(self.attempts.get(Outcome.DONE, 0), sum(self.attempts.get(each, 0) for each in JUDGED))
+        return _share(self.attempts.get(AttemptOutcome.DONE, 0), sum(self.attempts.get(each, 0) for each in JUDGED))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,8 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
-from controlplane.jobs.operations import OperatorStore, Outcome, Standing
+from controlplane.jobs.model import AttemptOutcome
+from controlplane.jobs.operations import OperatorStore, Standing
 
 log = structlog.get_logger()
 
@@ -54,7 +55,7 @@ class Totals:
     *seen* is when the newest attempt of a kind and a version ended.
     """
 
-    attempts: Mapping[tuple[str, str, Outcome], int] = dataclasses.field(default_factory=dict)
+    attempts: Mapping[tuple[str, str, AttemptOutcome], int] = dataclasses.field(default_factory=dict)
     runs: Mapping[tuple[str, str], Buckets] = dataclasses.field(default_factory=dict)
     waits: Mapping[str, Buckets] = dataclasses.field(default_factory=dict)
     seen: Mapping[tuple[str, str], dt.datetime] = dataclasses.field(default_factory=dict)

@@ -2,29 +2,14 @@
 
 import dataclasses
 import datetime as dt
-import enum
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
-from controlplane.jobs.model import Job, JobId, JobState
+from controlplane.jobs.model import AttemptOutcome, Job, JobId, JobState
 from controlplane.jobs.ports import MAX_BATCH
 
 ALL_KINDS: Final = ""
 """The kind of a drain that is every kind's."""
-
-
-class Outcome(enum.StrEnum):
-    """What an attempt came to.
-
-    *lost*: its process went away; *thrown*: its picture came too late to count; *away*: no worker had room.
-    """
-
-    DONE = "done"
-    FAILED = "failed"
-    REFUSED = "refused"
-    AWAY = "away"
-    LOST = "lost"
-    THROWN = "thrown"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +18,7 @@ class Attempt:
 
     attempt: int
     version: str
-    outcome: Outcome
+    outcome: AttemptOutcome
     words: str
     started_at: dt.datetime
     ended_at: dt.datetime

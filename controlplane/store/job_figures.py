@@ -7,8 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from controlplane.jobs.figures import Spans, Sums
-from controlplane.jobs.model import FINAL, JobState
-from controlplane.jobs.operations import Outcome
+from controlplane.jobs.model import FINAL, AttemptOutcome, JobState
 from controlplane.store.engine import Tx
 from controlplane.store.job_operations import standing
 from controlplane.store.job_spans import RUN, WAIT, between, percentiles
@@ -44,10 +43,10 @@ def _load_sums(tx: Tx, kind: str | None, since: dt.datetime, until: dt.datetime)
     )
     runs = sa.select(job_attempt.c.kind, job_attempt.c.version, RUN.label("span")).where(
         between(job_attempt.c.ended_at, since, until),
-        job_attempt.c.outcome == Outcome.DONE.value,
+        job_attempt.c.outcome == AttemptOutcome.DONE.value,
         asked(job_attempt.c.kind),
     )
-    counted = ((k, v, Outcome(o), n) for k, v, o, n in tx.conn.execute(attempts).tuples())
+    counted = ((k, v, AttemptOutcome(o), n) for k, v, o, n in tx.conn.execute(attempts).tuples())
     return Sums(
         enqueued=dict(tx.conn.execute(enqueued).tuples().all()),
         ended=_nested(_ended(tx, asked(job.c.kind), since, until)),

@@ -7,8 +7,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from controlplane.errors import ConflictError, NotFoundError
-from controlplane.jobs.model import Job, JobId, JobState
-from controlplane.jobs.operations import ALL_KINDS, Attempt, Backlog, Drain, Outcome, Standing
+from controlplane.jobs.model import AttemptOutcome, Job, JobId, JobState
+from controlplane.jobs.operations import ALL_KINDS, Attempt, Backlog, Drain, Standing
 from controlplane.jobs.ports import MAX_BATCH
 from controlplane.store.engine import Tx
 from controlplane.store.job_drains import DRAINED
@@ -63,7 +63,7 @@ def _attempt(row: sa.Row[Any]) -> Attempt:
     return Attempt(
         attempt=row.attempt,
         version=row.version,
-        outcome=Outcome(row.outcome),
+        outcome=AttemptOutcome(row.outcome),
         words=row.words,
         started_at=row.started_at,
         ended_at=row.ended_at,

@@ -14,8 +14,9 @@ from controlplane.store.engine import Database, Tx
 from controlplane.store.job_tables import job_message
 from controlplane.wake import Topic
 
-TAKEN_FOR: Final = dt.timedelta(minutes=30)
-"""How long a taken wake-up stays hidden; as RabbitMQ, which takes its messages back after half an hour."""
+TAKEN_FOR: Final = dt.timedelta(minutes=1)
+"""How long a taken wake-up stays hidden: as long as a job waits whose taker died before it began. Where the job has begun
+by then, a second look finds nothing to do."""
 
 _LIVE: Final = job_message.c.dead_words.is_(None)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from controlplane.jobs.meter import AT_ONCE, RUN_EDGES_S, WAIT_EDGES_S, Buckets, Totals
-from controlplane.jobs.operations import Outcome
+from controlplane.jobs.model import AttemptOutcome
 from controlplane.store.engine import Tx
 from controlplane.store.job_spans import MICROS_PER_S, RUN, WAIT, between
 from controlplane.store.job_tables import job, job_attempt, job_total
@@ -69,12 +69,12 @@ def _count(tx: Tx, since: dt.datetime, until: dt.datetime | None) -> Totals:
         .where(ended)
         .group_by(*by, job_attempt.c.outcome)
     )
-    runs = _histogram(RUN, RUN_EDGES_S, *by).where(ended, job_attempt.c.outcome == Outcome.DONE.value)
+    runs = _histogram(RUN, RUN_EDGES_S, *by).where(ended, job_attempt.c.outcome == AttemptOutcome.DONE.value)
     waits = _histogram(WAIT, WAIT_EDGES_S, job.c.kind).where(between(job.c.first_started_at, since, until))
-    counts: dict[tuple[str, str, Outcome], int] = {}
+    counts: dict[tuple[str, str, AttemptOutcome], int] = {}
     seen: dict[tuple[str, str], dt.datetime] = {}
     for kind, version, outcome, count, at in tx.conn.execute(attempts).tuples():
-        counts[kind, version, Outcome(outcome)] = count
+        counts[kind, version, AttemptOutcome(outcome)] = count
         seen[kind, version] = max(at, seen.get((kind, version), at))
     return Totals(
         attempts=counts,
@@ -111,7 +111,9 @@ def _write(totals: Totals) -> dict[str, Any]:
 
 def _read(content: dict[str, Any]) -> Totals:
     return Totals(
-        attempts={(kind, version, Outcome(outcome)): count for kind, version, outcome, count in content["attempts"]},
+        attempts={
+            (kind, version, AttemptOutcome(outcome)): count for kind, version, outcome, count in content["attempts"]
+        },
         runs={(kind, version): Buckets(tuple(counts), sum_s) for kind, version, counts, sum_s in content["runs"]},
         waits={kind: Buckets(tuple(counts), sum_s) for kind, counts, sum_s in content["waits"]},
         seen={(kind, version): dt.datetime.fromisoformat(at) for kind, version, at in content["seen"]},

@@ -16,6 +16,7 @@ from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
 from controlplane.store.job_attempts import SqlAttempts
 from controlplane.store.job_figures import SqlJobFigures
+from controlplane.store.job_lanes import SqlLanes
 from controlplane.store.job_operations import SqlJobOperations
 from controlplane.store.job_totals import SqlJobTotals
 from controlplane.store.jobs import SqlJobs
@@ -49,6 +50,7 @@ class SqlStore(
     SqlJobOperations,
     SqlJobFigures,
     SqlJobTotals,
+    SqlLanes,
 ):
     """The ports `Store` and `JobStore` on one SQL database. Close it, or use it as a context manager."""
 

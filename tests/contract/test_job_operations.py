@@ -10,8 +10,9 @@ import pytest
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.jobs.figures import FigureStore, KindFigures, Spans, figures_of
 from controlplane.jobs.meter import RUN_EDGES_S, WAIT_EDGES_S, TotalStore
-from controlplane.jobs.model import Claim, Job, JobState, result_key
-from controlplane.jobs.operations import ALL_KINDS, Attempt, OperatorStore, Outcome
+from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobState, result_key
+from controlplane.jobs.operations import ALL_KINDS, Attempt, OperatorStore
+from controlplane.jobs.ports import EndedAttempt
 from controlplane.store import SqlStore
 from controlplane.store.job_tables import job_attempt
 from controlplane.wake import Topic
@@ -42,7 +43,7 @@ async def claim(store: SqlStore, of: Job, *, now: dt.datetime = NOW) -> Claim:
     return Claim(claimed.id, claimed.attempts)
 
 
-async def add_attempt(store: SqlStore, of: Job, outcome: Outcome, **changes: object) -> None:
+async def add_attempt(store: SqlStore, of: Job, outcome: AttemptOutcome, **changes: object) -> None:
     """Insert an attempt that has ended, unless whoever ended it did."""
     row = {
         "job": of.id,
@@ -62,7 +63,8 @@ async def add_attempt(store: SqlStore, of: Job, outcome: Outcome, **changes: obj
 
 
 async def bury(store: SqlStore, of: Job, *, now: dt.datetime = NOW) -> None:
-    assert await store.bury_job(await claim(store, of, now=now), words="422: in colour", now=now)
+    ended = EndedAttempt(AttemptOutcome.REFUSED, "422: in colour", "v1")
+    assert await store.bury_job(await claim(store, of, now=now), ended, words=ended.words, now=now)
 
 
 async def finish(store: SqlStore, of: Job, *, start: dt.datetime, end: dt.datetime, version: str = "v1") -> None:
@@ -80,13 +82,13 @@ async def empty_outbox(store: SqlStore) -> None:
 
 async def test_attempts_are_read_in_their_order(store: SqlStore) -> None:
     of = await submit(store)
-    await add_attempt(store, of, Outcome.DONE, attempt=2, version="v2")
-    await add_attempt(store, of, Outcome.AWAY, version="", words="503")
+    await add_attempt(store, of, AttemptOutcome.DONE, attempt=2, version="v2")
+    await add_attempt(store, of, AttemptOutcome.AWAY, version="", words="503")
     first, second = await store.load_attempts(of.id)
     assert first == Attempt(
-        attempt=1, version="", outcome=Outcome.AWAY, words="503", started_at=NOW, ended_at=NOW + SECOND
+        attempt=1, version="", outcome=AttemptOutcome.AWAY, words="503", started_at=NOW, ended_at=NOW + SECOND
     )
-    assert (second.attempt, second.version, second.outcome) == (2, "v2", Outcome.DONE)
+    assert (second.attempt, second.version, second.outcome) == (2, "v2", AttemptOutcome.DONE)
 
 
 @pytest.mark.parametrize("state", [JobState.DEAD, JobState.CANCELLED])
@@ -177,7 +179,8 @@ async def test_a_drain_of_all_kinds_holds_until_all_end(store: SqlStore) -> None
 async def test_a_retry_that_is_due_later_is_not_woken_early_by_the_end(store: SqlStore) -> None:
     of = await submit(store)
     await empty_outbox(store)
-    await store.retry_job(await claim(store, of), words="503", counts=False, due=NOW + HOUR)
+    busy = EndedAttempt(AttemptOutcome.AWAY, "503")
+    await store.retry_job(await claim(store, of), busy, again=Again("503", HOUR, counts=False), now=NOW)
     await store.begin_drain("person", by="ada", why="", now=NOW)
     await store.end_drain("person", by="ada", why="", now=NOW + SECOND)
     assert await store.load_outbox(now=NOW + SECOND) == ()
@@ -222,25 +225,25 @@ async def test_figures_count_jobs_and_attempts_for_whom_they_belong_to(store: Sq
     done, dead, dead_unanswered, cancelled = [await submit(store, now=NOW + SECOND) for _ in range(4)]
     await submit(store, now=NOW - SECOND)  # before the while
     await finish(store, done, start=NOW + 2 * SECOND, end=NOW + 5 * SECOND, version="v2")
-    await add_attempt(store, done, Outcome.DONE, version="v2", ended_at=NOW + 4 * SECOND)
+    await add_attempt(store, done, AttemptOutcome.DONE, version="v2", ended_at=NOW + 4 * SECOND)
     for of, version in ((dead, "v1"), (dead_unanswered, "")):
         await bury(store, of, now=NOW + 3 * SECOND)
-        await add_attempt(store, of, Outcome.FAILED, version=version)
+        await add_attempt(store, of, AttemptOutcome.FAILED, version=version)
     await store.cancel_job(cancelled.id, owner="ada", now=NOW + SECOND)
-    await add_attempt(store, cancelled, Outcome.THROWN, version="v1")
-    await add_attempt(store, cancelled, Outcome.AWAY, attempt=2, version="")
+    await add_attempt(store, cancelled, AttemptOutcome.THROWN, version="v1")
+    await add_attempt(store, cancelled, AttemptOutcome.AWAY, attempt=2, version="")
     found = (await figures(store))["person"]
     assert (found.enqueued, found.cancelled, found.whole.done, found.whole.dead) == (4, 1, 1, 2)
     assert found.whole.job_share == found.whole.attempt_share == pytest.approx(1 / 3)
     assert (found.now.waiting, found.now.oldest) == (1, NOW - SECOND)
     assert list(found.versions) == ["v1", "v2", ""], "nobody comes last"
     one, two, nobody = found.versions.values()
-    assert (one.done, one.dead, one.attempts) == (0, 1, {Outcome.FAILED: 1, Outcome.THROWN: 1})
+    assert (one.done, one.dead, one.attempts) == (0, 1, {AttemptOutcome.FAILED: 1, AttemptOutcome.THROWN: 1})
     assert (one.job_share, one.attempt_share) == (0.0, 0.0)
     assert (two.done, two.dead, two.job_share, two.attempt_share) == (1, 0, 1.0, 1.0)
     assert two.waits == Spans(count=1, p50=SECOND, p95=SECOND)
     assert two.runs == Spans(count=1, p50=4 * SECOND, p95=4 * SECOND)
-    assert (nobody.dead, nobody.attempts) == (1, {Outcome.FAILED: 1, Outcome.AWAY: 1})
+    assert (nobody.dead, nobody.attempts) == (1, {AttemptOutcome.FAILED: 1, AttemptOutcome.AWAY: 1})
     assert (await figures(store))["building"].versions == {}
     assert list(await figures(store, kind="person")) == ["person"]
 
@@ -266,7 +269,7 @@ async def test_percentiles_are_those_of_every_row_to_the_microsecond(store: SqlS
         await claim(store, of, now=firsts[-1])
         ended = firsts[-1] + runs[version][-1]
         last[version] = max(last[version], ended)
-        await add_attempt(store, of, Outcome.DONE, version=version, started_at=firsts[-1], ended_at=ended)
+        await add_attempt(store, of, AttemptOutcome.DONE, version=version, started_at=firsts[-1], ended_at=ended)
     found = (await figures(store, span=3 * HOUR))["person"]
 
     def rank(spans: list[dt.timedelta], percent: int) -> dt.timedelta:
@@ -285,7 +288,7 @@ async def test_percentiles_are_those_of_every_row_to_the_microsecond(store: SqlS
     edges = [dt.timedelta(seconds=edge) for edge in RUN_EDGES_S]
     counts = tuple(sum(span <= edge for span in runs["v1"]) for edge in edges)
     assert totals.runs["person", "v1"].counts == (*counts, 51)
-    assert totals.attempts == {("person", "v1", Outcome.DONE): 51, ("person", "v2", Outcome.DONE): 50}
+    assert totals.attempts == {("person", "v1", AttemptOutcome.DONE): 51, ("person", "v2", AttemptOutcome.DONE): 50}
     assert totals.seen["person", "v1"] == last["v1"]
     for until in (NOW + 60 * SECOND, NOW + HOUR, NOW + 24 * HOUR):
         assert await store.settle_totals(until=until)
@@ -298,19 +301,19 @@ async def test_percentiles_are_those_of_every_row_to_the_microsecond(store: SqlS
 
 async def test_totals_outlive_the_rows_that_they_were_counted_from(store: SqlStore, other: SqlStore) -> None:
     first, second = await submit(store), await submit(store)
-    await add_attempt(store, first, Outcome.DONE)
+    await add_attempt(store, first, AttemptOutcome.DONE)
     assert await store.settle_totals(until=NOW + 2 * SECOND)
     await store.database.write(lambda tx: tx.conn.execute(job_attempt.delete()).rowcount)
-    await add_attempt(store, second, Outcome.DONE, ended_at=NOW + 3 * SECOND)
-    assert (await other.load_totals()).attempts == {("person", "v1", Outcome.DONE): 2}
+    await add_attempt(store, second, AttemptOutcome.DONE, ended_at=NOW + 3 * SECOND)
+    assert (await other.load_totals()).attempts == {("person", "v1", AttemptOutcome.DONE): 2}
 
 
 async def test_years_are_settled_a_day_at_a_time_and_empty_ones_skipped(store: SqlStore) -> None:
     for days in (0, 0, 1, 400, 401):
-        await add_attempt(store, await submit(store), Outcome.DONE, ended_at=NOW + 24 * days * HOUR)
+        await add_attempt(store, await submit(store), AttemptOutcome.DONE, ended_at=NOW + 24 * days * HOUR)
     turns = 1
     while not await store.settle_totals(until=NOW + 24 * 800 * HOUR):
         turns += 1
     assert turns <= 5
-    assert (await store.load_totals()).attempts == {("person", "v1", Outcome.DONE): 5}
+    assert (await store.load_totals()).attempts == {("person", "v1", AttemptOutcome.DONE): 5}
     assert await store.settle_totals(until=NOW + 24 * 800 * HOUR)

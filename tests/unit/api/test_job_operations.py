@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from controlplane.auth.keys import KeyRing
-from controlplane.jobs.model import Claim, JobId, photo_key
+from controlplane.jobs.model import AttemptOutcome, Claim, JobId, photo_key
+from controlplane.jobs.ports import EndedAttempt
 from controlplane.store.job_tables import job_attempt
 from tests.unit.api.test_jobs import KIND, finish, submit
 from tests.unit.api.world import World
@@ -24,7 +25,8 @@ async def bury(world: World, job: str, words: str = "422: in colour") -> None:
     now = world.clock.now()
     claimed = await world.store.claim_job(JobId(job), holder="test", until=now, now=now)
     assert claimed is not None
-    assert await world.store.bury_job(Claim(claimed.id, claimed.attempts), words=words, now=now)
+    ended = EndedAttempt(AttemptOutcome.REFUSED, words, "v1")
+    assert await world.store.bury_job(Claim(claimed.id, claimed.attempts), ended, words=words, now=now)
 
 
 async def add_attempt(world: World, job: str, **changes: Any) -> None:

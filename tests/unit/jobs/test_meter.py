@@ -4,7 +4,7 @@ import dataclasses
 import datetime as dt
 
 from controlplane.jobs.meter import SETTLED, JobMeter, Totals
-from controlplane.jobs.operations import Outcome
+from controlplane.jobs.model import AttemptOutcome
 from controlplane.store.job_tables import job_attempt
 from tests.builders import NOW
 from tests.unit.jobs.conftest import Works
@@ -29,7 +29,7 @@ async def end(works: Works, job: str, *, at: dt.datetime, version: str = "v1", a
 
 def done(meter: JobMeter, version: str = "v1") -> int:
     assert meter.latest is not None
-    return meter.latest.totals.attempts.get(("person", version, Outcome.DONE), 0)
+    return meter.latest.totals.attempts.get(("person", version, AttemptOutcome.DONE), 0)
 
 
 async def test_every_attempt_is_counted_once_however_often_and_from_where_one_looks(works: Works) -> None:
@@ -62,7 +62,7 @@ async def test_a_row_that_is_committed_late_is_counted_too(works: Works) -> None
 
 def test_only_the_newest_versions_are_shown() -> None:
     seen = {("person", f"v{number}"): NOW + number * SECOND for number in range(150)}
-    attempts = {(kind, version, Outcome.DONE): 1 for kind, version in seen}
+    attempts = {(kind, version, AttemptOutcome.DONE): 1 for kind, version in seen}
     totals = Totals(attempts=attempts, seen=seen)
     shown = totals.newest(100)
     assert {version for _, version in shown.seen} == {f"v{number}" for number in range(50, 150)}
