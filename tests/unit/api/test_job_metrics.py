@@ -1,9 +1,12 @@
 """What /metrics says about jobs, read back from the text as Prometheus does."""
 
 import datetime as dt
+import pathlib
+import re
 
 import httpx
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -71,3 +74,7 @@ async def test_jobs_are_told_by_kind_state_and_version(world: World, http: httpx
     world.clock.move(dt.timedelta(seconds=90))
     await samples.read()
     assert samples.value("_oldest_waiting_seconds", "person") == 90
+    example = (pathlib.Path(__file__).parents[3] / "deploy" / "keda.yaml").read_text()
+    told = {name for name, *_ in samples.samples}
+    assert set(re.findall(r"\bhueshift_job\w*", example)) <= told, "what autoscalers are told to ask for is there"
+    assert all(trigger["metadata"]["threshold"] for trigger in yaml.safe_load(example)["spec"]["triggers"])

@@ -311,7 +311,7 @@ async def test_a_stop_leaves_what_waits_for_its_version_to_others_at_once(works:
     dispatcher = works.dispatcher(slots=1)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(dispatcher.run())
-        while workers.now.total() < len({draw(job) < 5_000 for job in jobs}):
+        while workers.now.total() < len({draw(job) < 5_000 for job in jobs[:4]}):  # as many as there is room for
             await works.load(jobs[0])
         running.cancel()
     for _ in range(3):
