@@ -44,9 +44,14 @@ def between(column: sa.ColumnElement[Any], since: dt.datetime, until: dt.datetim
     return column >= since if until is None else sa.and_(column >= since, column < until)
 
 
+def computed_once(rows: sa.Select[Any]) -> sa.CTE:
+    """Return *rows* so that neither database computes a column again for each time that it is named."""
+    return rows.cte().prefix_with("MATERIALIZED")
+
+
 def percentiles(spans: sa.Select[Any], *keys: str) -> sa.Select[Any]:
     """Return a query of ``spans``' *keys*, ``total``, ``p50`` and ``p95`` of its column ``span``, by nearest rank."""
-    rows = spans.subquery()
+    rows = computed_once(spans)
     by = [rows.c[key] for key in keys]
     ranked = sa.select(
         *by,

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from controlplane.jobs.meter import AT_ONCE, RUN_EDGES_S, WAIT_EDGES_S, Buckets, Totals
 from controlplane.jobs.model import AttemptOutcome
 from controlplane.store.engine import Tx
-from controlplane.store.job_spans import MICROS_PER_S, RUN, WAIT, between
+from controlplane.store.job_spans import MICROS_PER_S, RUN, WAIT, between, computed_once
 from controlplane.store.job_tables import job, job_attempt, job_total
 from controlplane.store.queries import Part
 
@@ -69,8 +69,10 @@ def _count(tx: Tx, since: dt.datetime, until: dt.datetime | None) -> Totals:
         .where(ended)
         .group_by(*by, job_attempt.c.outcome)
     )
-    runs = _histogram(RUN, RUN_EDGES_S, *by).where(ended, job_attempt.c.outcome == AttemptOutcome.DONE.value)
-    waits = _histogram(WAIT, WAIT_EDGES_S, job.c.kind).where(between(job.c.first_started_at, since, until))
+    done = job_attempt.c.outcome == AttemptOutcome.DONE.value
+    runs = _histogram(sa.select(*by, RUN.label("span")).where(ended, done), RUN_EDGES_S, "kind", "version")
+    started = between(job.c.first_started_at, since, until)
+    waits = _histogram(sa.select(job.c.kind, WAIT.label("span")).where(started), WAIT_EDGES_S, "kind")
     counts: dict[tuple[str, str, AttemptOutcome], int] = {}
     seen: dict[tuple[str, str], dt.datetime] = {}
     for kind, version, outcome, count, at in tx.conn.execute(attempts).tuples():
@@ -84,12 +86,15 @@ def _count(tx: Tx, since: dt.datetime, until: dt.datetime | None) -> Totals:
     )
 
 
-def _histogram(span: sa.ColumnElement[int], edges_s: Sequence[float], *by: sa.ColumnElement[str]) -> sa.Select[Any]:
+def _histogram(spans: sa.Select[Any], edges_s: Sequence[float], *keys: str) -> sa.Select[Any]:
+    rows = computed_once(spans)
+    by = [rows.c[key] for key in keys]
     below = [
-        sa.func.sum(sa.case((span <= round(edge * MICROS_PER_S), 1), else_=0)).label(f"below{place}")
+        sa.func.sum(sa.case((rows.c.span <= round(edge * MICROS_PER_S), 1), else_=0)).label(f"below{place}")
         for place, edge in enumerate(edges_s)
     ]
-    return sa.select(*by, *below, sa.func.count().label("everything"), sa.func.sum(span).label("micros")).group_by(*by)
+    everything = sa.func.count().label("everything"), sa.func.sum(rows.c.span).label("micros")
+    return sa.select(*by, *below, *everything).group_by(*by)
 
 
 def _buckets(row: sa.Row[Any], edges_s: Sequence[float]) -> Buckets:

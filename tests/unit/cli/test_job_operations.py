@@ -72,7 +72,7 @@ def test_a_jobs_page_on_80_columns() -> None:
         attempts=2,
         words="422: in\x1b[2J colour",
         version="",
-        photo={"media_type": "image/jpeg", "size_bytes": 123456, "sha256": "ab" * 32},  # type: ignore[arg-type] # pydantic reads it
+        photo={"media_type": "image/jpeg", "size_bytes": 123456, "sha256": "ab" * 32},
         result=None,
         submitted_at=NOW,
         started_at=NOW + dt.timedelta(seconds=7),
