@@ -53,16 +53,15 @@ def percentiles(spans: sa.Select[Any], *keys: str) -> sa.Select[Any]:
     """Return a query of ``spans``' *keys*, ``total``, ``p50`` and ``p95`` of its column ``span``, by nearest rank."""
     rows = computed_once(spans)
     by = [rows.c[key] for key in keys]
-    ranked = sa.select(
-        *by,
-        rows.c.span,
-        sa.func.row_number().over(partition_by=by, order_by=rows.c.span).label("place"),
-        sa.func.count().over(partition_by=by).label("total"),
-    ).subquery()
+    totals = sa.select(*by, sa.func.count().label("total")).group_by(*by).subquery()
+    place = sa.func.row_number().over(partition_by=by, order_by=rows.c.span).label("place")
+    ranked = sa.select(*by, rows.c.span, place).subquery()
 
     def at(percent: int) -> sa.ColumnElement[int]:
-        rank = (ranked.c.total * percent + 99) // 100
+        rank = (totals.c.total * percent + 99) // 100
         return sa.func.max(sa.case((ranked.c.place == rank, ranked.c.span))).label(f"p{percent}")
 
-    keyed = [ranked.c[key] for key in keys]
-    return sa.select(*keyed, sa.func.max(ranked.c.total).label("total"), at(50), at(95)).group_by(*keyed)
+    keyed = [totals.c[key] for key in keys]
+    same = sa.and_(*(totals.c[key] == ranked.c[key] for key in keys))
+    found = sa.select(*keyed, totals.c.total, at(50), at(95)).select_from(totals.join(ranked, same))
+    return found.group_by(*keyed, totals.c.total)
