@@ -14,11 +14,14 @@ from controlplane.jobs.operations import DeadTasks
 from controlplane.jobs.overseer import Overseer
 from controlplane.jobs.ports import BlobStore, JobQueue, NewJob
 from controlplane.jobs.sources import AllowedSources
+from controlplane.pictures.inspection import label
+from controlplane.pictures.labels import Label
 from controlplane.store import SqlStore
 from controlplane.store.job_queue import SqlQueue
+from tests.small_pictures import SMALL_JPEG, make_png
 
-PHOTO = b"\xff\xd8\xff\xe0 a grey photo"
-PNG = b"\x89PNG\r\n\x1a\n a coloured photo"
+PHOTO = SMALL_JPEG
+PNG = make_png(b"coloured", channels=3)
 WORKFLOW = "DDColor人物黑白修复.json"
 
 
@@ -88,6 +91,8 @@ def make_overseer(
 
 Outcome = Coloured | Refused | Away | Failed
 COLOURED = Coloured(PNG, "image/png", "v1")
+RESULT = label(PNG, Label("ddcolor-imagenet", "v1"))
+"""What is stored of `COLOURED`."""
 
 
 class FakePhotos:

@@ -42,6 +42,8 @@ def job_page(job: JobView, attempts: Collection[AttemptView]) -> RenderableType:
     facts.add_row("Ran:", _seconds(job.run_s))
     facts.add_row("Photo:", _picture(job.photo))
     facts.add_row("Result:", _picture(job.result) + (f", by {clean(job.version)}" if job.version else ""))
+    if job.expires_at is not None:
+        facts.add_row("Kept until:", _moment(job.expires_at))
     if not attempts:
         return Group(head, facts, Text(f"{job.attempts} attempts, none of which has ended", style="dim"))
     table = new_table("ATTEMPT", "STARTED", "SECONDS", "VERSION", "OUTCOME", "WORDS")

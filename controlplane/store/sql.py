@@ -15,9 +15,11 @@ from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
 from controlplane.store.job_attempts import SqlAttempts
+from controlplane.store.job_ends import SqlEnds
 from controlplane.store.job_figures import SqlJobFigures
 from controlplane.store.job_lanes import SqlLanes
 from controlplane.store.job_operations import SqlJobOperations
+from controlplane.store.job_owners import SqlOwners
 from controlplane.store.job_totals import SqlJobTotals
 from controlplane.store.jobs import SqlJobs
 from controlplane.store.keys import SqlKeys
@@ -50,6 +52,8 @@ class SqlStore(
     SqlJobOperations,
     SqlJobFigures,
     SqlJobTotals,
+    SqlOwners,
+    SqlEnds,
     SqlLanes,
 ):
     """The ports `Store` and `JobStore` on one SQL database. Close it, or use it as a context manager."""

@@ -14,6 +14,7 @@ import pytest
 from controlplane.cli.batch_journal import NAME, PART
 from controlplane.jobs.model import JobId, result_key
 from tests.job_builders import PHOTO, PNG, WORKFLOW
+from tests.small_pictures import make_png
 from tests.unit.api.test_job_operations import bury
 from tests.unit.api.test_jobs import finish
 from tests.unit.cli.conftest import Cli, Ended
@@ -64,7 +65,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     made = tmp_path / "photos"
     (made / "old").mkdir(parents=True)
     for name in ("a.jpg", "b.JPEG", "c.png", "old/a.jpg"):
-        (made / name).write_bytes(PHOTO + name.encode())
+        (made / name).write_bytes(make_png(name.encode()))
     (made / "notes.txt").write_text("none")
     (made / ".hidden.jpg").write_bytes(PHOTO)
     return made
@@ -167,7 +168,7 @@ def test_what_fails_is_listed_with_its_reason_and_run_again_when_asked(
     assert ended.out.splitlines()[-5:-1] == [
         "0 coloured, 0 there already, 3 failed, 1 other files left alone",
         "  a.jpg: failed: 422: in colour",
-        "  b.JPEG: failed: image: is no photo that workers read; send a JPEG, PNG, WebP, TIFF or BMP",
+        "  b.JPEG: failed: image: is a GIF, not a photo that workers read; send a JPEG, PNG, WebP, TIFF or BMP",
         "  c.png: failed: it cannot be read (No such file or directory); make it readable",
     ]
     assert ended.out.splitlines()[-1] == "run those again that died with: --retry-failed"

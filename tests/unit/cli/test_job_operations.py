@@ -79,6 +79,7 @@ def test_a_jobs_page_on_80_columns() -> None:
         finished_at=NOW + dt.timedelta(seconds=9.25),
         wait_s=2.5,
         run_s=2.25,
+        expires_at=None,
     )
     attempts = [
         AttemptView(
