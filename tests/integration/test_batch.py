@@ -18,6 +18,7 @@ from controlplane.lab.stack import Stack, program
 from tests.envoy import wait_until
 from tests.integration.test_jobs import Owner, photo, running_stack
 from tests.picture_worker import coloured, running_worker
+from tests.small_pictures import pixels_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -28,19 +29,19 @@ SOON = dt.timedelta(seconds=120)
 
 
 def make_photos(folder: pathlib.Path) -> dict[str, bytes]:
-    """Write photos into two folders; return the results to come, by their names."""
+    """Write photos into two folders; return the pixels of the results to come, by their names."""
     (folder / "album").mkdir(parents=True)
     expected = {}
     for number in range(PHOTOS):
         name = f"{'album/' if number % 3 == 0 else ''}{number:03d}"
         (folder / f"{name}.jpg").write_bytes(photo(number))
-        expected[f"{name}.png"] = coloured(photo(number))
+        expected[f"{name}.png"] = pixels_of(coloured(photo(number)))
     return expected
 
 
 def results(out: pathlib.Path) -> dict[str, bytes]:
     found = (path for path in out.rglob("*.png") if path.is_file())
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in found}
+    return {path.relative_to(out).as_posix(): pixels_of(path.read_bytes()) for path in found}
 
 
 def batch(stack: Stack, home: pathlib.Path, *options: str) -> tuple[list[str], dict[str, str]]:
