@@ -84,3 +84,7 @@ class TooManyError(ControlPlaneError):
 
 class UnauthorizedError(ControlPlaneError):
     """No API key, or one that is not known."""
+
+
+class ForbiddenError(ControlPlaneError):
+    """The API key is known, but this is not for it to do."""

@@ -25,6 +25,8 @@ from controlplane.jobs.dispatcher import Dispatcher
 from controlplane.jobs.feed import JobFeed
 from controlplane.jobs.intake import TaskIntake
 from controlplane.jobs.leftovers import LeftoverScan
+from controlplane.jobs.meter import JobMeter
+from controlplane.jobs.overseer import Overseer
 from controlplane.jobs.owners import Quotas
 from controlplane.jobs.ports import BlobStore
 from controlplane.jobs.relay import JobKeeper, OutboxRelay
@@ -48,6 +50,7 @@ class JobParts:
 
     desk: JobDesk
     feed: JobFeed
+    overseer: Overseer
     relay: OutboxRelay
     keeper: JobKeeper
     dispatcher: Dispatcher | None
@@ -112,6 +115,7 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
         yield JobParts(
             desk=desk,
             feed=feed,
+            overseer=_overseer(settings, store, queue, desk, clock),
             relay=relay,
             keeper=JobKeeper(
                 store=store,
@@ -176,6 +180,20 @@ def _rabbitmq(url: str) -> "RabbitQueue":
     # It logs each attempt to connect as an error of its own; what we cannot do, we say once.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     return RabbitQueue(url)
+
+
+def _overseer(
+    settings: Settings, store: SqlStore, queue: "SqlQueue | RabbitQueue | KafkaQueue", desk: JobDesk, clock: Clock
+) -> Overseer:
+    return Overseer(
+        store=store,
+        queue=queue,
+        tasks=None if isinstance(queue, SqlQueue) else queue,
+        blobs=desk.blobs,
+        clock=clock,
+        meter=JobMeter(store=store, clock=clock),
+        operators=frozenset(name for each in settings.operators.split(",") if (name := each.strip())),
+    )
 
 
 def _intake(

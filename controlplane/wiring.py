@@ -271,6 +271,7 @@ def _assemble(
             desk=jobs.desk,
             callbacks=jobs.callbacks,
             feed=jobs.feed,
+            overseer=jobs.overseer,
             authenticate=keys.authenticate,
             missing=lambda: _missing(store, cache, settings),
             public_reads=settings.public_reads,
@@ -362,6 +363,8 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(parts.resolver.run(), name="resolver")
             tasks.create_task(parts.janitor.run(), name="janitor")
             tasks.create_task(parts.jobs.run(), name="jobs")
+        if parts.role in {Role.ALL, Role.API}:
+            tasks.create_task(parts.jobs.overseer.meter.run(), name="job-meter")
         if parts.serves_api and api_socket is not None:
             tasks.create_task(parts.jobs.feed.run(), name="job-feed")
             tasks.create_task(_serve_api(parts.api, api_socket, drain_s), name="api")

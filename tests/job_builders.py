@@ -12,11 +12,16 @@ from controlplane.clock import Clock
 from controlplane.jobs.callback_desk import CallbackDesk, NoSender, Senders
 from controlplane.jobs.callback_ports import CallbackStore
 from controlplane.jobs.callbacks import Heard, Message, Unheard
+from controlplane.jobs.meter import JobMeter
 from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobKind, Picture, Refused, photo_key
-from controlplane.jobs.ports import Delivery, JobQueue, NewJob, WakeUp
+from controlplane.jobs.operations import DeadTasks
+from controlplane.jobs.overseer import Overseer
+from controlplane.jobs.ports import BlobStore, Delivery, JobQueue, NewJob, WakeUp
 from controlplane.jobs.sources import AllowedSources, read_callback_sources
 from controlplane.pictures.inspection import label
 from controlplane.pictures.labels import Label
+from controlplane.store import SqlStore
+from controlplane.store.job_queue import SqlQueue
 from tests.small_pictures import SMALL_JPEG, make_png
 
 PHOTO = SMALL_JPEG
@@ -97,6 +102,27 @@ async def take_one(queue: JobQueue) -> Delivery:
     """Take a wake-up that is known to be there."""
     (delivery,) = await queue.take(["photos"], limit=1)
     return delivery
+
+
+def make_overseer(
+    store: SqlStore,
+    blobs: BlobStore,
+    clock: Clock,
+    *,
+    queue: JobQueue | None = None,
+    tasks: DeadTasks | None = None,
+    operators: frozenset[str] = frozenset({"ada"}),
+) -> Overseer:
+    """An overseer of *store*, for whom ada is an operator."""
+    return Overseer(
+        store=store,
+        queue=queue or SqlQueue(database=store.database, clock=clock),
+        tasks=tasks,
+        blobs=blobs,
+        clock=clock,
+        meter=JobMeter(store=store, clock=clock),
+        operators=operators,
+    )
 
 
 Outcome = Coloured | Refused | Away | Failed

@@ -17,6 +17,7 @@ from controlplane.errors import InvalidInputError, UnauthorizedError
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.feed import JobFeed
+from controlplane.jobs.overseer import Overseer
 from controlplane.ports import Store
 
 MAX_IDEMPOTENCY_KEY_CHARS = 128
@@ -45,6 +46,7 @@ class Parts:
     desk: JobDesk
     callbacks: CallbackDesk
     feed: JobFeed
+    overseer: Overseer
     certificates: Certificates | None = None
     preview: Preview | None = None
     compares_pictures: bool = True
@@ -104,6 +106,11 @@ async def _caller(
     return Caller(name, one_line("X-Hueshift-Reason", x_hueshift_reason), idempotency_key)
 
 
+async def _operator(parts: UseParts, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+    parts.overseer.check_operator(caller.name)
+    return caller
+
+
 async def _name(parts: Parts, credentials: HTTPAuthorizationCredentials | None) -> str:
     if credentials is None:
         raise UnauthorizedError("no API key was sent; send the header Authorization: Bearer hs_...")
@@ -116,6 +123,8 @@ Writer: TypeAlias = Annotated[Caller, Depends(_caller)]
 """Who changes something. Always needs a key."""
 Credentials: TypeAlias = _Credentials
 """The key as it was sent, for those who must ask again later whether it is still good."""
+Operator: TypeAlias = Annotated[Caller, Depends(_operator)]
+"""Who sees or stops what is everybody's: an operator's key."""
 Owner: TypeAlias = Annotated[str, Depends(_owner)]
 """Who reads what is theirs alone: the name of the key, which is always needed."""
 

@@ -20,6 +20,7 @@ from controlplane.api import (
     explanations,
     fleet,
     job_events,
+    job_operations,
     job_routes,
     kinds,
     operations,
@@ -33,6 +34,7 @@ from controlplane.api import (
 from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
 from controlplane.api.answers import ErrorView, Problem
 from controlplane.api.discovery import Discovery, make_router
+from controlplane.api.job_metrics import JobCollector
 from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
 from controlplane.api.problems import from_pydantic
@@ -44,6 +46,7 @@ from controlplane.controller.preview import Preview
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
+    ForbiddenError,
     GoneError,
     InvalidInputError,
     NotFoundError,
@@ -56,6 +59,7 @@ from controlplane.errors import (
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.feed import JobFeed
+from controlplane.jobs.overseer import Overseer
 from controlplane.pictures.facts import MAX_PHOTO_BYTES
 from controlplane.ports import Store
 
@@ -69,6 +73,7 @@ STATUS: Mapping[type[ControlPlaneError], http.HTTPStatus] = {
     UnavailableError: http.HTTPStatus.SERVICE_UNAVAILABLE,
     TooManyError: http.HTTPStatus.TOO_MANY_REQUESTS,
     UnauthorizedError: http.HTTPStatus.UNAUTHORIZED,
+    ForbiddenError: http.HTTPStatus.FORBIDDEN,
     GoneError: http.HTTPStatus.GONE,
     OverQuotaError: http.HTTPStatus.TOO_MANY_REQUESTS,
 }
@@ -102,6 +107,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
     desk: JobDesk,
     callbacks: CallbackDesk,
     feed: JobFeed,
+    overseer: Overseer,
     missing: Missing = _nothing_missing,
     public_reads: bool = False,
     certificates: Certificates | None = None,
@@ -120,6 +126,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         desk: Where jobs are handed in and collected.
         callbacks: Where owners say whom they want told of their jobs' ends.
         feed: Tells what becomes of them; somebody has to run it.
+        overseer: Who looks after them.
         authenticate: Tells whose API key it is; `auth.keys.KeyRing.authenticate`.
         missing: What /readyz reports.
         public_reads: Whether reading needs no key.
@@ -150,9 +157,11 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         desk=desk,
         callbacks=callbacks,
         feed=feed,
+        overseer=overseer,
         compares_pictures=compares_pictures,
     )
     app.state.registry = registry
+    registry.register(JobCollector(overseer.meter))
     app.state.watchers = 0
     app.state.replays = 0
     app.state.uploads = 0
@@ -167,6 +176,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         fleet.router,
         job_events.router,
         job_routes.router,
+        job_operations.router,
         kinds.router,
         owners.router,
         callback_routes.router,

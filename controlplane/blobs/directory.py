@@ -32,6 +32,9 @@ class DirectoryBlobs:
     async def get_blob(self, key: str) -> bytes:
         return await asyncio.to_thread(self._get, key)
 
+    async def has_blob(self, key: str) -> bool:
+        return await asyncio.to_thread(self._has, self._path(key))
+
     async def delete_blob(self, key: str) -> None:
         await asyncio.to_thread(self._delete, self._path(key))
 
@@ -67,6 +70,15 @@ class DirectoryBlobs:
             raise NotFoundError("blob", key) from exc
         except OSError as exc:
             raise self._unavailable(exc) from exc
+
+    def _has(self, path: pathlib.Path) -> bool:
+        try:
+            path.stat()
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise self._unavailable(exc) from exc
+        return True
 
     def _delete(self, path: pathlib.Path) -> None:
         try:

@@ -39,10 +39,18 @@ class S3Blobs:
         try:
             return await self._ask(read)
         except UnavailableError as exc:
-            cause = exc.__cause__
-            if isinstance(cause, ClientError) and cause.response["Error"]["Code"] in _ABSENT:
-                raise NotFoundError("blob", key) from cause
+            if _is_absent(exc):
+                raise NotFoundError("blob", key) from exc.__cause__
             raise
+
+    async def has_blob(self, key: str) -> bool:
+        try:
+            await self._ask(lambda: self.client.head_object(Bucket=self.bucket, Key=self.prefix + key))
+        except UnavailableError as exc:
+            if _is_absent(exc):
+                return False
+            raise
+        return True
 
     async def delete_blob(self, key: str) -> None:
         await self._ask(lambda: self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
@@ -63,6 +71,11 @@ class S3Blobs:
         except (BotoCoreError, ClientError, OSError) as exc:
             words = " ".join(str(exc).split())
             raise UnavailableError(f"HUESHIFT_BLOBS: the bucket {self.bucket} cannot be used ({words})") from exc
+
+
+def _is_absent(exc: UnavailableError) -> bool:
+    cause = exc.__cause__
+    return isinstance(cause, ClientError) and cause.response["Error"]["Code"] in _ABSENT
 
 
 def open_bucket(bucket: str, *, prefix: str = "", endpoint: str | None = None) -> S3Blobs:

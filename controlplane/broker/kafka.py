@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from controlplane.broker.kafka_reader import SETTINGS, Ends, Options, Reader, Taken
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.model import NAME, JobId
+from controlplane.jobs.operations import DeadTask
 from controlplane.jobs.ports import MAX_BATCH, DeadLetter, Delivery, ForeignTask, WakeUp
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ PATIENCE: Final = dt.timedelta(seconds=5)
 SILENT_FOR: Final = dt.timedelta(seconds=30)
 PAUSE_S: Final = 0.1
 SENDERS: Final = 4
+SHOWN_CHARS: Final = 200
 JOB: Final = re.compile(r"[0-9a-f]{32}")
 
 _HOST: Final = r"(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])"
@@ -111,7 +113,8 @@ class KafkaQueue:
         await self._hand_on(_taken(delivery), _Letter(self._dead, job.encode(), job, words))
 
     async def dead_letters(self, *, limit: int = MAX_BATCH) -> tuple[DeadLetter, ...]:
-        return await self._read(lambda: self._look_through(self._dead, limit=limit))
+        seen = await self._read(lambda: self._look_through(self._dead, limit=limit))
+        return tuple(DeadLetter(JobId(body), words) for body, words in seen)
 
     async def take_tasks(self, *, limit: int) -> tuple[ForeignTask, ...]:
         found = await self._read(lambda: self._search([[self._reader(TASKS)]], limit=limit))
@@ -126,6 +129,10 @@ class KafkaQueue:
 
     async def refuse_task(self, task: ForeignTask, *, words: str) -> None:
         await self._hand_on(_taken(task), _Letter(DEAD_TASKS, task.body, words=words))
+
+    async def dead_tasks(self, *, limit: int = MAX_BATCH) -> tuple[DeadTask, ...]:
+        seen = await self._read(lambda: self._look_through(DEAD_TASKS, limit=limit))
+        return tuple(DeadTask(body[:SHOWN_CHARS], words) for body, words in seen)
 
     async def close(self) -> None:
         def work() -> None:
@@ -255,11 +262,11 @@ class KafkaQueue:
         answers = self._ask().list_offsets(wanted, request_timeout=self._patience_s)
         return {(each.topic, each.partition): answer.result().offset for each, answer in answers.items()}
 
-    def _look_through(self, topic: str, *, limit: int) -> tuple[DeadLetter, ...]:
-        """Read a topic from its beginning without a group, and so without taking anything."""
+    def _look_through(self, topic: str, *, limit: int) -> tuple[tuple[str, str], ...]:
+        """Read a topic's bodies and reasons from its beginning without a group, and so without taking anything."""
         unread = self._wait_topic(topic)
         consumer = self._consumer({"group.id": f"{topic}.looked-at", **SETTINGS})
-        found: list[DeadLetter] = []
+        found: list[tuple[str, str]] = []
         try:
             consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in unread])
             for _ in range(round(self._patience_s / PAUSE_S) + limit):
@@ -270,7 +277,7 @@ class KafkaQueue:
                     continue
                 error = message.error()
                 if error is None:
-                    found.append(_dead_letter(message))
+                    found.append(_dead(message))
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's spelling
                     unread.discard(message.partition())
                 else:
@@ -349,9 +356,7 @@ def _taken(given: Delivery | ForeignTask) -> Taken:
     return given.tag
 
 
-def _dead_letter(message: Message) -> DeadLetter:
+def _dead(message: Message) -> tuple[str, str]:
     words = dict(message.headers() or ()).get(REASON)
     body = message.value() or b""
-    return DeadLetter(
-        JobId(body.decode(errors="replace")), words.decode(errors="replace") if isinstance(words, bytes) else ""
-    )
+    return body.decode(errors="replace"), words.decode(errors="replace") if isinstance(words, bytes) else ""

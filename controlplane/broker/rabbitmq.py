@@ -28,6 +28,7 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.model import JobId
+from controlplane.jobs.operations import DeadTask
 from controlplane.jobs.ports import MAX_BATCH, DeadLetter, Delivery, ForeignTask, WakeUp
 
 T = TypeVar("T")
@@ -40,6 +41,8 @@ TASKS: Final = "photo_repair_tasks"
 """Where foreign producers put their tasks; the article's name."""
 DEAD_TASKS: Final = f"{TASKS}.dead"
 REASON: Final = "x-reason"
+SHOWN_BYTES: Final = 200
+"""How much of a foreign message is shown to people."""
 JOB: Final = re.compile(r"[0-9a-f]{32}")
 
 DEAD_ARGUMENTS: Final[dict[str, FieldValue]] = {
@@ -148,12 +151,7 @@ class RabbitQueue:
 
     async def dead_letters(self, *, limit: int = MAX_BATCH) -> tuple[DeadLetter, ...]:
         async def work(link: _Link) -> tuple[DeadLetter, ...]:
-            dead = await link.queue(DEAD)
-            seen: list[AbstractIncomingMessage] = []
-            while len(seen) < limit and (message := await dead.get(fail=False)) is not None:
-                seen.append(message)
-            for message in seen:
-                await message.nack(requeue=True)
+            seen = await _look(await link.queue(DEAD), limit)
             return tuple(DeadLetter(JobId(each.body.decode(errors="replace")), _reason(each)) for each in seen)
 
         return await self._ask(work)
@@ -179,6 +177,13 @@ class RabbitQueue:
         message = aio_pika.Message(task.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, headers={REASON: words})
         await self._ask(lambda link: link.publish(DEAD_TASKS, message))
         await self.acknowledge_task(task)
+
+    async def dead_tasks(self, *, limit: int = MAX_BATCH) -> tuple[DeadTask, ...]:
+        async def work(link: _Link) -> tuple[DeadTask, ...]:
+            seen = await _look(await link.queue(DEAD_TASKS), limit)
+            return tuple(DeadTask(each.body[:SHOWN_BYTES].decode(errors="replace"), _reason(each)) for each in seen)
+
+        return await self._ask(work)
 
     async def close(self) -> None:
         async with self._lock:
@@ -245,6 +250,16 @@ async def _send(link: _Link, name: str, job: JobId, words: str = "") -> None:
         headers={REASON: words} if words else None,
     )
     await link.publish(name, message)
+
+
+async def _look(dead: AbstractQueue, limit: int) -> list[AbstractIncomingMessage]:
+    """Return what lies in a queue, and leave it there."""
+    seen: list[AbstractIncomingMessage] = []
+    while len(seen) < limit and (message := await dead.get(fail=False)) is not None:
+        seen.append(message)
+    for message in seen:
+        await message.nack(requeue=True)
+    return seen
 
 
 def _message(taken: Delivery | ForeignTask) -> AbstractIncomingMessage:

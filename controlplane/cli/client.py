@@ -20,6 +20,7 @@ from controlplane.api.answers import ErrorView
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
+    ForbiddenError,
     InvalidInputError,
     NotFoundError,
     StaleWriteError,
@@ -50,10 +51,12 @@ class ExitCode(enum.IntEnum):
 class RefusalError(ControlPlaneError):
     """The control plane's own no, with everything that it found wrong."""
 
-    def __init__(self, status: int, lines: tuple[str, ...]) -> None:
+    def __init__(self, status: int, lines: tuple[str, ...], *, retry_after_s: float | None = None) -> None:
         super().__init__(lines[0])
         self.status = status
         self.lines = lines
+        self.retry_after_s = retry_after_s
+        """When to come again, if it said so."""
 
 
 def exit_code(exc: ControlPlaneError) -> ExitCode:
@@ -63,7 +66,7 @@ def exit_code(exc: ControlPlaneError) -> ExitCode:
             if status in {400, 413, 415, 422}:
                 return ExitCode.INPUT
             return ExitCode.UNREACHABLE if status >= 500 else ExitCode.REFUSED
-        case NotFoundError() | ConflictError() | StaleWriteError() | UnauthorizedError():
+        case NotFoundError() | ConflictError() | StaleWriteError() | UnauthorizedError() | ForbiddenError():
             return ExitCode.REFUSED
         case InvalidInputError():
             return ExitCode.INPUT
@@ -228,13 +231,16 @@ class Client:
         return response
 
     def _refusal(self, response: httpx.Response) -> RefusalError:
+        later = response.headers.get("Retry-After", "")
+        after_s = float(later) if later.isascii() and later.isdigit() else None
         try:
             view = ErrorView.model_validate_json(response.content)
         except ValidationError:
             status = f"{response.status_code} {response.reason_phrase}".strip()
-            return RefusalError(response.status_code, (f"{self.url} answered {status}; check HUESHIFT_URL",))
+            words = f"{self.url} answered {status}; check HUESHIFT_URL"
+            return RefusalError(response.status_code, (words,), retry_after_s=after_s)
         if response.status_code == httpx.codes.UNAUTHORIZED and not self._has_key:
             words = "no API key: set HUESHIFT_API_KEY, or HUESHIFT_API_KEY_FILE to the file that holds it"
             return RefusalError(response.status_code, (words,))
         lines = tuple(problem.error for problem in view.problems) or (view.error,)
-        return RefusalError(response.status_code, lines)
+        return RefusalError(response.status_code, lines, retry_after_s=after_s)

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -144,16 +145,18 @@ def list_kinds(context: typer.Context, output: OutputOption = Format.TABLE) -> N
     """List the kinds of tasks, or apply them from a file."""
     if context.invoked_subcommand is not None:
         return
+    from controlplane.api.job_figures import DrainView  # noqa: PLC0415
     from controlplane.api.job_schemas import KindDocument  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         found = client.get(list[KindDocument], "job-kinds")
+        drained = {each.kind for each in client.get(list[DrainView], "job-drains") if each.ended_at is None}
     if is_json(output):
         printing.print_json(found)
     elif found:
-        printing.print_page(_kinds_table(found), color=surroundings.color)
+        printing.print_page(_kinds_table(found, drained), color=surroundings.color)
     else:
         print("there are no kinds yet; apply some: hueshift jobs kinds apply -f FILE")
 
@@ -211,13 +214,15 @@ def _table(found: "Iterable[JobView]") -> "Table":
     return table
 
 
-def _kinds_table(found: "Iterable[KindDocument]") -> "Table":
+def _kinds_table(found: "Iterable[KindDocument]", drained: "AbstractSet[str]") -> "Table":
     from controlplane.cli import output as printing  # noqa: PLC0415
 
-    table = printing.new_table("KIND", "WORKFLOW", "MODELS", "SIZES", "QUEUE", "ROUTE")
+    table = printing.new_table("KIND", "WORKFLOW", "MODELS", "SIZES", "QUEUE", "ROUTE", "STARTS")
     for kind in found:
         sizes = f"{kind.sizes.min}-{kind.sizes.max} px"
         headers = "".join(f" {name}: {value}" for name, value in kind.route.headers.items())
         models = ", ".join(kind.models)
-        table.add_row(kind.kind, kind.workflow, models, sizes, kind.queue or kind.kind, f"{kind.route.path}{headers}")
+        starts = "no: drained" if drained & {"", kind.kind} else "yes"
+        row = (kind.kind, kind.workflow, models, sizes, kind.queue or kind.kind, f"{kind.route.path}{headers}")
+        table.add_row(*row, starts)
     return table

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import fleet, jobs, local, measure, quality, release
+from controlplane.cli import batch, fleet, job_operations, jobs, local, measure, quality, release
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import ControlPlaneError
 
@@ -55,6 +55,8 @@ local.register(app)
 measure.register(app)
 quality.register(app)
 jobs.register(app)
+job_operations.register()
+batch.register(app)
 
 
 def run(arguments: Sequence[str], surroundings: Surroundings) -> int:

@@ -78,6 +78,7 @@ class Dispatcher:
     interval: dt.timedelta
     luck: Callable[[], float] = random.random
     _kinds: Mapping[str, JobKind] = dataclasses.field(default_factory=dict)
+    _drained: frozenset[str] = frozenset()
     _lanes: Mapping[str, Lane] = dataclasses.field(default_factory=dict)
     _known_at: float = float("-inf")
     _held: dict[Claim, asyncio.Timeout] = dataclasses.field(default_factory=dict)
@@ -102,7 +103,7 @@ class Dispatcher:
         try:
             await self._look()
             room = self._seats.room({self._lane(kind) for kind in self._kinds.values()})
-            queues = sorted({kind.queue for kind in self._kinds.values()})
+            queues = sorted({kind.queue for kind in self._kinds.values() if kind.name not in self._drained})
             return await self.queue.take(queues, limit=room) if queues and room else ()
         except ControlPlaneError as exc:
             log.warning("jobs.queue_not_read", error=str(exc))
@@ -110,11 +111,12 @@ class Dispatcher:
             return ()
 
     async def _look(self) -> None:
-        """Read anew what kinds there are and how their services are split, when that was long ago."""
+        """Read anew what kinds there are, which are drained and how services are split, when that was long ago."""
         now = self.clock.steady()
         if now - self._known_at < KNOWN_FOR_S:
             return
         self._kinds = {kind.name: kind for kind in await self.store.list_kinds()}
+        self._drained = await self.store.list_drained()
         lanes = await self.store.load_lanes()
         self._known_at = now
         if lanes != self._lanes:
@@ -164,7 +166,7 @@ class Dispatcher:
     async def _work(self, delivery: Delivery) -> None:
         now = self.clock.now()
         job = await self.store.claim_job(delivery.wake_up.job, holder=self.holder, until=now + LEASE, now=now)
-        if job is None:  # a repetition, or a job that was cancelled
+        if job is None:  # a repetition, a job that was cancelled, or of a kind that is drained, whose end wakes it
             await self.queue.acknowledge(delivery)
             return
         claim = Claim(job.id, job.attempts)

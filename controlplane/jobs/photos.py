@@ -70,6 +70,10 @@ async def _keep(content: bytes, *, is_stripped: bool, words: Label | None, max_b
     return prepare_it() if len(content) <= ASIDE_BYTES else await asyncio.to_thread(prepare_it)
 
 
+ENDINGS: Final = frozenset({*_ENDINGS.values(), "bin"})
+"""All that `ending_of` gives."""
+
+
 def ending_of(media_type: str) -> str:
     """Return what a file of this media type is called at its end."""
     return _ENDINGS.get(media_type, "bin")

@@ -137,6 +137,9 @@ class JobStore(OwnerStore, EndStore, Protocol):
     async def list_kinds(self) -> tuple[JobKind, ...]:
         """Return all kinds, by name."""
 
+    async def list_drained(self) -> frozenset[str]:
+        """Return the names of the kinds of which no job is started now; `claim_job` knows by itself."""
+
     async def submit(self, new: NewJob, *, key: str | None, now: dt.datetime, quotas: Quotas = DEFAULT_QUOTAS) -> Job:
         """Insert a waiting job and its wake-up; the same *key*, or task_id of an owner, again gives the first one.
 
@@ -183,7 +186,10 @@ class JobStore(OwnerStore, EndStore, Protocol):
         """Forget wake-ups that the queue has taken."""
 
     async def claim_job(self, job: JobId, *, holder: str, until: dt.datetime, now: dt.datetime) -> Job | None:
-        """Start a waiting job: it runs from now on, one attempt more. None when it does not wait, or is not there."""
+        """Start a waiting job: it runs from now on, one attempt more.
+
+        None when it does not wait, is not there, or is of a kind that is drained.
+        """
 
     async def renew_jobs(self, claims: Collection[Claim], *, until: dt.datetime) -> frozenset[Claim]:
         """Extend leases; return the claims that are still good."""
@@ -265,6 +271,9 @@ class BlobStore(Protocol):
             NotFoundError: There is nothing.
             UnavailableError: The store does not answer.
         """
+
+    async def has_blob(self, key: str) -> bool:
+        """Say whether something is stored there. Raises UnavailableError."""
 
     async def delete_blob(self, key: str) -> None:
         """Remove it; nothing there is fine. Raises UnavailableError."""

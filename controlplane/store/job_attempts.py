@@ -10,6 +10,7 @@ from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobId, Jo
 from controlplane.jobs.ports import MAX_BATCH, EndedAttempt, OutboxEntry, WakeUp
 from controlplane.store.engine import Tx
 from controlplane.store.job_callbacks import record_end
+from controlplane.store.job_drains import DRAINED, DRAINED_KINDS
 from controlplane.store.job_rows import date_pictures, job_of, wake
 from controlplane.store.job_tables import job, job_attempt, job_kind, job_outbox
 from controlplane.store.queries import Part
@@ -42,6 +43,9 @@ class SqlAttempts(Part):
         await self.database.write(lambda tx: tx.conn.execute(removal).rowcount)
 
     # -- attempts ------------------------------------------------------------------------------------------------------
+
+    async def list_drained(self) -> frozenset[str]:
+        return await self.database.read(lambda tx: frozenset(tx.conn.scalars(DRAINED_KINDS)))
 
     async def claim_job(self, job: JobId, *, holder: str, until: dt.datetime, now: dt.datetime) -> Job | None:
         facts = {"of": job, "by": holder, "until": until, "now": now}
@@ -103,7 +107,7 @@ def _moment(name: str) -> sa.BindParameter[dt.datetime]:
 
 _CLAIM: Final = (
     job.update()
-    .where(_IS, job.c.state == "waiting", _UNDELETED)
+    .where(_IS, job.c.state == "waiting", _UNDELETED, ~DRAINED)
     .values(
         state="running",
         attempts=job.c.attempts + 1,
@@ -213,7 +217,7 @@ def _revive(tx: Tx, lost_before: dt.datetime, now: dt.datetime) -> int:
     if ids:
         record_attempts(tx, ids, EndedAttempt(AttemptOutcome.LOST, "whoever ran it went away"), now)
     told = sa.exists().where(job_outbox.c.job == job.c.id)
-    lost = sa.and_(job.c.state == "waiting", job.c.due_at < lost_before, _UNDELETED, ~told)
+    lost = sa.and_(job.c.state == "waiting", job.c.due_at < lost_before, _UNDELETED, ~told, ~DRAINED)
     ids += tx.conn.scalars(job.update().where(lost).values(due_at=now).returning(job.c.id))
     if ids:
         wake(tx, job.c.id.in_(ids), now)

@@ -96,6 +96,8 @@ sa.Index(
     postgresql_where=sa.text("expires_at IS NOT NULL AND deleted_at IS NULL"),
 )
 sa.Index("ix_job_finished_at", job.c.finished_at)
+sa.Index("ix_job_submitted_at", job.c.submitted_at)
+sa.Index("ix_job_first_started_at", job.c.first_started_at)
 
 sa.Index(
     "ix_job_owner_open",
@@ -153,6 +155,39 @@ job_reroute = sa.Table(
     sa.Column("at", UtcDateTime, nullable=False),
 )
 """Rollouts that went back, and how many jobs ran again for that."""
+
+job_drain = sa.Table(
+    "job_drain",
+    metadata,
+    sa.Column("number", Serial, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("began_at", UtcDateTime, nullable=False),
+    sa.Column("began_by", sa.Text, nullable=False),
+    sa.Column("began_why", sa.Text, nullable=False),
+    sa.Column("ended_at", UtcDateTime),
+    sa.Column("ended_by", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("ended_why", sa.Text, nullable=False, server_default=sa.text("''")),
+    sqlite_autoincrement=True,
+)
+"""Times in which no job of a kind was started, all kinds where *kind* is "": the present ones have no end. Who began
+and ended them, and why, stays: it is the audit of it."""
+
+sa.Index(
+    "uq_job_drain_live",
+    job_drain.c.kind,
+    unique=True,
+    sqlite_where=sa.text("ended_at IS NULL"),
+    postgresql_where=sa.text("ended_at IS NULL"),
+)
+
+job_total = sa.Table(
+    "job_total",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("until", UtcDateTime, nullable=False),
+    sa.Column("content", Json, nullable=False),
+)
+"""One row: all attempts and waits that ended before *until*, counted; their own rows may be gone by now."""
 
 job_outbox = sa.Table(
     "job_outbox",

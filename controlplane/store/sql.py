@@ -17,9 +17,12 @@ from controlplane.store.fleet import SqlFleet
 from controlplane.store.job_attempts import SqlAttempts
 from controlplane.store.job_callbacks import SqlCallbacks
 from controlplane.store.job_ends import SqlEnds
+from controlplane.store.job_figures import SqlJobFigures
 from controlplane.store.job_lanes import SqlLanes
 from controlplane.store.job_looks import SqlJobLooks
+from controlplane.store.job_operations import SqlJobOperations
 from controlplane.store.job_owners import SqlOwners
+from controlplane.store.job_totals import SqlJobTotals
 from controlplane.store.jobs import SqlJobs
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
@@ -49,6 +52,9 @@ class SqlStore(
     SqlJobs,
     SqlAttempts,
     SqlJobLooks,
+    SqlJobOperations,
+    SqlJobFigures,
+    SqlJobTotals,
     SqlOwners,
     SqlEnds,
     SqlCallbacks,

@@ -59,6 +59,10 @@ async def test_what_was_put_is_got_and_what_was_deleted_is_gone(blobs: BlobStore
     await blobs.put_blob("photos/2", b"")
     await blobs.put_blob("results/1/1", b"other")
     assert await blobs.get_blob("photos/1") == content
+    assert await blobs.has_blob("photos/1")
+    assert await blobs.has_blob("photos/2"), "an empty one is there, too"
+    assert not await blobs.has_blob("photos/3")
+    assert not await blobs.has_blob("never/there")
     assert await blobs.get_blob("photos/2") == b""
     await blobs.put_blob("photos/1", b"replaced")
     assert await blobs.get_blob("photos/1") == b"replaced"

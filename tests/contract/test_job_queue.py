@@ -16,6 +16,7 @@ from controlplane.broker.kafka import KafkaQueue
 from controlplane.broker.rabbitmq import DEAD, DEAD_TASKS, TASKS, RabbitQueue
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.model import JobId
+from controlplane.jobs.operations import DeadTask, DeadTasks
 from controlplane.jobs.ports import DeadLetter, ForeignTasks, JobQueue, WakeUp
 from controlplane.store import SqlStore
 from controlplane.store.job_queue import SqlQueue
@@ -281,6 +282,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 # -- tasks of foreign producers ----------------------------------------------------------------------------------------
 
 IS_A_FOREIGN_QUEUE: type[ForeignTasks] = RabbitQueue
+HAS_DEAD_TASKS: type[DeadTasks] = RabbitQueue
 
 
 @pytest.mark.integration
@@ -304,5 +306,7 @@ async def test_a_foreign_producer_and_we_declare_the_same_queue(vhost: str, firs
         dead = await (await channel.get_queue(DEAD_TASKS)).get()
         assert dead is not None
         assert (dead.body, dead.headers["x-reason"]) == (b"three", "body: 不是 JSON")
-        await dead.ack()
+        await dead.nack()
+        assert await queue.dead_tasks() == (DeadTask("three", "body: 不是 JSON"),)
+        assert await queue.dead_tasks() == (DeadTask("three", "body: 不是 JSON"),), "looking at them takes none"
     await queue.close()

@@ -11,6 +11,7 @@ from controlplane.broker.kafka import DEAD_TASKS, TASKS, KafkaQueue, read_addres
 from controlplane.clock import SystemClock
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.model import JobId
+from controlplane.jobs.operations import DeadTask
 from controlplane.jobs.ports import DeadLetter, Delivery, ForeignTask, ForeignTasks
 from tests.job_builders import make_wake_up, take_all, take_one, take_wake_ups
 from tests.kafka import (
@@ -265,6 +266,8 @@ async def test_tasks_of_a_foreign_producer(kafka: MockKafka, queue: KafkaQueue, 
     await queue.close()
     assert await other.take_tasks(limit=10) == ()
     (dead,) = await asyncio.to_thread(kafka.read, DEAD_TASKS, 1)
+    for _ in range(2):  # looking at them takes none
+        assert await queue.dead_tasks() == (DeadTask("three", "body: 不是 JSON"),)
     assert (dead.value(), dead.headers()) == (b"three", [("x-reason", "body: 不是 JSON".encode())])
 
 

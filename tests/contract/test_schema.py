@@ -59,6 +59,7 @@ async def test_checks_and_partial_indexes_equal_the_models(store: SqlStore) -> N
         "uq_api_key_live",
         "ix_job_unswept",
         "ix_job_expires_at",
+        "uq_job_drain_live",
         "ix_job_owner_open",
         "ix_job_owner_stored",
         "ix_job_notice_due_at",

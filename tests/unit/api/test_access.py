@@ -30,6 +30,8 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/job-callbacks/shop/secret", {}),
     ("POST", "/v1/job-callbacks/shop/test", {}),
     ("DELETE", "/v1/job-callbacks/shop", {}),
+    ("POST", "/v1/jobs/1/retry", {}),
+    ("PUT", "/v1/job-drains", {"on": True}),
 ]
 READS = [
     "/v1/services",
@@ -40,11 +42,14 @@ READS = [
     "/v1/services/colorize/rollouts",
     "/v1/proxies",
     "/v1/job-kinds",
+    "/v1/job-figures",
+    "/v1/job-drains",
 ]
 PRIVATE = [
     "/v1/jobs",
     "/v1/jobs/events",
-    *(f"/v1/jobs/1{what}" for what in ("", "/result", "/photo", "/events")),
+    *(f"/v1/jobs/1{what}" for what in ("", "/result", "/photo", "/events", "/attempts")),
+    "/v1/job-queues",
     "/v1/job-owners",
     "/v1/job-owners/ada",
     "/v1/job-callbacks",
@@ -209,6 +214,7 @@ def test_every_kind_of_refusal_has_one_status() -> None:
         "UnavailableError": 503,
         "TooManyError": 429,
         "UnauthorizedError": 401,
+        "ForbiddenError": 403,
         "GoneError": 410,
         "OverQuotaError": 429,
     }
@@ -238,7 +244,10 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         "/v1/jobs",
         "/v1/jobs/events",
         "/v1/jobs/{job}",
-        *(f"/v1/jobs/{{job}}/{what}" for what in ("result", "photo", "events", "cancel")),
+        *(f"/v1/jobs/{{job}}/{what}" for what in ("result", "photo", "events", "cancel", "retry", "attempts")),
+        "/v1/job-figures",
+        "/v1/job-queues",
+        "/v1/job-drains",
         "/v1/job-kinds",
         "/v1/job-kinds/{kind}",
         "/v1/job-owners",

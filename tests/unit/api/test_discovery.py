@@ -125,6 +125,7 @@ async def test_the_api_answers_polls_where_asked_for(world: World) -> None:
         desk=world.app.state.parts.desk,
         callbacks=world.app.state.parts.callbacks,
         feed=world.feed,
+        overseer=world.app.state.parts.overseer,
         authenticate=refuse_everybody,
         discovery=Discovery(polls=Polls()),
     )

@@ -18,6 +18,7 @@ from controlplane.api.access import Parts
 from controlplane.api.app import create_app
 from controlplane.auth.keys import KeyRing
 from controlplane.blobs.directory import DirectoryBlobs
+from controlplane.broker.rabbitmq import RabbitQueue
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.observer import Clusters, judge_ticks
@@ -29,7 +30,7 @@ from controlplane.store import SqlStore, open_store, schema
 from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.reading import SnapshotReader
 from tests import builders
-from tests.job_builders import FakePhotos, make_callback_desk
+from tests.job_builders import FakePhotos, make_callback_desk, make_overseer
 
 
 class ManualClock:
@@ -162,6 +163,7 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
         desk=JobDesk(store=store, blobs=DirectoryBlobs(pathlib.Path()), source=FakePhotos(), clock=clock),
         callbacks=make_callback_desk(store, clock),
         feed=make_feed(store, clock, WakeBoard()),
+        overseer=make_overseer(store, DirectoryBlobs(pathlib.Path()), clock, queue=RabbitQueue("amqp://nowhere")),
     )
 
 
@@ -208,5 +210,6 @@ async def open_world(
             ),
             callbacks=callbacks,
             feed=feed,
+            overseer=make_overseer(store, blobs, clock),
         )
         yield World(app, store, clock, registry, await ring.create("ada"), missing, blobs, feed)

@@ -144,6 +144,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
             "simulate",
             "plan",
             "jobs",
+            "batch",
             "quality",
         ),
     ):
