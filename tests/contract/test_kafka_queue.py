@@ -267,7 +267,7 @@ async def test_tasks_of_a_foreign_producer(kafka: MockKafka, queue: KafkaQueue, 
     assert await other.take_tasks(limit=10) == ()
     (dead,) = await asyncio.to_thread(kafka.read, DEAD_TASKS, 1)
     for _ in range(2):  # looking at them takes none
-        assert await queue.dead_tasks() == (DeadTask("three", "body: 不是 JSON"),)
+        assert await other.dead_tasks() == (DeadTask("three", "body: 不是 JSON"),)
     assert (dead.value(), dead.headers()) == (b"three", [("x-reason", "body: 不是 JSON".encode())])
 
 
