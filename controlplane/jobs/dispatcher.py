@@ -26,6 +26,7 @@ from controlplane.jobs.model import (
     GiveUp,
     Job,
     JobKind,
+    JobState,
     Refused,
     after_failure,
     photo_key,
@@ -107,8 +108,8 @@ class Dispatcher:
         """
         now = self.clock.now()
         job = await self.store.claim_job(delivery.wake_up.job, holder=self.holder, until=now + LEASE, now=now)
-        if job is None:  # a repetition, or a job that was cancelled
-            await self.queue.acknowledge(delivery)
+        if job is None:  # a repetition, or a job that has ended
+            await self._set_aside(delivery)
             return
         claim = Claim(job.id, job.attempts)
         with contextlib.suppress(TimeoutError):  # the lease was lost
@@ -125,6 +126,19 @@ class Dispatcher:
                 if words is not None:
                     await self.queue.bury(delivery, words=words)
                     return
+        await self.queue.acknowledge(delivery)
+
+    async def _set_aside(self, delivery: Delivery) -> None:
+        """Answer a wake-up with which nothing is to be done.
+
+        A job that died may be missing among the dead letters, when a kill came between its row and them: better twice
+        there than never.
+        """
+        with contextlib.suppress(NotFoundError):  # deleted
+            job = await self.store.load_job(delivery.wake_up.job)
+            if job.state is JobState.DEAD:
+                await self.queue.bury(delivery, words=job.words)
+                return
         await self.queue.acknowledge(delivery)
 
     async def _give_back(self, claim: Claim) -> None:

@@ -1,4 +1,4 @@
-"""After the drill, with everything stopped: what do rows, queue, blobs and the workers' notes say, and do they agree?"""
+"""After the drill, with everything stopped: do rows, queue, blobs and the workers' notes agree?"""
 
 import collections
 import contextlib

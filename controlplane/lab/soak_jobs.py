@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import datetime as dt
 import json
+import logging
 import random
 import sys
 import tempfile
@@ -264,6 +265,8 @@ def main(
         seed=random.SystemRandom().randrange(1_000_000) if seed is None else seed,
     )
     directory = Path(tempfile.mkdtemp(prefix="hueshift-soak-jobs-"))
+    for name in ("aiormq", "aio_pika"):  # they write of each broken connection; breaking them is what we do
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     print(f"seed {orders.seed}", flush=True)
     try:
         report = run_program(run_drill(orders, directory=directory, clock=SystemClock()))
