@@ -131,8 +131,8 @@ class Settings(BaseSettings):
     """The listener of the Envoy that jobs are coloured behind, ``http://127.0.0.1:8080`` (roles all and controller).
     Empty: this process runs no jobs; they wait for one that does."""
     job_slots: int = Field(default=4, ge=1, le=1000)
-    """Jobs that this process runs at once: as many as the workers behind that Envoy take without refusing. More wait in
-    the workers' queues, and are tried again when refused."""
+    """Jobs that this process runs at once at each version of a service: as many as its workers behind that Envoy take
+    without refusing. More wait in the workers' queues, and are tried again when refused."""
     sample_token_file: pathlib.Path | None = None
     """The file that workers were started with as their --sample-token-file, for objectives about pictures with
     ``live: true`` (roles all and controller). Without it those hold their rollouts and say so."""

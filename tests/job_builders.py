@@ -88,6 +88,7 @@ class FakeWorkers:
     def __init__(self, *outcomes: Outcome) -> None:
         self.outcomes = list(outcomes)
         self.asked: list[Job] = []
+        self.kinds: list[JobKind] = []
         self.answer: Callable[[Job], Outcome] = lambda _: self.outcomes.pop(0) if self.outcomes else COLOURED
         self.meanwhile: Callable[[], Awaitable[object]] | None = None
         """Happens while the next job is coloured, once."""
@@ -98,8 +99,9 @@ class FakeWorkers:
         self._crowded = asyncio.Event()
 
     async def colour(self, job: Job, kind: JobKind, photo: bytes) -> Outcome:
-        del kind, photo
+        del photo
         self.asked.append(job)
+        self.kinds.append(kind)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:

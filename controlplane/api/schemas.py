@@ -11,6 +11,7 @@ is not known is refused, never ignored. What may be left out, and what it then i
 - a route's ``match``: every path; its ``timeout``: 300 s;
 - ``split``: everything to the first version;
 - ``mirror``: no version gets copies of requests;
+- ``draw_header``: chance alone decides which version a request of the split is for;
 - ``plan``: 5, 10, 25, 50, 100 %, each held for 30 s, at most 2 h in all.
 
 How many requests may fail, and how long they may take, has no default: that is for the owner to say. That the share
@@ -385,6 +386,11 @@ class ServiceDocument(Document):
     routes: list[RouteDocument]
     split: dict[str, Weight] | None = None
     mirror: MirrorDocument | None = Field(default=None, exclude_if=lambda value: value is None)
+    draw_header: Visible = Field(
+        default="",
+        exclude_if=lambda value: not value,
+        description="A header whose number, 0 to 9999, takes the place of chance; for trusted callers only.",
+    )
     slos: list[SloDocument]
     plan: PlanDocument = PlanDocument()
     groups: list[Visible] = Field(

@@ -117,15 +117,15 @@ def _outcome(response: httpx.Response, body: _Body) -> Coloured | Refused | Away
     version = response.headers.get("x-model-version", "")[:200]
     status = response.status_code
     if not body.whole:
-        return Failed(f"version {version or 'unknown'} answered more than {MAX_ANSWER_BYTES} bytes")
+        return Failed(f"version {version or 'unknown'} answered more than {MAX_ANSWER_BYTES} bytes", version)
     if status == http.HTTPStatus.OK:
         return Coloured(body.content, response.headers.get("content-type", ""), version)
     words = f"{status}{f' from version {version}' if version else ''}: {_words(body.content)}"
     if status in _REFUSALS:
-        return Refused(words)
+        return Refused(words, version)
     if status in _BUSY:
-        return Away(words, _pause(response.headers.get("retry-after")))
-    return Failed(words)
+        return Away(words, _pause(response.headers.get("retry-after")), version)
+    return Failed(words, version)
 
 
 def _words(content: bytes) -> str:

@@ -17,8 +17,10 @@ import structlog
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError, InvalidInputError, NotFoundError, UnavailableError
 from controlplane.jobs.desk import picture_of
+from controlplane.jobs.lanes import NO_LANE, Lane, Seat, Seats, draw
 from controlplane.jobs.model import (
     Again,
+    AttemptOutcome,
     Away,
     Claim,
     Coloured,
@@ -32,7 +34,16 @@ from controlplane.jobs.model import (
     photo_key,
     result_key,
 )
-from controlplane.jobs.ports import BlobStore, Delivery, JobQueue, JobStore, PhotoSource, Workers
+from controlplane.jobs.ports import (
+    BlobStore,
+    Delivery,
+    EndedAttempt,
+    JobQueue,
+    JobStore,
+    PhotoSource,
+    WakeUp,
+    Workers,
+)
 from controlplane.wake import Wake
 
 log = structlog.get_logger()
@@ -41,11 +52,19 @@ BACK_OFF: Final = dt.timedelta(seconds=1)
 LEASE: Final = dt.timedelta(seconds=30)
 """A dispatcher silent for longer has lost its jobs: they run again elsewhere."""
 BEAT: Final = dt.timedelta(seconds=5)
+KNOWN_FOR_S: Final = 0.25
+"""How long kinds and splits are believed. Envoy has the last word on which version answers, whatever we believe."""
+
+_OUTCOMES: Final = {
+    Refused: AttemptOutcome.REFUSED,
+    Failed: AttemptOutcome.FAILED,
+    Away: AttemptOutcome.AWAY,
+}
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Dispatcher:
-    """Runs up to *slots* jobs at once. A stop cuts them off, and they run again elsewhere."""
+    """Runs up to *slots* jobs at once at each version. A stop cuts them off, and they run again elsewhere."""
 
     store: JobStore
     queue: JobQueue
@@ -59,8 +78,13 @@ class Dispatcher:
     interval: dt.timedelta
     luck: Callable[[], float] = random.random
     _kinds: Mapping[str, JobKind] = dataclasses.field(default_factory=dict)
+    _lanes: Mapping[str, Lane] = dataclasses.field(default_factory=dict)
+    _known_at: float = float("-inf")
     _held: dict[Claim, asyncio.Timeout] = dataclasses.field(default_factory=dict)
-    _busy: int = 0
+    _seats: Seats = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self._seats = Seats(self.slots)
 
     async def run(self) -> None:
         """Take jobs and run them, until cancelled."""
@@ -69,23 +93,42 @@ class Dispatcher:
             while True:
                 taken = await self._take()
                 for delivery in taken:
-                    self._busy += 1
+                    self._seats.enter()
                     tasks.create_task(self._run_one(delivery), name=f"job-{delivery.wake_up.job}")
                 if not taken:
                     await self.wake.wait(self.interval)
 
     async def _take(self) -> tuple[Delivery, ...]:
-        room = self.slots - self._busy
-        if room <= 0:
-            return ()
         try:
-            self._kinds = {kind.name: kind for kind in await self.store.list_kinds()}
+            await self._look()
+            room = self._seats.room({self._lane(kind) for kind in self._kinds.values()})
             queues = sorted({kind.queue for kind in self._kinds.values()})
-            return await self.queue.take(queues, limit=room) if queues else ()
+            return await self.queue.take(queues, limit=room) if queues and room else ()
         except ControlPlaneError as exc:
             log.warning("jobs.queue_not_read", error=str(exc))
             await self.clock.sleep(BACK_OFF)
             return ()
+
+    async def _look(self) -> None:
+        """Read anew what kinds there are and how their services are split, when that was long ago."""
+        now = self.clock.steady()
+        if now - self._known_at < KNOWN_FOR_S:
+            return
+        self._kinds = {kind.name: kind for kind in await self.store.list_kinds()}
+        lanes = await self.store.load_lanes()
+        self._known_at = now
+        if lanes != self._lanes:
+            self._lanes = lanes
+            self._seats.rearrange()
+
+    def _lane(self, kind: JobKind) -> Lane:
+        return self._lanes.get(kind.service, NO_LANE)
+
+    def _seat(self, wake_up: WakeUp) -> Seat:
+        """Choose a place before the job is read: its queue tells the service, unless kinds of several share it."""
+        lanes = {self._lane(kind) for kind in self._kinds.values() if kind.queue == wake_up.queue}
+        lane = lanes.pop() if len(lanes) == 1 else NO_LANE
+        return Seat(lane.service, lane.version_of(draw(wake_up.job)))
 
     async def _run_one(self, delivery: Delivery) -> None:
         try:
@@ -97,15 +140,28 @@ class Dispatcher:
         except Exception:  # a bug that one job meets must not stop the others
             log.exception("job.crashed", job=delivery.wake_up.job)
         finally:
-            self._busy -= 1
+            self._seats.exit()
             self.wake.set()
 
     async def work(self, delivery: Delivery) -> None:
-        """Look after one job.
+        """Look after one job, when there is room at its version.
 
         Raises:
             ControlPlaneError: The database or the queue does not answer: the lease runs out, and the job runs again.
         """
+        await self._look()
+        try:
+            seat = await self._seats.take(lambda: self._seat(delivery.wake_up))
+        except asyncio.CancelledError:
+            with contextlib.suppress(ControlPlaneError):
+                await self.queue.release(delivery)
+            raise
+        try:
+            await self._work(delivery)
+        finally:
+            self._seats.leave(seat)
+
+    async def _work(self, delivery: Delivery) -> None:
         now = self.clock.now()
         job = await self.store.claim_job(delivery.wake_up.job, holder=self.holder, until=now + LEASE, now=now)
         if job is None:  # a repetition, or a job that has ended
@@ -143,24 +199,33 @@ class Dispatcher:
 
     async def _give_back(self, claim: Claim) -> None:
         """Let somebody else begin at once, when this process stops, instead of when the lease is over."""
+        words = "its process was stopped"
+        ended = EndedAttempt(AttemptOutcome.LOST, words)
+        again = Again(words, dt.timedelta(0), counts=False)
         with contextlib.suppress(ControlPlaneError):
-            await self.store.retry_job(claim, words="its process was stopped", counts=False, due=self.clock.now())
+            await self.store.retry_job(claim, ended, again=again, now=self.clock.now())
 
     async def _attempt(self, claim: Claim, job: Job) -> str | None:
         """Run an attempt and store what it came to; say why, when the job is dead now."""
         kind = self._kinds.get(job.kind) or {k.name: k for k in await self.store.list_kinds()}[job.kind]
-        outcome = await self._colour(claim, job, kind)
+        lane = self._lane(kind)
+        headers = lane.headers_for(job)
+        outcome = await self._colour(
+            claim, job, dataclasses.replace(kind, headers={**kind.headers, **headers}) if headers else kind
+        )
         trouble = await self._finish(claim, job, outcome) if isinstance(outcome, Coloured) else outcome
         if trouble is None:
             return None
-        match after_failure(trouble, job, kind, luck=self.luck()):
-            case Again(words, pause, counts):
-                due = self.clock.now() + pause
-                await self.store.retry_job(claim, words=words, counts=counts, due=due)
+        drawn = "" if isinstance(trouble, Away) else lane.version_of(0 if job.stable_only else draw(job.id))
+        version = trouble.version or drawn
+        ended = EndedAttempt(_OUTCOMES[type(trouble)], trouble.words, version)
+        match after_failure(trouble, job, kind, luck=self.luck(), on_trial=lane.is_on_trial(version)):
+            case Again(words) as again:
+                await self.store.retry_job(claim, ended, again=again, now=self.clock.now())
                 log.info("job.waits_again", job=job.id, attempt=claim.attempt, because=words)
                 return None
             case GiveUp(words):
-                buried = await self.store.bury_job(claim, words=words, now=self.clock.now())
+                buried = await self.store.bury_job(claim, ended, words=words, now=self.clock.now())
                 log.warning("job.died", job=job.id, attempt=claim.attempt, because=words)
                 return words if buried else None
 
@@ -203,7 +268,8 @@ class Dispatcher:
         try:
             picture = picture_of(key, coloured.content)
         except InvalidInputError:
-            return Failed(f"version {coloured.version or 'unknown'} answered with something that is no picture")
+            words = f"version {coloured.version or 'unknown'} answered with something that is no picture"
+            return Failed(words, coloured.version)
         try:
             await self.blobs.put_blob(key, coloured.content)
         except UnavailableError as exc:

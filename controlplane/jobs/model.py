@@ -246,12 +246,25 @@ class Claim:
     attempt: int
 
 
+class AttemptOutcome(enum.StrEnum):
+    """How an attempt ended, as its row says."""
+
+    DONE = "done"
+    FAILED = "failed"
+    REFUSED = "refused"
+    AWAY = "away"
+    LOST = "lost"
+    """Its process stopped or died."""
+    THROWN = "thrown"
+    """Its job was cancelled or deleted meanwhile."""
+
+
 # -- what an attempt came to -------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Coloured:
-    """A worker gave a picture."""
+    """A worker gave a picture. In all outcomes *version* is the one that answered; "" when that is not known."""
 
     content: bytes
     media_type: str
@@ -263,6 +276,7 @@ class Refused:
     """A worker said that this photo will never do; trying again would be the same."""
 
     words: str
+    version: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -271,6 +285,7 @@ class Away:
 
     words: str
     pause: dt.timedelta | None = None
+    version: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -278,15 +293,20 @@ class Failed:
     """The attempt failed; another version, or the same one later, may do better."""
 
     words: str
+    version: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Again:
-    """Run the job again after *pause*; *counts* says whether the failure is the job's own."""
+    """Run the job again after *pause*.
+
+    *counts* says whether the failure is the job's own; *stable*, that it runs at the stable version from now on.
+    """
 
     words: str
     pause: dt.timedelta
     counts: bool
+    stable: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -296,18 +316,24 @@ class GiveUp:
     words: str
 
 
-def after_failure(outcome: Refused | Away | Failed, job: Job, kind: JobKind, *, luck: float) -> Again | GiveUp:
+def after_failure(
+    outcome: Refused | Away | Failed, job: Job, kind: JobKind, *, luck: float, on_trial: bool = False
+) -> Again | GiveUp:
     """Say what becomes of *job* after an attempt that gave no picture.
 
     The pause doubles with each attempt and has jitter, so that jobs that failed together do not come back together.
+    What fails at a version on trial, even a photo that it calls unfit, is that version's failure, not the job's.
 
     Args:
         outcome: What the attempt came to.
         job: As it was while it ran.
         kind: Its kind.
         luck: A random number, 0 to 1.
+        on_trial: Whether a rollout is trying out the version that answered.
     """
     match outcome:
+        case Refused(words) | Failed(words) if on_trial:
+            return Again(words, _pause(job.attempts, luck), counts=False, stable=True)
         case Refused(words):
             return GiveUp(words)
         case Away(words, pause):

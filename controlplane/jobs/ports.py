@@ -5,7 +5,21 @@ import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
-from controlplane.jobs.model import Away, Claim, Coloured, Failed, Job, JobId, JobKind, JobState, Picture, Refused
+from controlplane.jobs.lanes import Lane
+from controlplane.jobs.model import (
+    Again,
+    AttemptOutcome,
+    Away,
+    Claim,
+    Coloured,
+    Failed,
+    Job,
+    JobId,
+    JobKind,
+    JobState,
+    Picture,
+    Refused,
+)
 
 MAX_BATCH: Final = 100
 """Wake-ups that move from the outbox to the queue at once, and the most that one look into a queue gives."""
@@ -38,6 +52,15 @@ class WakeUp:
     job: JobId
     queue: str
     vip: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EndedAttempt:
+    """How an attempt ended that gave no picture, and the version that answered; "" when none did."""
+
+    outcome: AttemptOutcome
+    words: str
+    version: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -115,11 +138,20 @@ class JobStore(Protocol):
     async def finish_job(self, claim: Claim, result: Picture, *, version: str, now: dt.datetime) -> bool:
         """Store the result. False when the claim is no longer good; then nothing has changed."""
 
-    async def retry_job(self, claim: Claim, *, words: str, counts: bool, due: dt.datetime) -> bool:
-        """Let the job wait again, with a wake-up at *due*. False as in `finish_job`."""
+    async def retry_job(self, claim: Claim, ended: EndedAttempt, *, again: Again, now: dt.datetime) -> bool:
+        """Let the job wait again, with a wake-up after the pause of *again*. False as in `finish_job`."""
 
-    async def bury_job(self, claim: Claim, *, words: str, now: dt.datetime) -> bool:
+    async def bury_job(self, claim: Claim, ended: EndedAttempt, *, words: str, now: dt.datetime) -> bool:
         """Give the job up. False as in `finish_job`."""
+
+    async def load_lanes(self) -> Mapping[str, Lane]:
+        """Return how the services that kinds name are split now, by their names; those that exist."""
+
+    async def reroute_jobs(self, *, now: dt.datetime) -> int:
+        """Have jobs that a rollout's candidate failed run again, once that rollout went back; return how many.
+
+        Dead ones wait again as if they had never failed, and waiting ones are due now. Each rollout is looked at once.
+        """
 
     async def revive_jobs(self, *, lost_before: dt.datetime, now: dt.datetime) -> int:
         """Wake jobs that nobody will: whose lease is over, or that wait since *lost_before* with no wake-up due.

@@ -79,7 +79,7 @@ class JobKeeper:
             await self.clock.sleep(self.interval)
 
     async def look(self) -> None:
-        """Wake jobs that nobody will, and remove the pictures of deleted ones.
+        """Wake jobs that nobody will, or that a version failed which was taken back; remove pictures of deleted ones.
 
         Raises:
             UnavailableError: The database or the blobs do not answer.
@@ -88,4 +88,7 @@ class JobKeeper:
         revived = await self.store.revive_jobs(lost_before=now - LOST_AFTER, now=now)
         if revived:
             log.info("jobs.revived", jobs=revived)
+        rerouted = await self.store.reroute_jobs(now=now)
+        if rerouted:
+            log.info("jobs.rerouted", jobs=rerouted)
         await self.desk.sweep()

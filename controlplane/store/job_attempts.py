@@ -1,16 +1,16 @@
 """Attempts at jobs, and the outbox. Every change is one guarded UPDATE: who lost the claim changes none."""
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import sqlalchemy as sa
 
-from controlplane.jobs.model import Claim, Job, JobId, JobState, Picture
-from controlplane.jobs.ports import MAX_BATCH, OutboxEntry, WakeUp
+from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobId, JobState, Picture
+from controlplane.jobs.ports import MAX_BATCH, EndedAttempt, OutboxEntry, WakeUp
 from controlplane.store.engine import Tx
 from controlplane.store.job_rows import job_of, wake
-from controlplane.store.job_tables import job, job_outbox
+from controlplane.store.job_tables import job, job_attempt, job_kind, job_outbox
 from controlplane.store.queries import Part
 
 _UNDELETED: Final = job.c.deleted_at.is_(None)
@@ -69,19 +69,37 @@ class SqlAttempts(Part):
             "by_version": version,
             "now": now,
         }
-        return await self.database.write(lambda tx: _change(tx, _FINISH, claim, **facts))
 
-    async def retry_job(self, claim: Claim, *, words: str, counts: bool, due: dt.datetime) -> bool:
         def work(tx: Tx) -> bool:
-            if not _change(tx, _RETRY, claim, why=words, more=int(counts), due=due):
+            if not _change(tx, _FINISH, claim, **facts):
                 return False
+            record_attempts(tx, [claim.job], EndedAttempt(AttemptOutcome.DONE, "", version), now)
+            return True
+
+        return await self.database.write(work)
+
+    async def retry_job(self, claim: Claim, ended: EndedAttempt, *, again: Again, now: dt.datetime) -> bool:
+        due = now + again.pause
+
+        def work(tx: Tx) -> bool:
+            if not _change(
+                tx, _RETRY, claim, why=again.words, more=int(again.counts), due=due, only_stable=again.stable
+            ):
+                return False
+            record_attempts(tx, [claim.job], ended, now)
             wake(tx, job.c.id == claim.job, due)
             return True
 
         return await self.database.write(work)
 
-    async def bury_job(self, claim: Claim, *, words: str, now: dt.datetime) -> bool:
-        return await self.database.write(lambda tx: _change(tx, _BURY, claim, why=words, now=now))
+    async def bury_job(self, claim: Claim, ended: EndedAttempt, *, words: str, now: dt.datetime) -> bool:
+        def work(tx: Tx) -> bool:
+            if not _change(tx, _BURY, claim, why=words, now=now):
+                return False
+            record_attempts(tx, [claim.job], ended, now)
+            return True
+
+        return await self.database.write(work)
 
     async def revive_jobs(self, *, lost_before: dt.datetime, now: dt.datetime) -> int:
         return await self.database.write(lambda tx: _revive(tx, lost_before, now))
@@ -138,6 +156,7 @@ _RETRY: Final = (
         words=sa.bindparam("why"),
         failures=job.c.failures + sa.bindparam("more"),
         due_at=_moment("due"),
+        stable_only=sa.or_(job.c.stable_only, sa.bindparam("only_stable", type_=sa.Boolean)),
         **IDLE,
     )
 )
@@ -153,6 +172,30 @@ def _change(tx: Tx, statement: sa.Update, claim: Claim, **facts: object) -> bool
     return tx.conn.execute(statement, {"of": claim.job, "attempt": claim.attempt, **facts}).rowcount == 1
 
 
+_RECORD: Final = job_attempt.insert().from_select(
+    ["job", "attempt", "kind", "service", "version", "started_at", "ended_at", "outcome", "words"],
+    sa.select(
+        job.c.id,
+        job.c.attempts,
+        job.c.kind,
+        job_kind.c.service,
+        sa.bindparam("at_version", type_=sa.Text),
+        job.c.started_at,
+        _moment("now"),
+        sa.bindparam("outcome", type_=sa.Text),
+        sa.bindparam("why", type_=sa.Text),
+    )
+    .join(job_kind, job_kind.c.name == job.c.kind)
+    .where(job.c.id.in_(sa.bindparam("these", expanding=True))),
+)
+
+
+def record_attempts(tx: Tx, of: Sequence[str], ended: EndedAttempt, now: dt.datetime) -> None:
+    """Remember how the last attempts of these jobs ended; the caller has just ended them."""
+    facts = {"at_version": ended.version, "outcome": ended.outcome.value, "why": ended.words, "now": now}
+    tx.conn.execute(_RECORD, {"these": list(of), **facts})
+
+
 def _revive(tx: Tx, lost_before: dt.datetime, now: dt.datetime) -> int:
     over = sa.and_(job.c.state == "running", job.c.lease_until < now)
     freed = {
@@ -162,6 +205,8 @@ def _revive(tx: Tx, lost_before: dt.datetime, now: dt.datetime) -> int:
         **IDLE,
     }
     ids = list(tx.conn.scalars(job.update().where(over).values(freed).returning(job.c.id)))
+    if ids:
+        record_attempts(tx, ids, EndedAttempt(AttemptOutcome.LOST, "whoever ran it went away"), now)
     told = sa.exists().where(job_outbox.c.job == job.c.id)
     lost = sa.and_(job.c.state == "waiting", job.c.due_at < lost_before, _UNDELETED, ~told)
     ids += tx.conn.scalars(job.update().where(lost).values(due_at=now).returning(job.c.id))

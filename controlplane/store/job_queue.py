@@ -14,8 +14,9 @@ from controlplane.store.engine import Database, Tx
 from controlplane.store.job_tables import job_message
 from controlplane.wake import Topic
 
-TAKEN_FOR: Final = dt.timedelta(minutes=30)
-"""How long a taken wake-up stays hidden; as RabbitMQ, which takes its messages back after half an hour."""
+TAKEN_FOR: Final = dt.timedelta(minutes=1)
+"""How long a taken wake-up stays hidden. No longer than that is lost when whoever took it dies before the job is its own;
+where the job has begun by then, a second look finds nothing to do."""
 
 _LIVE: Final = job_message.c.dead_words.is_(None)
 
@@ -77,7 +78,15 @@ class SqlQueue:
 
     async def bury(self, delivery: Delivery, *, words: str) -> None:
         change = job_message.update().where(_is(delivery)).values(dead_words=words)
-        await self.database.write(lambda tx: tx.conn.execute(change).rowcount)
+        wake_up = delivery.wake_up
+        letter = {"job": wake_up.job, "queue": wake_up.queue, "vip": wake_up.vip, "taken": 0, "dead_words": words}
+
+        def work(tx: Tx) -> None:
+            # Where the job took longer than its wake-up stayed hidden, a second look has removed that since.
+            if not tx.conn.execute(change).rowcount:
+                tx.conn.execute(job_message.insert(), letter)
+
+        await self.database.write(work)
 
     async def dead_letters(self, *, limit: int = MAX_BATCH) -> tuple[DeadLetter, ...]:
         query = sa.select(job_message).where(~_LIVE).order_by(job_message.c.number).limit(limit)

@@ -7,10 +7,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from controlplane.errors import ConflictError, NotFoundError
-from controlplane.jobs.model import Job, JobId, JobKind, JobState
-from controlplane.jobs.ports import MAX_BATCH, NewJob
+from controlplane.jobs.model import AttemptOutcome, Job, JobId, JobKind, JobState
+from controlplane.jobs.ports import MAX_BATCH, EndedAttempt, NewJob
 from controlplane.store.engine import Tx
-from controlplane.store.job_attempts import IDLE
+from controlplane.store.job_attempts import IDLE, record_attempts
 from controlplane.store.job_rows import job_of, kind_of, wake
 from controlplane.store.job_tables import job, job_kind
 from controlplane.store.queries import Part
@@ -179,8 +179,12 @@ def _cancel(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> Job:
         return job_of(row)
     if row.state not in {JobState.WAITING.value, JobState.RUNNING.value}:
         raise ConflictError(f"job {of} is {row.state}; only one that waits or runs can be cancelled")
+    running = row.state == JobState.RUNNING.value
     ended = {"state": JobState.CANCELLED.value, "finished_at": now, "words": "cancelled by its owner", **IDLE}
-    return job_of(tx.conn.execute(job.update().where(job.c.id == of).values(ended).returning(job)).one())
+    cancelled = tx.conn.execute(job.update().where(job.c.id == of).values(ended).returning(job)).one()
+    if running:
+        record_attempts(tx, [of], EndedAttempt(AttemptOutcome.THROWN, "its job was cancelled"), now)
+    return job_of(cancelled)
 
 
 def _delete(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> None:
@@ -189,4 +193,6 @@ def _delete(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> None:
     if row.finished_at is None:
         gone |= {"state": JobState.CANCELLED.value, "finished_at": now, "words": "deleted by its owner"}
     tx.conn.execute(job.update().where(job.c.id == of).values(gone))
+    if row.state == JobState.RUNNING.value:
+        record_attempts(tx, [of], EndedAttempt(AttemptOutcome.THROWN, "its job was deleted"), now)
     tx.announce(Topic.JOBS)

@@ -92,6 +92,7 @@ def insert_revision(conn: sa.Connection, revision: Revision) -> None:
             "config_canary_us": spec.config_canary,
             "mirror_to": spec.mirror.to if spec.mirror else None,
             "mirror_share_bp": spec.mirror.share_bp if spec.mirror else None,
+            "draw_header": spec.draw_header,
         },
     )
     parts: dict[sa.Table, Rows] = {
@@ -169,6 +170,7 @@ def read_spec(conn: sa.Connection, revision: sa.Row[Any]) -> ServiceSpec:
         config_canary=revision.config_canary_us,
         grpc_target=revision.grpc_target or "",
         mirror=None if revision.mirror_to is None else Mirror(revision.mirror_to, revision.mirror_share_bp),
+        draw_header=revision.draw_header,
     )
 
 

@@ -15,6 +15,7 @@ from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
 from controlplane.store.job_attempts import SqlAttempts
+from controlplane.store.job_lanes import SqlLanes
 from controlplane.store.jobs import SqlJobs
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
@@ -43,6 +44,7 @@ class SqlStore(
     SqlLease,
     SqlJobs,
     SqlAttempts,
+    SqlLanes,
 ):
     """The ports `Store` and `JobStore` on one SQL database. Close it, or use it as a context manager."""
 

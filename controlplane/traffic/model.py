@@ -297,6 +297,9 @@ class ServiceSpec:
     A service with a *grpc_target* is also reached without any Envoy, by gRPC clients that dial ``xds:///`` and that
     name: its workers speak gRPC, to Envoys too, and answer for their health as ``grpc.health.v1`` instead of at a path.
     With a *mirror*, a version gets copies of requests before any user depends on it.
+    With a *draw_header*, a request that has this header, a number from 0 to 9999, is given its version by that number
+    instead of by chance: the first version of the split has the lowest ones. It is for callers that are trusted, such
+    as our own jobs; Envoy takes it away before a worker sees it.
     """
 
     name: str
@@ -313,11 +316,13 @@ class ServiceSpec:
     config_canary: dt.timedelta = dt.timedelta(0)
     grpc_target: str = ""
     mirror: Mirror | None = None
+    draw_header: str = ""
 
     def __post_init__(self) -> None:
         check_name("service", self.name)
         self._check_grpc()
         self._check_mirror()
+        self._check_draw()
         for group in self.groups:
             check_name("groups", group)
         if len(set(self.groups)) != len(self.groups):
@@ -388,6 +393,20 @@ class ServiceSpec:
         check_name(f"mirror.to: the cluster of {self.mirror.to}'s copies", shadow)
         if shadow in {version.cluster for version in self.versions}:
             raise InvalidInputError("mirror.to", f"the cluster {shadow!r} is another version's", "rename that one")
+
+    def _check_draw(self) -> None:
+        if not self.draw_header:
+            return
+        if not HEADER_NAME.fullmatch(self.draw_header) or not self.draw_header.startswith("x-"):
+            raise InvalidInputError(
+                "draw_header", f"{self.draw_header!r} is no header of your own", "use a lower-case token like x-draw"
+            )
+        if self.grpc_target:
+            raise InvalidInputError(
+                "draw_header",
+                "is nothing that gRPC clients without an Envoy know",
+                "leave draw_header or grpc_target out",
+            )
 
     def version(self, name: str, *, field: str = "version") -> Version:
         """Return the version called *name*.

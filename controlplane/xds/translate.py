@@ -208,6 +208,8 @@ def _route(route: Route, service: ServedService) -> route_components_pb2.Route:
         action.cluster = service.spec.version(route.version).cluster
     else:
         weighted = action.weighted_clusters
+        if service.spec.draw_header:
+            weighted.header_name = service.spec.draw_header
         for share in service.split:  # order and total are kept, or a sticky split would move users who need not move
             cluster = weighted.clusters.add(name=service.spec.version(share.version, field="split").cluster)
             cluster.weight.value = share.weight_bp
@@ -216,7 +218,10 @@ def _route(route: Route, service: ServedService) -> route_components_pb2.Route:
             copies = action.request_mirror_policies.add(cluster=shadow)
             copies.runtime_fraction.default_value.numerator = mirror.share_bp
             copies.runtime_fraction.default_value.denominator = percent_pb2.FractionalPercent.TEN_THOUSAND
-    return route_components_pb2.Route(name=route.name, match=_match(route.match), route=action)
+    found = route_components_pb2.Route(name=route.name, match=_match(route.match), route=action)
+    if service.spec.draw_header:
+        found.request_headers_to_remove.append(service.spec.draw_header)
+    return found
 
 
 def _match(match: RouteMatch) -> route_components_pb2.RouteMatch:

@@ -71,7 +71,11 @@ async def test_a_revision_on_trial_comes_with_the_one_before_it(store: Store) ->
     first, _ = await store.apply(make_spec(), by="ada", why="", now=NOW)
     await store.mark_revisions({"colorize": 1}, RevisionStatus.GOOD, "", now=NOW)
     careful = dataclasses.replace(
-        make_spec(port=8081), groups=("eu", "us"), config_canary=seconds(60), mirror=Mirror("v2", 250)
+        make_spec(port=8081),
+        groups=("eu", "us"),
+        config_canary=seconds(60),
+        mirror=Mirror("v2", 250),
+        draw_header="x-draw",
     )
     second, _ = await store.apply(careful, by="ada", why="", now=NOW)
     (service,) = (await store.load_desired()).services

@@ -167,6 +167,19 @@ async def test_on_sql_what_nobody_acknowledges_comes_again(sqlite_store: SqlStor
     assert await take(queue) == [sent]
 
 
+async def test_on_sql_a_job_that_took_long_is_among_the_dead_letters_once_it_dies(sqlite_store: SqlStore) -> None:
+    clock = ManualClock()
+    queue = SqlQueue(database=sqlite_store.database, clock=clock, taken_for=dt.timedelta(minutes=1))
+    sent = wake()
+    await queue.publish([sent])
+    first = await take_one(queue)
+    clock.move(dt.timedelta(minutes=2))
+    await queue.acknowledge(await take_one(queue))  # a second look, which found it running
+    await queue.bury(first, words="500 (failed 3 times)")
+    assert await queue.dead_letters() == (DeadLetter(sent.job, "500 (failed 3 times)"),)
+    assert await take(queue) == []
+
+
 # -- what only a broker can do -----------------------------------------------------------------------------------------
 
 

@@ -5,8 +5,8 @@ import datetime as dt
 import pytest
 
 from controlplane.errors import ConflictError, NotFoundError
-from controlplane.jobs.model import Claim, Job, JobId, JobState, photo_key, result_key
-from controlplane.jobs.ports import JobStore, WakeUp
+from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobId, JobState, photo_key, result_key
+from controlplane.jobs.ports import EndedAttempt, JobStore, WakeUp
 from controlplane.store import SqlStore
 from controlplane.wake import Topic
 from tests.builders import NOW
@@ -17,6 +17,10 @@ IS_A_STORE: type[JobStore] = SqlStore  # mypy sits this exam
 
 LEASE = dt.timedelta(seconds=30)
 SECOND = dt.timedelta(seconds=1)
+NO_TIME = dt.timedelta(0)
+FAILED = EndedAttempt(AttemptOutcome.FAILED, "500", "v1")
+BUSY = EndedAttempt(AttemptOutcome.AWAY, "busy")
+REFUSED = EndedAttempt(AttemptOutcome.REFUSED, "422: a colour photo", "v1")
 
 
 @pytest.fixture(autouse=True)
@@ -128,22 +132,22 @@ async def test_a_job_that_failed_waits_until_it_is_due(store: SqlStore) -> None:
     (entry,) = await store.load_outbox(now=NOW)
     await store.drop_outbox([entry.number])
     mine = await claim(store, job)
-    assert await store.retry_job(mine, words="500", counts=True, due=NOW + SECOND)
-    assert not await store.retry_job(mine, words="500", counts=True, due=NOW)
+    assert await store.retry_job(mine, FAILED, again=Again("500", SECOND, counts=True), now=NOW)
+    assert not await store.retry_job(mine, FAILED, again=Again("500", SECOND, counts=True), now=NOW)
     waiting = await store.load_job(job.id)
     assert (waiting.state, waiting.failures, waiting.words) == (JobState.WAITING, 1, "500")
     assert await store.load_outbox(now=NOW) == ()
     assert [each.wake_up.job for each in await store.load_outbox(now=NOW + SECOND)] == [job.id]
     again = await claim(store, job)
     assert again.attempt == 2
-    assert await store.retry_job(again, words="busy", counts=False, due=NOW)
+    assert await store.retry_job(again, BUSY, again=Again("busy", NO_TIME, counts=False), now=NOW)
     assert (await store.load_job(job.id)).failures == 1
 
 
 async def test_a_dead_job_says_why_and_stays_dead(store: SqlStore) -> None:
     job = await submit(store)
     mine = await claim(store, job)
-    assert await store.bury_job(mine, words="422: a colour photo", now=NOW)
+    assert await store.bury_job(mine, REFUSED, words="422: a colour photo", now=NOW)
     dead = await store.load_job(job.id)
     assert (dead.state, dead.words, dead.finished_at) == (JobState.DEAD, "422: a colour photo", NOW)
     assert await store.claim_job(job.id, holder="main", until=NOW + LEASE, now=NOW) is None

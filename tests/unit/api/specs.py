@@ -203,5 +203,6 @@ def services(draw: st.DrawFn) -> ServiceSpec:
         groups=tuple(draw(st.lists(NAMES, max_size=2, unique=True))),
         config_canary=draw(timeouts),
         grpc_target=target,
+        draw_header="" if target else draw(st.sampled_from(["", "x-draw"])),
         mirror=None if target else draw(st.none() | st.builds(Mirror, st.just(names[0]), st.integers(1, 10_000))),
     )

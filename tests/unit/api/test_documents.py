@@ -254,6 +254,9 @@ def test_a_service_without_objectives_is_refused_since_they_have_no_default() ->
         ({"mirror": {"to": "v1", "share": "0%"}}, "mirror.share: 0 % is out of range; use 0.01 % to 100 %, or leave"),
         ({"mirror": {"to": "v1"}}, "mirror.share: is missing; add share: 10%"),
         ({"mirror": {"to": "v1", "share": "10%"}, "grpc_target": "a"}, "mirror: is nothing that gRPC clients without"),
+        ({"draw_header": "host"}, "draw_header: 'host' is no header of your own; use a lower-case token like x-draw"),
+        ({"draw_header": "x draw"}, "draw_header: 'x draw' is no header of your own"),
+        ({"draw_header": "x-draw", "grpc_target": "a"}, "draw_header: is nothing that gRPC clients without an Envoy"),
         (
             {
                 "versions": [

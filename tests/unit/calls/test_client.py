@@ -62,7 +62,10 @@ async def test_a_call_carries_the_photo_the_kinds_headers_and_the_user() -> None
             Away("503: no healthy upstream"),
         ),
         (httpx.Response(404), Away("404: no words")),
-        (httpx.Response(500, headers={"x-model-version": "v2"}, text="oops"), Failed("500 from version v2: oops")),
+        (
+            httpx.Response(500, headers={"x-model-version": "v2"}, text="oops"),
+            Failed("500 from version v2: oops", "v2"),
+        ),
         (httpx.Response(504, text="late"), Failed("504: late")),
         (httpx.Response(302, headers={"location": "http://169.254.169.254/"}), Failed("302: no words")),
         (httpx.ConnectError("refused"), Away("Envoy cannot be reached")),

@@ -1,15 +1,32 @@
 """One job has one result, whoever dies at which line: what the dispatcher, the relay and the keeper make of a job."""
 
 import asyncio
+import collections
+import dataclasses
 import datetime as dt
 
 import pytest
 
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.dispatcher import LEASE, Dispatcher
-from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobState, Refused, photo_key, result_key
+from controlplane.jobs.lanes import draw
+from controlplane.jobs.model import (
+    Away,
+    Coloured,
+    Failed,
+    Job,
+    JobId,
+    JobKind,
+    JobState,
+    Refused,
+    photo_key,
+    result_key,
+)
 from controlplane.jobs.relay import LOST_AFTER
-from tests.job_builders import COLOURED, PHOTO, PNG, make_picture
+from controlplane.ports import Rollout
+from controlplane.rollout.model import RollbackCause, RolledBack
+from tests.builders import NOW, make_new_rollout, make_spec, make_split
+from tests.job_builders import COLOURED, PHOTO, PNG, FakeWorkers, Outcome, make_kind, make_picture
 from tests.unit.jobs.conftest import BreakableBlobs, BreakableQueue, Works
 
 SECOND = dt.timedelta(seconds=1)
@@ -304,6 +321,24 @@ async def test_a_stop_gives_its_jobs_back_at_once(works: Works) -> None:
     assert (await works.load(job.id)).state is JobState.DONE
 
 
+async def test_a_stop_leaves_what_waits_for_its_version_to_others_at_once(works: Works) -> None:
+    await cover(works, v1=5_000, v2=5_000)
+    works.workers = workers = CountingWorkers()  # they wait until two run at each version, which never comes
+    jobs = [(await works.submit()).id for _ in range(6)]
+    await works.relay.move()
+    dispatcher = works.dispatcher(slots=1)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(dispatcher.run())
+        while workers.now.total() < len({draw(job) < 5_000 for job in jobs}):
+            await works.load(jobs[0])
+        running.cancel()
+    for _ in range(3):
+        works.clock.move(SECOND)
+        await works.relay.move()
+    taken = await works.queue.take(["photos"], limit=100)
+    assert {delivery.wake_up.job for delivery in taken} == set(jobs)
+
+
 async def test_work_whose_lease_was_lost_is_cut_off(works: Works) -> None:
     job = await works.submit()
     hanging = asyncio.Event()
@@ -318,3 +353,71 @@ async def test_work_whose_lease_was_lost_is_cut_off(works: Works) -> None:
     await works.relay.move()
     await run_until_done(works, works.dispatcher(slots=1), other.id, is_drained=True)
     assert hanging.is_set()
+
+
+# -- rollouts ----------------------------------------------------------------------------------------------------------
+
+
+async def cover(works: Works, *, draw_header: str = "x-draw", **weights_bp: int) -> Rollout:
+    """Have a rollout cover the jobs, which gives v2 so much."""
+    await works.store.apply(dataclasses.replace(make_spec(), draw_header=draw_header), by="ada", why="", now=NOW)
+    await works.store.apply_kind(make_kind(service="colorize", attempts=1), now=NOW)
+    rollout = await works.store.start(make_new_rollout(), key=None, now=NOW)
+    return await works.store.save(rollout, split=make_split(**weights_bp), now=NOW)
+
+
+@pytest.mark.parametrize("outcome", [Failed("500", "v2"), Refused("422", "v2"), Failed("no answer within 300 s")])
+async def test_what_a_candidate_fails_the_stable_version_does(works: Works, outcome: Failed | Refused) -> None:
+    await cover(works, v1=1, v2=9_999)
+    works.workers.outcomes = [outcome]
+    job = await works.submit()
+    dispatcher = works.dispatcher()
+    await dispatcher.work(await works.take())
+    waiting = await works.load(job.id)
+    assert (waiting.state, waiting.failures, waiting.stable_only) == (JobState.WAITING, 0, True)
+    works.clock.move(2 * SECOND)
+    await dispatcher.work(await works.take())
+    assert (await works.load(job.id)).state is JobState.DONE
+    assert [kind.headers["x-draw"] for kind in works.workers.kinds] == [str(draw(job.id)), "0"]
+
+
+async def test_a_rollout_that_goes_back_has_the_jobs_that_died_of_it_run_again(works: Works) -> None:
+    rollout = await cover(works, draw_header="", v1=5_000, v2=5_000)
+    works.workers.outcomes = [Failed("no answer within 300 s")]
+    job = await works.submit()
+    await works.dispatcher().work(await works.take())
+    assert (await works.load(job.id)).state is JobState.DEAD, "nobody knows that it was v2"
+    ended = dataclasses.replace(rollout, state=RolledBack(works.clock.now(), RollbackCause.SLO_BREACH, "errors"))
+    await works.store.save(ended, split=make_split(v1=10_000, v2=0), now=works.clock.now())
+    await works.keeper.look()
+    await works.dispatcher().work(await works.take())
+    assert (await works.load(job.id)).state is JobState.DONE
+
+
+class CountingWorkers(FakeWorkers):
+    """Count how many run at once at each version, by what the call's draw means at 50 : 50."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now: collections.Counter[str] = collections.Counter()
+        self.most: collections.Counter[str] = collections.Counter()
+        self.full = asyncio.Event()
+
+    async def colour(self, job: Job, kind: JobKind, photo: bytes) -> Outcome:
+        version = "v1" if int(kind.headers["x-draw"]) < 5_000 else "v2"
+        self.now[version] += 1
+        self.most[version] = max(self.most[version], self.now[version])
+        if set(self.now.values()) == {2} and len(self.now) == 2:
+            self.full.set()
+        await self.full.wait()
+        self.now[version] -= 1
+        return await super().colour(job, kind, photo)
+
+
+async def test_each_version_has_slots_of_its_own(works: Works) -> None:
+    await cover(works, v1=5_000, v2=5_000)
+    works.workers = workers = CountingWorkers()
+    jobs = [(await works.submit()).id for _ in range(30)]
+    await works.relay.move()
+    await run_until_done(works, works.dispatcher(slots=2), *jobs)
+    assert workers.most == {"v1": 2, "v2": 2}
