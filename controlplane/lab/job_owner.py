@@ -102,6 +102,7 @@ class Owner:
         self._clock = clock
         self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{api_port}", timeout=ASK_TIMEOUT_S, trust_env=False)
         self._broker: aio_pika.abc.AbstractConnection | None = None
+        self._publishing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -210,7 +211,7 @@ class Owner:
 
         async def once() -> bool | None:
             try:
-                async with asyncio.timeout(10):
+                async with self._publishing, asyncio.timeout(10):
                     if self._broker is None or self._broker.is_closed:
                         self._broker = await aio_pika.connect(self._queue_url, timeout=10)
                     channel = await self._broker.channel(on_return_raises=True)

@@ -324,7 +324,7 @@ async def test_a_stop_gives_its_jobs_back_at_once(works: Works) -> None:
 async def test_a_stop_leaves_what_waits_for_its_version_to_others_at_once(works: Works) -> None:
     await cover(works, v1=5_000, v2=5_000)
     works.workers = workers = CountingWorkers()  # they wait until two run at each version, which never comes
-    jobs = [(await works.submit()).id for _ in range(6)]
+    jobs = [(await works.submit()).id for _ in range(4)]  # as many as come in, or one version's might keep others out
     await works.relay.move()
     dispatcher = works.dispatcher(slots=1)
     async with asyncio.TaskGroup() as tasks:
