@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import re
 import urllib.parse
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 import aio_pika
@@ -187,9 +187,10 @@ class RabbitQueue:
     async def _ask(self, work: Callable[[_Link], Awaitable[T]]) -> T:
         link = None
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                link = await self._connected()
-                return await work(link)
+            with _no_lost_cancel():
+                async with asyncio.timeout(TIMEOUT_S):
+                    link = await self._connected()
+                    return await work(link)
         except _FAILURES as exc:
             async with self._lock:
                 await self._drop(link)
@@ -198,8 +199,9 @@ class RabbitQueue:
     async def _settle(self, answer: Awaitable[None]) -> None:
         """Wait for an answer to a message, whose channel may have gone with an earlier connection."""
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await answer
+            with _no_lost_cancel():
+                async with asyncio.timeout(TIMEOUT_S):
+                    await answer
         except _FAILURES as exc:
             raise self._unavailable(exc) from exc
 
@@ -230,6 +232,22 @@ class RabbitQueue:
     def _unavailable(self, exc: BaseException) -> UnavailableError:
         words = " ".join(str(exc).split())[:200] or type(exc).__name__
         return UnavailableError(f"{SETTING}: {self._who} cannot be used ({words}); jobs are kept until it can")
+
+
+@contextlib.contextmanager
+def _no_lost_cancel() -> Iterator[None]:
+    """Cancel again where a library has swallowed it, or no stop would reach who asked.
+
+    aiormq waits by `asyncio.wait_for`, which in Python 3.11 returns the answer that comes in the moment of the cancel,
+    and a call that is cut off closes its channel, which may be what is raised then.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _name(queue: str, *, vip: bool) -> str:

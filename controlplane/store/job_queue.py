@@ -15,8 +15,8 @@ from controlplane.store.job_tables import job_message
 from controlplane.wake import Topic
 
 TAKEN_FOR: Final = dt.timedelta(minutes=1)
-"""How long a taken wake-up stays hidden: as long as a job waits whose taker died before it began. Where the job has begun
-by then, a second look finds nothing to do."""
+"""How long a taken wake-up stays hidden: as long as a job waits whose taker died before it began. Where the job has
+begun by then, a second look finds nothing to do."""
 
 _LIVE: Final = job_message.c.dead_words.is_(None)
 
