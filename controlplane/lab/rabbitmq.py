@@ -26,6 +26,7 @@ ELECT = (
 )
 CLOCK = SystemClock()
 START_WITHIN = dt.timedelta(seconds=90)
+CONTROL_WITHIN = dt.timedelta(seconds=30)
 
 
 def find_rabbitmq() -> pathlib.Path:
@@ -123,7 +124,13 @@ class RabbitServer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            return await done.wait() == 0 or None
+            try:
+                async with asyncio.timeout(CONTROL_WITHIN.total_seconds()):
+                    return await done.wait() == 0 or None
+            except TimeoutError:  # it asked a node that does not answer
+                done.kill()
+                await done.wait()
+                return None
 
         await wait_for_answer(run, what=f"rabbitmqctl {words[0]}", clock=CLOCK, at_most=START_WITHIN)
 
