@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import re
 import urllib.parse
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import aio_pika
@@ -123,7 +123,7 @@ class RabbitQueue:
                 names = collections.deque(queues)
                 while names and len(found) < min(limit, MAX_BATCH):  # one of each queue in turn
                     name = names.popleft()
-                    message = await (await link.queue(_name(name, vip=vip))).get(fail=False)
+                    message = await _next(await link.queue(_name(name, vip=vip)))
                     if message is None:
                         continue
                     names.append(name)
@@ -150,7 +150,7 @@ class RabbitQueue:
         async def work(link: _Link) -> tuple[DeadLetter, ...]:
             dead = await link.queue(DEAD)
             seen: list[AbstractIncomingMessage] = []
-            while len(seen) < limit and (message := await dead.get(fail=False)) is not None:
+            while len(seen) < limit and (message := await _next(dead)) is not None:
                 seen.append(message)
             for message in seen:
                 await message.nack(requeue=True)
@@ -163,7 +163,7 @@ class RabbitQueue:
             tasks = await link.queue(TASKS)
             await link.queue(DEAD_TASKS)
             found: list[ForeignTask] = []
-            while len(found) < limit and (message := await tasks.get(fail=False)) is not None:
+            while len(found) < limit and (message := await _next(tasks)) is not None:
                 found.append(ForeignTask(message.body, message))
             return tuple(found)
 
@@ -187,10 +187,9 @@ class RabbitQueue:
     async def _ask(self, work: Callable[[_Link], Awaitable[T]]) -> T:
         link = None
         try:
-            with _no_lost_cancel():
-                async with asyncio.timeout(TIMEOUT_S):
-                    link = await self._connected()
-                    return await work(link)
+            async with asyncio.timeout(TIMEOUT_S):
+                link = await self._connected()
+                return await work(link)
         except _FAILURES as exc:
             async with self._lock:
                 await self._drop(link)
@@ -199,16 +198,15 @@ class RabbitQueue:
     async def _settle(self, answer: Awaitable[None]) -> None:
         """Wait for an answer to a message, whose channel may have gone with an earlier connection."""
         try:
-            with _no_lost_cancel():
-                async with asyncio.timeout(TIMEOUT_S):
-                    await answer
+            async with asyncio.timeout(TIMEOUT_S):
+                await answer
         except _FAILURES as exc:
             raise self._unavailable(exc) from exc
 
     async def _connected(self) -> _Link:
         async with self._lock:
             if self._link is None or self._link.connection.is_closed:
-                connection = await aio_pika.connect(self._url, timeout=TIMEOUT_S)
+                connection = await aio_pika.connect(self._url)
                 try:
                     publishing = await connection.channel(publisher_confirms=True, on_return_raises=True)
                     link = _Link(connection, publishing, await connection.channel(publisher_confirms=False))
@@ -234,20 +232,10 @@ class RabbitQueue:
         return UnavailableError(f"{SETTING}: {self._who} cannot be used ({words}); jobs are kept until it can")
 
 
-@contextlib.contextmanager
-def _no_lost_cancel() -> Iterator[None]:
-    """Cancel again where a library has swallowed it, or no stop would reach who asked.
-
-    aiormq waits by `asyncio.wait_for`, which in Python 3.11 returns the answer that comes in the moment of the cancel,
-    and a call that is cut off closes its channel, which may be what is raised then.
-    """
-    task = asyncio.current_task()
-    before = 0 if task is None else task.cancelling()
-    try:
-        yield
-    finally:
-        if task is not None and task.cancelling() > before:
-            raise asyncio.CancelledError
+async def _next(queue: AbstractQueue) -> AbstractIncomingMessage | None:
+    # Without the library's own timeout: it waits by `asyncio.wait_for`, which in Python 3.11 swallows a cancel that
+    # comes together with the answer, and then no stop would ever reach the loop that asked.
+    return await queue.get(fail=False, timeout=None)
 
 
 def _name(queue: str, *, vip: bool) -> str:

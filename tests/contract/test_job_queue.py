@@ -180,32 +180,26 @@ async def test_on_sql_a_job_that_took_long_is_among_the_dead_letters_once_it_die
     assert await take(queue) == []
 
 
-@pytest.mark.parametrize("instead", [None, RuntimeError("the channel was closed")])
-async def test_a_stop_is_not_lost_where_the_library_swallows_it(
-    monkeypatch: pytest.MonkeyPatch, instead: Exception | None
-) -> None:
-    queue = RabbitQueue("amqp://guest:guest@127.0.0.1:1/")
-    is_asking = asyncio.Event()
-
-    async def connected() -> None:
-        return None
-
-    async def ask(_: object) -> None:
-        is_asking.set()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        if instead is not None:
-            raise instead
-
-    monkeypatch.setattr(queue, "_connected", connected)
-    async with asyncio.TaskGroup() as tasks:
-        asking = tasks.create_task(queue._ask(ask))
-        await is_asking.wait()
-        asking.cancel()
-    assert asking.cancelled()
-
-
 # -- what only a broker can do -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.integration
+async def test_a_stop_reaches_who_takes_whenever_it_comes(vhost: str) -> None:
+    queue, loop = RabbitQueue(vhost), asyncio.get_running_loop()
+
+    async def take_for_ever() -> None:
+        while True:
+            with contextlib.suppress(UnavailableError):  # a stop closes the channel
+                await queue.take(["photos"], limit=1)
+
+    await queue.publish([wake()])
+    async with asyncio.timeout(120):
+        for number in range(60):
+            taking = loop.create_task(take_for_ever())
+            loop.call_later(0.02 + number * 0.0003, taking.cancel)
+            with contextlib.suppress(asyncio.CancelledError):
+                await taking
+    await queue.close()
 
 
 @pytest.mark.integration
