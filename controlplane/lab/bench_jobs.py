@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -210,7 +210,13 @@ def _make_kind() -> JobKind:
 
 
 async def run_bench(
-    *, jobs: int, directory: Path, clock: Clock, queue_url: str = "", database_url: str = ""
+    *,
+    jobs: int,
+    directory: Path,
+    clock: Clock,
+    queue_url: str = "",
+    database_url: str = "",
+    tell: Callable[[Figure], None] = lambda _: None,
 ) -> tuple[Figure, ...]:
     """Measure a queue on RabbitMQ, one on SQLite, and one on PostgreSQL where *database_url* names one.
 
@@ -220,6 +226,7 @@ async def run_bench(
         clock: Measures.
         queue_url: A RabbitMQ that runs; else one is started.
         database_url: A PostgreSQL for this bench alone.
+        tell: Hears of each figure at once.
 
     Raises:
         UnavailableError: The broker or a database cannot be used.
@@ -234,7 +241,9 @@ async def run_bench(
             cases.append(("postgresql", database_url, ""))
         for carrier, database, broker in cases:
             async with _opened(carrier, database, broker, directory / carrier, clock) as bench:
-                figures += await bench.measure(jobs)
+                for figure in await bench.measure(jobs):
+                    figures.append(figure)
+                    tell(figure)
     return tuple(figures)
 
 
@@ -284,13 +293,12 @@ def main(*, jobs: int = 5_000, queue_url: str = "", database_url: str = "", json
                     clock=SystemClock(),
                     queue_url=queue_url,
                     database_url=database_url,
+                    tell=lambda figure: console().print(figure.line(), soft_wrap=True),
                 )
             )
         except EndedEarlyError as exc:
             print(f"bench jobs: {exc}", file=sys.stderr)
             return exc.code
-    for figure in figures:
-        console().print(figure.line(), soft_wrap=True)
     good = all(figure.holds for figure in figures)
     if json_file is not None:
         rows: list[dict[str, Any]] = [{**dataclasses.asdict(each), "holds": each.holds} for each in figures]

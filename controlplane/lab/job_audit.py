@@ -24,7 +24,11 @@ MAX_SHOWN: Final = 20
 
 @dataclasses.dataclass(slots=True)
 class Audit:
-    """What was found. *repeated* counts attempts beyond a job's first, *answers* what the workers gave."""
+    """What was found.
+
+    *repeated* counts attempts beyond a job's first, *answers* what the workers gave, *strays* files that no row names:
+    a kill between a photo and its row, or in the midst of writing, leaves one.
+    """
 
     problems: list[str] = dataclasses.field(default_factory=list)
     states: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -130,7 +134,7 @@ def _check_answers(found: Audit, rows: tuple[Job, ...], jobs: Mapping[int, Seen]
 
 
 def _check_blobs(found: Audit, rows: tuple[Job, ...], world: World) -> None:
-    """What rows name is there as they say; what no row names is a stray, which the product's own sweep must take."""
+    """What rows name is there as they say; what no row names, not even as an attempt of its job, is a stray."""
     named = {picture.key: picture.sha256 for row in rows for picture in (row.photo, row.result) if picture is not None}
     attempts = {row.id: row.attempts for row in rows}
     there = {str(path.relative_to(world.blobs)): path for path in world.blobs.rglob("*") if path.is_file()}
