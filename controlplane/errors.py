@@ -4,6 +4,7 @@ A message names the field that is wrong and the fix. HTTP status codes and exit 
 (`api/app.py`, `cli/client.py`), by class.
 """
 
+import datetime as dt
 from collections.abc import Sequence
 
 
@@ -52,6 +53,21 @@ class NotFoundError(ControlPlaneError):
 
 class ConflictError(ControlPlaneError):
     """The request is sound but cannot be done in the present state; the text says what to do first."""
+
+
+class GoneError(ControlPlaneError):
+    """What is asked for was there once and is not any more; the text says since when."""
+
+
+class OverQuotaError(ControlPlaneError):
+    """It would be more than was agreed: *quota* names which; *retry_after* is when it will do, where that is known."""
+
+    def __init__(self, quota: str, problem: str, fix: str, *, retry_after: dt.timedelta | None = None) -> None:
+        super().__init__(f"{quota}: {problem}; {fix}")
+        self.quota = quota
+        self.problem = problem
+        self.fix = fix
+        self.retry_after = retry_after
 
 
 class StaleWriteError(ControlPlaneError):

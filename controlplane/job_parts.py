@@ -20,6 +20,8 @@ from controlplane.errors import InvalidInputError
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.dispatcher import Dispatcher
 from controlplane.jobs.intake import TaskIntake
+from controlplane.jobs.leftovers import LeftoverScan
+from controlplane.jobs.owners import Quotas
 from controlplane.jobs.ports import BlobStore
 from controlplane.jobs.relay import JobKeeper, OutboxRelay
 from controlplane.jobs.sources import read_sources
@@ -67,7 +69,10 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
         opened.push_async_callback(queue.close)
         photos = HttpPhotos(read_sources(settings.image_hosts, settings.image_networks))
         source = await opened.enter_async_context(photos)
-        desk = JobDesk(store=store, blobs=_blobs(settings), source=source, clock=clock)
+        quotas = Quotas(
+            max_waiting=settings.job_max_waiting, max_daily=settings.job_max_daily, max_bytes=settings.job_max_bytes
+        )
+        desk = JobDesk(store=store, blobs=_blobs(settings), source=source, clock=clock, quotas=quotas)
         dispatcher = None
         if settings.jobs_envoy:
             dispatcher = Dispatcher(
@@ -88,7 +93,13 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
         yield JobParts(
             desk=desk,
             relay=relay,
-            keeper=JobKeeper(store=store, desk=desk, clock=clock),
+            keeper=JobKeeper(
+                store=store,
+                desk=desk,
+                scan=LeftoverScan(store=store, blobs=desk.blobs, clock=clock),
+                clock=clock,
+                rows_keep=settings.job_rows_keep,
+            ),
             dispatcher=dispatcher,
             intake=_intake(settings, queue, desk, clock),
         )

@@ -8,7 +8,7 @@ import enum
 import pathlib
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controlplane.errors import InvalidInputError
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     blobs: str = ""
     """Where photos and results of jobs are kept: a folder, or ``s3://BUCKET/PREFIX`` of a bucket that exists, with
     credentials and region in AWS's own variables and files. Empty: ``blobs`` in *data_dir*. Several processes need one
-    that they share."""
+    that they share, and another database one of its own: what none of its jobs wants is removed there."""
     s3_endpoint: str = ""
     """The address of another S3 than Amazon's. Empty: Amazon's, or what AWS's own variables say."""
     queue_url: SecretStr = SecretStr("")
@@ -133,6 +133,18 @@ class Settings(BaseSettings):
     job_slots: int = Field(default=4, ge=1, le=1000)
     """Jobs that this process runs at once at each version of a service: as many as its workers behind that Envoy take
     without refusing. More wait in the workers' queues, and are tried again when refused."""
+    job_max_waiting: int = Field(default=10_000, ge=0, le=1_000_000_000)
+    """Jobs that an owner may have waiting or running at once, where nothing else was agreed (`hueshift jobs owners`);
+    one more is answered 429. Zero refuses all."""
+    job_max_daily: int = Field(default=100_000, ge=0, le=1_000_000_000)
+    """Jobs that an owner may submit within 24 hours, likewise."""
+    job_max_bytes: ByteSize = Field(default=ByteSize(100 * (1 << 30)), ge=0, le=1 << 50)
+    """Photos and results of an owner that are stored, likewise: ``100GiB``, or a number of bytes."""
+    job_rows_keep: dt.timedelta = Field(
+        default=dt.timedelta(days=90), ge=dt.timedelta(days=1), le=dt.timedelta(days=3650)
+    )
+    """How long rows of jobs that have ended are kept, at least until their pictures are gone. A key or a task_id that
+    is repeated later than that is a new job."""
     sample_token_file: pathlib.Path | None = None
     """The file that workers were started with as their --sample-token-file, for objectives about pictures with
     ``live: true`` (roles all and controller). Without it those hold their rollouts and say so."""

@@ -27,7 +27,7 @@ from inference_worker.identity import Identity
 from inference_worker.memory import Share
 from inference_worker.metrics import Metrics
 from inference_worker.orders import COLORIZE_PATH, SIZE_HEADER, TRANSFORM_PATH, Order, read_order
-from inference_worker.sampling import Samples
+from inference_worker.sampling import NO_SAMPLE, Samples
 from inference_worker.service import Phase, Picture, Service
 from inference_worker.uploads import Upload, read_upload
 
@@ -150,7 +150,7 @@ class Desk:
             upload = await self._read_body(request, share)
             await self._draw_fault(request)
             picture, shown = await run_unless_gone(request.receive, self._make(path, upload, order))
-        if self._samples is not None:
+        if self._samples is not None and NO_SAMPLE not in request.headers:
             # Only an id that came with the request is one that another worker has seen too.
             self._samples.offer(
                 request.headers.get("x-request-id", ""),

@@ -19,6 +19,9 @@ from inference_worker.errors import NoSampleError, SettingError
 
 SAMPLE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Ids that are kept: what may stand in a path as it is. Envoy's own are UUIDs."""
+NO_SAMPLE: Final = "x-hueshift-no-sample"
+"""A request with this header is never kept, whatever its value: who sends it has promised that its photo can be
+forgotten, as jobs do."""
 MIN_TOKEN_CHARS: Final = 16
 MAX_KEEP: Final = dt.timedelta(hours=1)
 SWEEP: Final = dt.timedelta(seconds=1)

@@ -10,9 +10,12 @@ from collections.abc import Awaitable, Callable
 from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobKind, Picture, Refused, photo_key
 from controlplane.jobs.ports import NewJob
 from controlplane.jobs.sources import AllowedSources
+from controlplane.pictures.inspection import label
+from controlplane.pictures.labels import Label
+from tests.small_pictures import SMALL_JPEG, make_png
 
-PHOTO = b"\xff\xd8\xff\xe0 a grey photo"
-PNG = b"\x89PNG\r\n\x1a\n a coloured photo"
+PHOTO = SMALL_JPEG
+PNG = make_png(b"coloured", channels=3)
 WORKFLOW = "DDColor人物黑白修复.json"
 
 
@@ -61,6 +64,8 @@ def make_picture(key: str, content: bytes = PHOTO) -> Picture:
 
 Outcome = Coloured | Refused | Away | Failed
 COLOURED = Coloured(PNG, "image/png", "v1")
+RESULT = label(PNG, Label("ddcolor-imagenet", "v1"))
+"""What is stored of `COLOURED`."""
 
 
 class FakePhotos:

@@ -4,6 +4,7 @@ Every refusal is a JSON body with one line in ``error`` that names the field and
 """
 
 import http
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from controlplane.api import (
     job_routes,
     kinds,
     operations,
+    owners,
     quality,
     recent,
     replays,
@@ -39,14 +41,16 @@ from controlplane.controller.preview import Preview
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
+    GoneError,
     InvalidInputError,
     NotFoundError,
+    OverQuotaError,
     StaleWriteError,
     UnauthorizedError,
     UnavailableError,
 )
 from controlplane.jobs.desk import JobDesk
-from controlplane.jobs.photos import MAX_PHOTO_BYTES
+from controlplane.pictures.facts import MAX_PHOTO_BYTES
 from controlplane.ports import Store
 
 log = structlog.get_logger(__name__)
@@ -58,6 +62,8 @@ STATUS: Mapping[type[ControlPlaneError], http.HTTPStatus] = {
     StaleWriteError: http.HTTPStatus.CONFLICT,
     UnavailableError: http.HTTPStatus.SERVICE_UNAVAILABLE,
     UnauthorizedError: http.HTTPStatus.UNAUTHORIZED,
+    GoneError: http.HTTPStatus.GONE,
+    OverQuotaError: http.HTTPStatus.TOO_MANY_REQUESTS,
 }
 """The one place where an error gets its status."""
 
@@ -145,6 +151,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         fleet.router,
         job_routes.router,
         kinds.router,
+        owners.router,
         operations.router,
     ):
         app.include_router(router)
@@ -180,6 +187,8 @@ async def _refused(_: Request, exc: Exception) -> JSONResponse:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if status == http.HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(exc, OverQuotaError) and exc.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(exc.retry_after.total_seconds()))
     return _answer(status, _error_view(exc, status), headers)
 
 
@@ -188,6 +197,8 @@ def _error_view(exc: Exception, status: http.HTTPStatus) -> ErrorView:
     if isinstance(exc, InvalidInputError):
         problems = [Problem(error=str(one), field=one.field, fix=one.fix) for one in exc.problems]
         return ErrorView(code="invalid_input", error=str(exc), field=exc.field, fix=exc.fix, problems=problems)
+    if isinstance(exc, OverQuotaError):
+        return ErrorView(code="over_quota", error=str(exc), field=exc.quota, fix=exc.fix)
     field = exc.kind if isinstance(exc, NotFoundError) else None
     return ErrorView(code=code, error=str(exc), field=field)
 

@@ -10,7 +10,7 @@ from controlplane.api.answers import View
 from controlplane.api.documents import load_documents
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES, Document, Span, known_fields
-from controlplane.jobs.model import DEFAULT_KEEP, Job, JobKind, Picture
+from controlplane.jobs.model import DEFAULT_KEEP, Job, JobKind, Picture, removed_words
 
 DEFAULT_TIMEOUT = dt.timedelta(seconds=300)
 DEFAULT_ATTEMPTS = 5
@@ -129,7 +129,7 @@ class PictureView(View):
 class JobView(View):
     """One job, for its owner. *words* say why it failed last, or died; *version* is the one that made the result.
 
-    *photo* is null until it was fetched.
+    *photo* is null until it was fetched, and with *result* once they were removed, of which *words* speak then.
     *wait_s* is the time from its submission to its first start, *run_s* from its last one to its end; its pictures go
     at *expires_at*.
     """
@@ -152,6 +152,7 @@ class JobView(View):
     finished_at: dt.datetime | None
     wait_s: float | None
     run_s: float | None
+    expires_at: dt.datetime | None
 
 
 def job_view(job: Job) -> JobView:
@@ -166,7 +167,7 @@ def job_view(job: Job) -> JobView:
         priority="vip" if job.vip else "normal",
         state=job.state.value,
         attempts=job.attempts,
-        words=job.words,
+        words=_words(job),
         version=job.version,
         photo=None if job.photo is None else _picture(job.photo),
         result=None if job.result is None else _picture(job.result),
@@ -175,7 +176,14 @@ def job_view(job: Job) -> JobView:
         finished_at=job.finished_at,
         wait_s=_seconds(job.submitted_at, job.first_started_at),
         run_s=_seconds(job.started_at, job.finished_at),
+        expires_at=job.expires_at,
     )
+
+
+def _words(job: Job) -> str:
+    if job.swept_at is None:
+        return job.words
+    return "; ".join(filter(None, (job.words, removed_words(job.swept_at))))
 
 
 def _picture(picture: Picture) -> PictureView:

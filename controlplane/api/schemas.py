@@ -67,6 +67,13 @@ def _read_span(value: object) -> object:
         raise unit_error(exc) from exc
 
 
+def _read_size(value: object) -> int:
+    try:
+        return units.parse_bytes(value)
+    except units.UnitError as exc:
+        raise unit_error(exc) from exc
+
+
 def _read_ms(value: object) -> float:
     try:
         return float(units.parse_span_ms(value))
@@ -127,6 +134,12 @@ Span = Annotated[
     BeforeValidator(_read_span),
     PlainSerializer(units.format_span, return_type=str),
     _is_written("A time with its unit: ms, s, m, h or d.", "300s", "1.5s", "100ms", "2h"),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(_read_size),
+    PlainSerializer(units.format_bytes, return_type=str),
+    _is_written("A number of bytes with its unit: B, KiB, MiB, GiB or TiB.", "20GiB", "500MiB"),
 ]
 Milliseconds = Annotated[
     float,

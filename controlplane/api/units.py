@@ -16,6 +16,8 @@ _UNIT_MS = {
     "h": Decimal(3_600_000),
     "d": Decimal(86_400_000),
 }
+_UNIT_BYTES = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
+_BYTES = re.compile(r"(\d{1,16}) ?(B|KiB|MiB|GiB|TiB)")
 _PART = re.compile(r"(\d{1,15}(?:\.\d{1,30})?) ?(ms|s|m|h|d)")
 _SPAN = re.compile(rf"(?:{_PART.pattern})+")
 _MAX_SPAN_MS = Decimal(86_400_000 * 3650)
@@ -129,6 +131,31 @@ def format_ratio(ratio: float) -> str:
 def format_weight(weight_bp: int) -> str:
     """Write basis points as a percentage."""
     return f"{_plain(Decimal(weight_bp) / 100)}%"
+
+
+def parse_bytes(value: object) -> int:
+    """Return the bytes of ``20GiB``, ``500MiB``, ``64KiB`` or ``0B``.
+
+    Raises:
+        UnitError: It is anything else.
+    """
+    fix = "write a whole number and B, KiB, MiB, GiB or TiB, for example 20GiB"
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UnitError(f"{value!r} is not a size", fix)
+    if value == 0:
+        return 0
+    found = _BYTES.fullmatch(str(value).strip())
+    if found is None:
+        if isinstance(value, int):
+            raise UnitError(f"{value} has no unit", f"write {value}B or {value}GiB (units: B, KiB, MiB, GiB, TiB)")
+        raise UnitError(f"{value[:40]!r} is not a size", fix)
+    return int(found[1]) * _UNIT_BYTES[found[2]]
+
+
+def format_bytes(number: int) -> str:
+    """Write a number of bytes so that `parse_bytes` reads it back, with the largest unit that makes it whole."""
+    unit, length = next((unit, length) for unit, length in _UNIT_BYTES.items() if number % length == 0)
+    return "0B" if number == 0 else f"{number // length}{unit}"
 
 
 def _plain(number: Decimal) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import datetime as dt
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -10,6 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from controlplane.errors import NotFoundError, UnavailableError
+from controlplane.jobs.ports import MAX_LISTED, StoredBlob
 
 T = TypeVar("T")
 
@@ -44,6 +46,16 @@ class S3Blobs:
 
     async def delete_blob(self, key: str) -> None:
         await self._ask(lambda: self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
+
+    async def list_blobs(self, prefix: str, *, after: str = "", limit: int = MAX_LISTED) -> tuple[StoredBlob, ...]:
+        asked = {"Bucket": self.bucket, "Prefix": self.prefix + prefix, "MaxKeys": min(limit, MAX_LISTED)}
+        if after:
+            asked["StartAfter"] = self.prefix + after
+        answer = await self._ask(lambda: self.client.list_objects_v2(**asked))
+        return tuple(
+            StoredBlob(each["Key"].removeprefix(self.prefix), each["LastModified"].astimezone(dt.UTC))
+            for each in answer.get("Contents", ())
+        )
 
     async def _ask(self, call: Callable[[], T]) -> T:
         try:

@@ -79,6 +79,7 @@ class EnvoyCalls:
             "x-job-id": job.id,
             "x-job-model": urllib.parse.quote(job.model),
             "x-priority": "interactive" if job.vip else "bulk",
+            "x-hueshift-no-sample": "1",  # or a worker might still show the photo of a job that was deleted
         }
         try:
             async with (

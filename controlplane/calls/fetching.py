@@ -14,8 +14,8 @@ from typing import Any, Final, Self
 import httpcore
 
 from controlplane.errors import InvalidInputError, UnavailableError
-from controlplane.jobs.photos import MAX_PHOTO_BYTES
 from controlplane.jobs.sources import AllowedSources
+from controlplane.pictures.facts import MAX_PHOTO_BYTES
 
 TIMEOUT_S: Final = 30.0
 CONNECT_S: Final = 5.0

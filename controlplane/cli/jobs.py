@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from controlplane.cli.options import Format, OutputOption, is_json, read_text, surroundings_of
+from controlplane.cli.owners import owners
 from controlplane.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 jobs = typer.Typer(no_args_is_help=True, help="Have photos coloured when workers have room.")
 kinds = typer.Typer(invoke_without_command=True, help="List the kinds of tasks, or apply them from a file.")
 jobs.add_typer(kinds, name="kinds")
+jobs.add_typer(owners, name="owners")
 
 JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
 

@@ -16,7 +16,6 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError, InvalidInputError, NotFoundError, UnavailableError
-from controlplane.jobs.desk import picture_of
 from controlplane.jobs.lanes import NO_LANE, Lane, Seat, Seats, draw
 from controlplane.jobs.model import (
     Again,
@@ -34,6 +33,7 @@ from controlplane.jobs.model import (
     photo_key,
     result_key,
 )
+from controlplane.jobs.photos import keep_photo, keep_result
 from controlplane.jobs.ports import (
     BlobStore,
     Delivery,
@@ -44,6 +44,7 @@ from controlplane.jobs.ports import (
     WakeUp,
     Workers,
 )
+from controlplane.pictures.labels import Label
 from controlplane.wake import Wake
 
 log = structlog.get_logger()
@@ -213,7 +214,7 @@ class Dispatcher:
         outcome = await self._colour(
             claim, job, dataclasses.replace(kind, headers={**kind.headers, **headers}) if headers else kind
         )
-        trouble = await self._finish(claim, job, outcome) if isinstance(outcome, Coloured) else outcome
+        trouble = await self._finish(claim, job, kind, outcome) if isinstance(outcome, Coloured) else outcome
         if trouble is None:
             return None
         drawn = "" if isinstance(trouble, Away) else lane.version_of(0 if job.stable_only else draw(job.id))
@@ -231,7 +232,7 @@ class Dispatcher:
 
     async def _colour(self, claim: Claim, job: Job, kind: JobKind) -> Coloured | Refused | Away | Failed:
         if job.photo is None:
-            fetched = await self._fetch(claim, job)
+            fetched = await self._fetch(claim, job, kind)
             if not isinstance(fetched, tuple):
                 return fetched
             job, photo = fetched
@@ -244,37 +245,39 @@ class Dispatcher:
                 return Away(str(exc))
         return await self.workers.colour(job, kind, photo)
 
-    async def _fetch(self, claim: Claim, job: Job) -> tuple[Job, bytes] | Refused | Away | Failed:
+    async def _fetch(self, claim: Claim, job: Job, kind: JobKind) -> tuple[Job, bytes] | Refused | Away | Failed:
         """Fetch a photo and keep it, so that the next attempt need not."""
         try:
-            photo = await self.source.fetch(job.image_url)
-            picture = picture_of(photo_key(job.id), photo)
+            fetched = await self.source.fetch(job.image_url)
+            kept = await keep_photo(fetched, is_stripped=kind.strip_metadata)
         except InvalidInputError as exc:
             return Refused(str(exc))
         except UnavailableError as exc:
             return Failed(str(exc))
+        picture = kept.at(photo_key(job.id))
         try:
-            await self.blobs.put_blob(picture.key, photo)
+            await self.blobs.put_blob(picture.key, kept.content)
         except UnavailableError as exc:
             return Away(str(exc))
         if not await self.store.attach_photo(claim, picture):
             await self.blobs.delete_blob(picture.key)
             return Away("it was taken from whoever ran it")
-        return dataclasses.replace(job, photo=picture), photo
+        return dataclasses.replace(job, photo=picture), kept.content
 
-    async def _finish(self, claim: Claim, job: Job, coloured: Coloured) -> Away | Failed | None:
+    async def _finish(self, claim: Claim, job: Job, kind: JobKind, coloured: Coloured) -> Away | Failed | None:
         """Store a picture; return what went wrong, if something did."""
         key = result_key(job.id, claim.attempt)
+        label = Label(job.model, coloured.version) if kind.label else None
         try:
-            picture = picture_of(key, coloured.content)
+            kept = await keep_result(coloured.content, is_stripped=kind.strip_metadata, words=label)
         except InvalidInputError:
             words = f"version {coloured.version or 'unknown'} answered with something that is no picture"
             return Failed(words, coloured.version)
         try:
-            await self.blobs.put_blob(key, coloured.content)
+            await self.blobs.put_blob(key, kept.content)
         except UnavailableError as exc:
             return Away(str(exc))
-        if await self.store.finish_job(claim, picture, version=coloured.version, now=self.clock.now()):
+        if await self.store.finish_job(claim, kept.at(key), version=coloured.version, now=self.clock.now()):
             log.info("job.done", job=job.id, attempt=claim.attempt, version=coloured.version)
         else:  # cancelled, deleted, or run by somebody else meanwhile
             await self.blobs.delete_blob(key)

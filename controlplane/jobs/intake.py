@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from controlplane.clock import Clock
-from controlplane.errors import ConflictError, ControlPlaneError, InvalidInputError
+from controlplane.errors import ConflictError, ControlPlaneError, InvalidInputError, OverQuotaError
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.model import Order
 from controlplane.jobs.ports import ForeignTask, ForeignTasks
@@ -18,6 +18,8 @@ log = structlog.get_logger()
 
 MAX_TAKEN: Final = 20
 BACK_OFF: Final = dt.timedelta(seconds=1)
+LATER: Final = (dt.timedelta(seconds=10), dt.timedelta(minutes=1))
+"""How soon, and how late at most, the owner's quotas are looked at again once one is used up."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -35,6 +37,10 @@ class TaskIntake:
         while True:
             try:
                 taken = await self.take()
+            except OverQuotaError as exc:  # they stay where they are: their queue is made for that
+                log.warning("tasks.wait", because=str(exc))
+                await self.clock.sleep(min(LATER[1], max(LATER[0], exc.retry_after or LATER[0])))
+                continue
             except ControlPlaneError as exc:
                 log.warning("tasks.not_taken", error=str(exc))
                 await self.clock.sleep(BACK_OFF)
@@ -43,12 +49,14 @@ class TaskIntake:
                 await self.clock.sleep(self.interval)
 
     async def take(self) -> int:
-        """Take one batch in; return how many tasks that were.
+        """Take one batch in, no more than there is room for; return how many tasks that were.
 
         Raises:
+            OverQuotaError: The owner may have no more jobs now; tasks that were not taken in come again.
             UnavailableError: The queue or the database does not answer; tasks that were not taken in come again.
         """
-        taken = await self.tasks.take_tasks(limit=MAX_TAKEN)
+        room = await self.desk.room(self.owner)
+        taken = await self.tasks.take_tasks(limit=min(MAX_TAKEN, room))
         for place, task in enumerate(taken):
             try:
                 await self._take_in(task)

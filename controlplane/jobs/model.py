@@ -188,7 +188,17 @@ def photo_key(job: JobId) -> str:
 
 def result_key(job: JobId, attempt: int) -> str:
     """Return where an attempt puts its result: no two write to the same place."""
-    return f"results/{job}/{attempt}"
+    return f"{results_prefix(job)}{attempt}"
+
+
+def results_prefix(job: JobId) -> str:
+    """Return what the places of all attempts at a job begin with."""
+    return f"results/{job}/"
+
+
+def removed_words(at: dt.datetime) -> str:
+    """Say that a job's pictures are gone since *at*."""
+    return f"its pictures were removed on {at:%Y-%m-%d}, when their time was over"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +220,8 @@ class Job:
     result, as the worker said. *number* orders jobs by their submission. *photo* is None until it was fetched from
     *image_url*, which is "" where the photo itself was handed in. *started_at* is its last start, *first_started_at*
     the end of its wait. *stable_only*: a candidate failed it, so that it runs at the stable version from now on. Its
-    pictures go at *expires_at*.
+    pictures go at *expires_at*, which is None until it has ended; since *swept_at* they are gone, and *photo* and
+    *result* None.
     """
 
     number: int
@@ -236,6 +247,7 @@ class Job:
     first_started_at: dt.datetime | None = None
     stable_only: bool = False
     expires_at: dt.datetime | None = None
+    swept_at: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,9 +20,14 @@ from controlplane.jobs.model import (
     Picture,
     Refused,
 )
+from controlplane.jobs.owners import DEFAULT_QUOTAS, JobOwner, JobUsage, Quotas
 
 MAX_BATCH: Final = 100
 """Wake-ups that move from the outbox to the queue at once, and the most that one look into a queue gives."""
+
+
+MAX_LISTED: Final = 1000
+"""The most blobs that one look gives; what S3 gives at once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +76,48 @@ class OutboxEntry:
     wake_up: WakeUp
 
 
-class JobStore(Protocol):
+class OwnerStore(Protocol):
+    """What was agreed with owners of jobs, and what they have."""
+
+    async def apply_owner(self, owner: JobOwner, *, now: dt.datetime) -> bool:
+        """Make *owner* what was agreed with whom its name means. Return whether that changed anything."""
+
+    async def list_owners(self) -> tuple[JobOwner, ...]:
+        """Return all agreements, by name."""
+
+    async def find_owner(self, name: str) -> JobOwner | None:
+        """Return what was agreed with an owner; None where nothing was."""
+
+    async def delete_owner(self, name: str) -> None:
+        """Have the defaults hold for an owner from now on. Raises NotFoundError where nothing else does."""
+
+    async def load_usage(self, name: str, *, quotas: Quotas, now: dt.datetime) -> JobUsage:
+        """Return what an owner has now; *quotas* are those that hold for them."""
+
+
+class EndStore(Protocol):
+    """What is left of jobs that have ended: pictures until their time is over, and rows until theirs is."""
+
+    async def load_removable(self, *, now: dt.datetime, limit: int = MAX_BATCH) -> tuple[JobId, ...]:
+        """Return jobs whose pictures are to go: they were deleted, or their time is over."""
+
+    async def forget_pictures(self, jobs: Collection[JobId], *, now: dt.datetime) -> None:
+        """The blobs of these jobs, which `load_removable` named, are gone; so are the addresses of their photos."""
+
+    async def load_pictured(self, jobs: Collection[JobId]) -> Mapping[JobId, Job]:
+        """Return those of *jobs*, deleted ones too, whose pictures nobody has removed."""
+
+    async def date_pictures(self, *, limit: int = MAX_BATCH) -> int:
+        """Say when pictures go of jobs that ended without it, under the release before; return of how many."""
+
+    async def prune_jobs(self, *, before: dt.datetime, limit: int = MAX_BATCH) -> int:
+        """Remove rows of jobs that ended *before*, with all that belongs to them, once their pictures are gone.
+
+        Return how many. Their keys and task_ids may be used again from then on.
+        """
+
+
+class JobStore(OwnerStore, EndStore, Protocol):
     """Jobs, their kinds, and the outbox: a job and the wake-up for it are one transaction."""
 
     async def apply_kind(self, kind: JobKind, *, now: dt.datetime) -> bool:
@@ -84,12 +130,21 @@ class JobStore(Protocol):
     async def list_kinds(self) -> tuple[JobKind, ...]:
         """Return all kinds, by name."""
 
-    async def submit(self, new: NewJob, *, key: str | None, now: dt.datetime) -> Job:
+    async def submit(self, new: NewJob, *, key: str | None, now: dt.datetime, quotas: Quotas = DEFAULT_QUOTAS) -> Job:
         """Insert a waiting job and its wake-up; the same *key*, or task_id of an owner, again gives the first one.
+
+        *quotas* hold where nothing else was agreed with the owner. No two submissions are the last one.
 
         Raises:
             ConflictError: The key or the task_id was used for another request, or for a job that was deleted.
+            OverQuotaError: It would be more than its owner may have.
+            InvalidInputError: Its owner may not ask for its priority.
         """
+
+    async def admit(
+        self, new: NewJob, *, key: str | None, now: dt.datetime, quotas: Quotas = DEFAULT_QUOTAS
+    ) -> Job | None:
+        """Say what `submit` would, and store nothing: the first job, None where it would be one, or its errors."""
 
     async def load_job(self, job: JobId, *, owner: str | None = None) -> Job:
         """Return a job. Raises NotFoundError, also when it is not *owner*'s, or was deleted."""
@@ -108,17 +163,11 @@ class JobStore(Protocol):
         """
 
     async def delete_job(self, job: JobId, *, owner: str, now: dt.datetime) -> None:
-        """Forget a job, in whatever state. Its figures stay without its pictures, which `load_deleted` then names.
+        """Forget a job, in whatever state. Its figures stay without its pictures, which `load_removable` then names.
 
         Raises:
             NotFoundError: As in `load_job`.
         """
-
-    async def load_deleted(self, *, limit: int = MAX_BATCH) -> Mapping[JobId, int]:
-        """Return jobs that were deleted, and their attempts, until `forget_pictures` says that the blobs are gone."""
-
-    async def forget_pictures(self, jobs: Collection[JobId], *, now: dt.datetime) -> None:
-        """The blobs of these deleted jobs are gone."""
 
     async def load_outbox(self, *, now: dt.datetime, limit: int = MAX_BATCH) -> tuple[OutboxEntry, ...]:
         """Return wake-ups that are due, oldest first."""
@@ -160,6 +209,14 @@ class JobStore(Protocol):
         """
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob that is there, and since when, by the store's own clock."""
+
+    key: str
+    stored_at: dt.datetime
+
+
 class BlobStore(Protocol):
     """Photos and results. A key is made of lower-case letters, digits, dashes, dots and slashes."""
 
@@ -176,6 +233,13 @@ class BlobStore(Protocol):
 
     async def delete_blob(self, key: str) -> None:
         """Remove it; nothing there is fine. Raises UnavailableError."""
+
+    async def list_blobs(self, prefix: str, *, after: str = "", limit: int = MAX_LISTED) -> tuple[StoredBlob, ...]:
+        """Return up to *limit* blobs whose keys begin with *prefix* and come after *after*, by key.
+
+        Among them is what a kill has left half written, under a name of the store's own, which `delete_blob` takes.
+        Raises UnavailableError.
+        """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

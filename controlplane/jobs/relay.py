@@ -13,6 +13,7 @@ import structlog
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
 from controlplane.jobs.desk import JobDesk
+from controlplane.jobs.leftovers import LeftoverScan
 from controlplane.jobs.ports import MAX_BATCH, JobQueue, JobStore
 from controlplane.wake import Topic, Wake, WakeBoard
 
@@ -66,7 +67,10 @@ class JobKeeper:
 
     store: JobStore
     desk: JobDesk
+    scan: LeftoverScan
     clock: Clock
+    rows_keep: dt.timedelta
+    """How long rows of jobs that have ended stay, and so their keys and task_ids are known."""
     interval: dt.timedelta = dt.timedelta(seconds=5)
 
     async def run(self) -> None:
@@ -79,7 +83,7 @@ class JobKeeper:
             await self.clock.sleep(self.interval)
 
     async def look(self) -> None:
-        """Wake jobs that nobody will, or that a version failed which was taken back; remove pictures of deleted ones.
+        """Wake jobs that nobody will, or that a version failed which was taken back; remove what is not to stay.
 
         Raises:
             UnavailableError: The database or the blobs do not answer.
@@ -91,4 +95,8 @@ class JobKeeper:
         rerouted = await self.store.reroute_jobs(now=now)
         if rerouted:
             log.info("jobs.rerouted", jobs=rerouted)
+        pruned = await self.store.prune_jobs(before=now - self.rows_keep)
+        if pruned:
+            log.info("jobs.pruned", jobs=pruned)
         await self.desk.sweep()
+        await self.scan.look()

@@ -60,7 +60,8 @@ def _mapping(field: str, value: object, known: tuple[str, ...]) -> Mapping[str, 
 def _text(field: str, value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    raise InvalidInputError(field, f"{str(value)[:40]} is not text", "write it in quotes")
+    shown = "" if field == "image_url" else f"{str(value)[:40]} "  # an address may hold a secret
+    raise InvalidInputError(field, f"{shown}is not text", "write it in quotes")
 
 
 def _size(value: object) -> int | None:

@@ -28,7 +28,7 @@ from controlplane.blobs.directory import DirectoryBlobs
 from controlplane.broker.rabbitmq import PREFIX, RabbitQueue
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import InvalidInputError, UnavailableError
-from controlplane.jobs.desk import picture_of
+from controlplane.jobs. import picture_of
 from controlplane.jobs.dispatcher import Dispatcher
 from controlplane.jobs.model import Coloured, Job, JobId, JobKind
 from controlplane.jobs.ports import JobQueue, NewJob

@@ -3,13 +3,16 @@
 import collections
 import contextlib
 import dataclasses
+import datetime as dt
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
+from controlplane.blobs.directory import DirectoryBlobs
 from controlplane.broker.rabbitmq import RabbitQueue
 from controlplane.clock import Clock
-from controlplane.jobs.model import Job, JobId
+from controlplane.jobs.leftovers import PREFIXES, LeftoverScan
+from controlplane.jobs.model import Job
 from controlplane.jobs.ports import JobQueue
 from controlplane.lab.job_owner import KIND, Owner, Seen
 from controlplane.lab.job_worker import REFUSAL
@@ -26,8 +29,8 @@ MAX_SHOWN: Final = 20
 class Audit:
     """What was found.
 
-    *repeated* counts attempts beyond a job's first, *answers* what the workers gave, *strays* files that no row names:
-    a kill between a photo and its row, or in the midst of writing, leaves one.
+    *repeated* counts attempts beyond a job's first, *answers* what the workers gave, *strays* files that no row
+    names, which kills left and the product removes.
     """
 
     problems: list[str] = dataclasses.field(default_factory=list)
@@ -67,11 +70,44 @@ async def audit(owner: Owner, world: World, *, clock: Clock) -> Audit:
     found = Audit(problems=list(owner.problems))
     async with opened(world, clock) as (store, queue):
         rows = await _load_rows(store)
+        found.strays = await _sweep(store, world, clock)
         _check_rows(found, rows, owner.jobs)
         _check_answers(found, rows, owner.jobs, world)
         _check_blobs(found, rows, world)
         await _check_queue(found, store, queue, rows, clock)
     return found
+
+
+async def _sweep(store: SqlStore, world: World, clock: Clock) -> int:
+    """Have the product remove what kills left, as it does an hour later; return how many files that were."""
+    later = _Later(clock)
+    scan = LeftoverScan(
+        store=store, blobs=DirectoryBlobs(world.blobs), clock=later, pause=dt.timedelta(0), rest=dt.timedelta(days=1)
+    )
+    before = _count_files(world)
+    for _ in range(before // scan.page + 2 * len(PREFIXES)):
+        await scan.look()
+    return before - _count_files(world)
+
+
+class _Later:
+    """The same clock, two hours ahead."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def now(self) -> dt.datetime:
+        return self._clock.now() + dt.timedelta(hours=2)
+
+    def steady(self) -> float:
+        return self._clock.steady()
+
+    async def sleep(self, delay: dt.timedelta) -> None:
+        await self._clock.sleep(delay)
+
+
+def _count_files(world: World) -> int:
+    return sum(path.is_file() for path in world.blobs.rglob("*"))
 
 
 async def _load_rows(store: SqlStore) -> tuple[Job, ...]:
@@ -134,9 +170,8 @@ def _check_answers(found: Audit, rows: tuple[Job, ...], jobs: Mapping[int, Seen]
 
 
 def _check_blobs(found: Audit, rows: tuple[Job, ...], world: World) -> None:
-    """What rows name is there as they say; what no row names, not even as an attempt of its job, is a stray."""
+    """What rows name is there as they say, and nothing else is."""
     named = {picture.key: picture.sha256 for row in rows for picture in (row.photo, row.result) if picture is not None}
-    attempts = {row.id: row.attempts for row in rows}
     there = {str(path.relative_to(world.blobs)): path for path in world.blobs.rglob("*") if path.is_file()}
     for key, digest in named.items():
         path = there.get(key)
@@ -145,10 +180,7 @@ def _check_blobs(found: Audit, rows: tuple[Job, ...], world: World) -> None:
         else:
             found.check(hashlib.sha256(path.read_bytes()).hexdigest() == digest, f"{key}: is not what its row says")
     for key in there.keys() - named.keys():
-        place, _, rest = key.partition("/")
-        job, _, attempt = rest.partition("/")
-        if place != "results" or not attempt.isdigit() or int(attempt) > attempts.get(JobId(job), 0):
-            found.strays += 1
+        found.problems.append(f"{key}: no row names it, and the scan for leftovers has left it")
 
 
 async def _check_queue(found: Audit, store: SqlStore, queue: JobQueue, rows: tuple[Job, ...], clock: Clock) -> None:

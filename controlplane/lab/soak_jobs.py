@@ -96,7 +96,7 @@ class Report:
         table.add_row("all workers away, s", f"{self.orders.workers_away.total_seconds():g}")
         table.add_row("attempts, of these repeated", f"{self.audit.attempts}, {self.audit.repeated}")
         table.add_row("answers that workers gave", str(self.audit.answers))
-        table.add_row("files that kills left", str(self.audit.strays))
+        table.add_row("files that kills left, removed", str(self.audit.strays))
         table.add_row("requests that were repeated", str(self.repeated_requests))
         table.add_row("seconds", f"{self.seconds:.0f}")
         return table

@@ -170,7 +170,11 @@ def translate(exc: Exception, url: sa.URL) -> ControlPlaneError:
 def sqlite_engine(url: sa.URL, *, foreign_keys: bool = True) -> sa.Engine:
     """Make an engine whose transactions begin when we say so and whose connections are set up for a server."""
     engine = sa.create_engine(
-        url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, pool_size=SQLITE_READERS + 1, max_overflow=0
+        url,
+        connect_args={"timeout": SQLITE_BUSY_SECONDS},
+        pool_size=SQLITE_READERS + 1,
+        max_overflow=0,
+        hide_parameters=True,  # or a logged error would tell rows' values, addresses with secrets in them too
     )
 
     @sa.event.listens_for(engine, "connect")
@@ -247,6 +251,7 @@ class PostgresRunner:
             pool_size=POSTGRES_CONNECTIONS,
             max_overflow=0,
             pool_timeout=10,
+            hide_parameters=True,
         )
         self._reads = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 

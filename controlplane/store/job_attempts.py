@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobId, JobState, Picture
 from controlplane.jobs.ports import MAX_BATCH, EndedAttempt, OutboxEntry, WakeUp
 from controlplane.store.engine import Tx
-from controlplane.store.job_rows import job_of, wake
+from controlplane.store.job_rows import date_pictures, job_of, wake
 from controlplane.store.job_tables import job, job_attempt, job_kind, job_outbox
 from controlplane.store.queries import Part
 
@@ -67,16 +67,9 @@ class SqlAttempts(Part):
             "length": result.size_bytes,
             "digest": result.sha256,
             "by_version": version,
-            "now": now,
         }
-
-        def work(tx: Tx) -> bool:
-            if not _change(tx, _FINISH, claim, **facts):
-                return False
-            record_attempts(tx, [claim.job], EndedAttempt(AttemptOutcome.DONE, "", version), now)
-            return True
-
-        return await self.database.write(work)
+        ended = EndedAttempt(AttemptOutcome.DONE, "", version)
+        return await self.database.write(lambda tx: _end(tx, _FINISH, claim, ended, now, **facts))
 
     async def retry_job(self, claim: Claim, ended: EndedAttempt, *, again: Again, now: dt.datetime) -> bool:
         due = now + again.pause
@@ -93,13 +86,7 @@ class SqlAttempts(Part):
         return await self.database.write(work)
 
     async def bury_job(self, claim: Claim, ended: EndedAttempt, *, words: str, now: dt.datetime) -> bool:
-        def work(tx: Tx) -> bool:
-            if not _change(tx, _BURY, claim, why=words, now=now):
-                return False
-            record_attempts(tx, [claim.job], ended, now)
-            return True
-
-        return await self.database.write(work)
+        return await self.database.write(lambda tx: _end(tx, _BURY, claim, ended, now, why=words))
 
     async def revive_jobs(self, *, lost_before: dt.datetime, now: dt.datetime) -> int:
         return await self.database.write(lambda tx: _revive(tx, lost_before, now))
@@ -170,6 +157,15 @@ _BURY: Final = (
 def _change(tx: Tx, statement: sa.Update, claim: Claim, **facts: object) -> bool:
     """Change the job of a claim that is still good; return whether it was."""
     return tx.conn.execute(statement, {"of": claim.job, "attempt": claim.attempt, **facts}).rowcount == 1
+
+
+def _end(tx: Tx, statement: sa.Update, claim: Claim, ended: EndedAttempt, now: dt.datetime, **facts: object) -> bool:
+    """Bring a job to its end as `_change` changes it; from now on its pictures have their time."""
+    if not _change(tx, statement, claim, now=now, **facts):
+        return False
+    record_attempts(tx, [claim.job], ended, now)
+    date_pictures(tx, job.c.id == claim.job)
+    return True
 
 
 _RECORD: Final = job_attempt.insert().from_select(

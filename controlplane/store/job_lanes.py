@@ -89,7 +89,7 @@ def _run_again(tx: Tx, rollout: sa.Row[Any], now: dt.datetime) -> int:
     }
     change = (
         job.update()
-        .where(job.c.state.in_(idle), job.c.deleted_at.is_(None), failed_there)
+        .where(job.c.state.in_(idle), job.c.deleted_at.is_(None), job.c.swept_at.is_(None), failed_there)
         .values(again)
         .returning(job.c.id)
     )

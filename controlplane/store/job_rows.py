@@ -1,13 +1,14 @@
-"""What the stores of jobs share: rows read as values, and the wake-up that belongs to a change of a job."""
+"""What the stores of jobs share: rows read as values, wake-ups of changed jobs, and when pictures go."""
 
 import datetime as dt
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from controlplane.jobs.model import Job, JobId, JobKind, JobState, Picture
+from controlplane.jobs.owners import keep_for
 from controlplane.store.engine import Tx
-from controlplane.store.job_tables import job, job_kind, job_outbox
+from controlplane.store.job_tables import job, job_kind, job_outbox, job_owner
 from controlplane.wake import Topic
 
 
@@ -35,11 +36,12 @@ def kind_of(row: sa.Row[Any]) -> JobKind:
 def job_of(row: sa.Row[Any]) -> Job:
     """Read a job."""
     photo = result = None
-    if row.photo_key:
+    there = row.swept_at is None
+    if there and row.photo_key:
         photo = Picture(
             key=row.photo_key, media_type=row.photo_type, size_bytes=row.photo_bytes, sha256=row.photo_sha256
         )
-    if row.result_key is not None:
+    if there and row.result_key is not None:
         result = Picture(
             key=row.result_key,
             media_type=row.result_type,
@@ -69,6 +71,7 @@ def job_of(row: sa.Row[Any]) -> Job:
         first_started_at=row.first_started_at,
         stable_only=row.stable_only,
         expires_at=row.expires_at,
+        swept_at=row.swept_at,
         finished_at=row.finished_at,
     )
 
@@ -82,3 +85,28 @@ def wake(tx: Tx, condition: sa.ColumnElement[bool], due: dt.datetime) -> None:
     )
     tx.conn.execute(job_outbox.insert().from_select(["job", "queue", "vip", "due_at"], found))
     tx.announce(Topic.JOBS)
+
+
+def date_pictures(tx: Tx, condition: sa.ColumnElement[bool], *, limit: int = 1) -> int:
+    """Say when the pictures of jobs of *condition* go that have ended and do not know it yet; return of how many."""
+    undated = sa.and_(job.c.finished_at.is_not(None), job.c.expires_at.is_(None), job.c.swept_at.is_(None))
+    query = (
+        sa.select(job.c.id, job.c.finished_at, job_kind.c.keep_us.label("kind"), job_owner.c.keep_us.label("owner"))
+        .join(job_kind, job_kind.c.name == job.c.kind)
+        .outerjoin(job_owner, job_owner.c.name == job.c.owner)
+        .where(condition, undated)
+        .limit(limit)
+    )
+    ends = [
+        {"of": row.id, "at": row.finished_at + keep_for(row.kind, row.owner)} for row in tx.conn.execute(query).all()
+    ]
+    if ends:
+        tx.conn.execute(_DATE, ends)
+    return len(ends)
+
+
+_DATE: Final = (
+    job.update()
+    .where(job.c.id == sa.bindparam("of"), job.c.finished_at.is_not(None))
+    .values(expires_at=sa.bindparam("at", type_=job.c.expires_at.type))
+)

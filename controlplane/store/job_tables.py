@@ -72,12 +72,14 @@ job = sa.Table(
     sa.CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
     sa.CheckConstraint("(state IN ('done', 'dead', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
     sa.Index("ix_job_owner_number", "owner", "number"),
+    sa.Index("ix_job_owner_submitted_at", "owner", "submitted_at"),
     sa.Index("ix_job_state_due_at", "state", "due_at"),
     sqlite_autoincrement=True,
 )
 """*due_at*: the last time that somebody was told to look at a job that waits. *photo_key*: "" while the photo
 at *image_url* was not fetched yet. *image_url* is forgotten with a job that is deleted. *stable_only*: a candidate
-failed it, so that it runs at the stable version from now on. *expires_at*: when its pictures go."""
+failed it, so that it runs at the stable version from now on. *expires_at*: when its pictures go; null again once they
+are gone, since *swept_at*."""
 
 sa.Index(
     "ix_job_unswept",
@@ -93,6 +95,21 @@ sa.Index(
     postgresql_where=sa.text("expires_at IS NOT NULL AND deleted_at IS NULL"),
 )
 sa.Index("ix_job_finished_at", job.c.finished_at)
+
+sa.Index(
+    "ix_job_owner_open",
+    job.c.owner,
+    sqlite_where=sa.text("finished_at IS NULL"),
+    postgresql_where=sa.text("finished_at IS NULL"),
+)
+sa.Index(
+    "ix_job_owner_stored",
+    job.c.owner,
+    job.c.photo_bytes,
+    job.c.result_bytes,
+    sqlite_where=sa.text("swept_at IS NULL"),
+    postgresql_where=sa.text("swept_at IS NULL"),
+)
 
 job_attempt = sa.Table(
     "job_attempt",

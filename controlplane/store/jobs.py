@@ -1,17 +1,18 @@
 """Jobs as their owners see them, and the kinds there are."""
 
 import datetime as dt
-from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.jobs.model import AttemptOutcome, Job, JobId, JobKind, JobState
-from controlplane.jobs.ports import MAX_BATCH, EndedAttempt, NewJob
+from controlplane.jobs.owners import DEFAULT_QUOTAS, Quotas
+from controlplane.jobs.ports import EndedAttempt, NewJob
 from controlplane.store.engine import Tx
 from controlplane.store.job_attempts import IDLE, record_attempts
-from controlplane.store.job_rows import job_of, kind_of, wake
+from controlplane.store.job_owners import check_owner
+from controlplane.store.job_rows import date_pictures, job_of, kind_of, wake
 from controlplane.store.job_tables import job, job_kind
 from controlplane.store.queries import Part
 from controlplane.wake import Topic
@@ -35,8 +36,20 @@ class SqlJobs(Part):
 
     # -- owners --------------------------------------------------------------------------------------------------------
 
-    async def submit(self, new: NewJob, *, key: str | None, now: dt.datetime) -> Job:
-        return await self.database.write(lambda tx: _submit(tx, new, key, now))
+    async def submit(self, new: NewJob, *, key: str | None, now: dt.datetime, quotas: Quotas = DEFAULT_QUOTAS) -> Job:
+        return await self.database.write(lambda tx: _submit(tx, new, key, now, quotas))
+
+    async def admit(
+        self, new: NewJob, *, key: str | None, now: dt.datetime, quotas: Quotas = DEFAULT_QUOTAS
+    ) -> Job | None:
+        def work(tx: Tx) -> Job | None:
+            first = _first_copy(tx.conn, new, key)
+            if first is not None:
+                return job_of(first)
+            check_owner(tx.conn, new, quotas, now)
+            return None
+
+        return await self.database.read(work)
 
     async def load_job(self, job: JobId, *, owner: str | None = None) -> Job:
         return await self.database.read(lambda tx: job_of(_load(tx.conn, job, owner)))
@@ -59,15 +72,6 @@ class SqlJobs(Part):
 
     async def delete_job(self, job: JobId, *, owner: str, now: dt.datetime) -> None:
         await self.database.write(lambda tx: _delete(tx, job, owner, now))
-
-    async def load_deleted(self, *, limit: int = MAX_BATCH) -> Mapping[JobId, int]:
-        gone = sa.and_(job.c.deleted_at.is_not(None), job.c.swept_at.is_(None))
-        query = sa.select(job.c.id, job.c.attempts).where(gone).limit(limit)
-        return await self.database.read(lambda tx: {JobId(row.id): row.attempts for row in tx.conn.execute(query)})
-
-    async def forget_pictures(self, jobs: Collection[JobId], *, now: dt.datetime) -> None:
-        change = job.update().where(job.c.id.in_(jobs), job.c.deleted_at.is_not(None)).values(swept_at=now)
-        await self.database.write(lambda tx: tx.conn.execute(change).rowcount)
 
 
 # -- kinds -------------------------------------------------------------------------------------------------------------
@@ -111,11 +115,13 @@ def _apply_kind(tx: Tx, kind: JobKind, now: dt.datetime) -> bool:
 # -- owners ------------------------------------------------------------------------------------------------------------
 
 
-def _submit(tx: Tx, new: NewJob, key: str | None, now: dt.datetime) -> Job:
-    tx.lock(f"job.{new.owner}")  # or two copies of one request would meet in the unique constraints
+def _submit(tx: Tx, new: NewJob, key: str | None, now: dt.datetime, quotas: Quotas) -> Job:
+    # Or two copies of one request would meet in the unique constraints, and two requests both have the last place.
+    tx.lock(f"job.{new.owner}")
     first = _first_copy(tx.conn, new, key)
     if first is not None:
         return job_of(first)
+    check_owner(tx.conn, new, quotas, now)
     row = {
         "id": new.id,
         "owner": new.owner,
@@ -181,10 +187,11 @@ def _cancel(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> Job:
         raise ConflictError(f"job {of} is {row.state}; only one that waits or runs can be cancelled")
     running = row.state == JobState.RUNNING.value
     ended = {"state": JobState.CANCELLED.value, "finished_at": now, "words": "cancelled by its owner", **IDLE}
-    cancelled = tx.conn.execute(job.update().where(job.c.id == of).values(ended).returning(job)).one()
+    tx.conn.execute(job.update().where(job.c.id == of).values(ended))
+    date_pictures(tx, job.c.id == of)
     if running:
         record_attempts(tx, [of], EndedAttempt(AttemptOutcome.THROWN, "its job was cancelled"), now)
-    return job_of(cancelled)
+    return job_of(_load(tx.conn, of, owner))
 
 
 def _delete(tx: Tx, of: JobId, owner: str, now: dt.datetime) -> None:

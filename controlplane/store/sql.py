@@ -15,7 +15,9 @@ from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
 from controlplane.store.job_attempts import SqlAttempts
+from controlplane.store.job_ends import SqlEnds
 from controlplane.store.job_lanes import SqlLanes
+from controlplane.store.job_owners import SqlOwners
 from controlplane.store.jobs import SqlJobs
 from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
@@ -44,6 +46,8 @@ class SqlStore(
     SqlLease,
     SqlJobs,
     SqlAttempts,
+    SqlOwners,
+    SqlEnds,
     SqlLanes,
 ):
     """The ports `Store` and `JobStore` on one SQL database. Close it, or use it as a context manager."""

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from controlplane.jobs.lanes import Lane
-from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobState, result_key
+from controlplane.jobs.model import DEFAULT_KEEP, Again, AttemptOutcome, Claim, Job, JobState, result_key
 from controlplane.jobs.ports import EndedAttempt
 from controlplane.ports import Rollout
 from controlplane.rollout.model import RollbackCause, RolledBack
@@ -130,12 +130,15 @@ async def test_jobs_that_a_candidate_failed_run_again_once_it_was_taken_back(sto
     assert await store.reroute_jobs(now=later) == 0, "each rollout is looked at once"
 
 
-async def test_what_failed_before_the_rollout_stays_as_it_is(store: SqlStore) -> None:
+async def test_what_failed_before_the_rollout_or_has_no_photo_any_more_stays_as_it_is(store: SqlStore) -> None:
     mine = await begin(store)
     assert await store.bury_job(mine, failed("v2"), words="500", now=NOW - SECOND)
     deleted = await begin(store)
     assert await store.bury_job(deleted, failed("v2"), words="500", now=NOW)
     await store.delete_job(deleted.job, owner="ada", now=NOW)
+    swept = await begin(store)
+    assert await store.bury_job(swept, failed("v2"), words="500", now=NOW)
+    await store.forget_pictures([swept.job], now=NOW + DEFAULT_KEEP)
     await roll_back(store)
     assert await store.reroute_jobs(now=NOW + LEASE) == 0
     assert (await store.load_job(mine.job)).state is JobState.DEAD

@@ -59,6 +59,8 @@ async def test_checks_and_partial_indexes_equal_the_models(store: SqlStore) -> N
         "uq_api_key_live",
         "ix_job_unswept",
         "ix_job_expires_at",
+        "ix_job_owner_open",
+        "ix_job_owner_stored",
     }
 
 

@@ -21,6 +21,8 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/services/colorize/rollouts", {"to": "v2"}),
     *(("POST", f"/v1/services/colorize/rollout/{verb}", {}) for verb in ("pause", "resume", "promote", "abort")),
     ("PUT", "/v1/job-kinds/person", {}),
+    ("PUT", "/v1/job-owners/ada", {}),
+    ("DELETE", "/v1/job-owners/ada", {}),
     ("POST", "/v1/jobs", {"workflow_type": "person.json"}),
     ("POST", "/v1/jobs/1/cancel", {}),
     ("DELETE", "/v1/jobs/1", {}),
@@ -35,7 +37,7 @@ READS = [
     "/v1/proxies",
     "/v1/job-kinds",
 ]
-PRIVATE = ["/v1/jobs", "/v1/jobs/1", "/v1/jobs/1/result"]
+PRIVATE = ["/v1/jobs", "/v1/jobs/1", "/v1/jobs/1/result", "/v1/job-owners", "/v1/job-owners/ada"]
 OPEN = ["/healthz", "/readyz", "/metrics"]
 
 
@@ -195,6 +197,8 @@ def test_every_kind_of_refusal_has_one_status() -> None:
         "StaleWriteError": 409,
         "UnavailableError": 503,
         "UnauthorizedError": 401,
+        "GoneError": 410,
+        "OverQuotaError": 429,
     }
 
 
@@ -225,6 +229,8 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         "/v1/jobs/{job}/cancel",
         "/v1/job-kinds",
         "/v1/job-kinds/{kind}",
+        "/v1/job-owners",
+        "/v1/job-owners/{owner}",
     }
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():

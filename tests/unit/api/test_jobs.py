@@ -199,7 +199,9 @@ async def test_the_articles_task_is_accepted_as_it_is_and_its_photo_fetched_late
     assert not world.blobs.folder.exists()
 
 
-@pytest.mark.parametrize("body", [b"", b"<svg/>", b"\x1f\x8b zip", b"GIF89a"])
+@pytest.mark.parametrize(
+    "body", [b"", b"<svg/>", b"\x1f\x8b zip", b"GIF89a", PHOTO[:-2], PHOTO + b"<?php exec($_GET[0]);"]
+)
 async def test_what_is_no_photo_is_refused_whatever_it_is_called(
     world: World, http: httpx.AsyncClient, body: bytes
 ) -> None:

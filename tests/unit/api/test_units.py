@@ -49,6 +49,46 @@ def test_a_span_without_a_unit_or_sense_is_refused(given_value: object, words: s
 
 
 @pytest.mark.parametrize(
+    ("text", "number", "written"),
+    [
+        ("20GiB", 20 << 30, "20GiB"),
+        ("500 MiB", 500 << 20, "500MiB"),
+        ("1024KiB", 1 << 20, "1MiB"),
+        ("1TiB", 1 << 40, "1TiB"),
+        ("1500B", 1500, "1500B"),
+        (0, 0, "0B"),
+        ("0B", 0, "0B"),
+    ],
+)
+def test_a_size_is_read_with_its_unit_and_written_back(text: object, number: int, written: str) -> None:
+    assert (units.parse_bytes(text), units.format_bytes(number)) == (number, written)
+
+
+@pytest.mark.parametrize(
+    ("given_value", "words"),
+    [
+        (20, "20 has no unit; write 20B or 20GiB"),
+        ("20", "'20' is not a size; write a whole number and B, KiB"),
+        ("20GB", "'20GB' is not a size"),
+        ("1.5GiB", "'1.5GiB' is not a size"),
+        ("-1B", "is not a size"),
+        (True, "True is not a size"),
+        (1.5, "1.5 is not a size"),
+        (None, "None is not a size"),
+    ],
+)
+def test_a_size_without_a_unit_or_sense_is_refused(given_value: object, words: str) -> None:
+    with pytest.raises(units.UnitError) as refused:
+        units.parse_bytes(given_value)
+    assert words in str(refused.value)
+
+
+@given(st.integers(0, 1 << 50))
+def test_a_size_is_read_back_as_it_was(number: int) -> None:
+    assert units.parse_bytes(units.format_bytes(number)) == number
+
+
+@pytest.mark.parametrize(
     ("text", "weight_bp"),
     [("5%", 500), ("0.01%", 1), ("100%", 10_000), (0.05, 500), ("0.05", 500), (0, 0), ("0%", 0), ("12.5 %", 1_250)],
 )

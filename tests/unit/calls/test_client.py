@@ -45,6 +45,7 @@ async def test_a_call_carries_the_photo_the_kinds_headers_and_the_user() -> None
         "x-job-id": "1",
         "x-job-model": "ddcolor-imagenet",
         "x-priority": "bulk",
+        "x-hueshift-no-sample": "1",
         "content-type": "image/jpeg",
     }
     assert {name: request.headers[name] for name in expected} == expected

@@ -11,6 +11,7 @@ from controlplane.blobs.directory import DirectoryBlobs
 from controlplane.errors import UnavailableError
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.dispatcher import Dispatcher
+from controlplane.jobs.leftovers import LeftoverScan
 from controlplane.jobs.model import Job, JobId, Order
 from controlplane.jobs.ports import Delivery, WakeUp
 from controlplane.jobs.relay import JobKeeper, OutboxRelay
@@ -123,5 +124,6 @@ async def works(tmp_path: pathlib.Path) -> AsyncIterator[Works]:
         relay = OutboxRelay(
             store=store, queue=queue, clock=clock, board=board, wake=wake, interval=dt.timedelta(seconds=1)
         )
-        keeper = JobKeeper(store=store, desk=desk, clock=clock)
+        scan = LeftoverScan(store=store, blobs=blobs, clock=clock)
+        keeper = JobKeeper(store=store, desk=desk, scan=scan, clock=clock, rows_keep=dt.timedelta(days=90))
         yield Works(store, queue, blobs, clock, photos, FakeWorkers(), desk, relay, keeper, board)

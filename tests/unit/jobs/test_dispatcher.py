@@ -26,7 +26,7 @@ from controlplane.jobs.relay import LOST_AFTER
 from controlplane.ports import Rollout
 from controlplane.rollout.model import RollbackCause, RolledBack
 from tests.builders import NOW, make_new_rollout, make_spec, make_split
-from tests.job_builders import COLOURED, PHOTO, PNG, FakeWorkers, Outcome, make_kind, make_picture
+from tests.job_builders import COLOURED, PHOTO, RESULT, FakeWorkers, Outcome, make_kind, make_new_job, make_picture
 from tests.unit.jobs.conftest import BreakableBlobs, BreakableQueue, Works
 
 SECOND = dt.timedelta(seconds=1)
@@ -42,7 +42,7 @@ async def test_a_job_is_coloured_and_its_wake_up_acknowledged(works: Works) -> N
     await works.dispatcher().work(await works.take())
     done = await works.load(job.id)
     assert (done.state, done.version, done.attempts) == (JobState.DONE, "v1", 1)
-    assert (await works.desk.result(job.id, owner="ada"))[1] == PNG
+    assert (await works.desk.result(job.id, owner="ada"))[1] == RESULT
     assert await works.waiting() == 0
     assert [asked.id for asked in works.workers.asked] == [job.id]
 
@@ -324,12 +324,12 @@ async def test_a_stop_gives_its_jobs_back_at_once(works: Works) -> None:
 async def test_a_stop_leaves_what_waits_for_its_version_to_others_at_once(works: Works) -> None:
     await cover(works, v1=5_000, v2=5_000)
     works.workers = workers = CountingWorkers()  # they wait until two run at each version, which never comes
-    jobs = [(await works.submit()).id for _ in range(4)]  # as many as come in, or one version's might keep others out
+    jobs = [await submit_for(works, version, place) for place in range(3) for version in ("v1", "v2")]
     await works.relay.move()
     dispatcher = works.dispatcher(slots=1)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(dispatcher.run())
-        while workers.now.total() < len({draw(job) < 5_000 for job in jobs}):
+        while workers.now != {"v1": 1, "v2": 1}:
             await works.load(jobs[0])
         running.cancel()
     for _ in range(3):
@@ -394,6 +394,18 @@ async def test_a_rollout_that_goes_back_has_the_jobs_that_died_of_it_run_again(w
     assert (await works.load(job.id)).state is JobState.DONE
 
 
+async def submit_for(works: Works, version: str, place: int) -> JobId:
+    """Submit a job whose draw means *version* at 50 : 50."""
+    number = place if version == "v1" else 5_000 + place
+    job = JobId(f"{number:08x}{0:024x}")
+    assert draw(job) == number
+    await works.blobs.put_blob(photo_key(job), PHOTO)
+    await works.store.submit(
+        make_new_job(id=job, task_id=job, photo=make_picture(photo_key(job))), key=None, now=works.clock.now()
+    )
+    return job
+
+
 class CountingWorkers(FakeWorkers):
     """Count how many run at once at each version, by what the call's draw means at 50 : 50."""
 
@@ -417,7 +429,7 @@ class CountingWorkers(FakeWorkers):
 async def test_each_version_has_slots_of_its_own(works: Works) -> None:
     await cover(works, v1=5_000, v2=5_000)
     works.workers = workers = CountingWorkers()
-    jobs = [(await works.submit()).id for _ in range(30)]
+    jobs = [await submit_for(works, version, place) for place in range(6) for version in ("v1", "v2")]
     await works.relay.move()
     await run_until_done(works, works.dispatcher(slots=2), *jobs)
     assert workers.most == {"v1": 2, "v2": 2}

@@ -1,13 +1,17 @@
 """Tasks of foreign producers: a row before the acknowledgement, one job per task_id, and a reason for each refusal."""
 
+import asyncio
 import datetime as dt
 import json
 from typing import Any
 
 import pytest
+import structlog
 
-from controlplane.errors import UnavailableError
+from controlplane.errors import OverQuotaError, UnavailableError
+from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.intake import TaskIntake
+from controlplane.jobs.owners import Quotas
 from controlplane.jobs.ports import ForeignTask
 from tests.job_builders import WORKFLOW
 from tests.unit.jobs.conftest import Works
@@ -84,6 +88,55 @@ async def test_another_task_of_the_same_name_is_refused(works: Works) -> None:
     assert [words for _, words in tasks.refused] == [
         "task_id '7f3a' was used for another job; send a new one with each job"
     ]
+
+
+async def test_over_quota_tasks_stay_where_they_are(works: Works) -> None:
+    works.desk.quotas = Quotas(max_waiting=2)
+    tasks = FakeTasks(*({**TASK, "task_id": str(number)} for number in range(3)))
+    assert await make_intake(works, tasks).take() == 2, "no more are taken than there is room for"
+    with pytest.raises(OverQuotaError, match="max_waiting: foreign has 2 jobs"):
+        await make_intake(works, tasks).take()
+    assert (len(tasks.waiting), tasks.refused, tasks.released) == (1, [], [])
+    (job, _) = await works.store.list_jobs("foreign")
+    await works.store.cancel_job(job.id, owner="foreign", now=works.clock.now())
+    assert await make_intake(works, tasks).take() == 1
+
+
+async def test_a_task_for_which_the_last_place_is_gone_meanwhile_comes_again(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def room(*_: object) -> int:
+        return 5
+
+    works.desk.quotas = Quotas(max_waiting=1)
+    tasks = FakeTasks(TASK, {**TASK, "task_id": "second"}, {**TASK, "task_id": "third"})
+    monkeypatch.setattr(JobDesk, "room", room)
+    with pytest.raises(OverQuotaError):
+        await make_intake(works, tasks).take()
+    assert (len(tasks.acknowledged), len(tasks.released), tasks.refused) == (1, 2, [])
+
+
+async def test_while_a_quota_is_used_up_it_is_looked_at_now_and_then(works: Works) -> None:
+    works.desk.quotas = Quotas(max_daily=0)
+    tasks = FakeTasks(TASK)
+    started = works.clock.now()
+    with structlog.testing.capture_logs() as logs:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(make_intake(works, tasks).run())
+            while works.clock.now() < started + dt.timedelta(minutes=1):
+                await works.store.list_kinds()
+            running.cancel()
+    waits = [line for line in logs if line["event"] == "tasks.wait"]
+    assert 6 <= len(waits) <= 8, "once in ten seconds"
+    assert len(tasks.waiting) == 1
+
+
+async def test_an_address_of_the_wrong_type_is_not_repeated(works: Works) -> None:
+    tasks = FakeTasks({**TASK, "image_url": ["https://photos.example.org/?token=s3cret"]})
+    with structlog.testing.capture_logs() as logs:
+        await make_intake(works, tasks).take()
+    assert [words for _, words in tasks.refused] == ["image_url: is not text; write it in quotes"]
+    assert "s3cret" not in repr(logs)
 
 
 async def test_a_database_that_is_away_loses_no_task(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:

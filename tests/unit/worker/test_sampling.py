@@ -175,6 +175,17 @@ async def test_photo_and_answer_of_a_sampled_request_are_shown(start: Start, gre
     assert "r-1" not in text, "an id is no label"
 
 
+async def test_a_request_that_asks_for_it_is_never_kept(start: Start, grey_png: bytes) -> None:
+    samples, _ = shelf(max_bytes=10**6)
+    async with start(samples=samples) as worker:
+        for value in ("1", "0", ""):
+            headers = {**PNG, "x-request-id": "job", "X-Hueshift-No-Sample": value}
+            assert (await worker.client.post("/repair", content=grey_png, headers=headers)).status_code == 200
+        assert samples.show() == []
+        await post(worker.client, grey_png, "live")
+    assert ids(samples) == ["live"]
+
+
 async def test_only_good_answers_are_kept(start: Start, colour_png: bytes) -> None:
     samples, _ = shelf(max_bytes=10**6)
     async with start(samples=samples) as worker:

@@ -1,0 +1,59 @@
+"""What is agreed with owners of jobs: a row each. Whatever is public, only who has a key reads it."""
+
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Path, status
+
+from controlplane.api.access import Owner, UseParts, Writer
+from controlplane.api.owner_schemas import (
+    OwnerAppliedView,
+    OwnerDocument,
+    OwnerView,
+    owner_document,
+    owner_from,
+    owner_view,
+)
+from controlplane.errors import InvalidInputError, NotFoundError
+
+log = structlog.get_logger(__name__)
+
+router = APIRouter(prefix="/v1/job-owners", tags=["jobs"])
+
+Which = Annotated[str, Path(description="The name of the API key.", max_length=63)]
+
+
+@router.get("")
+async def list_owners(parts: UseParts, _: Owner) -> list[OwnerDocument]:
+    """List all agreements, by name; for owners without one the settings hold."""
+    return [owner_document(owner) for owner in await parts.desk.store.list_owners()]
+
+
+@router.get("/{owner}")
+async def show_owner(owner: Which, parts: UseParts, caller: Owner) -> OwnerView:
+    """Show what holds for an owner, and what is used of it; yourself, or one with whom something is agreed."""
+    agreed = await parts.desk.store.find_owner(owner)
+    if agreed is None and owner != caller:
+        known = tuple(each.name for each in await parts.desk.store.list_owners())
+        raise NotFoundError("job owner", owner, known)
+    quotas, usage = await parts.desk.look_up(owner)
+    return owner_view(owner, agreed, quotas, usage)
+
+
+@router.put("/{owner}")
+async def apply_owner(owner: Which, document: OwnerDocument, parts: UseParts, caller: Writer) -> OwnerAppliedView:
+    """Make the document what is agreed with this owner, for jobs that are submitted, or end, from now on."""
+    meant = owner_from(document)
+    if meant.name != owner:
+        raise InvalidInputError("owner", f"{meant.name!r} is not the {owner!r} of the path", f"write owner: {owner}")
+    changed = await parts.desk.store.apply_owner(meant, now=parts.clock.now())
+    if changed:
+        log.info("job_owner.applied", owner=owner, by=caller.name)
+    return OwnerAppliedView(owner=owner, changed=changed, words=f"{owner} is {'applied' if changed else 'unchanged'}")
+
+
+@router.delete("/{owner}", status_code=status.HTTP_204_NO_CONTENT)
+async def delete_owner(owner: Which, parts: UseParts, caller: Writer) -> None:
+    """Have the settings hold for this owner again."""
+    await parts.desk.store.delete_owner(owner)
+    log.info("job_owner.deleted", owner=owner, by=caller.name)
