@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
+import hashlib
 import json
 import logging
 import secrets
@@ -28,9 +29,8 @@ from controlplane.blobs.directory import DirectoryBlobs
 from controlplane.broker.rabbitmq import PREFIX, RabbitQueue
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import InvalidInputError, UnavailableError
-from controlplane.jobs. import picture_of
 from controlplane.jobs.dispatcher import Dispatcher
-from controlplane.jobs.model import Coloured, Job, JobId, JobKind
+from controlplane.jobs.model import Coloured, Job, JobId, JobKind, Picture
 from controlplane.jobs.ports import JobQueue, NewJob
 from controlplane.jobs.relay import OutboxRelay
 from controlplane.lab.job_pictures import NONCE_BYTES, coloured, photo
@@ -52,6 +52,9 @@ OWNER: Final = "bench"
 PHOTO: Final = photo(1)
 PHOTO_KEY: Final = "photos/bench"
 """One photo for all: it is read for each job, as theirs would be."""
+PICTURE: Final = Picture(
+    key=PHOTO_KEY, media_type="image/png", size_bytes=len(PHOTO), sha256=hashlib.sha256(PHOTO).hexdigest()
+)
 ANSWER: Final = Coloured(coloured(PHOTO, bytes(NONCE_BYTES)), "image/png", "v1")
 
 
@@ -177,7 +180,7 @@ class _Bench:
             model=self.kind.models[0],
             size=self.kind.default_px,
             vip=vip,
-            photo=picture_of(PHOTO_KEY, PHOTO),
+            photo=PICTURE,
             request=job,
         )
         await self.store.submit(new, key=None, now=self.clock.now())
