@@ -10,7 +10,7 @@ PROTOS := $(sort $(wildcard protos/*.proto))
 PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-torch test-rabbitmq4 lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-ddcolor bench-gpu torch soak clean
+.PHONY: help venv demo test test-torch test-rabbitmq4 lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-ddcolor bench-gpu torch soak clean
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
@@ -62,7 +62,7 @@ bootstrap: venv ## write deploy/envoy-bootstrap.yaml anew
 lock: ## compile requirements.lock and the images' locks anew (ARGS=--upgrade takes newer versions)
 	@$(PYTHON) deploy/setup_venv.py lock $(ARGS)
 
-bench: bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload ## all benches
+bench: bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs ## all benches
 
 bench-rollback: venv ## seconds from a version's first bad response to its last
 	@$(HUESHIFT) bench rollback $(ARGS)
@@ -85,15 +85,19 @@ bench-worker: venv ## a worker's request at 512 x 512: CPU beside the network
 bench-overload: venv ## 200 clients at ten times a worker's capacity: p99 of the served, refusals, memory, SIGTERM
 	@$(HUESHIFT) bench overload $(ARGS)
 
+bench-jobs: venv ## jobs through RabbitMQ and SQL: CPU per job, jobs per second, a VIP's wait behind 5,000
+	@$(HUESHIFT) bench jobs $(ARGS)
+
 bench-ddcolor: torch ## DDColor on this CPU: gain over the published way, seconds and memory at four sizes
 	@$(TORCH) -m inference_worker models bench $(ARGS)
 
 bench-gpu: torch ## the same on a CUDA device, with a python that has a CUDA torch (TORCH=python); loudly skipped without one
 	@$(TORCH) -m inference_worker models bench --device cuda $(ARGS)
 
-soak: venv torch ## 100,000 conversations of xDS clients; rollouts, with the control plane killed at random; a broker down for a minute; large DDColor
+soak: venv torch ## 100,000 conversations of xDS clients; rollouts and 10,000 jobs, with all they need killed at random; a broker down for a minute; large DDColor
 	@$(HUESHIFT) soak --sequences 100000
 	@$(HUESHIFT) soak $(ARGS)
+	@$(HUESHIFT) soak --jobs 10000 --workers-away 300
 	@$(VENV)/pytest tests/integration -m slow -s
 	@$(TORCH) -m pytest tests/torch -m 'torch and slow'
 

@@ -126,7 +126,7 @@ class RabbitQueue:
                 names = collections.deque(queues)
                 while names and len(found) < min(limit, MAX_BATCH):  # one of each queue in turn
                     name = names.popleft()
-                    message = await (await link.queue(_name(name, vip=vip))).get(fail=False)
+                    message = await _next(await link.queue(_name(name, vip=vip)))
                     if message is None:
                         continue
                     names.append(name)
@@ -161,7 +161,7 @@ class RabbitQueue:
             tasks = await link.queue(TASKS)
             await link.queue(DEAD_TASKS)
             found: list[ForeignTask] = []
-            while len(found) < limit and (message := await tasks.get(fail=False)) is not None:
+            while len(found) < limit and (message := await _next(tasks)) is not None:
                 found.append(ForeignTask(message.body, message))
             return tuple(found)
 
@@ -211,7 +211,7 @@ class RabbitQueue:
     async def _connected(self) -> _Link:
         async with self._lock:
             if self._link is None or self._link.connection.is_closed:
-                connection = await aio_pika.connect(self._url, timeout=TIMEOUT_S)
+                connection = await aio_pika.connect(self._url)
                 try:
                     publishing = await connection.channel(publisher_confirms=True, on_return_raises=True)
                     link = _Link(connection, publishing, await connection.channel(publisher_confirms=False))
@@ -237,6 +237,12 @@ class RabbitQueue:
         return UnavailableError(f"{SETTING}: {self._who} cannot be used ({words}); jobs are kept until it can")
 
 
+async def _next(queue: AbstractQueue) -> AbstractIncomingMessage | None:
+    # Without the library's own timeout: it waits by `asyncio.wait_for`, which in Python 3.11 swallows a cancel that
+    # comes together with the answer, and then no stop would ever reach the loop that asked.
+    return await queue.get(fail=False, timeout=None)
+
+
 def _name(queue: str, *, vip: bool) -> str:
     return f"{PREFIX}{queue}.vip" if vip else f"{PREFIX}{queue}"
 
@@ -255,7 +261,7 @@ async def _send(link: _Link, name: str, job: JobId, words: str = "") -> None:
 async def _look(dead: AbstractQueue, limit: int) -> list[AbstractIncomingMessage]:
     """Return what lies in a queue, and leave it there."""
     seen: list[AbstractIncomingMessage] = []
-    while len(seen) < limit and (message := await dead.get(fail=False)) is not None:
+    while len(seen) < limit and (message := await _next(dead)) is not None:
         seen.append(message)
     for message in seen:
         await message.nack(requeue=True)

@@ -162,8 +162,43 @@ def overload(
     _run("bench_overload", seconds=seconds, queue=queue, json_file=json)
 
 
+@bench.command("jobs")
+def bench_jobs(
+    count: Annotated[int, typer.Option("--jobs", min=10, max=1_000_000, help="How many are in the crowd.")] = 5_000,
+    queue_url: Annotated[
+        str | None,
+        typer.Option(
+            "--queue-url",
+            envvar="HUESHIFT_QUEUE_URL",
+            help="A RabbitMQ that runs; else one is started.",
+            show_default=False,
+        ),
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option("--database-url", help="A PostgreSQL for this bench alone, too.", show_default=False),
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """Put jobs through RabbitMQ and SQL past trivial workers: CPU per job, jobs per second, a VIP's wait.
+
+    Exit code 0 only if a job costs at most 5 ms of CPU, 100 pass in a second, and a VIP behind the crowd starts within
+    2 s.
+    """
+    _run("bench_jobs", jobs=count, queue_url=queue_url, database_url=database_url, json_file=json)
+
+
+class QueueCarrier(enum.StrEnum):
+    """What carries jobs' wake-ups."""
+
+    RABBITMQ = "rabbitmq"
+    SQL = "sql"
+
+
 def soak(
-    kills: Annotated[int | None, typer.Option("--kills", min=1, help="How many.", show_default=False)] = None,
+    kills: Annotated[
+        int | None, typer.Option("--kills", min=1, help="How many; with --jobs, of each part.", show_default=False)
+    ] = None,
     rate: RateOption = None,
     sequences: Annotated[
         int | None,
@@ -171,15 +206,32 @@ def soak(
             "--sequences", min=1, help="Instead, have so many conversations of xDS clients.", show_default=False
         ),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", min=10, help="Instead, hand in so many jobs and kill all they pass through.", show_default=False
+        ),
+    ] = None,
+    workers_away: Annotated[
+        float | None,
+        typer.Option("--workers-away", min=0, help="With --jobs: seconds without any worker.", show_default=False),
+    ] = None,
+    queue: Annotated[
+        QueueCarrier | None, typer.Option("--queue", help="With --jobs: what carries them.", show_default=False)
+    ] = None,
     seed: SeedOption = None,
     json: JsonFile = None,
 ) -> None:
     """Run rollouts and kill the control plane.
 
-    At random moments, again and again; no request may fail.
+    At random moments, again and again; no request may fail. With --jobs, jobs come in instead, and control plane,
+    dispatcher, queue, workers and Envoy are killed: each job must end once, and none may be lost.
     """
     if sequences is not None:
         _run("fuzz", sequences=sequences, seed=seed)
+    if jobs is not None:
+        carrier = None if queue is None else queue.value
+        _run("soak_jobs", jobs=jobs, kills=kills, workers_away=workers_away, queue=carrier, seed=seed, json_file=json)
     _run("soak", kills=kills, rate=rate, seed=seed, json_file=json)
 
 

@@ -27,6 +27,7 @@ from controlplane.jobs.model import (
     GiveUp,
     Job,
     JobKind,
+    JobState,
     Refused,
     after_failure,
     photo_key,
@@ -166,8 +167,8 @@ class Dispatcher:
     async def _work(self, delivery: Delivery) -> None:
         now = self.clock.now()
         job = await self.store.claim_job(delivery.wake_up.job, holder=self.holder, until=now + LEASE, now=now)
-        if job is None:  # a repetition, a job that was cancelled, or of a kind that is drained, whose end wakes it
-            await self.queue.acknowledge(delivery)
+        if job is None:  # a repetition, a job that has ended, or one of a kind that is drained, whose end wakes it
+            await self._set_aside(delivery)
             return
         claim = Claim(job.id, job.attempts)
         with contextlib.suppress(TimeoutError):  # the lease was lost
@@ -184,6 +185,19 @@ class Dispatcher:
                 if words is not None:
                     await self.queue.bury(delivery, words=words)
                     return
+        await self.queue.acknowledge(delivery)
+
+    async def _set_aside(self, delivery: Delivery) -> None:
+        """Answer a wake-up with which nothing is to be done.
+
+        A job that died may be missing among the dead letters, when a kill came between its row and them: better twice
+        there than never.
+        """
+        with contextlib.suppress(NotFoundError):  # deleted
+            job = await self.store.load_job(delivery.wake_up.job)
+            if job.state is JobState.DEAD:
+                await self.queue.bury(delivery, words=job.words)
+                return
         await self.queue.acknowledge(delivery)
 
     async def _give_back(self, claim: Claim) -> None:

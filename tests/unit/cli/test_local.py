@@ -190,6 +190,17 @@ def test_serve_gets_the_settings_of_the_command_line(
         (("soak", "--kills", "2"), "soak", {"kills": 2}),
         (("soak", "--sequences", "9", "--seed", "4"), "fuzz", {"sequences": 9, "seed": 4}),
         (
+            ("soak", "--jobs", "90", "--kills", "2", "--workers-away", "30", "--queue", "sql", "--seed", "4"),
+            "soak_jobs",
+            {"jobs": 90, "kills": 2, "workers_away": 30.0, "queue": "sql", "seed": 4},
+        ),
+        (("bench", "jobs"), "bench_jobs", {"jobs": 5_000}),
+        (
+            ("bench", "jobs", "--jobs", "90", "--queue-url", "amqp://x/", "--database-url", "postgresql://x/y"),
+            "bench_jobs",
+            {"jobs": 90, "queue_url": "amqp://x/", "database_url": "postgresql://x/y"},
+        ),
+        (
             ("simulate", "--scenarios", "s.json", "--seed", "7"),
             "simulate",
             {"scenarios": pathlib.Path("s.json"), "seed": 7},
@@ -231,6 +242,8 @@ def test_a_program_that_is_not_here_is_one_line(cli: Cli, monkeypatch: pytest.Mo
         ("bench_flips", {"flips", "rate", "requests", "json_file"}),
         ("soak", {"kills", "rate", "seed", "json_file"}),
         ("fuzz", {"sequences", "seed"}),
+        ("soak_jobs", {"jobs", "kills", "workers_away", "queue", "seed", "json_file"}),
+        ("bench_jobs", {"jobs", "queue_url", "database_url", "json_file"}),
     ],
 )
 def test_every_option_of_a_program_is_one_that_it_takes(program: str, options: set[str]) -> None:

@@ -36,6 +36,10 @@ class BreakableQueue(SqlQueue):
         self._refuse()
         await super().acknowledge(delivery)
 
+    async def bury(self, delivery: Delivery, *, words: str) -> None:
+        self._refuse()
+        await super().bury(delivery, words=words)
+
     def _refuse(self) -> None:
         if self.away:
             raise UnavailableError("HUESHIFT_QUEUE_URL: the broker is away")

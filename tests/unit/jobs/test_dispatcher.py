@@ -27,7 +27,7 @@ from controlplane.ports import Rollout
 from controlplane.rollout.model import RollbackCause, RolledBack
 from tests.builders import NOW, make_new_rollout, make_spec, make_split
 from tests.job_builders import COLOURED, PHOTO, RESULT, FakeWorkers, Outcome, make_kind, make_new_job, make_picture
-from tests.unit.jobs.conftest import BreakableBlobs, Works
+from tests.unit.jobs.conftest import BreakableBlobs, BreakableQueue, Works
 
 SECOND = dt.timedelta(seconds=1)
 URL = "https://photos.example.org/1.jpg?token=x"
@@ -99,6 +99,24 @@ async def test_a_dead_job_is_among_the_dead_letters_with_its_reason(
     assert dead.state is JobState.DEAD
     assert dead.words.startswith(words)
     assert [(letter.job, letter.words) for letter in await works.queue.dead_letters()] == [(job.id, dead.words)]
+
+
+async def test_a_kill_between_a_dead_jobs_row_and_its_dead_letter_loses_neither(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works.workers.outcomes = [Refused("422: in colour")]
+    job = await works.submit()
+    delivery = await works.take()
+    with monkeypatch.context() as killed:
+        killed.setattr(BreakableQueue, "away", True)
+        with pytest.raises(UnavailableError):
+            await works.dispatcher().work(delivery)
+    assert (await works.load(job.id)).state is JobState.DEAD
+    assert await works.queue.dead_letters() == ()
+    await works.queue.release(delivery)
+    await works.dispatcher().work(await works.take())
+    assert [(letter.job, letter.words) for letter in await works.queue.dead_letters()] == [(job.id, "422: in colour")]
+    assert await works.waiting() == 0
 
 
 async def test_workers_that_are_away_kill_no_job(works: Works) -> None:
