@@ -96,6 +96,14 @@ class Owner:
             before = {"before": found[-1]["id"]}
         return counted
 
+    async def wait_all_ended(self) -> dict[str, int]:
+        async def ask() -> dict[str, int] | None:
+            states = await self.states()
+            return None if states.keys() & {"waiting", "running"} else states
+
+        every = dt.timedelta(seconds=1)
+        return await wait_for_answer(ask, what="the end of all jobs", clock=CLOCK, at_most=2 * PATIENCE, every=every)
+
 
 @contextlib.asynccontextmanager
 async def running_stack(folder: pathlib.Path, worker: PictureWorker, **settings: str) -> AsyncIterator[Stack]:
