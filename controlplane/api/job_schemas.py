@@ -10,10 +10,12 @@ from controlplane.api.answers import View
 from controlplane.api.documents import load_documents
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES, Document, Span, known_fields
+from controlplane.errors import InvalidInputError
 from controlplane.jobs.model import DEFAULT_KEEP, Job, JobKind, Picture, removed_words
 
 DEFAULT_TIMEOUT = dt.timedelta(seconds=300)
 DEFAULT_ATTEMPTS = 5
+DEAD = "dead"
 
 
 class SizesDocument(Document):
@@ -60,6 +62,8 @@ def kind_from(document: KindDocument) -> JobKind:
         InvalidInputError: A value is out of range.
     """
     sizes = document.sizes
+    if document.queue == DEAD:
+        raise InvalidInputError("queue", f"{DEAD!r} is where jobs lie that died", "choose another name")
     return JobKind(
         name=document.kind,
         workflow=document.workflow,

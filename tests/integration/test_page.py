@@ -100,6 +100,20 @@ def worker_of(place: Place) -> int:
     return place.worker.pid
 
 
+async def test_the_figures_of_kinds_and_versions_are_shown_while_they_are_open(visit: Visit, place: Place) -> None:
+    page = visit.page
+    await enter(page, place.key)
+    await place.submit(0)
+    await expect(page.locator("#sum")).to_have_text("1 done")
+    await page.get_by_text("How the jobs do").click()
+    rows = page.get_by_role("region", name="Figures of kinds and versions").get_by_role("row")
+    await expect(rows.filter(has=page.get_by_role("rowheader", name="photo"))).to_contain_text("%")
+    await expect(rows.filter(has=page.get_by_role("rowheader", name="v1"))).to_contain_text(" s / ")
+    assert await barriers(page) == []
+    await page.get_by_label("Of the last").select_option("week")
+    await expect(rows.filter(has=page.get_by_role("rowheader", name="v1"))).to_contain_text(" s / ")
+
+
 async def test_photos_are_dropped_followed_compared_and_downloaded(visit: Visit, place: Place) -> None:
     page, photos = visit.page, place.photos[:3]
     await enter(page, place.key)

@@ -3,6 +3,7 @@
 import { Problem, ask, askJson, follow, key } from "./api.js";
 import { Card, FINAL } from "./cards.js";
 import { Compare } from "./compare.js";
+import { Figures } from "./figures.js";
 import { Thumbnails, fetchPicture } from "./pictures.js";
 import { Uploads } from "./uploads.js";
 
@@ -38,6 +39,7 @@ let isWhole = false; // the oldest job is listed
 
 const thumbnails = new Thumbnails();
 const compare = new Compare({ onDownload: download });
+const figures = new Figures(byId("figures"));
 
 function rememberName(job, name) {
   names[job] = name;
@@ -326,6 +328,7 @@ function leave(words, { keepsKey = false } = {}) {
   jobs.clear();
   isWhole = false;
   if (byId("compare").open) byId("compare").close();
+  figures.close();
   for (const id of ["work", "leave", "link"]) show(id, false);
   show("enter", true);
   say("key-problem", words);

@@ -72,6 +72,7 @@ async def test_a_kind_is_read_back_with_its_defaults_filled_in(http: httpx.Async
     ("changes", "field"),
     [
         ({"kind": "Person"}, "kind"),
+        ({"queue": "dead"}, "queue"),
         ({"kind": "other"}, "kind"),
         ({"workflow": ""}, "workflow"),
         ({"models": []}, "models"),
