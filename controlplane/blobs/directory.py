@@ -113,10 +113,10 @@ class DirectoryBlobs:
 def _open_part(folder: pathlib.Path) -> tuple[int, str]:
     """Make a file, mode 0600, in *folder*, which somebody who deleted its last blob may remove at this moment."""
     for left in reversed(range(TRIES)):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             return tempfile.mkstemp(dir=folder, prefix=PART)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):  # the latter, when it went while mkdir looked what was in the way
             if not left:
                 raise
     raise AssertionError  # not reached

@@ -10,6 +10,7 @@ import random
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import wait_for_answer
@@ -128,7 +129,8 @@ async def test_figures_metrics_and_drains_are_the_rows_after_a_restart_too(tmp_p
             waiting = await owner.submit(1001)
             await stack.kill_control_plane()
             await stack.start_control_plane()
-            assert await metric(stack, "hueshift_job_attempts_total", "done") == PHOTOS, "as before the kill"
+            samples = await read_metrics(stack)
+            assert value_of(samples, "hueshift_job_attempts_total", "done") == PHOTOS, "as before the kill"
             queues = (await owner.ask("GET", "/v1/job-queues")).json()["queues"]
             assert [(each["drained"], each["waiting"], each["running"]) for each in queues] == [(["photo"], 2, 0)]
             assert (await owner.ask("PUT", "/v1/job-drains", json={"on": False})).status_code == 200
@@ -143,27 +145,31 @@ async def check_figures(owner: Owner, stack: Stack) -> None:
     (version,) = kind["versions"]
     assert (version["version"], version["done"], version["dead"]) == ("v1", PHOTOS, 1)
     assert 0 < version["run"]["p50_s"] <= version["run"]["p95_s"]
-    assert await metric(stack, "hueshift_job_attempts_total", "done") == PHOTOS
-    assert await metric(stack, "hueshift_job_run_seconds_count", "v1") == PHOTOS
-    assert await metric(stack, "hueshift_job_wait_seconds_count", "photo") == PHOTOS + 1
-    assert await metric(stack, "hueshift_job_dead_letters", "photo") == 1
+    samples = await read_metrics(stack)
+    assert value_of(samples, "hueshift_job_attempts_total", "done") == PHOTOS
+    assert value_of(samples, "hueshift_job_run_seconds_count", "v1") == PHOTOS
+    assert value_of(samples, "hueshift_job_wait_seconds_count", "photo") == PHOTOS + 1
+    assert value_of(samples, "hueshift_job_dead_letters", "photo") == 1
 
 
 async def _is(owner: Owner, job: str, state: str) -> bool:
     return await owner.state(job) == state
 
 
-async def metric(stack: Stack, name: str, label: str) -> float:
-    """Return a sample by a label's value, once the control plane has read the rows after now."""
+async def read_metrics(stack: Stack) -> list[Sample]:
+    """Return all samples, once the control plane has read the rows after now."""
     begun = CLOCK.now().timestamp()
 
-    async def once() -> float | None:
+    async def once() -> list[Sample] | None:
         async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
             text = (await client.get(f"http://127.0.0.1:{stack.ports.api}/metrics")).text
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         read = [each.value for each in samples if each.name == "hueshift_job_read_timestamp_seconds"]
-        if not read or read[0] < begun:
-            return None
-        return sum(each.value for each in samples if each.name == name and label in each.labels.values())
+        return samples if read and read[0] >= begun else None
 
-    return await wait_for_answer(once, what=f"{name} of now", clock=CLOCK, at_most=SOON)
+    return await wait_for_answer(once, what="metrics of now", clock=CLOCK, at_most=SOON)
+
+
+def value_of(samples: list[Sample], name: str, label: str) -> float:
+    """Return what is told under a label's value."""
+    return sum(each.value for each in samples if each.name == name and label in each.labels.values())
