@@ -17,7 +17,7 @@ from controlplane.jobs.ports import MAX_LISTED, StoredBlob
 
 PART: Final = ".part-"
 """What the name of a file begins with that is being written, or was when its process was killed."""
-TRIES: Final = 3
+TRIES: Final = 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
