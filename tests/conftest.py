@@ -10,16 +10,34 @@ import pytest
 collect_ignore = [] if importlib.util.find_spec("torch") else ["torch"]
 
 
+OF_JOBS = frozenset(
+    {
+        "test_batch.py",
+        "test_bench_jobs.py",
+        "test_fetching.py",
+        "test_job_callbacks.py",
+        "test_job_queue.py",
+        "test_job_rollback.py",
+        "test_jobs.py",
+        "test_kafka_queue.py",
+        "test_mail_and_chat.py",
+        "test_page.py",
+        "test_webhooks.py",
+    }
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """pyproject.toml disables sockets for all tests; those that start real servers get loopback back.
 
     With several processes (`make test`) one of them runs all of those, one after the other: two fleets of Envoys on one
-    machine would only wait for each other. The other processes meanwhile run what waits for nobody.
+    machine would only wait for each other. Another one runs those of jobs, which wait for brokers and back-offs more
+    than they work, and then, as all others do, what waits for nobody.
     """
     for item in items:
         if item.get_closest_marker("integration"):
             item.add_marker(pytest.mark.allow_hosts(["127.0.0.1", "::1", "localhost"]))
-            item.add_marker(pytest.mark.xdist_group("servers"))
+            item.add_marker(pytest.mark.xdist_group("jobs" if item.path.name in OF_JOBS else "servers"))
 
 
 @pytest.hookimpl(wrapper=True)
