@@ -6,10 +6,11 @@ import datetime as dt
 import json
 import pathlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import aio_pika
 import httpx
+import pika
 import pytest
 
 from controlplane.clock import SystemClock
@@ -161,6 +162,20 @@ async def test_every_job_ends_once_whatever_is_killed(tmp_path: pathlib.Path, ca
     assert report.audit.repeated > 0, "no kill has met a job"
 
 
+def publish_like_the_article(url: str, tasks: Sequence[Mapping[str, object]]) -> None:
+    """Do what the article's producer does, with its library and none of ours."""
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        channel.queue_declare(queue="photo_repair_tasks", durable=True)
+        for task in tasks:
+            channel.basic_publish(
+                exchange="",
+                routing_key="photo_repair_tasks",
+                body=json.dumps(task),
+                properties=pika.BasicProperties(delivery_mode=2),
+            )
+
+
 async def test_the_articles_message_of_a_foreign_producer_ends_in_done(tmp_path: pathlib.Path) -> None:
     with running_worker(photos={"/old.jpg": photo(7)}) as worker:
         async with running_rabbitmq() as rabbit:
@@ -180,12 +195,10 @@ async def test_the_articles_message_of_a_foreign_producer_ends_in_done(tmp_path:
                     "workflow_type": "DDColor人物黑白修复.json",
                     "parameters": {"size": 680, "model": "ddcolor-imagenet"},
                 }
+                too_large = {**task, "task_id": "8", "parameters": {"size": 9000}}
+                await asyncio.to_thread(publish_like_the_article, vhost, [task, task, too_large])
                 async with await aio_pika.connect(vhost) as connection:
                     channel = await connection.channel()
-                    await channel.declare_queue("photo_repair_tasks", durable=True)
-                    for body in (task, task, {**task, "task_id": "8", "parameters": {"size": 9000}}):
-                        message = aio_pika.Message(json.dumps(body).encode(), delivery_mode=2)
-                        await channel.default_exchange.publish(message, "photo_repair_tasks")
                     await wait_until(lambda: _count(owner, {"done": 1}), "the task is done")
                     refused = await (await channel.get_queue("photo_repair_tasks.dead")).get()
                     assert refused is not None
