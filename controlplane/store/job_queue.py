@@ -43,29 +43,21 @@ class SqlQueue:
         now = self.clock.now()
         table = job_message
         visible = sa.or_(table.c.taken_until.is_(None), table.c.taken_until < now)
-        query = (
-            sa.select(table)
+        first = (
+            sa.select(table.c.number)
             .where(table.c.queue.in_(queues), _LIVE, visible)
             .order_by(table.c.vip.desc(), table.c.number)
             .limit(min(limit, MAX_BATCH))
             .with_for_update(skip_locked=True)
+            .cte("first")  # found once: a plain subquery might be asked again, and then take more than the limit
         )
-
-        def work(tx: Tx) -> tuple[Delivery, ...]:
-            rows = tx.conn.execute(query).all()
-            numbers = [row.number for row in rows]
-            if numbers:
-                taken = {"taken_until": now + self.taken_for, "taken": table.c.taken + 1}
-                tx.conn.execute(table.update().where(table.c.number.in_(numbers)).values(taken))
-            return tuple(
-                Delivery(WakeUp(JobId(row.job), row.queue, row.vip), (row.number, row.taken + 1)) for row in rows
-            )
-
-        return await self.database.write(work)
+        taken = {"taken_until": now + self.taken_for, "taken": table.c.taken + 1}
+        change = table.update().where(table.c.number.in_(sa.select(first.c.number))).values(taken).returning(table)
+        rows = sorted(await self.database.run(change), key=lambda row: (not row.vip, row.number))
+        return tuple(Delivery(WakeUp(JobId(row.job), row.queue, row.vip), (row.number, row.taken)) for row in rows)
 
     async def acknowledge(self, delivery: Delivery) -> None:
-        removal = job_message.delete().where(_is(delivery))
-        await self.database.write(lambda tx: tx.conn.execute(removal).rowcount)
+        await self.database.run(job_message.delete().where(_is(delivery)))
 
     async def release(self, delivery: Delivery) -> None:
         change = job_message.update().where(_is(delivery)).values(taken_until=None)
