@@ -16,7 +16,7 @@ import dataclasses
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -95,7 +95,7 @@ class Runner(Protocol):
     async def write(self, work: Callable[[Tx], T], *, origin: str) -> T:
         """Run *work* and commit, or roll everything back; tell other processes what it announced, as *origin*'s."""
 
-    async def run(self, statement: sa.UpdateBase) -> Sequence[sa.Row[Any]]:
+    async def run(self, statement: sa.UpdateBase, facts: Mapping[str, object]) -> Sequence[sa.Row[Any]]:
         """Run one statement, a transaction of its own that announces nothing; return its rows, if it returns some."""
 
     async def close(self) -> None:
@@ -144,21 +144,20 @@ class Database:
         self.board.announce(*topics)
         return value
 
-    async def run(self, statement: sa.UpdateBase) -> Sequence[sa.Row[Any]]:
+    async def run(self, statement: sa.UpdateBase, facts: Mapping[str, object]) -> Sequence[sa.Row[Any]]:
         """Run one statement that announces nothing, at about half of what `write` costs; return its rows, if any.
 
         Raises:
             UnavailableError: The database does not answer.
         """
         try:
-            return await self.runner.run(statement)
+            return await self.runner.run(statement, facts)
         except ERRORS as exc:
             raise translate(exc, self.url) from exc
 
     async def close(self) -> None:
         """Close all connections."""
         await self.runner.close()
-
 
 
 def translate(exc: Exception, url: sa.URL) -> ControlPlaneError:
@@ -220,9 +219,9 @@ class SqliteRunner:
         del origin
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._run, work, False)
 
-    async def run(self, statement: sa.UpdateBase) -> Sequence[sa.Row[Any]]:
+    async def run(self, statement: sa.UpdateBase, facts: Mapping[str, object]) -> Sequence[sa.Row[Any]]:
         """Run one statement."""
-        return await self.write(lambda tx: _rows(tx.conn.execute(statement)), origin="")
+        return await self.write(lambda tx: _rows(tx.conn.execute(statement, facts)), origin="")
 
     async def close(self) -> None:
         """Wait for what runs, then close all connections."""
@@ -278,9 +277,9 @@ class PostgresRunner:
         """Run *work*, notify and commit."""
         return await self._repeat(self._engine, work, origin)
 
-    async def run(self, statement: sa.UpdateBase) -> Sequence[sa.Row[Any]]:
+    async def run(self, statement: sa.UpdateBase, facts: Mapping[str, object]) -> Sequence[sa.Row[Any]]:
         """Run one statement, without the way there and back that BEGIN and COMMIT take each."""
-        return await self._repeat(self._singles, lambda tx: _rows(tx.conn.execute(statement)), "")
+        return await self._repeat(self._singles, lambda tx: _rows(tx.conn.execute(statement, facts)), "")
 
     async def close(self) -> None:
         """Close all connections."""

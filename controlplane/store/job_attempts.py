@@ -11,7 +11,7 @@ from controlplane.jobs.owners import keep_for
 from controlplane.jobs.ports import MAX_BATCH, EndedAttempt, OutboxEntry, WakeUp
 from controlplane.store.engine import Tx
 from controlplane.store.job_callbacks import has_callbacks, record_end
-from controlplane.store.job_drains import DRAINED, DRAINED_KINDS
+from controlplane.store.job_drains import DRAINED
 from controlplane.store.job_rows import job_of, wake
 from controlplane.store.job_tables import job, job_attempt, job_kind, job_outbox, job_owner
 from controlplane.store.queries import Part
@@ -44,9 +44,6 @@ class SqlAttempts(Part):
         await self.database.write(lambda tx: tx.conn.execute(removal).rowcount)
 
     # -- attempts ------------------------------------------------------------------------------------------------------
-
-    async def list_drained(self) -> frozenset[str]:
-        return await self.database.read(lambda tx: frozenset(tx.conn.scalars(DRAINED_KINDS)))
 
     async def claim_job(self, job: JobId, *, holder: str, until: dt.datetime, now: dt.datetime) -> Job | None:
         facts = {"of": job, "by": holder, "until": until, "now": now}
