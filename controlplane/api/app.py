@@ -1,22 +1,15 @@
-"""The REST API: one factory, one table from errors to HTTP statuses.
-
-Every refusal is a JSON body with one line in ``error`` that names the field and the fix.
-"""
+"""The REST API: one factory for all of its routes."""
 
 import http
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
-import structlog
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from starlette.exceptions import HTTPException
 
 from controlplane.api import (
     callback_routes,
+    event_stream,
     explanations,
     fleet,
     job_events,
@@ -29,111 +22,65 @@ from controlplane.api import (
     recent,
     replays,
     rollouts,
+    series,
     services,
 )
-from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
-from controlplane.api.answers import ErrorView, Problem
+from controlplane.api.access import BodyLimit, Parts
+from controlplane.api.answers import ProblemView
 from controlplane.api.discovery import Discovery, make_router
 from controlplane.api.job_metrics import JobCollector
 from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
-from controlplane.api.problems import from_pydantic
-from controlplane.api.schemas import EXAMPLES, known_fields
+from controlplane.api.refusals import PROBLEM_TYPE, STATUS, add_refusals
 from controlplane.api.sse import Streams
 from controlplane.clock import Clock
-from controlplane.controller.inspection import Inspector
-from controlplane.controller.preview import Preview
-from controlplane.errors import (
-    ConflictError,
-    ControlPlaneError,
-    ForbiddenError,
-    GoneError,
-    InvalidInputError,
-    NotFoundError,
-    OverQuotaError,
-    StaleWriteError,
-    TooManyError,
-    UnauthorizedError,
-    UnavailableError,
-)
-from controlplane.jobs.callback_desk import CallbackDesk
-from controlplane.jobs.desk import JobDesk
-from controlplane.jobs.feed import JobFeed
-from controlplane.jobs.overseer import Overseer
 from controlplane.pictures.facts import MAX_PHOTO_BYTES
-from controlplane.ports import Store
 
-log = structlog.get_logger(__name__)
-
-STATUS: Mapping[type[ControlPlaneError], http.HTTPStatus] = {
-    InvalidInputError: http.HTTPStatus.UNPROCESSABLE_ENTITY,
-    NotFoundError: http.HTTPStatus.NOT_FOUND,
-    ConflictError: http.HTTPStatus.CONFLICT,
-    StaleWriteError: http.HTTPStatus.CONFLICT,
-    UnavailableError: http.HTTPStatus.SERVICE_UNAVAILABLE,
-    TooManyError: http.HTTPStatus.TOO_MANY_REQUESTS,
-    UnauthorizedError: http.HTTPStatus.UNAUTHORIZED,
-    ForbiddenError: http.HTTPStatus.FORBIDDEN,
-    GoneError: http.HTTPStatus.GONE,
-    OverQuotaError: http.HTTPStatus.TOO_MANY_REQUESTS,
-}
-"""The one place where an error gets its status."""
-
-RETRY_AFTER_S = 2
 MAX_BODY_BYTES = 1024 * 1024
 
-_WORDS: Mapping[int, str] = {
-    400: "body: cannot be read; send valid JSON in UTF-8",
-    404: "there is nothing at this path; GET /openapi.json lists what there is",
-    405: "this path does not take that method; GET /openapi.json lists what it takes",
-}
+ROUTED: Final = (
+    services,
+    rollouts,
+    explanations,
+    quality,
+    replays,
+    recent,
+    fleet,
+    job_events,
+    job_routes,
+    job_operations,
+    kinds,
+    owners,
+    callback_routes,
+    operations,
+    event_stream,
+    series,
+)
+"""The modules whose routes make up the API."""
+
 _DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    status.value: {"model": ErrorView, "description": status.phrase}
+    status.value: {
+        "model": ProblemView,
+        "description": status.phrase,
+        "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemView"}}},
+    }
     for status in sorted({*STATUS.values(), http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
 }
 
 
-async def _nothing_missing() -> Sequence[str]:
-    return ()
-
-
-def create_app(  # noqa: PLR0913 - one per thing that the API stands on
+def create_app(
+    parts: Parts,
     *,
-    store: Store,
-    clock: Clock,
     registry: CollectorRegistry,
-    authenticate: Authenticate,
-    inspector: Inspector,
-    desk: JobDesk,
-    callbacks: CallbackDesk,
-    feed: JobFeed,
-    overseer: Overseer,
-    missing: Missing = _nothing_missing,
-    public_reads: bool = False,
-    certificates: Certificates | None = None,
-    preview: Preview | None = None,
     discovery: Discovery | None = None,
-    compares_pictures: bool = True,
     pages: Callable[[FastAPI], None] | None = None,
 ) -> FastAPI:
     """Build the API.
 
     Args:
-        store: What remembers.
-        clock: What tells the time.
+        parts: What the routes need.
         registry: Where /metrics reads, and where the API's own counters go.
-        inspector: Knows what each Envoy runs.
-        desk: Where jobs are handed in and collected.
-        callbacks: Where owners say whom they want told of their jobs' ends.
-        feed: Tells what becomes of them; somebody has to run it.
-        overseer: Who looks after them.
-        authenticate: Tells whose API key it is; `auth.keys.KeyRing.authenticate`.
-        missing: What /readyz reports.
-        public_reads: Whether reading needs no key.
-        certificates: Those that listeners may name; None where this process does not know.
-        preview: Tries declarations before they are stored; None stores what the documents' own checks let through.
         discovery: What answers Envoys that poll; without it those paths are not there.
-        compares_pictures: Whether objectives about pictures can be kept here: the extra `quality` is installed.
         pages: Adds the web pages; without it there are none.
     """
     app = FastAPI(
@@ -145,49 +92,20 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         redoc_url=None,
         responses=_DOCUMENTED,
     )
-    app.state.parts = Parts(
-        store=store,
-        clock=clock,
-        authenticate=authenticate,
-        missing=missing,
-        public_reads=public_reads,
-        certificates=certificates,
-        preview=preview,
-        inspector=inspector,
-        desk=desk,
-        callbacks=callbacks,
-        feed=feed,
-        overseer=overseer,
-        compares_pictures=compares_pictures,
-    )
+    app.state.parts = parts
     app.state.registry = registry
-    registry.register(JobCollector(overseer.meter))
+    registry.register(JobCollector(parts.overseer.meter))
     app.state.watchers = 0
     app.state.replays = 0
     app.state.uploads = 0
     app.state.streams = Streams(registry)
-    for router in (
-        services.router,
-        rollouts.router,
-        explanations.router,
-        quality.router,
-        replays.router,
-        recent.router,
-        fleet.router,
-        job_events.router,
-        job_routes.router,
-        job_operations.router,
-        kinds.router,
-        owners.router,
-        callback_routes.router,
-        operations.router,
-    ):
-        app.include_router(router)
+    for module in ROUTED:
+        app.include_router(module.router)
     if discovery is not None:
         app.include_router(make_router(discovery))
     if pages is not None:
         pages(app)
-    _finish(app, registry, clock)
+    _finish(app, registry, parts.clock)
     return app
 
 
@@ -200,68 +118,6 @@ def create_discovery_app(*, discovery: Discovery, registry: CollectorRegistry, c
 
 
 def _finish(app: FastAPI, registry: CollectorRegistry, clock: Clock) -> None:
-    app.add_exception_handler(ControlPlaneError, _refused)
-    app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(HTTPException, _not_served)
-    app.add_exception_handler(Exception, _crashed)
+    add_refusals(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, larger={JOBS: MAX_PHOTO_BYTES + MAX_BODY_BYTES})
     app.add_middleware(RequestMetrics, registry=registry, clock=clock)
-
-
-async def _refused(_: Request, exc: Exception) -> JSONResponse:
-    status = next((code for kind, code in STATUS.items() if isinstance(exc, kind)), None)
-    if status is None:
-        return _answer(http.HTTPStatus.INTERNAL_SERVER_ERROR, ErrorView(code="internal", error=str(exc)))
-    headers = {}
-    if status == http.HTTPStatus.SERVICE_UNAVAILABLE or isinstance(exc, TooManyError):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
-    if status == http.HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(exc, OverQuotaError) and exc.retry_after is not None:
-        headers["Retry-After"] = str(math.ceil(exc.retry_after.total_seconds()))
-    return _answer(status, _error_view(exc, status), headers)
-
-
-def _error_view(exc: Exception, status: http.HTTPStatus) -> ErrorView:
-    code = status.phrase.lower().replace(" ", "_")
-    if isinstance(exc, InvalidInputError):
-        problems = [Problem(error=str(one), field=one.field, fix=one.fix) for one in exc.problems]
-        return ErrorView(code="invalid_input", error=str(exc), field=exc.field, fix=exc.fix, problems=problems)
-    if isinstance(exc, OverQuotaError):
-        return ErrorView(code="over_quota", error=str(exc), field=exc.quota, fix=exc.fix)
-    field = exc.kind if isinstance(exc, NotFoundError) else None
-    return ErrorView(code=code, error=str(exc), field=field)
-
-
-async def _malformed(request: Request, exc: Exception) -> JSONResponse:
-    if not isinstance(exc, RequestValidationError):
-        raise exc
-    errors = [{**error, "loc": error["loc"][1:]} for error in exc.errors()]
-    if isinstance(exc.body, bytes):
-        wrong: InvalidInputError = InvalidInputError(
-            "body", "is not JSON", "send it with Content-Type: application/json"
-        )
-    elif all(error["loc"][0] == "body" for error in exc.errors()):
-        wrong = from_pydantic(errors, exc.body, known=known_fields(), examples=EXAMPLES, root="body")
-    else:
-        wrong = from_pydantic(errors, None, known=(), examples=EXAMPLES, root="request")
-    return await _refused(request, wrong)
-
-
-async def _not_served(_: Request, exc: Exception) -> JSONResponse:
-    if not isinstance(exc, HTTPException):
-        raise exc
-    status = http.HTTPStatus(exc.status_code)
-    words = _WORDS.get(status.value, str(exc.detail))
-    code = status.phrase.lower().replace(" ", "_")
-    return _answer(status, ErrorView(code=code, error=words), dict(exc.headers or {}))
-
-
-async def _crashed(request: Request, exc: Exception) -> JSONResponse:
-    log.error("api.request_crashed", method=request.method, path=request.url.path, exc_info=exc)
-    words = "internal error; nothing is known to have changed, and the log of `hueshift serve` has the details"
-    return _answer(http.HTTPStatus.INTERNAL_SERVER_ERROR, ErrorView(code="internal", error=words))
-
-
-def _answer(status: http.HTTPStatus, body: ErrorView, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(body.model_dump(exclude_none=True), status_code=status.value, headers=headers)

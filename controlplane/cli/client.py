@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from controlplane.api.answers import ErrorView
+from controlplane.api.answers import Problem
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
@@ -57,6 +57,12 @@ class RefusalError(ControlPlaneError):
         self.lines = lines
         self.retry_after_s = retry_after_s
         """When to come again, if it said so."""
+
+
+class _Refused(Problem):
+    """What a refusal is read for."""
+
+    problems: tuple[Problem, ...] = ()
 
 
 def exit_code(exc: ControlPlaneError) -> ExitCode:
@@ -234,7 +240,7 @@ class Client:
         later = response.headers.get("Retry-After", "")
         after_s = float(later) if later.isascii() and later.isdigit() else None
         try:
-            view = ErrorView.model_validate_json(response.content)
+            view = _Refused.model_validate_json(response.content)
         except ValidationError:
             status = f"{response.status_code} {response.reason_phrase}".strip()
             words = f"{self.url} answered {status}; check HUESHIFT_URL"
@@ -242,5 +248,5 @@ class Client:
         if response.status_code == httpx.codes.UNAUTHORIZED and not self._has_key:
             words = "no API key: set HUESHIFT_API_KEY, or HUESHIFT_API_KEY_FILE to the file that holds it"
             return RefusalError(response.status_code, (words,))
-        lines = tuple(problem.error for problem in view.problems) or (view.error,)
+        lines = tuple(problem.detail for problem in view.problems) or (view.detail,)
         return RefusalError(response.status_code, lines, retry_after_s=after_s)

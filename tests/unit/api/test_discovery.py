@@ -1,5 +1,6 @@
 """Discovery over REST, as HTTP: statuses, one-line refusals, and who is let in."""
 
+import dataclasses
 import json
 
 import httpx
@@ -66,7 +67,7 @@ async def test_others_are_let_in_only_where_a_setting_says_so(peer: str) -> None
         # A forwarded address is what anybody can write.
         answer = await http.post(PATH, json=ENVOY, headers={"X-Forwarded-For": "127.0.0.1"})
     assert answer.status_code == 401
-    assert "HUESHIFT_REST_DISCOVERY=anyone" in answer.json()["error"]
+    assert "HUESHIFT_REST_DISCOVERY=anyone" in answer.json()["detail"]
     assert polls.asked == []
     async with client(polls, peer=peer, loopback_only=False) as http:
         assert (await http.post(PATH, json=ENVOY)).status_code == 304
@@ -77,7 +78,7 @@ async def test_what_is_no_json_is_refused_in_one_line(body: bytes) -> None:
     async with client(Polls()) as http:
         answer = await http.post(PATH, content=body)
     assert answer.status_code == 422
-    assert answer.json()["error"] == "body: is not JSON; send a DiscoveryRequest as JSON"
+    assert answer.json()["detail"] == "body: is not JSON; send a DiscoveryRequest as JSON"
 
 
 async def test_a_body_that_is_too_large_is_refused() -> None:
@@ -86,7 +87,7 @@ async def test_a_body_that_is_too_large_is_refused() -> None:
     async with client(polls) as http:
         answer = await http.post(PATH, content=body)
     assert answer.status_code == 413
-    assert "\n" not in answer.json()["error"]
+    assert "\n" not in answer.json()["detail"]
     assert polls.asked == []
 
 
@@ -101,7 +102,7 @@ async def test_a_body_that_is_too_large_is_refused() -> None:
 async def test_refusals_have_one_line_and_their_status(error: Exception, status: int) -> None:
     async with client(Polls(error=error)) as http:
         answer = await http.post(PATH, json=ENVOY)
-    assert (answer.status_code, answer.json()["error"]) == (status, str(error))
+    assert (answer.status_code, answer.json()["detail"]) == (status, str(error))
     assert ("Retry-After" in answer.headers) == (status == 503)
 
 
@@ -117,18 +118,8 @@ async def test_the_api_has_no_such_paths_unless_asked_for(http: httpx.AsyncClien
 
 
 async def test_the_api_answers_polls_where_asked_for(world: World) -> None:
-    app = create_app(
-        store=world.store,
-        clock=world.clock,
-        registry=CollectorRegistry(),
-        inspector=world.app.state.parts.inspector,
-        desk=world.app.state.parts.desk,
-        callbacks=world.app.state.parts.callbacks,
-        feed=world.feed,
-        overseer=world.app.state.parts.overseer,
-        authenticate=refuse_everybody,
-        discovery=Discovery(polls=Polls()),
-    )
+    parts = dataclasses.replace(world.app.state.parts, authenticate=refuse_everybody)
+    app = create_app(parts, registry=CollectorRegistry(), discovery=Discovery(polls=Polls()))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hueshift.test") as http:
         assert (await http.post(PATH, json=ENVOY)).status_code == 304
         assert (await http.get("/v1/services")).status_code == 401
