@@ -21,7 +21,7 @@ from fastapi.sse import format_sse_event
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.types import Receive, Scope, Send
 
-from controlplane.errors import TooManyError, UnauthorizedError, UnavailableError
+from controlplane.errors import ForbiddenError, NotFoundError, TooManyError, UnauthorizedError, UnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ class Event:
 News: TypeAlias = AsyncGenerator[Event | None, None]
 """Events in order; None when there was none for `KEEP_ALIVE`. Its end is the stream's."""
 StillGood: TypeAlias = Callable[[], Awaitable[object]]
-"""Raises UnauthorizedError when the reader's key is no longer good."""
+"""Raises UnauthorizedError or ForbiddenError when the reader may no longer read."""
 
 
 class Streams:
@@ -141,7 +141,7 @@ class EventStream(Response):
             if turns % ASK_AGAIN == 0:
                 try:
                     await self._still_good()
-                except (UnauthorizedError, UnavailableError):
+                except (UnauthorizedError, ForbiddenError, NotFoundError, UnavailableError):
                     return
             await _send(send, body | {"body": b": still here\n\n" if event is None else event.encode()})
 
