@@ -12,13 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controlplane.api.permissions import RULES, refuse
 from controlplane.api.permissions import Scope as Where
 from controlplane.api.schemas import one_line
-from controlplane.api.sse import StillGood
 from controlplane.auth.parts import AuthParts
 from controlplane.auth.roles import EVERY, PUBLIC, READS_ALL, Principal
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
 from controlplane.errors import InvalidInputError, UnauthorizedError
+from controlplane.events.feed import EventFeed
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.feed import JobFeed
@@ -51,6 +51,8 @@ class Parts:
     callbacks: CallbackDesk
     feed: JobFeed
     """Tells what becomes of jobs; somebody has to run it."""
+    events: EventFeed
+    """Tells what happens to services and rollouts; somebody has to run it, too."""
     overseer: Overseer
     missing: Missing = _nothing_missing
     """What /readyz reports."""
@@ -127,9 +129,9 @@ async def _service_of(parts: Parts, rollout: str) -> str:
 Permitted: TypeAlias = Annotated[Principal, Depends(_permitted)]
 
 
-async def _again(request: Request, parts: UseParts, credentials: _Credentials) -> StillGood:
-    async def ask() -> None:
-        await _permitted(request, parts, credentials)
+async def _again(request: Request, parts: UseParts, credentials: _Credentials) -> Callable[[], Awaitable[Principal]]:
+    async def ask() -> Principal:
+        return await _permitted(request, parts, credentials)
 
     return ask
 
@@ -160,7 +162,7 @@ Writer: TypeAlias = Annotated[Caller, Depends(_caller)]
 """Who changes something, if `permissions.RULES` lets them. Always needs a key."""
 Owner: TypeAlias = Annotated[str, Depends(_owner)]
 """The name of whoever reads what is theirs alone; a key is always needed."""
-StillAllowed: TypeAlias = Annotated[StillGood, Depends(_again)]
+StillAllowed: TypeAlias = Annotated[Callable[[], Awaitable[Principal]], Depends(_again)]
 """Asks again whether whoever asked may still do so, for answers that go on and on."""
 
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from controlplane.api import (
     audit,
     callback_routes,
+    event_stream,
     explanations,
     fleet,
     job_events,
@@ -24,6 +25,7 @@ from controlplane.api import (
     recent,
     replays,
     rollouts,
+    series,
     services,
 )
 from controlplane.api.access import BodyLimit, Parts
@@ -57,6 +59,8 @@ ROUTED: Final = (
     owners,
     callback_routes,
     operations,
+    event_stream,
+    series,
 )
 """The modules whose routes make up the API."""
 

@@ -67,6 +67,8 @@ RULES: Final[Rules] = {
     "GET /v1/services/{name}/status": SEES,
     "GET /v1/services/{name}/traffic": SEES,
     "GET /v1/services/{name}/rollouts": SEES,
+    "GET /v1/services/{name}/series": SEES,
+    "GET /v1/events": LISTED,
     "POST /v1/services/{name}/rollouts": OPERATES,
     "POST /v1/services/{name}/rollout/pause": OPERATES,
     "POST /v1/services/{name}/rollout/resume": OPERATES,

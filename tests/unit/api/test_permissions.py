@@ -23,6 +23,7 @@ TAKES = {
     "viewer of the service": """
         GET /v1/services/{name}  GET /v1/services/{name}/explain  GET /v1/services/{name}/history
         GET /v1/services/{name}/events  GET /v1/services/{name}/status  GET /v1/services/{name}/traffic
+        GET /v1/services/{name}/series
         GET /v1/services/{name}/rollouts  GET /v1/rollouts/{rollout}  POST /v1/rollouts/{rollout}/replay
         GET /v1/rollouts/{rollout}/quality  GET /v1/rollouts/{rollout}/quality/{number}
         GET /v1/rollouts/{rollout}/quality/{number}/pictures/{place}
@@ -46,6 +47,7 @@ TAKES = {
     """,
     "any key": """
         GET /v1/services  GET /v1/job-kinds  GET /v1/job-drains  GET /v1/job-owners/{owner}  GET /v1/audit
+        GET /v1/events
         GET /v1/jobs  POST /v1/jobs  GET /v1/jobs/events  GET /v1/jobs/{job}  DELETE /v1/jobs/{job}
         GET /v1/jobs/{job}/result  GET /v1/jobs/{job}/photo  GET /v1/jobs/{job}/events  GET /v1/jobs/{job}/attempts
         POST /v1/jobs/{job}/cancel  POST /v1/jobs/{job}/retry  GET /v1/job-callbacks
@@ -55,7 +57,7 @@ TAKES = {
 }
 """What each route takes, written down a second time: a change of `RULES` must be meant."""
 
-ENDLESS = {"GET /v1/jobs/events"}
+ENDLESS = {"GET /v1/jobs/events", "GET /v1/events"}
 PLACES = {
     "name": "colorize",
     "rollout": "colorize-1",
