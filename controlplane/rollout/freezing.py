@@ -1,4 +1,4 @@
-"""Freeze windows: times in which no rollout starts and none gets more traffic. Giving traffic back always works. Pure."""
+"""Freeze windows: no rollout starts and none gets more traffic; giving traffic back always works. Pure."""
 
 import dataclasses
 import datetime as dt

@@ -316,7 +316,7 @@ def _undo(
         raise InvalidInputError(
             f"versions.{target}.endpoints", "is empty", "add an endpoint, host:port, and apply the service again"
         )
-    new = NewRollout(service, target, plan_back(spec.plan), (), command.by, command.why, baseline, "undo")
+    new = NewRollout(service, target, plan_back(spec.plan), spec.slos, command.by, command.why, baseline, "undo")
     return Undone(insert_rollout(tx, specs, new, key=key, now=now).id, target, None)
 
 

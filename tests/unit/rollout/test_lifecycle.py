@@ -131,7 +131,9 @@ def table() -> str:
         "are refused. Regenerate with HUESHIFT_REGENERATE=1 and read the difference.",
     ]
     lines += cells(PLAN, SAMPLE_STATES)
-    lines.append("\n\nThe same for a direct rollout, the way back of an undo: 100 % at once, without a bake and a judge.")
+    lines.append(
+        "\n\nThe same for a direct rollout, the way back of an undo: 100 % at once, without a bake and a judge."
+    )
     lines += cells(DIRECT, DIRECT_STATES)
     return "\n".join(lines) + "\n"
 
