@@ -14,6 +14,7 @@ from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
 from controlplane.errors import InvalidInputError, UnauthorizedError
+from controlplane.events.feed import EventFeed
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.feed import JobFeed
@@ -33,6 +34,10 @@ Certificates: TypeAlias = Callable[[], Collection[str]]
 """Tells the names of the certificates that listeners may have."""
 
 
+async def _nothing_missing() -> Sequence[str]:
+    return ()
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What the routes need."""
@@ -40,16 +45,25 @@ class Parts:
     store: Store
     clock: Clock
     authenticate: Authenticate
-    missing: Missing
-    public_reads: bool
+    """Tells whose API key it is; `auth.keys.KeyRing.authenticate`."""
     inspector: Inspector
     desk: JobDesk
     callbacks: CallbackDesk
     feed: JobFeed
+    """Tells what becomes of jobs; somebody has to run it."""
+    events: EventFeed
+    """Tells what happens to services and rollouts; somebody has to run it, too."""
     overseer: Overseer
+    missing: Missing = _nothing_missing
+    """What /readyz reports."""
+    public_reads: bool = False
+    """Whether reading needs no key."""
     certificates: Certificates | None = None
+    """Those that listeners may name; None where this process does not know."""
     preview: Preview | None = None
+    """Tries declarations before they are stored; None stores what the documents' own checks let through."""
     compares_pictures: bool = True
+    """Whether objectives about pictures can be kept here: the extra `quality` is installed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

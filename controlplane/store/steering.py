@@ -194,7 +194,7 @@ def _line_up(tx: Tx, specs: SpecCache, asked: WaitingStart, *, key: str | None, 
         },
     )
     words = with_why(_asked_words(waiting, active, now=now), waiting.why)
-    append_history(tx.conn, [audit(waiting.service, "start", by=waiting.by, words=words, at=now)])
+    append_history(tx.conn, [audit(waiting.service, "queue", by=waiting.by, words=words, at=now)])
     tx.announce(Topic.COMMANDS)
     return waiting
 
@@ -213,12 +213,12 @@ def _same(used: WaitingStart, asked: WaitingStart, key: str) -> WaitingStart:
 
 
 def _asked_words(waiting: WaitingStart, active: Rollout | None, *, now: dt.datetime) -> str:
-    asked = f"start of {waiting.id} to {waiting.candidate} asked for"
+    asked = f"start of {waiting.id} to {waiting.candidate}"
     if not waiting.is_due(now):
-        return f"{asked}, scheduled for {waiting.due_at:%F %T} UTC"
+        return f"{asked} scheduled for {waiting.due_at:%F %T} UTC"
     if waiting.supersede and active is not None:
-        return f"{asked}, in place of {active.id}"
-    return f"{asked}, queued behind {waiting.after}" if waiting.after else f"{asked}, queued"
+        return f"{asked} in place of {active.id}"
+    return f"{asked} queued behind {waiting.after}" if waiting.after else f"{asked} queued"
 
 
 def _begin(tx: Tx, specs: SpecCache, waiting: WaitingStart, new: NewRollout, *, now: dt.datetime) -> Rollout:
@@ -265,7 +265,7 @@ def _dropped(waiting: WaitingStart, words: str, at: dt.datetime) -> HistoryEntry
         rollout=None,
         what="Dropped",
         by="hueshift",
-        words=f"start of {waiting.id} to {waiting.candidate} was given up: {words}",
+        words=f"gave up the start of {waiting.id} to {waiting.candidate}: {words}",
         before="Queued",
         after="Dropped",
     )

@@ -203,7 +203,7 @@ async def test_after_a_rollback_the_queued_one_starts_unless_it_wanted_success(
     if only_after_success:
         assert waiting.end is WaitingEnd.DROPPED
         assert waiting.words == "colorize-1 was rolled back, and it was to start only after success"
-        assert "given up" in (await world.store.history("colorize"))[-1].words
+        assert "gave up the start of colorize-2 to v3" in (await world.store.history("colorize"))[-1].words
     else:
         assert waiting.end is WaitingEnd.STARTED
         assert (await world.store.load(new)).candidate == "v3"
