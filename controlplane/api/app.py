@@ -24,6 +24,7 @@ from controlplane.api import (
     rollouts,
     series,
     services,
+    steering,
 )
 from controlplane.api.access import BodyLimit, Parts
 from controlplane.api.answers import ProblemView
@@ -41,6 +42,7 @@ MAX_BODY_BYTES = 1024 * 1024
 ROUTED: Final = (
     services,
     rollouts,
+    steering,
     explanations,
     quality,
     replays,

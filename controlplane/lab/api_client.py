@@ -88,7 +88,8 @@ class ApiClient:
 
     async def start(self, service: str, *, to: str, plan: Mapping[str, Any] | None = None, why: str = "lab") -> str:
         """Start a rollout, once, however often the request must be repeated; return its id."""
-        body = {"to": to, "why": why, **({"plan": plan} if plan else {})}
+        # A drill tries the same version as often as it likes.
+        body = {"to": to, "why": why, "again": True, **({"plan": plan} if plan else {})}
         return str((await self._ask("POST", f"/v1/services/{service}/rollouts", body))["id"])
 
     async def command(self, service: str, verb: str, *, why: str = "lab", **more: Any) -> None:

@@ -152,7 +152,8 @@ def insert_rollout(
     active = active_rollouts(tx.conn, new.service)
     if active:
         raise ConflictError(
-            f"rollout {active[new.service].id} of {new.service!r} is active; wait until it has ended or abort it"
+            f"rollout {active[new.service].id} of {new.service!r} is active; wait until it has ended (--queue), take"
+            " its place (--supersede), or abort it"
         )
     if not new.plan.direct:
         refuse_frozen(tx.conn, new.service, now=now)
