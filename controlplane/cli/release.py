@@ -61,7 +61,7 @@ def list_services(context: typer.Context, output: OutputOption = Format.TABLE) -
         print("there is no service yet; declare one with: hueshift apply -f FILE")
 
 
-def start(
+def start(  # noqa: PLR0913, PLR0917 - one per option
     context: typer.Context,
     name: Service,
     to: Annotated[str, typer.Option("--to", help="The version that is to get the traffic.")],

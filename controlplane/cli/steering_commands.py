@@ -95,7 +95,10 @@ def unfreeze(
     why: Why = "",
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """End a freeze; what waited for its end goes on. Example: hueshift unfreeze colorize"""
+    """End a freeze; what waited for its end goes on.
+
+    Example: hueshift unfreeze colorize
+    """
     from controlplane.cli import steering  # noqa: PLC0415
 
     steering.unfreeze(surroundings_of(context), _scope(name, every=every), why, as_json=is_json(output))
