@@ -10,7 +10,7 @@ from controlplane.rollout.freezing import EVERY_SERVICE, Freeze, freeze_of, free
 from controlplane.store import tables
 from controlplane.store.engine import Tx
 from controlplane.store.queries import append_history, audit, lock_service, with_why
-from controlplane.store.steering_tables import freeze as table
+from controlplane.store.steering_tables import freeze_window as table
 from controlplane.wake import Topic
 
 _SINCE: Final = sa.select(table).where(table.c.until > sa.bindparam("since", type_=table.c.until.type))

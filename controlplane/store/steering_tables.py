@@ -40,8 +40,8 @@ sa.Index(
     postgresql_where=sa.text("ended_at IS NULL"),
 )
 
-freeze = sa.Table(
-    "freeze",
+freeze_window = sa.Table(
+    "freeze_window",
     metadata,
     sa.Column("number", Serial, primary_key=True),
     sa.Column("service", sa.Text, nullable=False),
@@ -52,7 +52,7 @@ freeze = sa.Table(
     sa.Column("ended_at", UtcDateTime),
     sa.Column("ended_by", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("ended_why", sa.Text, nullable=False, server_default=sa.text("''")),
-    sa.Index("ix_freeze_until", "until"),
+    sa.Index("ix_freeze_window_until", "until"),
     sqlite_autoincrement=True,
 )
 """*service* is "" where everything is frozen."""

@@ -50,7 +50,7 @@ def upgrade() -> None:
         "ix_waiting_start_open", "waiting_start", ["service", "number"], sqlite_where=live, postgresql_where=live
     )
     op.create_table(
-        "freeze",
+        "freeze_window",
         sa.Column("number", SERIAL, nullable=False),
         sa.Column("service", sa.Text(), nullable=False),
         sa.Column("until", MOMENT, nullable=False),
@@ -60,7 +60,7 @@ def upgrade() -> None:
         sa.Column("ended_at", MOMENT, nullable=True),
         sa.Column("ended_by", sa.Text(), nullable=False, server_default=sa.text("''")),
         sa.Column("ended_why", sa.Text(), nullable=False, server_default=sa.text("''")),
-        sa.PrimaryKeyConstraint("number", name="pk_freeze"),
+        sa.PrimaryKeyConstraint("number", name="pk_freeze_window"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_freeze_until", "freeze", ["until"])
+    op.create_index("ix_freeze_window_until", "freeze_window", ["until"])
