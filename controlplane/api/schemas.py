@@ -120,11 +120,12 @@ def _read_moment(value: object) -> dt.datetime:
         raise custom_error(f"{value!r} is not a time", fix)
     try:
         moment = dt.datetime.fromisoformat(value)
-        if moment.tzinfo is None:
-            raise custom_error(f"{value[:40]} has no time zone", "add one, as 2026-12-01T22:00:00Z")
-        return moment.astimezone(dt.UTC)
+        utc = moment.astimezone(dt.UTC)
     except (ValueError, OverflowError) as exc:
         raise custom_error(f"{value[:40]!r} is not a time", fix) from exc
+    if moment.tzinfo is None:
+        raise custom_error(f"{value[:40]} has no time zone", "add one, as 2026-12-01T22:00:00Z")
+    return utc
 
 
 def _read_visible(value: str) -> str:
