@@ -33,8 +33,8 @@ Name = Annotated[str, Path(description="The service's name.", max_length=63)]
 
 
 @router.get("")
-async def list_services(parts: UseParts, _: Reader) -> list[SummaryView]:
-    """List all services, by name."""
+async def list_services(parts: UseParts, reader: Reader) -> list[SummaryView]:
+    """List the services that one may see, by name."""
     nodes = await parts.store.load_nodes()
     health = await parts.store.load_health()
     now = parts.clock.now()
@@ -48,6 +48,7 @@ async def list_services(parts: UseParts, _: Reader) -> list[SummaryView]:
             }
         )
         for record in await parts.store.list_services()
+        if reader.sees(record.name)
     ]
 
 
