@@ -95,10 +95,12 @@ async def cancel_start(
 
 
 @router.get("/freezes")
-async def list_freezes(parts: UseParts, _: Reader) -> list[FreezeView]:
-    """List the freezes that are in force; one per service and one of everything at most."""
-    now = parts.clock.now()
-    return [_freeze_view(freeze) for freeze in (await parts.store.load_agenda(since=now)).freezes]
+async def list_freezes(parts: UseParts, reader: Reader) -> list[FreezeView]:
+    """List the freezes that are in force; one per service that one may see, and one of everything at most."""
+    freezes = (await parts.store.load_agenda(since=parts.clock.now())).freezes
+    return [
+        _freeze_view(freeze) for freeze in freezes if freeze.service == EVERY_SERVICE or reader.sees(freeze.service)
+    ]
 
 
 @router.post("/services/{name}/freeze")
