@@ -1,6 +1,7 @@
 """Starts that wait, ways back, freezes: each a row, whatever the database, and each begun once."""
 
 import asyncio
+import contextlib
 import dataclasses
 
 import pytest
@@ -131,10 +132,8 @@ async def test_two_leaders_begin_it_once(store: Store, other: SqlStore, rollout:
     begun: list[Rollout] = []
 
     async def begin(mine: Store) -> None:
-        try:
+        with contextlib.suppress(StaleWriteError):
             begun.append(await mine.begin(waiting, new_rollout(waiting), now=NOW))
-        except StaleWriteError:
-            pass
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(begin(store))

@@ -193,7 +193,8 @@ async def test_a_queued_start_begins_with_what_is_declared_then(world: World) ->
 
 @pytest.mark.parametrize("only_after_success", [False, True])
 async def test_after_a_rollback_the_queued_one_starts_unless_it_wanted_success(
-    world: World, only_after_success: bool
+    world: World,
+    only_after_success: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     await start(world)
     new = await line_up(world, only_after_success=only_after_success)

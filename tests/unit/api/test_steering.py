@@ -136,9 +136,7 @@ async def test_a_version_that_failed_is_started_only_again(
 # -- the line ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_start_that_waits_has_the_id_of_its_rollout(
-    world: World, http: httpx.AsyncClient, rollout: Rollout
-) -> None:
+async def test_a_start_that_waits_has_the_id_of_its_rollout(http: httpx.AsyncClient, rollout: Rollout) -> None:
     answer = await http.post(ROLLOUTS, json={"to": "v3", "supersede": True, "why": "newer"})
     assert answer.status_code == 202, answer.text
     shown = answer.json()

@@ -54,8 +54,10 @@ def test_retry_and_the_memory_of_a_failed_version(cli: Cli, rollout: Rollout) ->
     refused = cli("start", "colorize", "--to", "v2")
     assert refused.code == 4
     assert refused.lines == [
-        f"hueshift: v2 was rolled back in colorize-1: {EVIDENCE}; start it with --again (again: true) if it is to run"
-        " all the same"
+        (
+            f"hueshift: v2 was rolled back in colorize-1: {EVIDENCE}; start it with --again (again: true) if it is to"
+            " run all the same"
+        )
     ]
     ended = cli("retry", "colorize", "--why", "more memory")
     assert ended.code == 0
