@@ -250,7 +250,8 @@ class RolloutStore(Protocol):
         by one.
 
         Raises:
-            StaleWriteError: *rollout.version* is not the row's.
+            StaleWriteError: *rollout.version* is not the row's, or the rollout would end before a command that was
+                taken down for it is handled.
         """
 
     async def load_judged(self, rollout: RolloutId, *, after: int = 0, limit: int = 600) -> tuple[JudgedTick, ...]:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, status
 
 from controlplane.api.access import Reader, UseParts, Writer
 from controlplane.api.answers import RolloutView, WaitingView
+from controlplane.api.guards import refuse_dead_version, refuse_other_model
 from controlplane.api.schemas import CommandRequest, FreezeRequest, UndoRequest
 from controlplane.api.services import Name
 from controlplane.api.steering_answers import FreezeView, StoppedView, UndoneView
@@ -16,7 +17,8 @@ from controlplane.api.waiting import waiting_view, waiting_views
 from controlplane.errors import ConflictError, InvalidInputError
 from controlplane.ports import NewRollout
 from controlplane.rollout.freezing import EVERY_SERVICE, Freeze, freeze_words
-from controlplane.rollout.model import Promoted
+from controlplane.rollout.model import Promoted, is_final
+from controlplane.rollout.quality import check_demands
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +45,11 @@ async def undo(name: Name, parts: UseParts, caller: Writer, body: UndoRequest | 
     log.info("rollout.undone", service=name, rollout_id=done.rollout, version=done.version, by=caller.name)
     what = f"rollout {done.rollout} takes it there" if done.command is None else f"rollout {done.rollout} ends"
     words = f"all traffic of {name} goes back to {done.version}: {what}"
+    line = [
+        each.id for each in (await parts.store.load_agenda(since=parts.clock.now())).waiting if each.service == name
+    ]
+    if line:
+        words += f"; {', '.join(line)} waits and starts later: hueshift queue {name}"
     return UndoneView(service=name, rollout=done.rollout, version=done.version, command=done.command, words=words)
 
 
@@ -59,6 +66,11 @@ async def retry(name: Name, parts: UseParts, caller: Writer, body: CommandReques
     if isinstance(latest.state, Promoted):
         raise ConflictError(f"nothing to retry: {latest.id} was promoted; start a rollout to another version")
     spec = record.served.spec
+    check_demands(latest.plan, spec.slos)
+    if is_final(latest.state) and not latest.plan.direct:
+        version = spec.version(latest.candidate)
+        refuse_dead_version(version, await store.load_nodes(), await store.load_health())
+        refuse_other_model(version, await store.load_models((version.cluster,)))
     new = NewRollout(name, latest.candidate, latest.plan, spec.slos, caller.name, again, latest.baseline, "retry")
     # One that is active is refused by the store, unless this very request has started it.
     rollout = await store.start(new, key=caller.scoped_key, now=parts.clock.now())

@@ -126,7 +126,8 @@ def _again(client: Client, name: str, last: StatusView) -> tuple[StatusView, str
 
 
 def _goes_on(status: StatusView) -> bool:
-    return status.rollout is None or status.rollout.active
+    """Whether more is to come: the rollout has not ended, or the next one begins when it has."""
+    return status.rollout is None or status.rollout.active or any(each.state == "queued" for each in status.waiting)
 
 
 def _print_change(surroundings: Surroundings, status: StatusView, seen: str, *, as_json: bool) -> str:

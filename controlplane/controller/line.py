@@ -71,7 +71,12 @@ class Line:
         self, first: WaitingStart, service: DesiredService, agenda: Agenda
     ) -> Stay | Begin | Replace | Drop:
         now = self.clock.now()
-        move = decide(first, await self._place(first, service, agenda, now), now=now)
+        place = await self._place(first, service, agenda, now)
+        move = decide(first, place, now=now)
+        if isinstance(move, Begin | Replace):  # only now: the past is long, and most turns have nothing to begin
+            failure = await self.store.load_failure(first.service, first.candidate)
+            if failure is not None and failure.at > first.at:
+                move = decide(first, dataclasses.replace(place, failed=failure.words), now=now)
         if isinstance(move, Begin):
             move = await self._begin(first, service)
         if isinstance(move, Drop):
@@ -81,13 +86,11 @@ class Line:
 
     async def _place(self, first: WaitingStart, service: DesiredService, agenda: Agenda, now: dt.datetime) -> Place:
         active = service.rollout
-        failure = await self.store.load_failure(first.service, first.candidate)
         misfortune = await self.store.load_misfortune(first.after) if first.only_after_success and first.after else ""
         return Place(
             active=active.id if active else "",
             leaving=active is not None and (active.plan.direct or isinstance(active.state, RollingBack)),
             frozen=frozen_words(agenda.freezes, first.service, now=now),
-            failed=failure.words if failure is not None and failure.at > first.at else "",
             unsuccessful=misfortune,
         )
 

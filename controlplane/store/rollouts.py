@@ -332,6 +332,11 @@ _HANDLE: Final = (
 )
 
 
+def _asked_meanwhile(conn: sa.Connection, rollout: RolloutId, handled: Sequence[int]) -> bool:
+    """Whether a command waits that would be lost with the rollout's end: an undo in the moment of a promotion."""
+    return any(row.number not in handled for row in conn.execute(_PENDING, {"of": rollout}))
+
+
 def _save(
     tx: Tx,
     rollout: Rollout,
@@ -347,6 +352,9 @@ def _save(
     if before is None or before.version != rollout.version:
         raise StaleWriteError(f"rollout {rollout.id} was changed by someone else; load it again")
     kind, state = state_kind(rollout.state), state_to_json(rollout.state)
+    ends = ended_at(rollout.state)
+    if ends is not None and _asked_meanwhile(tx.conn, rollout.id, handled):
+        raise StaleWriteError(f"rollout {rollout.id} was asked for something before it ended; load it again")
     tx.conn.execute(
         _UPDATE,
         {
@@ -355,7 +363,7 @@ def _save(
             "state": state,
             "version": rollout.version + 1,
             "deadline_at": rollout.deadline_at,
-            "ended_at": ended_at(rollout.state),
+            "ended_at": ends,
             "judge": rollout.judge,
             "evidence": rollout.evidence,
             "judged_tick": rollout.judged_tick,

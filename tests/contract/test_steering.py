@@ -193,6 +193,17 @@ async def test_while_a_rollout_runs_an_undo_is_a_command_to_it(store: Store, rol
         await store.add_command("colorize", Abort("eve", ""), key="k", now=NOW)
 
 
+async def test_no_rollout_ends_over_a_command_that_came_in_time(store: Store, rollout: Rollout) -> None:
+    baking = await store.save(dataclasses.replace(rollout, state=Baking(0, NOW)), now=NOW)
+    await undo(store)
+    with pytest.raises(StaleWriteError, match="was asked for something before it ended"):
+        await end(store, baking, promoted=True)
+    (pending,) = await store.load_pending(rollout.id)
+    undone = dataclasses.replace(baking, state=RolledBack(NOW, RollbackCause.UNDONE, "eve"))
+    await store.save(undone, handled=(pending.number,), now=NOW)
+    assert await store.load_active() == ()
+
+
 async def test_after_a_promotion_an_undo_is_a_rollout_straight_back(store: Store, rollout: Rollout) -> None:
     await end(store, rollout, promoted=True)
     assert await undo(store, key="k") == ("colorize-2", "v1", False)

@@ -1,12 +1,16 @@
 """Undo, starts that wait, and freezes, in virtual time: the real controller over the real store, restarts included."""
 
+import contextlib
 import dataclasses
 import datetime as dt
+import random
 from collections.abc import AsyncIterator
 
 import pytest
 
-from controlplane.ports import RolloutId
+from controlplane.errors import ConflictError
+from controlplane.ports import DesiredService, RolloutId
+from controlplane.rollout.lifecycle import weight_bp
 from controlplane.rollout.model import (
     Abort,
     Baking,
@@ -242,6 +246,70 @@ async def test_a_start_that_cannot_begin_is_given_up_with_its_reason(world: Worl
         WaitingEnd.DROPPED,
         "'v1' already has all traffic of 'colorize'; name another version",
     )
+
+
+# -- any order ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_is_asked_in_whatever_order_nothing_starts_twice_and_nothing_is_lost(
+    world: World, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311 - a test's choice
+    asked_for: list[RolloutId] = []
+    for _ in range(60):
+        before = (await world.store.load_desired()).services[0]
+        freezes = (await world.store.load_agenda(since=world.clock.now())).freezes
+        frozen = any(freeze.end > world.clock.now() + seconds(2) for freeze in freezes)
+        with contextlib.suppress(ConflictError):
+            match chance.randrange(9):
+                case 0:
+                    asked_for.append(await line_up(world, chance.choice(("v2", "v3")), supersede=True, again=True))
+                case 1:
+                    asked_for.append(await line_up(world, chance.choice(("v1", "v2", "v3")), again=True))
+                case 2:
+                    at = world.clock.now() + seconds(chance.randrange(1, 20))
+                    asked_for.append(await line_up(world, "v3", not_before=at, only_after_success=True))
+                case 3 | 4:
+                    await world.command(Promote("ada", "", full=True))
+                case 5:
+                    await undo(world)
+                case 6:
+                    await world.command(Abort("ada", ""))
+                case 7 if not freezes:
+                    await freeze(world, 1)
+                    world.clock.move(dt.timedelta(seconds=chance.choice((55, 65))))
+                case _:
+                    world = restarted(world)
+        world.acking = chance.random() < 0.8
+        await world.pass_second()
+        after = (await world.store.load_desired()).services[0]
+        check_step(before, after, frozen=frozen)
+    world.acking = True
+    world.clock.move(dt.timedelta(hours=1))
+    for start in asked_for:
+        for _ in range(20):
+            with contextlib.suppress(ConflictError):
+                await world.command(Abort("ada", ""))
+            await world.pass_second()
+            if not await waits(world, start):
+                break
+        assert not await waits(world, start), "everything has its turn"
+    started = [each.id for each in await world.store.list_rollouts("colorize", limit=200)]
+    assert len(started) == len(set(started))
+    ends = {start: (await world.store.load_waiting(start)).end for start in asked_for}
+    for start, end in ends.items():
+        assert (start in started) == (end is WaitingEnd.STARTED), (start, end)
+
+
+def check_step(before: DesiredService, after: DesiredService, *, frozen: bool) -> None:
+    """In a freeze that lasts, no version but one that an undo brings back gets more than it had."""
+    rollout = after.rollout
+    if not frozen or rollout is None or rollout.plan.direct or before.rollout is None:
+        return
+    if before.rollout.id == rollout.id:
+        was = weight_bp(rollout.plan, before.rollout.state) or 0
+        assert (weight_bp(rollout.plan, rollout.state) or 0) <= was
 
 
 # -- freezes -----------------------------------------------------------------------------------------------------------

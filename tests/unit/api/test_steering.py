@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from controlplane.ports import Rollout
+from controlplane.ports import ClusterHealth, Rollout
 from controlplane.rollout.model import (
     Baking,
     PauseCause,
@@ -172,6 +172,15 @@ async def test_a_wait_is_cancelled(world: World, http: httpx.AsyncClient, rollou
     assert await world.store.load(rollout.id) == rollout
 
 
+async def test_a_retry_waits_for_no_dead_worker(world: World, http: httpx.AsyncClient, rollout: Rollout) -> None:
+    await fail(world, rollout)
+    await world.connect("edge-1")
+    await world.report_health(ClusterHealth("edge-1", "colorize_v2", 0, 2))
+    refused = await http.post(command("retry"))
+    assert refused.status_code == 409
+    assert "0 of 2 workers healthy" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -209,9 +218,14 @@ async def test_an_abort_with_nothing_active_cancels_what_waits(world: World, htt
 
 async def test_an_abort_says_what_starts_afterwards(world: World, http: httpx.AsyncClient, rollout: Rollout) -> None:
     await http.post(ROLLOUTS, json={"to": "v3", "queue": True})
+    assert (
+        (await http.post(command("undo")))
+        .json()["words"]
+        .endswith("rollout colorize-1 ends; colorize-2 waits and starts later: hueshift queue colorize")
+    )
     taken = (await http.post(command("abort"))).json()
     assert taken["note"] == "colorize-2 waits and starts later: hueshift queue colorize"
-    assert len(await world.store.load_pending(rollout.id)) == 1
+    assert len(await world.store.load_pending(rollout.id)) == 2
 
 
 # -- freezes and the stop ----------------------------------------------------------------------------------------------
