@@ -156,8 +156,9 @@ def status(
 ) -> None:
     """Wait for a rollout's end, for scripts.
 
-    Exit code 0: promoted. 1: rolled back. 2: not decided in time, or it is paused and a person must look (the evidence
-    stays inconclusive, Envoy refused the configuration, telemetry is lost). 3: unreachable. 4: there is no rollout.
+    Exit code 0: promoted. 1: rolled back, or a start that waited and never begins. 2: not decided in time, or it is
+    paused and a person must look (the evidence stays inconclusive, Envoy refused the configuration, telemetry is lost).
+    3: unreachable. 4: there is no rollout.
     """
     from controlplane.cli import watching  # noqa: PLC0415
 

@@ -6,7 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
-from controlplane.ports import ClusterHealth, Rollout
+from controlplane.auth.keys import KeyRing
+from controlplane.auth.roles import Grant, Role
+from controlplane.events.model import EventType, told
+from controlplane.ports import ClusterHealth, HistoryEntry, LoggedEntry, Rollout
 from controlplane.rollout.model import (
     Baking,
     PauseCause,
@@ -306,3 +309,35 @@ async def test_a_queued_command_before_a_freeze_is_not_judged_by_it(
     await http.post("/v1/freeze", json={"until": LATER})
     assert (await http.post(command("promote"))).status_code == 202, "the controller says what becomes of it"
     assert len(await world.store.load_pending(rollout.id)) == 2
+
+
+async def test_what_waits_is_hidden_like_what_runs(world: World, http: httpx.AsyncClient, rollout: Rollout) -> None:
+    await http.post(ROLLOUTS, json={"to": "v3", "queue": True})
+    await http.post("/v1/services/colorize/freeze", json={"until": LATER})
+    ring = KeyRing(store=world.store, clock=world.clock)
+    key = await ring.create("bob", (Grant(Role.ADMIN, "other"),))
+    async with world.http(key) as bobs:
+        unknown = (await bobs.get("/v1/rollouts/colorize-9")).json()["title"]
+        for start in (rollout.id, "colorize-2"):
+            answer = await bobs.get(f"/v1/rollouts/{start}")
+            assert (answer.status_code, answer.json()["title"]) == (404, unknown)
+        assert (await bobs.get("/v1/freezes")).json() == []
+        assert (await bobs.post("/v1/rollouts/abort")).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind", "sentence"),
+    [
+        (("audit", "queue", "start of a-2 to v3 queued"), EventType.COMMAND, "ada: start of a-2 to v3 queued"),
+        (("audit", "freeze", "a is frozen until noon"), EventType.FREEZE, "ada: a is frozen until noon"),
+        (("audit", "undo", "undo asked for: grey"), EventType.COMMAND, "ada asked to undo v2 (grey)"),
+        (("transition", "Dropped", "gave up the start of a-2"), EventType.ROLLOUT, "gave up the start of a-2"),
+    ],
+)
+def test_the_stream_of_events_tells_of_it(entry: tuple[str, str, str], kind: EventType, sentence: str) -> None:
+    what, name, words = entry
+    after = "Dropped" if what == "transition" else ""
+    told_of = LoggedEntry(HistoryEntry(7, NOW, what, "a", None, name, "ada", words, after=after), "v1", "v2", "")
+    found = told(told_of)
+    assert found.type is kind
+    assert sentence in found.wire.decode()
