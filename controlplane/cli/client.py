@@ -17,6 +17,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from controlplane.api.answers import ErrorView
+from controlplane.codes import Code, by_slug, find_slug
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
@@ -51,12 +52,59 @@ class ExitCode(enum.IntEnum):
 class RefusalError(ControlPlaneError):
     """The control plane's own no, with everything that it found wrong."""
 
-    def __init__(self, status: int, lines: tuple[str, ...], *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, status: int, lines: tuple[str, ...], *, code: str = "", retry_after_s: float | None = None
+    ) -> None:
         super().__init__(lines[0])
         self.status = status
         self.lines = lines
+        self.code = code
+        """What kind of no it is, as the API's answer calls it; "" where it was no answer of ours."""
         self.retry_after_s = retry_after_s
         """When to come again, if it said so."""
+
+
+class UnreachableError(UnavailableError):
+    """There is no way to the API's address."""
+
+
+class SlowAnswerError(UnavailableError):
+    """The API took the request and did not answer in time."""
+
+
+class StrangeAnswerError(UnavailableError):
+    """What answers is not this version of Hueshift."""
+
+
+class NotConfirmedError(InvalidInputError):
+    """A command that destroys something was not confirmed."""
+
+
+def code_of(exc: ControlPlaneError) -> Code | None:
+    """Return the code of an error; None for one that another release of the API has made up."""
+    match exc:
+        case RefusalError(code=""):
+            return by_slug("not_hueshift")
+        case RefusalError(code=slug):
+            return find_slug(slug)
+        case UnreachableError():
+            return by_slug("unreachable")
+        case SlowAnswerError():
+            return by_slug("slow")
+        case StrangeAnswerError():
+            return by_slug("not_hueshift")
+        case NotConfirmedError():
+            return by_slug("not_confirmed")
+        case InvalidInputError():
+            return by_slug("invalid_input")
+        case NotFoundError():
+            return by_slug("not_found")
+        case ConflictError() | StaleWriteError():
+            return by_slug("conflict")
+        case UnavailableError():
+            return by_slug("service_unavailable")
+        case _:
+            return by_slug("negative")
 
 
 def exit_code(exc: ControlPlaneError) -> ExitCode:
@@ -195,7 +243,7 @@ class Client:
         try:
             return TypeAdapter(answer).validate_json(response.content)
         except ValidationError as exc:
-            raise UnavailableError(
+            raise StrangeAnswerError(
                 f"{self.url} does not answer like this version of hueshift; check HUESHIFT_URL, or update one of them"
             ) from exc
 
@@ -220,10 +268,10 @@ class Client:
                 # The connection broke on the way: every request of ours may be repeated, so once more.
                 response = self._http.send(request)
         except httpx.TimeoutException as exc:
-            raise UnavailableError(f"{self.url} did not answer within {TIMEOUT_S:g} s; try again") from exc
+            raise SlowAnswerError(f"{self.url} did not answer within {TIMEOUT_S:g} s; try again") from exc
         except httpx.HTTPError as exc:
             why = " ".join(str(exc).split()) or type(exc).__name__
-            raise UnavailableError(
+            raise UnreachableError(
                 f"cannot reach {self.url} ({why}); start it with `hueshift serve`, or set HUESHIFT_URL"
             ) from exc
         if response.is_error:
@@ -241,6 +289,6 @@ class Client:
             return RefusalError(response.status_code, (words,), retry_after_s=after_s)
         if response.status_code == httpx.codes.UNAUTHORIZED and not self._has_key:
             words = "no API key: set HUESHIFT_API_KEY, or HUESHIFT_API_KEY_FILE to the file that holds it"
-            return RefusalError(response.status_code, (words,))
+            return RefusalError(response.status_code, (words,), code="no_key")
         lines = tuple(problem.error for problem in view.problems) or (view.error,)
-        return RefusalError(response.status_code, lines, retry_after_s=after_s)
+        return RefusalError(response.status_code, lines, code=view.code, retry_after_s=after_s)

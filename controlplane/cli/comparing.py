@@ -20,6 +20,7 @@ from controlplane.api.answers import ServiceView
 from controlplane.api.documents import spec_from
 from controlplane.cli import output
 from controlplane.cli.client import is_local
+from controlplane.cli.options import Format, for_programs
 from controlplane.cli.surroundings import Surroundings
 from controlplane.clock import SystemClock
 from controlplane.errors import InvalidInputError, NotFoundError
@@ -108,7 +109,7 @@ def read_limits(*, chroma: str | None, **given: float | None) -> Limits:
     return dataclasses.replace(Limits(), **limits)  # type: ignore[arg-type] # all of these are floats
 
 
-def run(surroundings: Surroundings, wanted: Wanted, *, as_json: bool) -> Verdict:
+def run(surroundings: Surroundings, wanted: Wanted, *, form: Format) -> Verdict:
     """Compare, write the files, print, and return the verdict.
 
     Raises:
@@ -129,8 +130,8 @@ def run(surroundings: Surroundings, wanted: Wanted, *, as_json: bool) -> Verdict
     data = gate.write_files(
         wanted.out, judgement, photos, answers, names=wanted.names, limits=wanted.limits, seed=wanted.seed
     )
-    if as_json:
-        output.print_json(data)
+    if for_programs(form):
+        output.print_data(data, form)
     else:
         output.print_page(_page(judgement, wanted, photos, answers), color=surroundings.color)
     return judgement.verdict

@@ -75,7 +75,7 @@ def all_refusals(node: str, types: Sequence[TypeView]) -> list[Text]:
 
 def _kind_text(kind: TypeView | None, *, wide: bool) -> Text:
     if kind is None:
-        return marked("NEVER SENT")
+        return marked("NOT SENT")
     words = [kind.status]
     if kind.age_s is not None:
         words.append(age(kind.age_s))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, read_text, surroundings_of
+from controlplane.cli.options import Format, OutputOption, for_programs, read_text, surroundings_of
 from controlplane.errors import InvalidInputError, InvalidInputsError, UnavailableError
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ def lint(context: typer.Context, files: FilesOption, output: OutputOption = Form
     specs, problems = _read_all(files)
     if not problems:
         problems = _try_all(preview, [spec for _, spec in specs])
-    if is_json(output):
+    if for_programs(output):
         from controlplane.cli import output as printing  # noqa: PLC0415 - see main
 
         services = [{"source": source, **_summary(spec)} for source, spec in specs]
         told = [{"field": one.field, "problem": one.problem, "fix": one.fix} for one in problems]
-        printing.print_json({"valid": not problems, "services": services, "problems": told, "envoy": envoy()})
+        printing.print_data({"valid": not problems, "services": services, "problems": told, "envoy": envoy()}, output)
         raise typer.Exit(2 if problems else 0)
     if problems:
         raise InvalidInputsError(problems)

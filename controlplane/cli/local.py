@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
+from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
 from controlplane.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -96,10 +96,10 @@ def current(database_url: DatabaseOption = None, output: OutputOption = Format.T
     from controlplane.store import schema  # noqa: PLC0415
 
     state = asyncio.run(schema.current(_existing(database_url)))
-    if is_json(output):
+    if for_programs(output):
         from controlplane.cli import output as printing  # noqa: PLC0415
 
-        printing.print_json({**dataclasses.asdict(state), "is_behind": state.is_behind})
+        printing.print_data({**dataclasses.asdict(state), "is_behind": state.is_behind}, output)
     elif state.is_behind:
         print(f"at {state.revision or 'nothing'}, this release needs {state.head}: run hueshift db upgrade")
     else:
@@ -125,10 +125,10 @@ def create(
             return await ring.create(name)
 
     key = asyncio.run(work())
-    if is_json(output):
+    if for_programs(output):
         from controlplane.cli import output as printing  # noqa: PLC0415
 
-        printing.print_json({"name": name, "key": key})
+        printing.print_data({"name": name, "key": key}, output)
         return
     print(key)
     print(f"keep it: it cannot be shown again. Use it as HUESHIFT_API_KEY; it acts as {name!r}.", file=sys.stderr)
@@ -147,8 +147,8 @@ def list_keys(database_url: DatabaseOption = None, output: OutputOption = Format
             return await ring.store.list_keys()
 
     found = asyncio.run(work())
-    if is_json(output):
-        printing.print_json({"keys": [_key_row(key) for key in found]})
+    if for_programs(output):
+        printing.print_data({"keys": [_key_row(key) for key in found]}, output)
     elif found:
         printing.print_page(printing.rows_table([_key_row(key) for key in found]))
     else:

@@ -12,6 +12,7 @@ import typer
 
 from controlplane.cli import batch, fleet, job_operations, jobs, local, measure, quality, release
 from controlplane.cli.surroundings import Surroundings
+from controlplane.codes import Code, by_slug
 from controlplane.errors import ControlPlaneError
 
 HELP = """Move live traffic from one model version to the next behind Envoy, on evidence.
@@ -84,22 +85,32 @@ def _command() -> Any:  # a class that Typer does not export
 
 
 def _report(exc: ControlPlaneError) -> int:
-    from controlplane.cli.client import RefusalError, exit_code  # noqa: PLC0415 - see above
+    from controlplane.cli.client import RefusalError, code_of, exit_code  # noqa: PLC0415 - see above
 
     problems = getattr(exc, "problems", None)
     if isinstance(exc, RefusalError):
         lines = exc.lines
     else:
         lines = tuple(str(problem) for problem in problems) if problems else (str(exc),)
+    code = code_of(exc)
     for line in lines:
-        print(f"hueshift: {' '.join(line.split())}", file=sys.stderr)
+        print(f"hueshift: {with_code(' '.join(line.split()), code)}", file=sys.stderr)
     return exit_code(exc)
+
+
+def with_code(words: str, code: Code | None) -> str:
+    """Return *words* with the command that mends it, unless they name one already, and the code at the end."""
+    if code is None:
+        return words
+    run = f"; run: {code.run}" if code.run and "hueshift " not in words else ""
+    return f"{words}{run} [{code.id}]"
 
 
 def _report_usage(words: str, context: typer.Context | None) -> int:
     if words.strip():
         where = context.command_path if context else "hueshift"
-        print(f"hueshift: {' '.join(words.split()).rstrip('.')}; see {where} --help", file=sys.stderr)
+        said = f"{' '.join(words.split()).rstrip('.')}; see {where} --help"
+        print(f"hueshift: {with_code(said, by_slug('usage'))}", file=sys.stderr)
     return 2
 
 

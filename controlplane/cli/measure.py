@@ -4,13 +4,14 @@ The product never imports them, so neither does this module: what is not install
 """
 
 import enum
+import functools
 import importlib
 import pathlib
 from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
+from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
 from controlplane.errors import InvalidInputError
 
 JsonFile = Annotated[
@@ -281,6 +282,7 @@ def plan(
     """
     from controlplane.api.answers import ServiceView, TrafficView  # noqa: PLC0415 - see main
     from controlplane.api.documents import spec_from  # noqa: PLC0415
+    from controlplane.cli import output as printing  # noqa: PLC0415
     from controlplane.cli.estimates import given_traffic  # noqa: PLC0415
     from controlplane.rollout.objectives import policy_of  # noqa: PLC0415
 
@@ -294,7 +296,7 @@ def plan(
         plan=spec.plan,
         policy=policy_of(spec.slos),
         replications=replications,
-        as_json=is_json(output),
+        write=functools.partial(printing.print_data, form=output) if for_programs(output) else None,
     )
 
 

@@ -28,6 +28,7 @@ from controlplane.api.answers import (
     StatusView,
     SummaryView,
 )
+from controlplane.cli.options import Format
 
 SHOWN_CHECKSUM = 19
 """Characters of a checksum that tell models apart for people: its kind and twelve digits."""
@@ -54,7 +55,7 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "SYNCED": ("✔", "green"),
     "STALE": ("◌", "yellow"),
     "NACKED": ("✖", "red"),
-    "NEVER SENT": ("•", "dim"),
+    "NOT SENT": ("•", "dim"),
 }
 
 
@@ -83,16 +84,13 @@ def print_page(page: RenderableType, *, color: bool = True) -> None:
         print(line.rstrip(), file=target.file)
 
 
-def print_json(
-    value: BaseModel | Sequence[BaseModel | Mapping[str, Any]] | Mapping[str, Any], stream: TextIO | None = None
-) -> None:
-    """Print *value* as JSON."""
-    print(json.dumps(_plain(value), indent=2, ensure_ascii=False), file=stream or sys.stdout)
-
-
-def print_yaml(value: BaseModel | Sequence[BaseModel | Mapping[str, Any]] | Mapping[str, Any]) -> None:
-    """Print *value* as YAML."""
-    print(as_yaml(_plain(value)), end="")
+def print_data(value: BaseModel | Sequence[BaseModel | Mapping[str, Any]] | Mapping[str, Any], form: Format) -> None:
+    """Print *value* for programs: as YAML if *form* says so, else as JSON."""
+    plain = _plain(value)
+    if form is Format.YAML:
+        print(as_yaml(plain), end="")
+    else:
+        print(json.dumps(plain, indent=2, ensure_ascii=False))
 
 
 def as_yaml(plain: object) -> str:

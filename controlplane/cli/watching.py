@@ -8,6 +8,7 @@ from controlplane.api import units
 from controlplane.api.answers import CommandView, EventView, RolloutView, StatusView
 from controlplane.cli import output
 from controlplane.cli.client import Client, ExitCode, RefusalError
+from controlplane.cli.options import Format, for_programs
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import ControlPlaneError, InvalidInputError, NotFoundError, UnavailableError
 
@@ -20,18 +21,18 @@ NEEDS_A_PERSON: Final = frozenset({"inconclusive", "nack", "telemetry_lost", "br
 """Pauses that nobody chose: they end only when someone looks."""
 
 
-def show(surroundings: Surroundings, name: str, *, as_json: bool) -> None:
+def show(surroundings: Surroundings, name: str, *, form: Format) -> None:
     """Print a service's page once."""
     with surroundings.client() as client:
         status = _status(client, name)
-    if as_json:
-        output.print_json(status)
+    if for_programs(form):
+        output.print_data(status, form)
     else:
         page = output.status_tree(status, now=surroundings.now())
         output.print_page(page, color=surroundings.color)
 
 
-def watch(surroundings: Surroundings, name: str, *, as_json: bool) -> None:
+def watch(surroundings: Surroundings, name: str, *, form: Format) -> None:
     """Draw a service's page again and again, until its rollout has ended.
 
     Where no terminal is, one line per change is printed instead, or with *as_json* one object per change.
@@ -39,7 +40,7 @@ def watch(surroundings: Surroundings, name: str, *, as_json: bool) -> None:
     console = output.console(color=surroundings.color)
     with surroundings.client() as client:
         status = _status(client, name)
-        if console.is_terminal and not as_json:
+        if console.is_terminal and not for_programs(form):
             page = output.status_tree(status, now=surroundings.now())
             with Live(page, console=console, auto_refresh=False) as live:
                 while _goes_on(status):
@@ -48,14 +49,14 @@ def watch(surroundings: Surroundings, name: str, *, as_json: bool) -> None:
                     page = output.status_tree(status, now=surroundings.now(), note=lost)
                     live.update(page, refresh=True)
             return
-        seen = _print_change(surroundings, status, "", as_json=as_json)
+        seen = _print_change(surroundings, status, "", form=form)
         while _goes_on(status):
             surroundings.sleep(REDRAW_S)
             status, _ = _again(client, name, status)
-            seen = _print_change(surroundings, status, seen, as_json=as_json)
+            seen = _print_change(surroundings, status, seen, form=form)
 
 
-def wait(surroundings: Surroundings, name: str, rollout: str | None, timeout: str, *, as_json: bool) -> ExitCode:
+def wait(surroundings: Surroundings, name: str, rollout: str | None, timeout: str, *, form: Format) -> ExitCode:
     """Wait for a rollout's end, print where it stands then, and return what that means.
 
     Raises:
@@ -76,8 +77,8 @@ def wait(surroundings: Surroundings, name: str, rollout: str | None, timeout: st
             except UnavailableError:
                 if surroundings.steady() >= give_up:
                     raise
-    if as_json:
-        output.print_json(found)
+    if for_programs(form):
+        output.print_data(found, form)
     else:
         output.print_page(output.rollout_line(found), color=surroundings.color)
     match found.outcome:
@@ -89,7 +90,7 @@ def wait(surroundings: Surroundings, name: str, rollout: str | None, timeout: st
             return ExitCode.INPUT
 
 
-def command(surroundings: Surroundings, name: str, verb: str, body: dict[str, Any], *, as_json: bool) -> None:
+def command(surroundings: Surroundings, name: str, verb: str, body: dict[str, Any], *, form: Format) -> None:
     """Ask for *verb*, and say what the controller made of it, if it does so within moments.
 
     Raises:
@@ -101,9 +102,9 @@ def command(surroundings: Surroundings, name: str, verb: str, body: dict[str, An
         news = _news(surroundings, client, name, before)
     refused = [event for event in news if event.kind == "refused"]
     if refused:
-        raise RefusalError(409, tuple(event.words for event in refused))
-    if as_json:
-        output.print_json({**taken.model_dump(), "events": [event.model_dump(mode="json") for event in news]})
+        raise RefusalError(409, tuple(event.words for event in refused), code="conflict")
+    if for_programs(form):
+        output.print_data({**taken.model_dump(), "events": [event.model_dump(mode="json") for event in news]}, form)
         return
     lines = [output.clean(event.words) for event in news if event.kind == "transition"]
     for line in lines or [f"{taken.words}; the controller has not carried it out yet"]:
@@ -126,12 +127,12 @@ def _goes_on(status: StatusView) -> bool:
     return status.rollout is None or status.rollout.active
 
 
-def _print_change(surroundings: Surroundings, status: StatusView, seen: str, *, as_json: bool) -> str:
+def _print_change(surroundings: Surroundings, status: StatusView, seen: str, *, form: Format) -> str:
     rollout = status.rollout
     said = output.rollout_line(rollout).plain if rollout else f"{status.service}: no rollout yet"
     line = f"{said} [{status.acks.words}]"
     if line != seen:
-        if as_json:
+        if for_programs(form):
             print(status.model_dump_json(), flush=True)
         else:
             print(f"{surroundings.now().astimezone():%H:%M:%S} {line}", flush=True)

@@ -99,7 +99,7 @@ def test_envoys_are_one_line_each(stale: Cli) -> None:
     cds, rds = OLD.versions["cds"][:8], OLD.versions["rds"][:8]
     assert in_words(first).startswith(f"edge-1 lab yes, 95s ✔ SYNCED 95s {cds}")
     assert in_words(first).endswith(f"◌ STALE 5s {rds} one")
-    assert in_words(second) == "edge-2 lab no, left 95s ago" + " • NEVER SENT 95s" * 4 + " one"
+    assert in_words(second) == "edge-2 lab no, left 95s ago" + " • NOT SENT 95s" * 4 + " one"
 
 
 def test_what_was_refused_is_still_said_when_the_envoy_is_back_in_step(synced: Cli) -> None:

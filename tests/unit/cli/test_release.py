@@ -181,7 +181,7 @@ def test_a_start_says_what_began_and_how_to_follow_it(cli: Cli) -> None:
         (("--to", "v2", "--hold", "9s"), 2, "--hold: is given without --steps; add --steps, as 25,50,100"),
         ((), 2, "Missing option '--to'; see hueshift start --help"),
         (("--to", "v2", "--fast"), 2, "No such option: --fast"),
-        (("--to", "v2", "-o", "yaml"), 2, "yaml"),
+        (("--to", "v2", "-o", "xml"), 2, "xml"),
     ],
 )
 def test_a_senseless_start_ends_with_one_line_and_its_code(
