@@ -4,12 +4,14 @@ The key is taken from HUESHIFT_API_KEY, or from the file that HUESHIFT_API_KEY_F
 this machine also from the file that its first start wrote. It is sent nowhere else, and never printed.
 """
 
+import contextlib
 import enum
 import ipaddress
 import pathlib
 import urllib.parse
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -175,6 +177,7 @@ class Client:
         url: Where it is.
         key: The API key, None to go without.
         transport: Another way to get there than a socket.
+        waiting: What surrounds each request.
     """
 
     def __init__(
@@ -183,8 +186,10 @@ class Client:
         key: str | None,
         *,
         transport: httpx.BaseTransport | None = None,
+        waiting: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         self.url = url
+        self._waiting = waiting
         self._has_key = bool(key)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # Proxies of the environment are for the way out, not for this machine.
@@ -262,11 +267,8 @@ class Client:
             headers["Content-Type"] = "application/octet-stream"
         request = self._http.build_request(method, address, json=body, content=content, params=query, headers=headers)
         try:
-            try:
-                response = self._http.send(request)
-            except (httpx.ReadError, httpx.RemoteProtocolError):
-                # The connection broke on the way: every request of ours may be repeated, so once more.
-                response = self._http.send(request)
+            with self._waiting():
+                response = self._send(request)
         except httpx.TimeoutException as exc:
             raise SlowAnswerError(f"{self.url} did not answer within {TIMEOUT_S:g} s; try again") from exc
         except httpx.HTTPError as exc:
@@ -277,6 +279,13 @@ class Client:
         if response.is_error:
             raise self._refusal(response)
         return response
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return self._http.send(request)
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            # The connection broke on the way: every request of ours may be repeated, so once more.
+            return self._http.send(request)
 
     def _refusal(self, response: httpx.Response) -> RefusalError:
         later = response.headers.get("Retry-After", "")

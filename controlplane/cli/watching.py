@@ -1,18 +1,26 @@
 """Commands that look more than once: a live page, the wait for an end, and what became of a command."""
 
+import sys
 from typing import Any, Final
 
-from rich.live import Live
+from rich.console import Console
+from rich.text import Text
 
 from controlplane.api import units
 from controlplane.api.answers import CommandView, EventView, RolloutView, StatusView
 from controlplane.cli import output
 from controlplane.cli.client import Client, ExitCode, RefusalError
+from controlplane.cli.layout import Page, Paragraph
 from controlplane.cli.options import Format, for_programs
+from controlplane.cli.screen import Screen
+from controlplane.cli.service_page import event_text, event_time, service_page
 from controlplane.cli.surroundings import Surroundings
+from controlplane.cli.waiting import spinner
 from controlplane.errors import ControlPlaneError, InvalidInputError, NotFoundError, UnavailableError
 
 REDRAW_S: Final = 0.5
+EVENTS: Final = 20
+TOO_MANY: Final = 429
 POLL_S: Final = 1.0
 HANDLED_WITHIN_S: Final = 5.0
 HANDLED_POLL_S: Final = 0.2
@@ -28,32 +36,107 @@ def show(surroundings: Surroundings, name: str, *, form: Format) -> None:
     if for_programs(form):
         output.print_data(status, form)
     else:
-        page = output.status_tree(status, now=surroundings.now())
+        page = service_page(status, now=surroundings.now(), wide=form is Format.WIDE)
         output.print_page(page, color=surroundings.color)
 
 
 def watch(surroundings: Surroundings, name: str, *, form: Format) -> None:
     """Draw a service's page again and again, until its rollout has ended.
 
-    Where no terminal is, one line per change is printed instead, or with *as_json* one object per change.
+    Where no terminal is, a line per event and change is printed instead, or for programs one object per change. While
+    the control plane is away, what was known stays, and it is asked again.
+
+    Raises:
+        RefusalError: The API says no, for example because the service is gone.
     """
     console = output.console(color=surroundings.color)
-    with surroundings.client() as client:
-        status = _status(client, name)
-        if console.is_terminal and not for_programs(form):
-            page = output.status_tree(status, now=surroundings.now())
-            with Live(page, console=console, auto_refresh=False) as live:
-                while _goes_on(status):
-                    surroundings.sleep(REDRAW_S)
-                    status, lost = _again(client, name, status)
-                    page = output.status_tree(status, now=surroundings.now(), note=lost)
-                    live.update(page, refresh=True)
+    with surroundings.client(quiet=True) as client:
+        watched = _Watched(surroundings, client, name)
+        if console.is_terminal and not console.is_dumb_terminal and not for_programs(form):
+            _draw(watched, console, wide=form is Format.WIDE)
+        else:
+            _tell(watched, form)
+
+
+class _Watched:
+    """A service that is asked for again and again, and what is known of it."""
+
+    def __init__(self, surroundings: Surroundings, client: Client, name: str) -> None:
+        self.surroundings = surroundings
+        self._client = client
+        self._name = name
+        self.status = _status(client, name)
+        self.known_at = surroundings.now()
+        self.away = ""
+        """Why the control plane does not answer now; "" while it does."""
+
+    @property
+    def goes_on(self) -> bool:
+        return self.status.rollout is None or self.status.rollout.active
+
+    @property
+    def note(self) -> str:
+        if not self.away:
+            return ""
+        since = output.age((self.surroundings.now() - self.known_at).total_seconds())
+        return f"{self.away}; this is what was known {since} ago, and it is asked again"
+
+    def refresh(self) -> None:
+        """Wait a moment, then ask again."""
+        self.surroundings.sleep(REDRAW_S)
+        try:
+            self.status = self._client.get(StatusView, "services", self._name, "status", events=EVENTS)
+            self.known_at = self.surroundings.now()
+            self.away = ""
+        except UnavailableError as exc:
+            self.away = str(exc)
+        except RefusalError as exc:
+            if exc.status < 500 and exc.status != TOO_MANY:
+                raise
+            self.away = str(exc)
+
+    def page(self, *, wide: bool) -> Page:
+        return service_page(self.status, now=self.surroundings.now(), note=self.note, wide=wide)
+
+
+def _draw(watched: _Watched, console: Console, *, wide: bool) -> None:
+    """Draw on the terminal until it is over; the last page stays on it, also after Ctrl-C."""
+    try:
+        with Screen(console) as screen:
+            screen.draw(watched.page(wide=wide))
+            while watched.goes_on:
+                watched.refresh()
+                screen.draw(watched.page(wide=wide))
+    finally:
+        console.print(watched.page(wide=wide))
+    _print_outcome(watched, console)
+
+
+def _print_outcome(watched: _Watched, console: Console) -> None:
+    if watched.status.rollout is not None:
+        console.print(Page(Text(), Paragraph(output.rollout_line(watched.status.rollout))))
+
+
+def _tell(watched: _Watched, form: Format) -> None:
+    """Print what changes, line by line."""
+    seen, number, was_away = "", _newest(watched.status), False
+    while True:
+        if bool(watched.away) != was_away and not for_programs(form):
+            _print_line(watched, watched.note or "the control plane answers again")
+        was_away = bool(watched.away)
+        if not for_programs(form):
+            for event in watched.status.events:
+                if event.number > number:
+                    print(f"{event_time(event, watched.surroundings.now())}  {event_text(event).plain}", flush=True)
+            number = max(number, _newest(watched.status))
+        seen = _print_change(watched, seen, form)
+        if not watched.goes_on:
             return
-        seen = _print_change(surroundings, status, "", form=form)
-        while _goes_on(status):
-            surroundings.sleep(REDRAW_S)
-            status, _ = _again(client, name, status)
-            seen = _print_change(surroundings, status, seen, form=form)
+        watched.refresh()
+
+
+def _newest(status: StatusView) -> int:
+    return max((event.number for event in status.events), default=0)
 
 
 def wait(surroundings: Surroundings, name: str, rollout: str | None, timeout: str, *, form: Format) -> ExitCode:
@@ -68,15 +151,19 @@ def wait(surroundings: Surroundings, name: str, rollout: str | None, timeout: st
     except units.UnitError as exc:
         raise InvalidInputError("--timeout", exc.problem, exc.fix) from exc
     give_up = surroundings.steady() + patience
-    with surroundings.client() as client:
+    with surroundings.client(quiet=True) as client:
         found = _find(client, name, rollout)
-        while not _is_decided(found) and surroundings.steady() < give_up:
-            surroundings.sleep(min(POLL_S, max(0.0, give_up - surroundings.steady())))
-            try:
-                found = client.get(RolloutView, "rollouts", found.id)
-            except UnavailableError:
-                if surroundings.steady() >= give_up:
-                    raise
+        with spinner(output.rollout_line(found).plain, color=surroundings.color) as say:
+            while not _is_decided(found) and surroundings.steady() < give_up:
+                surroundings.sleep(min(POLL_S, max(0.0, give_up - surroundings.steady())))
+                try:
+                    found = client.get(RolloutView, "rollouts", found.id)
+                except UnavailableError as exc:
+                    if surroundings.steady() >= give_up:
+                        raise
+                    say(str(exc))
+                else:
+                    say(output.rollout_line(found).plain)
     if for_programs(form):
         output.print_data(found, form)
     else:
@@ -115,28 +202,25 @@ def _status(client: Client, name: str) -> StatusView:
     return client.get(StatusView, "services", name, "status")
 
 
-def _again(client: Client, name: str, last: StatusView) -> tuple[StatusView, str]:
-    """Ask again; while the control plane is away, keep what was known and say so."""
-    try:
-        return _status(client, name), ""
-    except (UnavailableError, RefusalError) as exc:
-        return last, str(exc)
-
-
-def _goes_on(status: StatusView) -> bool:
-    return status.rollout is None or status.rollout.active
-
-
-def _print_change(surroundings: Surroundings, status: StatusView, seen: str, *, form: Format) -> str:
+def _print_change(watched: _Watched, seen: str, form: Format) -> str:
+    status = watched.status
     rollout = status.rollout
     said = output.rollout_line(rollout).plain if rollout else f"{status.service}: no rollout yet"
     line = f"{said} [{status.acks.words}]"
     if line != seen:
-        if for_programs(form):
+        if form is Format.JSON:
             print(status.model_dump_json(), flush=True)
+        elif form is Format.YAML:
+            print("---")
+            output.print_data(status, form)
+            sys.stdout.flush()
         else:
-            print(f"{surroundings.now().astimezone():%H:%M:%S} {line}", flush=True)
+            _print_line(watched, line)
     return line
+
+
+def _print_line(watched: _Watched, line: str) -> None:
+    print(f"{watched.surroundings.now().astimezone():%H:%M:%S}  {output.clean(line)}", flush=True)
 
 
 def _find(client: Client, name: str, rollout: str | None) -> RolloutView:
