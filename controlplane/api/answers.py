@@ -256,8 +256,8 @@ class QualityReportView(QualityRunView):
 class StatusView(View):
     """Everything about a service on one page. *quality*: the last verdict on pictures, after a run without one.
 
-    *aside* are versions that have no share now, of the rollout or with a pinned model; *measured_s* is over how many seconds measured shares
-    are.
+    *aside* are versions that have no share now, of the rollout or with a pinned model. *measured_s* is over how many
+    seconds measured shares are.
     """
 
     service: str
