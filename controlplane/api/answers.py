@@ -20,14 +20,17 @@ class View(BaseModel):
 class Problem(View):
     """Something that is wrong with a request: one line, and its parts."""
 
-    error: str
+    detail: str
     field: str | None = None
     fix: str | None = None
 
 
-class ErrorView(Problem):
-    """Why a request was refused; *code* is for programs. *problems* lists everything that is wrong with an input."""
+class ProblemView(Problem):
+    """Why a request was refused (RFC 9457). *code* is for programs, *problems* is all that is wrong with an input."""
 
+    type: str
+    title: str
+    status: int
     code: str
     problems: list[Problem] = []
 

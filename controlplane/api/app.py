@@ -1,19 +1,11 @@
-"""The REST API: one factory, one table from errors to HTTP statuses.
-
-Every refusal is a JSON body with one line in ``error`` that names the field and the fix.
-"""
+"""The REST API: one factory for all of its routes."""
 
 import http
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import structlog
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from starlette.exceptions import HTTPException
 
 from controlplane.api import (
     callback_routes,
@@ -32,30 +24,16 @@ from controlplane.api import (
     services,
 )
 from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
-from controlplane.api.answers import ErrorView, Problem
+from controlplane.api.answers import ProblemView
 from controlplane.api.discovery import Discovery, make_router
 from controlplane.api.job_metrics import JobCollector
 from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
-from controlplane.api.problems import from_pydantic
-from controlplane.api.schemas import EXAMPLES, known_fields
+from controlplane.api.refusals import PROBLEM_TYPE, STATUS, add_refusals
 from controlplane.api.sse import Streams
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
-from controlplane.errors import (
-    ConflictError,
-    ControlPlaneError,
-    ForbiddenError,
-    GoneError,
-    InvalidInputError,
-    NotFoundError,
-    OverQuotaError,
-    StaleWriteError,
-    TooManyError,
-    UnauthorizedError,
-    UnavailableError,
-)
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.feed import JobFeed
@@ -63,32 +41,14 @@ from controlplane.jobs.overseer import Overseer
 from controlplane.pictures.facts import MAX_PHOTO_BYTES
 from controlplane.ports import Store
 
-log = structlog.get_logger(__name__)
-
-STATUS: Mapping[type[ControlPlaneError], http.HTTPStatus] = {
-    InvalidInputError: http.HTTPStatus.UNPROCESSABLE_ENTITY,
-    NotFoundError: http.HTTPStatus.NOT_FOUND,
-    ConflictError: http.HTTPStatus.CONFLICT,
-    StaleWriteError: http.HTTPStatus.CONFLICT,
-    UnavailableError: http.HTTPStatus.SERVICE_UNAVAILABLE,
-    TooManyError: http.HTTPStatus.TOO_MANY_REQUESTS,
-    UnauthorizedError: http.HTTPStatus.UNAUTHORIZED,
-    ForbiddenError: http.HTTPStatus.FORBIDDEN,
-    GoneError: http.HTTPStatus.GONE,
-    OverQuotaError: http.HTTPStatus.TOO_MANY_REQUESTS,
-}
-"""The one place where an error gets its status."""
-
-RETRY_AFTER_S = 2
 MAX_BODY_BYTES = 1024 * 1024
 
-_WORDS: Mapping[int, str] = {
-    400: "body: cannot be read; send valid JSON in UTF-8",
-    404: "there is nothing at this path; GET /openapi.json lists what there is",
-    405: "this path does not take that method; GET /openapi.json lists what it takes",
-}
 _DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    status.value: {"model": ErrorView, "description": status.phrase}
+    status.value: {
+        "model": ProblemView,
+        "description": status.phrase,
+        "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemView"}}},
+    }
     for status in sorted({*STATUS.values(), http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
 }
 
@@ -200,68 +160,6 @@ def create_discovery_app(*, discovery: Discovery, registry: CollectorRegistry, c
 
 
 def _finish(app: FastAPI, registry: CollectorRegistry, clock: Clock) -> None:
-    app.add_exception_handler(ControlPlaneError, _refused)
-    app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(HTTPException, _not_served)
-    app.add_exception_handler(Exception, _crashed)
+    add_refusals(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, larger={JOBS: MAX_PHOTO_BYTES + MAX_BODY_BYTES})
     app.add_middleware(RequestMetrics, registry=registry, clock=clock)
-
-
-async def _refused(_: Request, exc: Exception) -> JSONResponse:
-    status = next((code for kind, code in STATUS.items() if isinstance(exc, kind)), None)
-    if status is None:
-        return _answer(http.HTTPStatus.INTERNAL_SERVER_ERROR, ErrorView(code="internal", error=str(exc)))
-    headers = {}
-    if status == http.HTTPStatus.SERVICE_UNAVAILABLE or isinstance(exc, TooManyError):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
-    if status == http.HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(exc, OverQuotaError) and exc.retry_after is not None:
-        headers["Retry-After"] = str(math.ceil(exc.retry_after.total_seconds()))
-    return _answer(status, _error_view(exc, status), headers)
-
-
-def _error_view(exc: Exception, status: http.HTTPStatus) -> ErrorView:
-    code = status.phrase.lower().replace(" ", "_")
-    if isinstance(exc, InvalidInputError):
-        problems = [Problem(error=str(one), field=one.field, fix=one.fix) for one in exc.problems]
-        return ErrorView(code="invalid_input", error=str(exc), field=exc.field, fix=exc.fix, problems=problems)
-    if isinstance(exc, OverQuotaError):
-        return ErrorView(code="over_quota", error=str(exc), field=exc.quota, fix=exc.fix)
-    field = exc.kind if isinstance(exc, NotFoundError) else None
-    return ErrorView(code=code, error=str(exc), field=field)
-
-
-async def _malformed(request: Request, exc: Exception) -> JSONResponse:
-    if not isinstance(exc, RequestValidationError):
-        raise exc
-    errors = [{**error, "loc": error["loc"][1:]} for error in exc.errors()]
-    if isinstance(exc.body, bytes):
-        wrong: InvalidInputError = InvalidInputError(
-            "body", "is not JSON", "send it with Content-Type: application/json"
-        )
-    elif all(error["loc"][0] == "body" for error in exc.errors()):
-        wrong = from_pydantic(errors, exc.body, known=known_fields(), examples=EXAMPLES, root="body")
-    else:
-        wrong = from_pydantic(errors, None, known=(), examples=EXAMPLES, root="request")
-    return await _refused(request, wrong)
-
-
-async def _not_served(_: Request, exc: Exception) -> JSONResponse:
-    if not isinstance(exc, HTTPException):
-        raise exc
-    status = http.HTTPStatus(exc.status_code)
-    words = _WORDS.get(status.value, str(exc.detail))
-    code = status.phrase.lower().replace(" ", "_")
-    return _answer(status, ErrorView(code=code, error=words), dict(exc.headers or {}))
-
-
-async def _crashed(request: Request, exc: Exception) -> JSONResponse:
-    log.error("api.request_crashed", method=request.method, path=request.url.path, exc_info=exc)
-    words = "internal error; nothing is known to have changed, and the log of `hueshift serve` has the details"
-    return _answer(http.HTTPStatus.INTERNAL_SERVER_ERROR, ErrorView(code="internal", error=words))
-
-
-def _answer(status: http.HTTPStatus, body: ErrorView, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(body.model_dump(exclude_none=True), status_code=status.value, headers=headers)

@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from controlplane.api.answers import ErrorView
+from controlplane.api.answers import Problem
 from controlplane.codes import Code, by_slug, find_slug
 from controlplane.errors import (
     ConflictError,
@@ -107,6 +107,13 @@ def code_of(exc: ControlPlaneError) -> Code | None:
             return by_slug("service_unavailable")
         case _:
             return by_slug("negative")
+
+
+class _Refused(Problem):
+    """What a refusal is read for."""
+
+    code: str = ""
+    problems: tuple[Problem, ...] = ()
 
 
 def exit_code(exc: ControlPlaneError) -> ExitCode:
@@ -291,7 +298,7 @@ class Client:
         later = response.headers.get("Retry-After", "")
         after_s = float(later) if later.isascii() and later.isdigit() else None
         try:
-            view = ErrorView.model_validate_json(response.content)
+            view = _Refused.model_validate_json(response.content)
         except ValidationError:
             status = f"{response.status_code} {response.reason_phrase}".strip()
             words = f"{self.url} answered {status}; check HUESHIFT_URL"
@@ -299,5 +306,5 @@ class Client:
         if response.status_code == httpx.codes.UNAUTHORIZED and not self._has_key:
             words = "no API key: set HUESHIFT_API_KEY, or HUESHIFT_API_KEY_FILE to the file that holds it"
             return RefusalError(response.status_code, (words,), code="no_key")
-        lines = tuple(problem.error for problem in view.problems) or (view.error,)
+        lines = tuple(problem.detail for problem in view.problems) or (view.detail,)
         return RefusalError(response.status_code, lines, code=view.code, retry_after_s=after_s)

@@ -184,7 +184,7 @@ class ApiClient:
 
 def _words(answer: httpx.Response) -> str:
     try:
-        return str(answer.json()["error"])
+        return str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         return answer.text[:200]
 

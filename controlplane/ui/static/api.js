@@ -27,7 +27,7 @@ export class Problem extends Error {
 function problemOf(status, text, retryAfter) {
   let words = "";
   try {
-    words = JSON.parse(text).error.replace(/^image: /, "This file ");
+    words = JSON.parse(text).detail.replace(/^image: /, "This file ");
   } catch {
     words = "";
   }

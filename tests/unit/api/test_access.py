@@ -9,7 +9,7 @@ import httpx
 import pytest
 import structlog
 
-from controlplane.api.app import STATUS
+from controlplane.api.refusals import STATUS
 from controlplane.auth.keys import KeyRing
 from controlplane.errors import UnavailableError
 from tests.unit.api.test_services import document
@@ -69,7 +69,7 @@ async def test_nothing_is_changed_without_a_valid_key(world: World, header: str 
             answer = await http.request(method, path, json=body, headers={"Authorization": header} if header else {})
             assert answer.status_code == 401
             assert answer.headers["WWW-Authenticate"] == "Bearer"
-            assert "API key" in answer.json()["error"]
+            assert "API key" in answer.json()["detail"]
     assert await world.store.history("colorize") == before
 
 
@@ -139,7 +139,7 @@ async def test_a_large_body_is_refused_whether_it_says_so_or_not(http: httpx.Asy
     streamed = await http.put("/v1/services/colorize", content=chunks(), headers={"Content-Type": "application/json"})
     for answer in (announced, streamed):
         assert answer.status_code == 413
-        assert answer.json()["error"] == "the body is larger than 1024 KiB; send less"
+        assert answer.json()["detail"] == "the body is larger than 1024 KiB; send less"
 
 
 async def test_an_unknown_path_or_method_is_answered_in_the_same_form(http: httpx.AsyncClient) -> None:
@@ -147,7 +147,7 @@ async def test_an_unknown_path_or_method_is_answered_in_the_same_form(http: http
     wrong = await http.delete("/v1/services")
     assert (missing.status_code, wrong.status_code) == (404, 405)
     for answer in (missing, wrong):
-        assert "/openapi.json" in answer.json()["error"]
+        assert "/openapi.json" in answer.json()["detail"]
 
 
 async def test_a_database_that_does_not_answer_is_503_with_a_time_to_come_back(
@@ -159,7 +159,7 @@ async def test_a_database_that_does_not_answer_is_503_with_a_time_to_come_back(
     world.app.state.parts = _with_store(world, list_services=fail, list_keys=fail, find_key=world.store.find_key)
     answer = await http.get("/v1/services")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
-    assert answer.json()["error"] == "the database does not answer; check that it runs"
+    assert answer.json()["detail"] == "the database does not answer; check that it runs"
     ready = await http.get("/readyz")
     assert (ready.status_code, ready.json()["missing"]) == (503, ["the database does not answer; check that it runs"])
     assert (await http.get("/healthz")).status_code == 200

@@ -66,7 +66,7 @@ async def test_others_are_let_in_only_where_a_setting_says_so(peer: str) -> None
         # A forwarded address is what anybody can write.
         answer = await http.post(PATH, json=ENVOY, headers={"X-Forwarded-For": "127.0.0.1"})
     assert answer.status_code == 401
-    assert "HUESHIFT_REST_DISCOVERY=anyone" in answer.json()["error"]
+    assert "HUESHIFT_REST_DISCOVERY=anyone" in answer.json()["detail"]
     assert polls.asked == []
     async with client(polls, peer=peer, loopback_only=False) as http:
         assert (await http.post(PATH, json=ENVOY)).status_code == 304
@@ -77,7 +77,7 @@ async def test_what_is_no_json_is_refused_in_one_line(body: bytes) -> None:
     async with client(Polls()) as http:
         answer = await http.post(PATH, content=body)
     assert answer.status_code == 422
-    assert answer.json()["error"] == "body: is not JSON; send a DiscoveryRequest as JSON"
+    assert answer.json()["detail"] == "body: is not JSON; send a DiscoveryRequest as JSON"
 
 
 async def test_a_body_that_is_too_large_is_refused() -> None:
@@ -86,7 +86,7 @@ async def test_a_body_that_is_too_large_is_refused() -> None:
     async with client(polls) as http:
         answer = await http.post(PATH, content=body)
     assert answer.status_code == 413
-    assert "\n" not in answer.json()["error"]
+    assert "\n" not in answer.json()["detail"]
     assert polls.asked == []
 
 
@@ -101,7 +101,7 @@ async def test_a_body_that_is_too_large_is_refused() -> None:
 async def test_refusals_have_one_line_and_their_status(error: Exception, status: int) -> None:
     async with client(Polls(error=error)) as http:
         answer = await http.post(PATH, json=ENVOY)
-    assert (answer.status_code, answer.json()["error"]) == (status, str(error))
+    assert (answer.status_code, answer.json()["detail"]) == (status, str(error))
     assert ("Retry-After" in answer.headers) == (status == 503)
 
 

@@ -134,4 +134,4 @@ async def test_a_service_without_a_rollout_has_nothing_to_explain(world: World, 
     await world.declare()
     answer = await http.get(EXPLAIN)
     assert answer.status_code == 404
-    assert "rollout" in answer.json()["error"]
+    assert "rollout" in answer.json()["detail"]

@@ -171,7 +171,7 @@ async def test_one_stream_too_many_is_told_so(world: World, http: httpx.AsyncCli
             await stream.wait_text("retry: ")
         answer = await http.get("/v1/jobs/events")
         assert (answer.status_code, answer.headers["Retry-After"]) == (429, "2")
-        assert answer.json()["error"] == "ada follows 8 event streams already; close one, then ask again"
+        assert answer.json()["detail"] == "ada follows 8 event streams already; close one, then ask again"
 
 
 async def test_a_photo_is_given_back_to_its_owner(world: World, http: httpx.AsyncClient) -> None:
@@ -193,7 +193,7 @@ async def test_a_photo_that_was_not_fetched_yet_is_not_there(http: httpx.AsyncCl
     task = {"workflow_type": make_kind().workflow, "image_url": "https://photos.example.org/1.jpg"}
     job = (await http.post("/v1/jobs", json=task)).json()["id"]
     answer = await http.get(f"/v1/jobs/{job}/photo")
-    assert (answer.status_code, answer.json()["error"]) == (
+    assert (answer.status_code, answer.json()["detail"]) == (
         409,
         f"job {job} is waiting; its photo was not fetched from its address yet",
     )

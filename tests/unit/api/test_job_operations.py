@@ -74,7 +74,7 @@ async def test_a_dead_job_is_run_again_however_often_it_is_asked_for(world: Worl
     done = (await submit(http)).json()["id"]
     await finish(world, done)
     answer = await http.post(f"/v1/jobs/{done}/retry")
-    assert (answer.status_code, answer.json()["error"]) == (
+    assert (answer.status_code, answer.json()["detail"]) == (
         409,
         f"job {done} is done; only one that is dead or cancelled can be run again",
     )
@@ -82,7 +82,7 @@ async def test_a_dead_job_is_run_again_however_often_it_is_asked_for(world: Worl
     await bury(world, gone)
     await world.blobs.delete_blob(photo_key(JobId(gone)))
     answer = await http.post(f"/v1/jobs/{gone}/retry")
-    assert (answer.status_code, answer.json()["error"]) == (
+    assert (answer.status_code, answer.json()["detail"]) == (
         409,
         f"job {gone} cannot be run again: its photo is gone; hand the photo in anew",
     )
@@ -121,7 +121,7 @@ async def test_figures_of_no_while_or_kind_are_refused(
 ) -> None:
     answer = await http.get("/v1/job-figures", params=query)
     assert answer.status_code == status
-    assert answer.json()["error"].startswith(words)
+    assert answer.json()["detail"].startswith(words)
 
 
 async def test_operators_see_all_queues_and_what_died(world: World, http: httpx.AsyncClient) -> None:
@@ -130,7 +130,7 @@ async def test_operators_see_all_queues_and_what_died(world: World, http: httpx.
         await bury(world, job)
         refused = await bobs.get("/v1/job-queues")
         assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
-        assert "HUESHIFT_OPERATORS names them (now: ada)" in refused.json()["error"]
+        assert "HUESHIFT_OPERATORS names them (now: ada)" in refused.json()["detail"]
     world.clock.move(dt.timedelta(seconds=5))
     found = (await http.get("/v1/job-queues")).json()
     (queue,) = found["queues"]
@@ -188,4 +188,4 @@ async def test_nobody_is_an_operator_where_none_is_named(world: World, http: htt
     parts = world.app.state.parts
     overseer = dataclasses.replace(parts.overseer, operators=frozenset())
     world.app.state.parts = dataclasses.replace(parts, overseer=overseer)
-    assert "(now: nobody)" in (await http.get("/v1/job-queues")).json()["error"]
+    assert "(now: nobody)" in (await http.get("/v1/job-queues")).json()["detail"]

@@ -237,7 +237,7 @@ async def test_what_cannot_be_read_is_refused_in_one_line(
 ) -> None:
     answer = await http.post("/v1/jobs", **options)
     assert answer.status_code == status
-    assert answer.json()["error"].startswith(words)
+    assert answer.json()["detail"].startswith(words)
 
 
 async def test_a_photo_may_be_larger_than_other_bodies_but_not_without_end(http: httpx.AsyncClient) -> None:
@@ -248,7 +248,7 @@ async def test_a_photo_may_be_larger_than_other_bodies_but_not_without_end(http:
     endless = await http.post(
         "/v1/jobs", params={"workflow_type": WORKFLOW}, content=bytes(34 * 1024 * 1024), headers=JPEG
     )
-    assert (endless.status_code, endless.json()["error"]) == (413, "the body is larger than 33792 KiB; send less")
+    assert (endless.status_code, endless.json()["detail"]) == (413, "the body is larger than 33792 KiB; send less")
 
 
 async def test_more_uploads_than_memory_are_told_to_come_again(world: World, http: httpx.AsyncClient) -> None:
@@ -266,7 +266,7 @@ async def test_more_uploads_than_memory_are_told_to_come_again(world: World, htt
 async def test_a_result_is_downloaded_with_its_version(world: World, http: httpx.AsyncClient) -> None:
     job = (await submit(http)).json()
     early = await http.get(f"/v1/jobs/{job['id']}/result")
-    assert (early.status_code, early.json()["error"]) == (
+    assert (early.status_code, early.json()["detail"]) == (
         409,
         f"job {job['id']} is waiting; only one that is done has a result",
     )

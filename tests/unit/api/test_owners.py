@@ -88,7 +88,7 @@ async def test_an_agreement_that_makes_no_sense_is_refused(
 ) -> None:
     answer = await agree(http, **changes)
     assert (answer.status_code, answer.json()["field"]) == (422, field)
-    assert words in answer.json()["error"]
+    assert words in answer.json()["detail"]
     assert (await http.get("/v1/job-owners")).json() == []
 
 
@@ -102,10 +102,13 @@ async def test_over_quota_is_429_with_the_quota_its_value_and_the_fix(world: Wor
     assert refused.status_code == 429
     assert "Retry-After" not in refused.headers, "nobody knows when a job ends"
     assert refused.json() == {
+        "type": "https://hueshift.dev/problems/over_quota",
+        "title": "More than was agreed",
+        "status": 429,
         "code": "over_quota",
         "field": "max_waiting",
         "fix": "wait until some have ended, cancel some, or have the quota raised",
-        "error": "max_waiting: ada has 1 jobs that wait or run, and may have 1; wait until some have ended, "
+        "detail": "max_waiting: ada has 1 jobs that wait or run, and may have 1; wait until some have ended, "
         "cancel some, or have the quota raised",
         "problems": [],
     }
@@ -130,7 +133,7 @@ async def test_bytes_are_free_again_once_a_job_is_deleted(http: httpx.AsyncClien
     job = (await submit(http)).json()["id"]
     refused = await http.post("/v1/jobs", files=UPLOAD, data={"workflow_type": WORKFLOW})
     assert (refused.status_code, refused.json()["field"]) == (429, "max_bytes")
-    assert f"may have {len(PHOTO) + 5}" in refused.json()["error"]
+    assert f"may have {len(PHOTO) + 5}" in refused.json()["detail"]
     await http.delete(f"/v1/jobs/{job}")
     assert (await submit(http)).status_code == 202
 
@@ -158,6 +161,6 @@ async def test_what_is_over_its_time_is_said_to_be_gone(world: World, http: http
     assert (shown["state"], shown["photo"], shown["result"], shown["words"]) == ("done", None, None, words)
     assert (shown["version"], shown["expires_at"], shown["run_s"]) == ("v2", None, 0.0)
     gone = await http.get(f"/v1/jobs/{job}/result")
-    assert (gone.status_code, gone.json()["error"]) == (410, f"job {job} is done, but {words}")
+    assert (gone.status_code, gone.json()["detail"]) == (410, f"job {job} is done, but {words}")
     assert (await http.delete(f"/v1/jobs/{job}")).status_code == 204
     assert (await http.get(f"/v1/jobs/{job}/result")).status_code == 404

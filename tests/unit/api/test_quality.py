@@ -71,7 +71,7 @@ async def test_without_the_extra_such_a_service_is_refused_with_what_to_install(
     world.app.state.parts = dataclasses.replace(world.app.state.parts, compares_pictures=False)
     answer = await http.put("/v1/services/colorize", json=declaring())
     assert answer.status_code == 422
-    assert answer.json()["error"] == (
+    assert answer.json()["detail"] == (
         "slos.pictures: needs the package pillow on the control plane; "
         "install it there with: pip install 'hueshift[quality]'"
     )
@@ -81,7 +81,7 @@ async def test_without_the_extra_such_a_service_is_refused_with_what_to_install(
 async def test_workers_that_speak_grpc_cannot_be_asked(http: httpx.AsyncClient) -> None:
     answer = await http.put("/v1/services/colorize", json={**declaring(), "grpc_target": "colorize"})
     assert answer.status_code == 422
-    assert answer.json()["error"].startswith("slos.pictures: sends photos over HTTP, and these workers speak gRPC")
+    assert answer.json()["detail"].startswith("slos.pictures: sends photos over HTTP, and these workers speak gRPC")
 
 
 async def test_a_step_that_waits_for_pictures_needs_the_objective(world: World, http: httpx.AsyncClient) -> None:

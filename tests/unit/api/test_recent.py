@@ -40,4 +40,4 @@ async def test_further_back_than_is_kept_is_refused(world: World, http: httpx.As
 
 async def test_an_unknown_service_is_named(http: httpx.AsyncClient) -> None:
     answer = await http.get("/v1/services/nothing/traffic")
-    assert (answer.status_code, "nothing" in answer.json()["error"]) == (404, True)
+    assert (answer.status_code, "nothing" in answer.json()["detail"]) == (404, True)

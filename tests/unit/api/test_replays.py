@@ -82,7 +82,7 @@ async def test_wrong_objectives_are_refused_in_the_words_of_a_services_document(
 ) -> None:
     del ended
     answer = await http.post(REPLAY, json={"slos": slos})
-    assert (answer.status_code, answer.json()["error"]) == (422, error)
+    assert (answer.status_code, answer.json()["detail"]) == (422, error)
 
 
 async def test_what_is_not_recorded_any_more_cannot_be_replayed(ended: World, http: httpx.AsyncClient) -> None:
@@ -90,7 +90,7 @@ async def test_what_is_not_recorded_any_more_cannot_be_replayed(ended: World, ht
         await ended.store.prune_telemetry(before_tick=before)
         answer = await http.post(REPLAY)
         assert answer.status_code == 409
-        error = answer.json()["error"]
+        error = answer.json()["detail"]
         assert error.startswith("the record of colorize-1 has a hole, so it cannot be replayed: ")
         assert "HUESHIFT_TELEMETRY_RETENTION" in error
 
@@ -136,4 +136,4 @@ async def test_it_is_a_read(ended: World) -> None:
 
 async def test_an_unknown_rollout_is_named(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/rollouts/colorize-9/replay")
-    assert (answer.status_code, "colorize-9" in answer.json()["error"]) == (404, True)
+    assert (answer.status_code, "colorize-9" in answer.json()["detail"]) == (404, True)

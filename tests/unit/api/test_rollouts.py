@@ -113,8 +113,8 @@ async def test_a_senseless_start_is_refused_and_nothing_starts(
     await world.declare()
     answer = await http.post(START, json=body)
     assert answer.status_code == status, answer.text
-    assert words in answer.json()["error"]
-    assert "\n" not in answer.json()["error"]
+    assert words in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
     assert (await http.get(START)).json() == []
 
 
@@ -123,7 +123,7 @@ async def test_a_second_rollout_of_a_service_is_a_conflict(world: World, http: h
     await http.post(START, json={"to": "v2"})
     answer = await http.post(START, json={"to": "v3"})
     assert answer.status_code == 409
-    assert "colorize-1" in answer.json()["error"]
+    assert "colorize-1" in answer.json()["detail"]
     assert len((await http.get(START)).json()) == 1
 
 
@@ -134,7 +134,7 @@ async def test_a_version_whose_worker_serves_another_model_is_not_started(
     await world.store.record_models([builders.make_report(pin=builders.make_pin(digit="b"))])
     answer = await http.post(START, json={"to": "v2"})
     assert answer.status_code == 409
-    assert answer.json()["error"] == (
+    assert answer.json()["detail"] == (
         "127.0.0.1:8083 serves v2 (sha256:bbbbbbbbbbbb), but v2 is v2 (sha256:aaaaaaaaaaaa): give the worker the pinned"
         " model, or correct versions.v2.model and apply"
     )
@@ -165,7 +165,7 @@ async def test_a_version_without_endpoints_cannot_get_traffic(world: World, http
     await world.store.apply(spec, by="ada", why="", now=NOW)
     answer = await http.post(START, json={"to": "v2"})
     assert answer.status_code == 422
-    assert answer.json()["error"] == (
+    assert answer.json()["detail"] == (
         "versions.v2.endpoints: is empty; add an endpoint, host:port, and apply the service again"
     )
 
@@ -179,7 +179,7 @@ async def test_a_version_whose_workers_are_all_down_cannot_be_started(world: Wor
     await world.report_health(DOWN)
     answer = await http.post(START, json={"to": "v2"})
     assert answer.status_code == 409
-    assert answer.json()["error"] == (
+    assert answer.json()["detail"] == (
         "version v2 (cluster colorize_v2): 0 of 1 workers healthy; "
         "start the workers or check health_check.path (/healthz)"
     )
@@ -301,7 +301,7 @@ async def test_what_makes_no_sense_now_is_told_at_once(world: World, http: httpx
     await world.move(await world.roll(), Baking(step=0, since=NOW))
     answer = await http.post(command("resume"))
     assert answer.status_code == 409
-    assert answer.json()["error"] == "cannot resume a rollout that is baking"
+    assert answer.json()["detail"] == "cannot resume a rollout that is baking"
 
 
 async def test_what_a_waiting_command_may_make_sensible_is_left_to_the_controller(
@@ -330,7 +330,7 @@ async def test_an_unknown_command_or_field_is_refused(world: World, http: httpx.
     await world.roll()
     assert (await http.post(command("explode"))).status_code == 404
     answer = await http.post(command("abort"), json={"ful": True})
-    assert (answer.status_code, answer.json()["error"]) == (422, "ful: is not a field here; did you mean full?")
+    assert (answer.status_code, answer.json()["detail"]) == (422, "ful: is not a field here; did you mean full?")
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------

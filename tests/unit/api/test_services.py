@@ -73,9 +73,9 @@ async def test_what_an_envoy_would_refuse_is_refused_at_the_door_in_its_words(
     assert (await http.put("/v1/services/colorize", json=document())).status_code == 200
     refused = await http.put("/v1/services/colorize", json=document(routes=[*document()["routes"], odd]))
     assert (refused.status_code, refused.json()["field"]) == (422, "routes.odd")
-    assert refused.json()["error"].startswith("routes.odd: Envoy refuses it: no good; ")
+    assert refused.json()["detail"].startswith("routes.odd: Envoy refuses it: no good; ")
     claimed = (await http.put("/v1/services/colorize", json=document(domains=["A.example", "a.example"]))).json()
-    assert claimed["error"] == (
+    assert claimed["detail"] == (
         "route_config.colorize_routes.domains: 'a.example' is claimed 2 times; name each domain once"
     )
     assert (await world.store.load_service("colorize")).newest.number == 1
@@ -91,16 +91,16 @@ async def test_a_bad_declaration_lists_everything_and_changes_nothing(http: http
     assert answer.status_code == 422
     refused = answer.json()
     assert (refused["code"], refused["field"]) == ("invalid_input", "versions.v1.endpoints[1]")
-    assert refused["error"].startswith("versions.v1.endpoints[1]: 'w' is not an endpoint; write host:port")
+    assert refused["detail"].startswith("versions.v1.endpoints[1]: 'w' is not an endpoint; write host:port")
     assert [problem["field"] for problem in refused["problems"]] == ["versions.v1.endpoints[1]", "slos.errors.max"]
-    assert refused["problems"][1]["error"] == "slos.errors.max: is missing; add max: 1%"
+    assert refused["problems"][1]["detail"] == "slos.errors.max: is missing; add max: 1%"
     assert (await http.get("/v1/services")).json() == []
 
 
 async def test_values_out_of_range_are_refused_as_the_core_says_it(http: httpx.AsyncClient) -> None:
     refused = await http.put("/v1/services/colorize", json=document(split={"v1": "60%", "v2": "60%"}))
     assert refused.status_code == 422
-    assert refused.json()["error"] == "split: the weights sum to 120 %; make them sum to 100 %"
+    assert refused.json()["detail"] == "split: the weights sum to 120 %; make them sum to 100 %"
 
 
 async def test_a_document_of_another_name_than_the_path_is_refused(http: httpx.AsyncClient) -> None:
@@ -120,7 +120,7 @@ async def test_a_certificate_must_be_on_the_control_plane_where_that_is_known(
         world.app.state.parts = dataclasses.replace(world.app.state.parts, certificates=lambda known=known: known)
         refused = await http.put("/v1/services/colorize", json=declared)
         assert refused.status_code == 422
-        assert refused.json()["error"] == (
+        assert refused.json()["detail"] == (
             f"listener.tls.certificate: 'edge.example' is not on the control plane; {words}"
         )
     for certificates in (lambda: ["edge.example"], None):  # None: nobody knows here; then Envoy waits for it
@@ -135,7 +135,7 @@ async def test_what_another_service_owns_is_a_conflict(http: httpx.AsyncClient) 
     other = document_of(builders.make_spec("style")).model_dump(mode="json", exclude_none=True)
     refused = await http.put("/v1/services/style", json=other)
     assert refused.status_code == 409
-    assert "listener.port" in refused.json()["error"]
+    assert "listener.port" in refused.json()["detail"]
 
 
 async def test_an_unknown_service_is_not_found_and_the_known_ones_are_named(
@@ -145,7 +145,7 @@ async def test_an_unknown_service_is_not_found_and_the_known_ones_are_named(
     for path in ("", "/status", "/history", "/rollouts", "/events"):
         answer = await http.get(f"/v1/services/nothing{path}")
         assert answer.status_code == 404
-        assert answer.json()["error"] == "service 'nothing' does not exist (known: colorize)"
+        assert answer.json()["detail"] == "service 'nothing' does not exist (known: colorize)"
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ async def test_what_is_no_json_is_refused_in_one_line(
 ) -> None:
     answer = await http.put("/v1/services/colorize", content=content, headers={"Content-Type": content_type})
     assert answer.status_code in {400, 422}
-    assert answer.json()["error"].startswith(words)
-    assert "\n" not in answer.json()["error"]
+    assert answer.json()["detail"].startswith(words)
+    assert "\n" not in answer.json()["detail"]
 
 
 # -- the split ---------------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ async def test_a_senseless_split_is_refused(
     await world.declare()
     answer = await http.put("/v1/services/colorize/split", json={"weights": weights})
     assert answer.status_code == status
-    assert answer.json()["error"].startswith(words)
+    assert answer.json()["detail"].startswith(words)
     assert (await world.store.load_service("colorize")).split == builders.make_split(v1=10_000)
 
 
@@ -210,7 +210,7 @@ async def test_a_rollout_owns_the_split(world: World, http: httpx.AsyncClient) -
     await world.roll()
     answer = await http.put("/v1/services/colorize/split", json={"weights": {"v1": "100%"}})
     assert answer.status_code == 409
-    assert "colorize-1" in answer.json()["error"]
+    assert "colorize-1" in answer.json()["detail"]
 
 
 async def test_no_traffic_is_given_by_hand_to_workers_that_are_down(world: World, http: httpx.AsyncClient) -> None:
@@ -221,7 +221,7 @@ async def test_no_traffic_is_given_by_hand_to_workers_that_are_down(world: World
     )
     answer = await http.put("/v1/services/colorize/split", json={"weights": {"v1": "50%", "v2": "50%"}})
     assert answer.status_code == 409
-    assert answer.json()["error"] == (
+    assert answer.json()["detail"] == (
         "version v2 (cluster colorize_v2): 0 of 2 workers healthy; "
         "start the workers or check health_check.path (/healthz)"
     )
@@ -265,7 +265,7 @@ async def test_an_absurd_limit_is_refused(world: World, http: httpx.AsyncClient,
     await world.declare()
     answer = await http.get("/v1/services/colorize/history", params={"limit": limit})
     assert answer.status_code == 422
-    assert answer.json()["error"].startswith("limit: ")
+    assert answer.json()["detail"].startswith("limit: ")
 
 
 async def test_events_that_are_there_are_given_at_once(world: World, http: httpx.AsyncClient) -> None:
@@ -330,5 +330,5 @@ async def test_a_refused_revision_is_shown_with_envoys_words_while_the_old_one_i
     assert (status["revision"]["number"], status["rejected"]["words"]) == (1, words)
     start = await http.post("/v1/services/colorize/rollouts", json={"to": "v3"})
     assert start.status_code == 409
-    assert words in start.json()["error"]
+    assert words in start.json()["detail"]
     assert json.dumps(start.json())

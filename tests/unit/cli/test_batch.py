@@ -220,13 +220,13 @@ def sha256(path: pathlib.Path) -> str:
 
 
 def test_quotas_and_restarts_are_waited_for(cli: Cli, fleet: Fleet, folder: pathlib.Path, out: pathlib.Path) -> None:
-    over = {"code": "over_quota", "error": "max_waiting: 10 jobs wait already; wait"}
+    over = {"code": "over_quota", "detail": "max_waiting: 10 jobs wait already; wait"}
     begun = cli.world.clock.steady()
     fleet.answers = [
         httpx.Response(429, json=over, headers={"Retry-After": "7"}),
         httpx.Response(429, json=over),
         httpx.ConnectError("refused"),
-        httpx.Response(503, json={"code": "x", "error": "16 photos are being read"}, headers={"Retry-After": "2"}),
+        httpx.Response(503, json={"code": "x", "detail": "16 photos are being read"}, headers={"Retry-After": "2"}),
         httpx.Response(502, text="<html>"),
     ]
     ended = batch(cli, folder, out)
@@ -253,7 +253,7 @@ def test_a_control_plane_that_stays_away_ends_it_with_3(
 def test_a_key_that_is_not_accepted_ends_it_at_once(
     cli: Cli, fleet: Fleet, folder: pathlib.Path, out: pathlib.Path
 ) -> None:
-    refused = httpx.Response(401, json={"code": "unauthorized", "error": "the API key is not known or was revoked"})
+    refused = httpx.Response(401, json={"code": "unauthorized", "detail": "the API key is not known or was revoked"})
     fleet.answers = [refused] * 100
     ended = batch(cli, folder, out)
     assert (ended.code, ended.lines) == (4, ["hueshift: the API key is not known or was revoked"])

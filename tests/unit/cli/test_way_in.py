@@ -34,14 +34,14 @@ class Answering(httpx.BaseTransport):
         (httpx.ConnectError("Name or service\nnot known"), 3, "start it with `hueshift serve`, or set HUESHIFT_URL"),
         (httpx.ReadTimeout("slow"), 3, "did not answer within 30 s; try again"),
         (httpx.ReadError("reset"), 3, "cannot reach"),
-        (httpx.Response(503, json={"code": "x", "error": "the database does not answer"}), 3, "the database does not"),
-        (httpx.Response(500, json={"code": "internal", "error": "internal error"}), 3, "internal error"),
+        (httpx.Response(503, json={"code": "x", "detail": "the database does not answer"}), 3, "the database does not"),
+        (httpx.Response(500, json={"code": "internal", "detail": "internal error"}), 3, "internal error"),
         (httpx.Response(502, text="<html>Bad Gateway</html>"), 3, "answered 502 Bad Gateway; check HUESHIFT_URL"),
         (httpx.Response(404, text="nginx"), 4, "answered 404 Not Found; check HUESHIFT_URL"),
-        (httpx.Response(403, json={"code": "forbidden", "error": "not yours"}), 4, "not yours"),
+        (httpx.Response(403, json={"code": "forbidden", "detail": "not yours"}), 4, "not yours"),
         (httpx.Response(200, text="<html>"), 3, "does not answer like this version of hueshift"),
         (httpx.Response(200, json={"another": "service"}), 3, "does not answer like this version of hueshift"),
-        (httpx.Response(413, json={"code": "x", "error": "the body is larger"}), 2, "the body is larger"),
+        (httpx.Response(413, json={"code": "x", "detail": "the body is larger"}), 2, "the body is larger"),
     ],
 )
 def test_what_goes_wrong_on_the_way_is_one_line_and_a_code(
