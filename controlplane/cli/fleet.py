@@ -58,7 +58,7 @@ def proxies(
     words. NOT SENT: it has not been given this type. An Envoy that is not listed never connected.
     """
     from controlplane.api.answers import ProxyView  # noqa: PLC0415 - see main
-    from controlplane.cli import fleet_pages  # noqa: PLC0415
+    from controlplane.cli import fleet_table  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
     surroundings = surroundings_of(context)
@@ -70,7 +70,7 @@ def proxies(
     if for_programs(output):
         printing.print_data(found, output)
     elif found:
-        page = fleet_pages.proxies_table(found, wide=output is Format.WIDE)
+        page = fleet_table.fleet_page(found, wide=output is Format.WIDE)
         printing.print_page(page, color=surroundings.color)
     elif part or chosen:
         words = [*(f"of group {group}" for group in part.values()), *chosen.values()]

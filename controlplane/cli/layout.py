@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -36,10 +36,17 @@ class Node:
         return child
 
 
+class Part(Protocol):
+    """Something that fits itself to a width."""
+
+    def lines(self, width: int) -> Iterator[Text]:
+        """Yield lines of at most *width* columns."""
+
+
 class Page:
     """Parts below each other, each folded to the width that there is."""
 
-    def __init__(self, *parts: "Fields | Tree | Paragraph | Text") -> None:
+    def __init__(self, *parts: Part | Text) -> None:
         self._parts = parts
 
     def lines(self, width: int) -> list[Text]:
@@ -108,6 +115,15 @@ class Tree:
                 yield _joined([_padded(cell, size) for cell, size in zip(shown, widths, strict=True) if size])
 
 
+def columns(heads: Sequence[Text], rows: Iterable[Sequence[Text]], widths: Sequence[int]) -> Iterator[Text]:
+    """Yield heads and rows as a table; what is wider than its column is folded in it."""
+    yield _joined([_padded(head, width) for head, width in zip(heads, widths, strict=True)])
+    for row in rows:
+        folded = [fold(text, width) for text, width in zip(row, widths, strict=False)]
+        for cells in itertools.zip_longest(*folded, fillvalue=Text()):
+            yield _joined([_padded(cell, width) for cell, width in zip(cells, widths, strict=True)])
+
+
 def fold(text: Text, width: int) -> list[Text]:
     """Return *text* as lines of at most *width* columns; no text is one empty line."""
     if cell_len(text.plain) <= width:
@@ -118,7 +134,7 @@ def fold(text: Text, width: int) -> list[Text]:
     return folded
 
 
-def _lines(part: "Fields | Tree | Paragraph | Text", width: int) -> Iterable[Text]:
+def _lines(part: Part | Text, width: int) -> Iterable[Text]:
     return fold(part, width) if isinstance(part, Text) else part.lines(width)
 
 

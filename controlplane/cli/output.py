@@ -25,6 +25,7 @@ from controlplane.api.answers import (
 )
 from controlplane.cli.layout import Page, Paragraph
 from controlplane.cli.options import Format
+from controlplane.codes import Code
 
 SHOWN_CHECKSUM = 19
 """Characters of a checksum that tell models apart for people: its kind and twelve digits."""
@@ -189,11 +190,18 @@ def explanation(found: ExplanationView) -> RenderableType:
 
 def advice_line(advice: AdviceView) -> Paragraph:
     """Write ``Warn [HS0107] (edge-2) …; run: hueshift …``."""
-    line = Text().append(f"{advice.level} [{advice.code}]", style=LEVEL_STYLES.get(advice.level, ""))
-    line.append(f" ({clean(advice.subject)}) {clean(advice.words)}")
-    if advice.run:
-        line.append(f"; run: {clean(advice.run)}")
-    return Paragraph(line)
+    return Paragraph(_advice(advice.level, advice.code, advice.subject, advice.words, advice.run))
+
+
+def advice_words(code: Code, subject: str, words: str, run: str) -> Text:
+    """Write what `advice_line` does of something that the API did not say itself."""
+    return _advice(code.level.value, code.id, subject, words, run)
+
+
+def _advice(level: str, code: str, subject: str, words: str, run: str) -> Text:
+    line = Text().append(f"{level} [{code}]", style=LEVEL_STYLES.get(level, ""))
+    line.append(f" ({clean(subject)}) {clean(words)}")
+    return line.append(f"; run: {clean(run)}") if run else line
 
 
 def quality_line(run: QualityRunView) -> Text:
