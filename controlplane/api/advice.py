@@ -88,9 +88,9 @@ def _of_pictures(status: StatusView) -> Iterator[AdviceView]:
 
 def _of_rollout(status: StatusView, rollout: RolloutView) -> Iterator[AdviceView]:
     if rollout.state == "paused" and rollout.cause in _PAUSES:
-        yield _say(_PAUSES[rollout.cause], status, f"{rollout.id} is {rollout.phase}: {rollout.words}".rstrip(": "))
+        yield _say(_PAUSES[rollout.cause], status, f"{rollout.id} is {rollout.phase}")
     if rollout.state == "rolled_back":
-        yield _say("rolled_back", status, f"{rollout.id} was rolled back: {rollout.words}".rstrip(": "))
+        yield _say("rolled_back", status, f"{rollout.id} was rolled back")
     if status.commands_waiting:
         yield _say("commands_wait", status, f"{status.commands_waiting} command(s) not carried out yet")
     share = next((each for each in status.split if each.version == rollout.candidate), None)

@@ -19,6 +19,9 @@ from controlplane.traffic.provenance import ModelReport
 MEASURED_OVER: Final = dt.timedelta(seconds=30)
 """How far back requests are counted for the shares that versions really get; less where the weight is younger."""
 
+ORDER: Final = ("cds", "lds", "eds", "rds")
+"""Types in the order in which Envoys get them; further ones come behind."""
+
 WORST_FIRST: Final = ("NACKED", "STALE", "NOT SENT", "SYNCED")
 
 
@@ -163,6 +166,10 @@ def _envoy_view(types: Sequence[TypeView], node: str, connected: bool) -> EnvoyV
         connected=connected,
         status=status,
         age_s=max(ages, default=None) if status != "SYNCED" else min(ages, default=None),
-        behind=[each.type for each in worst] if status != "SYNCED" else [],
+        behind=sorted((each.type for each in worst if status != "SYNCED"), key=_place),
         words=next((f"{each.type.upper()}: {each.words}" for each in worst if each.words), ""),
     )
+
+
+def _place(kind: str) -> tuple[int, str]:
+    return ORDER.index(kind) if kind in ORDER else len(ORDER), kind

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from controlplane.api.answers import ProxyConfigView, ProxyView, ResourceView, TypeConfigView
-from controlplane.cli.fleet_table import SHORT, connection_text, refusals
+from controlplane.cli.fleet_table import SHORT, all_refusals, connection_text, refusals
 from controlplane.cli.layout import Page
 from controlplane.cli.output import age, as_yaml, clean, marked, new_table
 
@@ -28,7 +28,7 @@ def proxy_page(config: ProxyConfigView, what: str, *, wide: bool = False) -> Ren
     """Show one Envoy: *what* is summary, diff, or one of `NAMES`."""
     if what == "diff":
         return _diff(config)
-    refused = [Page(*refusals(config.proxy.node, config.types))]
+    refused = [Page(*all_refusals(config.proxy.node, config.types))]
     lost = [Text(_lost(config.proxy.node, each), style="yellow") for each in config.types if each.lost]
     if what == "summary":
         return Group(_head(config.proxy), "", _summary(config, wide=wide), *refused, *lost)

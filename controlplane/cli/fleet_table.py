@@ -20,24 +20,29 @@ ORDER: Final = ("cds", "lds", "eds", "rds")
 WORST_FIRST: Final = ("NACKED", "STALE", "NOT SENT", "SYNCED")
 SHORT: Final = 8
 """Characters of a version that people need to tell it from another."""
-MAX_NAME: Final = 24
-"""Columns of a node's id before it is folded, so that the types stay in one row with it."""
+MIN_NAME: Final = 16
+"""Columns that a node's id needs at least, folded, for the types to stand in one row with it."""
 
 
 def fleet_page(proxies: Sequence[ProxyView], *, wide: bool = False) -> Page:
     """Show Envoys, below them what those say that refused something, and how many are how."""
-    words = [paragraph for proxy in proxies for paragraph in refusals(proxy.node, proxy.types)]
+    words = [paragraph for proxy in proxies for paragraph in all_refusals(proxy.node, proxy.types)]
     gap = [Text()] if words else []
     return Page(_Fleet(proxies, wide=wide), *gap, *words, Text(), Paragraph(_sum(proxies)))
 
 
 def refusals(node: str, types: Sequence[TypeView]) -> Iterator[Paragraph]:
-    """Yield what an Envoy says of what it refuses, with the command that shows it; then of what it once did."""
+    """Yield what an Envoy says of what it refuses now, with the command that shows it."""
     code = by_slug("envoy_refuses")
     for kind in types:
         if kind.status == "NACKED":
             said = f"refused {kind.type.upper()} {kind.sent}: {kind.words}"
             yield Paragraph(advice_words(code, node, said, code.run.format(subject=node, service="")))
+
+
+def all_refusals(node: str, types: Sequence[TypeView]) -> Iterator[Paragraph]:
+    """Yield what an Envoy says of what it refuses, then of what it once did and is back in step since."""
+    yield from refusals(node, types)
     for kind in types:
         past = kind.last_refusal
         if past is not None and kind.status != "NACKED":
@@ -49,7 +54,7 @@ def connection_text(proxy: ProxyView) -> Text:
     """Say for how long an Envoy has been connected, or gone."""
     if proxy.connected:
         return Text(f"yes, {age(proxy.age_s)}")
-    return Text(f"left {age(proxy.age_s)} ago", style="red")
+    return Text(f"left {age(proxy.age_s)}", style="red")
 
 
 class _Fleet:
@@ -66,8 +71,9 @@ class _Fleet:
         heads = ("NODE", "GROUP", "CONNECTED", *(kind.upper() for kind in self._kinds), "REPLICA", *more)
         rows = [self._row(proxy) for proxy in self._proxies]
         widths = [max(cell_len(text.plain) for text in column) for column in zip(*rows, _texts(heads), strict=True)]
-        widths[0] = min(widths[0], width if self._wide else MAX_NAME)
-        if sum(widths) + len(GAP) * (len(widths) - 1) <= width:
+        room = width - sum(widths[1:]) - len(GAP) * (len(widths) - 1)
+        if room >= min(widths[0], MIN_NAME):
+            widths[0] = min(widths[0], room)
             yield from columns([Text(head, style="bold") for head in heads], rows, widths)
             return
         yield from self._folded(width)

@@ -78,17 +78,19 @@ class Fields:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Paragraph:
-    """A sentence; what is folded is indented."""
+    """A sentence behind *indent* spaces; what is folded is indented further."""
 
     text: Text
+    indent: int = 0
 
     def lines(self, width: int) -> Iterator[Text]:
         """Fold it."""
-        if cell_len(self.text.plain) <= width:
-            yield self.text
+        before = " " * self.indent
+        if cell_len(self.text.plain) + self.indent <= width:
+            yield Text(before) + self.text
             return
-        for place, part in enumerate(fold(self.text, max(width - len(GAP), 1))):
-            yield Text("" if place == 0 else GAP) + part
+        for place, part in enumerate(fold(self.text, max(width - self.indent - len(GAP), 1))):
+            yield Text(before if place == 0 else before + GAP) + part
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import yaml
 from pydantic import BaseModel
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -175,17 +175,16 @@ def reason(rollout: RolloutView) -> str:
     return str(rollout.evidence.get("reason", "")) if rollout.evidence else ""
 
 
-def explanation(found: ExplanationView) -> RenderableType:
+def explanation(found: ExplanationView) -> Page:
     """Say why a rollout stands where it stands."""
-    head = Text(f"{found.rollout}: ")
-    head.append_text(marked(found.state, found.phase))
-    lines = [head, Text(clean(found.summary))]
-    lines += [Text(f"  {clean(each.words)}") for each in found.objectives]
+    head = Text(f"{found.rollout}: ").append_text(marked(found.state, found.phase))
+    lines = [Paragraph(head), Paragraph(Text(clean(found.summary)))]
+    lines += [Paragraph(Text(clean(each.words)), indent=2) for each in found.objectives]
     for run in found.quality:
-        lines.append(Text("  pictures: ").append_text(quality_line(run)))
+        lines.append(Paragraph(Text("pictures: ").append_text(quality_line(run)), indent=2))
         if run.measures:
-            lines.append(Text(f"    {measures_text(run)}"))
-    return Group(*lines, Text(clean(found.next)), Page(*(advice_line(each) for each in found.advice)))
+            lines.append(Paragraph(Text(measures_text(run)), indent=4))
+    return Page(*lines, Paragraph(Text(clean(found.next))), *(advice_line(each) for each in found.advice))
 
 
 def advice_line(advice: AdviceView) -> Paragraph:
@@ -279,4 +278,6 @@ def odds(value: object) -> str:
     """Write evidence as odds, ``1:20``."""
     if not isinstance(value, int | float):
         return "-"
-    return f"1:{value:.3g}" if value < 1e6 else "1:1000000+"
+    if value >= 1e6:
+        return "1:1000000+"
+    return f"1:{value:.0f}" if value >= 100 else f"1:{value:.3g}"

@@ -130,7 +130,7 @@ def _rollout_node(status: StatusView, rollout: RolloutView, now: dt.datetime, wi
     for step in _step_nodes(rollout, now, wide):
         node.add(step)
     for objective in _objectives(rollout):
-        node.add(_objective_node(objective))
+        node.add(_objective_node(objective, rollout.baseline))
     for run in status.quality:
         node.add(
             Node(
@@ -146,6 +146,7 @@ def _rollout_node(status: StatusView, rollout: RolloutView, now: dt.datetime, wi
 
 def _step_nodes(rollout: RolloutView, now: dt.datetime, wide: bool) -> Iterator[Node]:  # noqa: FBT001
     steps = rollout.plan.steps
+    later = "undone" if rollout.state in {"rolling_back", "rolled_back"} else "later"
     first, last = 0, len(steps)
     if not wide and len(steps) > SHOWN:
         first = max(0, min(rollout.step - 3, len(steps) - SHOWN))
@@ -155,7 +156,7 @@ def _step_nodes(rollout: RolloutView, now: dt.datetime, wide: bool) -> Iterator[
     for number, step in enumerate(steps[first:last], start=first + 1):
         done = number < rollout.step or rollout.state == "promoted"
         here = number == rollout.step and not done
-        status = marked("done") if done else marked(rollout.state, "now") if here else Text("• later", style="dim")
+        status = marked("done") if done else marked(rollout.state, "now") if here else Text(f"• {later}", style="dim")
         about = [f"held {step.hold.total_seconds():g} s"] if step.hold else []
         about += ["then a gate"] if step.pause else []
         since = age((now - rollout.since).total_seconds()) if here else ""
@@ -170,16 +171,16 @@ def _objectives(rollout: RolloutView) -> Iterator[Mapping[str, Any]]:
             yield objective
 
 
-def _objective_node(objective: Mapping[str, Any]) -> Node:
+def _objective_node(objective: Mapping[str, Any], old: str) -> Node:
     name = clean(str(objective.get("name", "-")))
     candidate, baseline, bound = (objective.get(key) for key in ("candidate", "baseline", "bound"))
     relative = name.endswith("rel")
     text = Text(share(candidate))
     if relative:
-        text.append(f" vs {share(baseline)}, at most x{bound:g}" if isinstance(bound, int | float) else "")
+        text.append(f", {old} {share(baseline)}, at most x{bound:g}" if isinstance(bound, int | float) else "")
     else:
         text.append(f" {_sign(candidate, bound)} {share(bound)}")
-        text.append(f", before {share(baseline)}" if baseline is not None else "")
+        text.append(f", {old} {share(baseline)}" if baseline is not None else "")
     text.append(f", odds {odds(objective.get('odds'))}")
     return Node(Text(f"α {name}"), "Evidence", _standing(objective), "", text)  # noqa: RUF001 - the mark of an analysis, as in Argo
 
@@ -198,8 +199,14 @@ def _standing(objective: Mapping[str, Any]) -> Text:
             return marked("kept")
         case int() | float() as needed:
             return Text(f"◌ {needed:g} more", style="cyan")
+        case _ if not str(objective.get("name")).endswith("rel") and _sign(*_against_bound(objective)) == ">":
+            return Text("✖ broken", style="red")
         case _:
             return Text("‖ open", style="yellow")
+
+
+def _against_bound(objective: Mapping[str, Any]) -> tuple[object, object]:
+    return objective.get("candidate"), objective.get("bound")
 
 
 def _shares(status: StatusView) -> list[ShareView]:

@@ -97,7 +97,7 @@ def test_envoys_are_one_line_each(stale: Cli) -> None:
     header, first, second, gap, total = stale("proxies").out.splitlines()
     assert header.split() == ["NODE", "GROUP", "CONNECTED", "CDS", "LDS", "EDS", "RDS", "REPLICA"]
     assert in_words(first) == "edge-1 lab yes, 95s ✔ SYNCED 95s ✔ SYNCED 95s ✔ SYNCED 95s ◌ STALE 5s one"
-    assert in_words(second) == "edge-2 lab left 95s ago" + " • NOT SENT 95s" * 4 + " one"
+    assert in_words(second) == "edge-2 lab left 95s" + " • NOT SENT 95s" * 4 + " one"
     assert (gap, total) == ("", "1 connected: 1 STALE; 1 not connected")
 
 
