@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, for_programs, read_text, surroundings_of
+from controlplane.cli.options import Format, OutputOption, Yes, for_programs, read_text, surroundings_of
 
 callbacks = typer.Typer(invoke_without_command=True, help="Whom to tell of your jobs' ends: list, apply, test, delete.")
 
@@ -104,8 +104,11 @@ def check_callback(context: typer.Context, callback: Name, output: OutputOption 
 
 
 @callbacks.command()
-def delete(context: typer.Context, callback: Name) -> None:
+def delete(context: typer.Context, callback: Name, yes: Yes = False) -> None:  # noqa: FBT002 - a flag
     """Forget a callback; what was not delivered to it yet is given up."""
+    from controlplane.cli.confirming import confirm  # noqa: PLC0415
+
+    confirm(f"callback {callback} goes, with what was not delivered yet,", yes=yes)
     with surroundings_of(context).client() as client:
         client.delete("job-callbacks", callback)
     print(f"callback {callback} is gone")

@@ -185,6 +185,7 @@ class Client:
         key: The API key, None to go without.
         transport: Another way to get there than a socket.
         waiting: What surrounds each request.
+        timeout_s: How long an answer is waited for.
     """
 
     def __init__(
@@ -194,14 +195,16 @@ class Client:
         *,
         transport: httpx.BaseTransport | None = None,
         waiting: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
+        self._timeout_s = timeout_s
         self.url = url
         self._waiting = waiting
         self._has_key = bool(key)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # Proxies of the environment are for the way out, not for this machine.
         self._http = httpx.Client(
-            base_url=url, headers=headers, timeout=TIMEOUT_S, transport=transport, trust_env=not is_local(url)
+            base_url=url, headers=headers, timeout=timeout_s, transport=transport, trust_env=not is_local(url)
         )
 
     def __enter__(self) -> Self:
@@ -277,7 +280,7 @@ class Client:
             with self._waiting():
                 response = self._send(request)
         except httpx.TimeoutException as exc:
-            raise SlowAnswerError(f"{self.url} did not answer within {TIMEOUT_S:g} s; try again") from exc
+            raise SlowAnswerError(f"{self.url} did not answer within {self._timeout_s:g} s; try again") from exc
         except httpx.HTTPError as exc:
             why = " ".join(str(exc).split()) or type(exc).__name__
             raise UnreachableError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from controlplane.cli.callbacks import callbacks
-from controlplane.cli.options import Format, OutputOption, for_programs, read_text, surroundings_of
+from controlplane.cli.options import Format, OutputOption, Yes, for_programs, read_text, surroundings_of
 from controlplane.cli.owners import owners
 from controlplane.errors import InvalidInputError
 
@@ -133,8 +133,11 @@ def cancel(context: typer.Context, job: JobId, output: OutputOption = Format.TAB
 
 
 @jobs.command()
-def delete(context: typer.Context, job: JobId) -> None:
+def delete(context: typer.Context, job: JobId, yes: Yes = False) -> None:  # noqa: FBT002 - a flag
     """Forget a job, with its photo and its result."""
+    from controlplane.cli.confirming import confirm  # noqa: PLC0415
+
+    confirm(f"job {job} goes, with its photo and its result,", yes=yes)
     with surroundings_of(context).client() as client:
         client.delete("jobs", job)
     print(f"job {job} is gone")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
+from controlplane.cli.options import Format, OutputOption, Yes, for_programs, surroundings_of
 from controlplane.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -159,9 +159,14 @@ def list_keys(database_url: DatabaseOption = None, output: OutputOption = Format
 def revoke(
     name: Annotated[str, typer.Argument(help="Whose key ends.", show_default=False)],
     database_url: DatabaseOption = None,
+    yes: Yes = False,  # noqa: FBT002 - a flag of the command line
 ) -> None:
     """End a key at once."""
     import asyncio  # noqa: PLC0415
+
+    from controlplane.cli.confirming import confirm  # noqa: PLC0415
+
+    confirm(f"the key of {name!r} ends", yes=yes)
 
     async def work() -> None:
         async with _key_ring(database_url) as ring:

@@ -10,7 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import batch, fleet, job_operations, jobs, local, measure, quality, release
+from controlplane.cli import (
+    batch,
+    completion,
+    explaining,
+    fleet,
+    job_operations,
+    jobs,
+    local,
+    measure,
+    quality,
+    release,
+)
 from controlplane.cli.surroundings import Surroundings
 from controlplane.codes import Code, by_slug
 from controlplane.errors import ControlPlaneError
@@ -58,6 +69,8 @@ quality.register(app)
 jobs.register(app)
 job_operations.register()
 batch.register(app)
+explaining.register(app)
+completion.register(app)
 
 
 def run(arguments: Sequence[str], surroundings: Surroundings) -> int:

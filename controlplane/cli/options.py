@@ -27,6 +27,7 @@ OutputOption = Annotated[
 ]
 Service = Annotated[str, typer.Argument(help="The service's name.", show_default=False)]
 Why = Annotated[str, typer.Option("--reason", "--why", help="Why, for the audit.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def for_programs(output: Format) -> bool:

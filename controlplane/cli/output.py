@@ -23,7 +23,7 @@ from controlplane.api.answers import (
     ShareView,
     SummaryView,
 )
-from controlplane.cli.layout import Page, Paragraph
+from controlplane.cli.layout import Fields, Page, Paragraph, Part
 from controlplane.cli.options import Format
 from controlplane.codes import Code
 
@@ -201,6 +201,16 @@ def _advice(level: str, code: str, subject: str, words: str, run: str) -> Text:
     line = Text().append(f"{level} [{code}]", style=LEVEL_STYLES.get(level, ""))
     line.append(f" ({clean(subject)}) {clean(words)}")
     return line.append(f"; run: {clean(run)}") if run else line
+
+
+def code_page(code: Code) -> Page:
+    """Explain a message code."""
+    title = Text(f"{code.id}  ", style="bold").append(code.title)
+    title.append(f"  ({code.level.value}, {code.slug})", style="dim")
+    page: list[Part | Text] = [Paragraph(title), Text(), Paragraph(Text(code.meaning))]
+    if code.run:
+        page += [Text(), Fields([("Run:", Text(code.run.format(service="SERVICE", subject="NODE")))])]
+    return Page(*page)
 
 
 def quality_line(run: QualityRunView) -> Text:

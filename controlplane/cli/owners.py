@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, for_programs, read_text, surroundings_of
+from controlplane.cli.options import Format, OutputOption, Yes, for_programs, read_text, surroundings_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,8 +82,11 @@ def show_owner(context: typer.Context, owner: OwnerName, output: OutputOption = 
 
 
 @owners.command("delete")
-def delete_owner(context: typer.Context, owner: OwnerName) -> None:
+def delete_owner(context: typer.Context, owner: OwnerName, yes: Yes = False) -> None:  # noqa: FBT002 - a flag
     """Have the settings hold for an owner again."""
+    from controlplane.cli.confirming import confirm  # noqa: PLC0415
+
+    confirm(f"what is agreed with {owner} goes", yes=yes)
     with surroundings_of(context).client() as client:
         client.delete("job-owners", owner)
     print(f"{owner} has what the settings say")

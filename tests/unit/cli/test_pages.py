@@ -125,8 +125,13 @@ def fleet(cli: Cli, *, candidate: int = 24) -> None:
     cli.do(cli.world.report_health, ClusterHealth("edge-1", "colorize_v1", 1, 1))
     cli.do(cli.world.report_health, ClusterHealth("edge-2", "colorize_v2", 1, 1))
     for second in range(1, 13):
-        counts = {"colorize_v1": builders.make_counts(75), "colorize_v2": builders.make_counts(candidate + second % 2)}
-        cli.do(cli.world.store.record, builders.make_batch("one", tick=builders.TICK + second, **counts))
+        batch = builders.make_batch(
+            "one",
+            tick=builders.TICK + second,
+            colorize_v1=builders.make_counts(75),
+            colorize_v2=builders.make_counts(candidate + second % 2),
+        )
+        cli.do(cli.world.store.record, batch)
     cli.world.clock.move(builders.seconds(12))
 
 
@@ -276,7 +281,9 @@ class Emulator:
             case "\x1b[J":
                 for row in self.rows[self.row :]:
                     row[:] = [" "] * self.width
-            case _ if not part.startswith("\x1b"):
+            case _ if part.startswith("\x1b"):
+                pass  # a colour
+            case _:
                 for char in part:
                     assert self.column < self.width, "a line is wider than the terminal"
                     self.rows[self.row][self.column] = char
