@@ -103,6 +103,10 @@ def code_of(exc: ControlPlaneError) -> Code | None:
             return by_slug("not_found")
         case ConflictError() | StaleWriteError():
             return by_slug("conflict")
+        case UnauthorizedError():
+            return by_slug("unauthorized")
+        case ForbiddenError():
+            return by_slug("forbidden")
         case UnavailableError():
             return by_slug("service_unavailable")
         case _:

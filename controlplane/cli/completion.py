@@ -168,7 +168,7 @@ def _subcommands(command: Any) -> Iterator[Candidate]:
 def _values(
     param: Any, last: str, path: Sequence[Any], arguments: Sequence[str], surroundings: Surroundings
 ) -> list[Candidate]:
-    kind = getattr(param, "bare_type", None)
+    kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         found: list[Candidate] = [(str(each.value), "") for each in kind]
     else:

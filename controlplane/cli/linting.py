@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from controlplane.cli.options import Format, OutputOption, for_programs, read_text, surroundings_of
+from controlplane.codes import by_slug
 from controlplane.errors import InvalidInputError, InvalidInputsError, UnavailableError
 
 if TYPE_CHECKING:
@@ -44,7 +45,14 @@ def lint(context: typer.Context, files: FilesOption, output: OutputOption = Form
             f"{source}: service {spec.name} is valid: {len(spec.versions)} versions, {len(spec.routes)} routes, "
             f"{len(spec.slos)} objectives, {len(spec.plan.steps)} steps"
         )
-    print(f"Envoy's own validation: {envoy()}")
+    said = f"Envoy's own validation: {envoy()}"
+    if said.startswith("Envoy's own validation: used"):
+        print(said)
+    else:
+        from controlplane.cli import output as printing  # noqa: PLC0415
+
+        code = by_slug("envoy_not_asked")
+        print(printing.advice_words(code, "lint", said, code.run).plain)
 
 
 def _read_all(files: Sequence[pathlib.Path]) -> "tuple[list[tuple[str, ServiceSpec]], list[InvalidInputError]]":

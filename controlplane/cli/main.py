@@ -20,8 +20,10 @@ from controlplane.cli import (
     local,
     measure,
     quality,
+    reference,
     release,
 )
+from controlplane.cli.examples import add_examples
 from controlplane.cli.surroundings import Surroundings
 from controlplane.codes import Code, by_slug
 from controlplane.errors import ControlPlaneError
@@ -71,12 +73,15 @@ job_operations.register()
 batch.register(app)
 explaining.register(app)
 completion.register(app)
+reference.register(app)
 
 
 def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
     """Run one command and return its exit code."""
     try:
-        result = _command().main(args=list(arguments), prog_name="hueshift", standalone_mode=False, obj=surroundings)
+        result = _command().main(
+            args=_in_order(arguments), prog_name="hueshift", standalone_mode=False, obj=surroundings
+        )
     except ControlPlaneError as exc:
         return _report(exc)
     except (typer.Abort, KeyboardInterrupt):
@@ -92,9 +97,16 @@ def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _in_order(arguments: Sequence[str]) -> list[str]:
+    """Return *arguments* with --no-color in front, wherever it stands: people type it behind the command."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own = [each for each in arguments[:end] if each == "--no-color"]
+    return [*own[:1], *(each for each in arguments[:end] if each != "--no-color"), *arguments[end:]]
+
+
 @functools.cache
 def _command() -> Any:  # a class that Typer does not export
-    return typer.main.get_command(app)
+    return add_examples(typer.main.get_command(app))
 
 
 def _report(exc: ControlPlaneError) -> int:
