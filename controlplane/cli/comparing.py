@@ -22,6 +22,7 @@ from controlplane.cli import output
 from controlplane.cli.client import is_local
 from controlplane.cli.options import Format, for_programs
 from controlplane.cli.surroundings import Surroundings
+from controlplane.cli.waiting import spinner
 from controlplane.clock import SystemClock
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.quality import gate, photoset
@@ -120,11 +121,13 @@ def run(surroundings: Surroundings, wanted: Wanted, *, form: Format) -> Verdict:
     meters = gate.find_meters(wanted.lpips)
     if wanted.live is None:
         photos, answers = _ask_both(surroundings, wanted)
-        judgement = gate.weigh(wanted.labels, photos, answers, wanted.limits, meters=meters, seed=wanted.seed)
+        with spinner("comparing pictures", color=surroundings.color):
+            judgement = gate.weigh(wanted.labels, photos, answers, wanted.limits, meters=meters, seed=wanted.seed)
     else:
         pairs = _collect_live(surroundings, wanted, wanted.live)
         photos, answers = pairs.photos, (list(pairs.old), list(pairs.new))
-        judgement = gate.weigh_live(wanted.labels, pairs, wanted.limits, meters=meters, seed=wanted.seed)
+        with spinner("comparing pictures", color=surroundings.color):
+            judgement = gate.weigh_live(wanted.labels, pairs, wanted.limits, meters=meters, seed=wanted.seed)
     if not meters:
         judgement = dataclasses.replace(judgement, notes=(*judgement.notes, NOT_LOOKED))
     data = gate.write_files(

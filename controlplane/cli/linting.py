@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from controlplane.cli.options import Format, OutputOption, for_programs, read_text, surroundings_of
+from controlplane.cli.waiting import spinner
 from controlplane.codes import by_slug
 from controlplane.errors import InvalidInputError, InvalidInputsError, UnavailableError
 
@@ -30,7 +31,8 @@ def lint(context: typer.Context, files: FilesOption, output: OutputOption = Form
     preview, envoy = _preview(surroundings_of(context).environment)
     specs, problems = _read_all(files)
     if not problems:
-        problems = _try_all(preview, [spec for _, spec in specs])
+        with spinner("trying the declarations"):
+            problems = _try_all(preview, [spec for _, spec in specs])
     if for_programs(output):
         from controlplane.cli import output as printing  # noqa: PLC0415 - see main
 

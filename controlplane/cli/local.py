@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from controlplane.cli.options import Format, OutputOption, Yes, for_programs, surroundings_of
+from controlplane.cli.waiting import spinner
 from controlplane.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def upgrade(database_url: DatabaseOption = None) -> None:
     settings = _settings(database_url=database_url)
     if not settings.database_url:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-    asyncio.run(schema.upgrade(settings.sql_url))
+    with spinner("bringing the database up to date"):
+        asyncio.run(schema.upgrade(settings.sql_url))
     state = asyncio.run(schema.current(settings.sql_url))
     print(f"the database is at revision {state.revision}")
 

@@ -14,8 +14,8 @@ AFTER_S: Final = 2.0
 
 
 @contextlib.contextmanager
-def spinner(words: str, *, color: bool = True, after_s: float = AFTER_S) -> Iterator[Callable[[str], None]]:
-    """Turn a wheel with *words* on stderr, after *after_s* seconds, where that is a terminal.
+def spinner(words: str, *, color: bool = True, after_s: float | None = None) -> Iterator[Callable[[str], None]]:
+    """Turn a wheel with *words* on stderr, after *after_s* seconds or `AFTER_S`, where that is a terminal.
 
     What is yielded changes the words.
     """
@@ -24,7 +24,7 @@ def spinner(words: str, *, color: bool = True, after_s: float = AFTER_S) -> Iter
         return
     wheel = _Wheel(words, color=color)
     # A thread of its own, because the one that waits is blocked in a socket.
-    timer = threading.Timer(after_s, wheel.start)
+    timer = threading.Timer(AFTER_S if after_s is None else after_s, wheel.start)
     timer.daemon = True
     timer.start()
     try:

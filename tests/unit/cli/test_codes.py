@@ -15,8 +15,9 @@ from controlplane.codes import CATALOGUE, Level, by_slug, find_slug
 from controlplane.errors import ControlPlaneError
 from controlplane.ports import ClusterHealth, RevisionStatus
 from controlplane.rollout.model import Baking, PauseCause, Paused, RollbackCause, RolledBack
+from controlplane.rollout.quality import QualityVerdict
 from tests import builders
-from tests.contract.test_quality import FINE, GREY, ended
+from tests.contract.test_quality import FINE, ended
 from tests.fakes import make_picky_envoy
 from tests.job_builders import PHOTO, WORKFLOW
 from tests.unit.api.test_jobs import finish
@@ -113,7 +114,7 @@ def too_many(cli: Cli, _: pathlib.Path) -> str:
     streams = cli.world.app.state.streams
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(streams._open, "ada", MAX_STREAMS_EACH)
-        return answered(cli, "GET", "/v1/job-events")
+        return answered(cli, "GET", "/v1/jobs/events")
 
 
 def _photo(folder: pathlib.Path) -> str:
@@ -186,9 +187,8 @@ def refusing(cli: Cli, _: pathlib.Path) -> str:
 def rejected(cli: Cli, _: pathlib.Path) -> str:
     async def reject() -> None:
         await cli.world.declare()
-        await cli.world.store.settle_revision("colorize", 1, RevisionStatus.GOOD, words="")
         await cli.world.declare(port=9090)
-        await cli.world.store.settle_revision("colorize", 2, RevisionStatus.REJECTED, words="no such filter")
+        await cli.world.store.mark_revisions({"colorize": 2}, RevisionStatus.REJECTED, "no such filter", now=NOW)
 
     cli.do(reject)
     return said(cli, "get", "colorize")
@@ -213,11 +213,12 @@ def other_model(cli: Cli, _: pathlib.Path) -> str:
     return said(cli, "get", "colorize")
 
 
-def pictures(verdict: object) -> Callable[[Cli, pathlib.Path], str]:
+def pictures(verdict: QualityVerdict) -> Callable[[Cli, pathlib.Path], str]:
     async def compare(cli: Cli) -> None:
         rollout = await start(cli.world)
-        made = ended(await cli.world.store.begin_quality_run(rollout.id, now=NOW), verdict)  # type: ignore[arg-type]
-        await cli.world.store.end_quality_run(rollout.id, made, verdict)  # type: ignore[arg-type]
+        compared = dataclasses.replace(FINE, verdict=verdict, sentence="hues turned")
+        made = ended(await cli.world.store.begin_quality_run(rollout.id, now=NOW), compared)
+        await cli.world.store.end_quality_run(rollout.id, made, compared)
 
     def provoke(cli: Cli, _: pathlib.Path) -> str:
         cli.do(compare, cli)
@@ -283,8 +284,8 @@ PROVOKED: dict[str, Callable[[Cli, pathlib.Path], str]] = {
     "HS0111": health(0),
     "HS0112": health(1),
     "HS0113": other_model,
-    "HS0114": pictures(GREY),
-    "HS0115": pictures(dataclasses.replace(FINE, verdict="drift")),
+    "HS0114": pictures(QualityVerdict.BLOCK),
+    "HS0115": pictures(QualityVerdict.DRIFT),
     "HS0116": rolled_back,
     "HS0117": waiting,
     "HS0118": no_traffic,
@@ -311,15 +312,16 @@ def test_an_error_ends_with_the_command_that_mends_it_and_its_code(cli: Cli) -> 
     assert cli("explode").said == "hueshift: No such command 'explode'; see hueshift --help [HS0001]\n"
 
 
-@pytest.mark.parametrize("code", CATALOGUE.values(), ids=str)
-def test_an_entry_is_whole_and_its_command_can_be_typed(cli: Cli, code: object) -> None:
-    entry = CATALOGUE[code.id]  # type: ignore[attr-defined]
+@pytest.mark.parametrize("code", CATALOGUE)
+def test_an_entry_is_whole_and_its_command_can_be_typed(cli: Cli, code: str) -> None:
+    entry = CATALOGUE[code]
     assert re.fullmatch(r"HS\d{4}", entry.id)
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", entry.slug)
     assert by_slug(entry.slug) is entry
     assert entry.title[0].isupper()
     assert not entry.title.endswith(".")
     assert entry.meaning.endswith(".")
+    assert entry.id == code
     run_it = entry.run.format(service="colorize", subject="edge-1")
     if run_it.startswith("hueshift "):
         assert cli(*run_it.split()[1:2], "--help").code == 0
