@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from controlplane.api import (
     callback_routes,
+    event_stream,
     explanations,
     fleet,
     job_events,
@@ -21,6 +22,7 @@ from controlplane.api import (
     recent,
     replays,
     rollouts,
+    series,
     services,
 )
 from controlplane.api.access import BodyLimit, Parts
@@ -51,6 +53,8 @@ ROUTED: Final = (
     owners,
     callback_routes,
     operations,
+    event_stream,
+    series,
 )
 """The modules whose routes make up the API."""
 
