@@ -327,5 +327,6 @@ def event_text(event: EventView) -> Text:
     style = "yellow" if event.kind == "refused" else ""
     said = clean(event.words)
     if event.kind != "transition":
-        said = f"{clean(event.by)} {clean(event.what)}: {said}".rstrip(": ")
+        who = "" if event.by == "hueshift" else f"{clean(event.by)} "
+        said = f"{who}{clean(event.what)}: {said}".rstrip(": ")
     return Text(said, style=style)
