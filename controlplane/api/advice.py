@@ -12,6 +12,9 @@ from controlplane.rollout.standing import span_text
 
 BEHIND_AFTER_S: Final = 5.0
 """An Envoy acknowledges within moments; one that has not for longer is named."""
+BEHIND: Final = frozenset({"STALE", "NOT SENT"})
+MAX_NAMED: Final = 3
+"""Envoys that are named for the same thing; a large fleet would fill the page."""
 NO_TRAFFIC_AFTER_S: Final = 10
 """Seconds of telemetry without a request before that is said."""
 
@@ -46,11 +49,18 @@ def _say(slug: str, status: StatusView, words: str, *, subject: str = "") -> Adv
 def _of_fleet(status: StatusView) -> Iterator[AdviceView]:
     if not status.envoys:
         yield _say("no_fleet", status, "no Envoy is connected, so no weight is live")
-    for envoy in status.envoys:
-        if envoy.status == "NACKED":
-            yield _say("envoy_refuses", status, f"refused {envoy.words or 'its configuration'}", subject=envoy.node)
-        elif envoy.status != "SYNCED" and (envoy.age_s or 0) >= BEHIND_AFTER_S:
-            yield _say("fleet_behind", status, _behind(envoy), subject=envoy.node)
+    nacked = [envoy for envoy in status.envoys if envoy.status == "NACKED"]
+    behind = [envoy for envoy in status.envoys if envoy.status in BEHIND and (envoy.age_s or 0) >= BEHIND_AFTER_S]
+    for envoy in nacked[:MAX_NAMED]:
+        yield _say("envoy_refuses", status, f"refused {envoy.words or 'its configuration'}", subject=envoy.node)
+    for envoy in behind[:MAX_NAMED]:
+        yield _say("fleet_behind", status, _behind(envoy), subject=envoy.node)
+    for slug, found in (("envoy_refuses", nacked), ("fleet_behind", behind)):
+        if len(found) > MAX_NAMED:
+            # The page lists the first of a large fleet only.
+            least = " at least" if len(status.envoys) < status.acks.expected else ""
+            more = f"so it is with {len(found) - MAX_NAMED} Envoys more{least}"
+            yield _say(slug, status, more).model_copy(update={"run": "hueshift proxies"})
 
 
 def _behind(envoy: EnvoyView) -> str:

@@ -260,7 +260,7 @@ class StatusView(View):
     """Everything about a service on one page. *quality*: the last verdict on pictures, after a run without one.
 
     *aside* are versions that have no share now, of the rollout or with a pinned model. *measured_s* is over how many
-    seconds measured shares are.
+    seconds measured shares are. *envoys* are at most 100, those first that need a look.
     """
 
     service: str

@@ -6,12 +6,13 @@ from typing import Final
 
 from controlplane.api import units
 from controlplane.api.advice import advise
-from controlplane.api.answers import EnvoyView, MeasuredView, ShareView, StatusView, TypeView, WorkerView
+from controlplane.api.answers import EnvoyView, MeasuredView, ShareView, StatusView, WorkerView
 from controlplane.api.quality import newest_comparisons
 from controlplane.api.views import proxy_view, share_views, status_view
-from controlplane.controller.fleet import expected_nodes
+from controlplane.controller.fleet import expected_nodes, wanted_version
 from controlplane.controller.groups import GroupView, carriers, load_newest_groups, nodes_of
-from controlplane.ports import Rollout, ServiceRecord, Store
+from controlplane.controller.inspection import Sync, kinds_of, sync_of
+from controlplane.ports import NodeStatus, Rollout, ServiceRecord, Store, TypeStatus
 from controlplane.rollout.model import Baking, Paused, Promoted, RolledBack
 from controlplane.traffic.model import Endpoint, Share, Split
 from controlplane.traffic.provenance import ModelReport
@@ -22,7 +23,10 @@ MEASURED_OVER: Final = dt.timedelta(seconds=30)
 ORDER: Final = ("cds", "lds", "eds", "rds")
 """Types in the order in which Envoys get them; further ones come behind."""
 
-WORST_FIRST: Final = ("NACKED", "STALE", "NOT SENT", "SYNCED")
+WORST_FIRST: Final = (Sync.NACKED.value, Sync.STALE.value, Sync.NOT_SENT.value, Sync.SYNCED.value)
+
+MAX_ENVOYS: Final = 100
+"""Envoys that a service's page lists; `hueshift proxies` has all."""
 
 
 async def load_status(store: Store, name: str, *, events: int, now: dt.datetime) -> StatusView:
@@ -93,13 +97,18 @@ def with_live(
 
 
 def envoy_views(groups: Sequence[GroupView], *, now: dt.datetime) -> list[EnvoyView]:
-    """Show the Envoys of *groups*, those first that need a look; *age_s* is of the state that is named."""
-    found = [
-        _envoy_view(proxy_view(node, group.snapshot, now=now).types, node.node, node.disconnected_at is None)
-        for group in groups
-        for node in expected_nodes(group.nodes, now=now)
-    ]
-    return sorted(found, key=lambda each: (WORST_FIRST.index(each.status), each.node))
+    """Show the Envoys of *groups*, those first that need a look, at most `MAX_ENVOYS` of them."""
+    known: dict[tuple[int, str], str] = {}
+    found = []
+    for group in groups:
+        for node in expected_nodes(group.nodes, now=now):
+            # Nodes in step share one object of what they said, so that a large fleet is a few comparisons.
+            key = (id(node.types), group.key)
+            if key not in known:
+                known[key] = _worst(node, group)
+            found.append((WORST_FIRST.index(known[key]), node.node, node, group))
+    found.sort(key=lambda each: each[:2])
+    return [_envoy_view(node, group, WORST_FIRST[rank], now) for rank, _, node, group in found[:MAX_ENVOYS]]
 
 
 def _aside(record: ServiceRecord, rollout: Rollout | None, split: Sequence[ShareView]) -> Split:
@@ -155,18 +164,29 @@ def _address(endpoint: Endpoint) -> str:
     return f"[{endpoint.host}]:{endpoint.port}" if ":" in endpoint.host else f"{endpoint.host}:{endpoint.port}"
 
 
-def _envoy_view(types: Sequence[TypeView], node: str, connected: bool) -> EnvoyView:  # noqa: FBT001 - a fact of it
-    # A type that the Envoy neither has nor should have says nothing about it.
-    meant = [each for each in types if each.sent or each.wanted]
-    status = next((name for name in WORST_FIRST if any(each.status == name for each in meant)), "NOT SENT")
-    worst = [each for each in meant if each.status == status]
+def _worst(node: NodeStatus, group: GroupView) -> str:
+    """Return the worst state of the types that an Envoy has or should have."""
+    wanted = group.snapshot.versions if group.snapshot else {}
+    states = set()
+    for kind in kinds_of(node, wanted):
+        status = node.types.get(kind, TypeStatus())
+        version = wanted_version(wanted, kind, status.sent)
+        if status.sent or version:
+            states.add(sync_of(status, version).value)
+    return next((name for name in WORST_FIRST if name in states), Sync.NOT_SENT.value)
+
+
+def _envoy_view(node: NodeStatus, group: GroupView, status: str, now: dt.datetime) -> EnvoyView:
+    types = proxy_view(node, group.snapshot, now=now).types
+    worst = [each for each in types if (each.sent or each.wanted) and each.status == status]
     ages = [each.age_s for each in worst if each.age_s is not None]
+    synced = status == Sync.SYNCED
     return EnvoyView(
-        node=node,
-        connected=connected,
+        node=node.node,
+        connected=node.disconnected_at is None,
         status=status,
-        age_s=max(ages, default=None) if status != "SYNCED" else min(ages, default=None),
-        behind=sorted((each.type for each in worst if status != "SYNCED"), key=_place),
+        age_s=min(ages, default=None) if synced else max(ages, default=None),
+        behind=sorted((each.type for each in worst if not synced), key=_place),
         words=next((f"{each.type.upper()}: {each.words}" for each in worst if each.words), ""),
     )
 

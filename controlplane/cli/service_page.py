@@ -292,7 +292,7 @@ def _fleet_node(status: StatusView, wide: bool) -> Node:  # noqa: FBT001
         fleet.add(
             Node(Text(f"◇ {clean(envoy.node)}"), "Envoy", marked(envoy.status), age(envoy.age_s), _envoy_info(envoy))
         )
-    _count_rest(fleet, len(status.envoys) - len(shown), "Envoy")
+    _count_rest(fleet, max(acks.expected, len(status.envoys)) - len(shown), "Envoy")
     return fleet
 
 

@@ -252,6 +252,28 @@ def test_no_page_is_wider_than_the_terminal(cli: Cli, terminal: Callable[..., Te
         assert "edge-2" in page
 
 
+def test_a_large_fleet_does_not_fill_the_page(cli: Cli) -> None:
+    cli.do(cli.world.declare)
+    publish(cli, NEW)
+    cli.do(
+        cli.world.store.record_nodes, [envoy(f"edge-{number:03}", OLD if number % 2 else NEW) for number in range(300)]
+    )
+    cli.world.clock.move(builders.seconds(60))
+    page = cli("get", "colorize").out
+    assert len(page.splitlines()) < 40
+    assert [line.split()[1] for line in page.splitlines() if "◇" in line] == [
+        f"edge-{odd:03}" for odd in range(1, 17, 2)
+    ]
+    assert "… 292 more" in page
+    assert "AckedWeight" not in page
+    assert "150/300" in page
+    assert page.count("[HS0107]") == 4
+    assert "(colorize) so it is with 97 Envoys more at least; run: hueshift proxies" in page
+    wide = cli("get", "colorize", "-o", "wide").out
+    assert wide.count("◇") == 100
+    assert "… 200 more" in wide
+
+
 # -- the live page -----------------------------------------------------------------------------------------------------
 
 
