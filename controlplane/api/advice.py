@@ -104,7 +104,7 @@ def _of_rollout(status: StatusView, rollout: RolloutView) -> Iterator[AdviceView
     if status.commands_waiting:
         yield _say("commands_wait", status, f"{status.commands_waiting} command(s) not carried out yet")
     share = next((each for each in status.split if each.version == rollout.candidate), None)
-    if rollout.active and share is not None and _is_quiet(share, status.measured_s):
+    if rollout.active and status.envoys and share is not None and _is_quiet(share, status.measured_s):
         words = f"{rollout.candidate} has {share.weight} and got no request in {status.measured_s} s"
         yield _say("no_traffic", status, words)
 

@@ -162,16 +162,18 @@ def _widths(rows: Sequence[tuple[int, Node]], heads: Sequence[str], width: int) 
     def widest(head: str, lengths: Iterable[int], most: int) -> int:
         return min(max([cell_len(head), *lengths]), most)
 
-    name = widest(heads[0], (length for length, _ in rows), max(width * 2 // 5, 10))
     kind = widest(heads[1], (cell_len(node.kind) for _, node in rows), 12) if width >= NARROW else 0
     status = widest(heads[2], (cell_len(node.status.plain) for _, node in rows), max(width // 5, 10))
     age = widest(heads[3], (cell_len(node.age) for _, node in rows), 6)
-    used = sum(size + len(GAP) for size in (name, kind, status, age) if size)
-    info = width - used
+    longest = widest(heads[4], (cell_len(node.info.plain) for _, node in rows), width)
+    names = [length for length, _ in rows]
+    fixed = sum(size + len(GAP) for size in (kind, status, age) if size) + len(GAP)
+    # Names may have what the last column can spare.
+    name = widest(heads[0], names, max(width * 2 // 5, width - fixed - min(longest, width * 2 // 5), 10))
+    info = width - fixed - name
     if info < MIN_INFO and kind:
         info, kind = info + kind + len(GAP), 0
-    longest = widest(heads[4], (cell_len(node.info.plain) for _, node in rows), max(info, 1))
-    return [name, kind, status, age, longest]
+    return [name, kind, status, age, max(min(longest, info), 1)]
 
 
 def _folded_name(name: Text, first: str, rest: str, width: int) -> list[Text]:

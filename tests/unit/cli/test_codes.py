@@ -242,6 +242,7 @@ def waiting(cli: Cli, _: pathlib.Path) -> str:
 
 def no_traffic(cli: Cli, _: pathlib.Path) -> str:
     cli.do(cli.world.declare)
+    cli.do(cli.world.connect, "edge-1")
     cli.do(cli.world.move, cli.do(cli.world.roll), Baking(1, NOW))
     for second in range(1, 13):
         batch = builders.make_batch("one", tick=builders.TICK + second, colorize_v1=builders.make_counts(75))
