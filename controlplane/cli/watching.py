@@ -168,6 +168,8 @@ def wait(surroundings: Surroundings, name: str, rollout: str | None, timeout: st
         output.print_data(found, form)
     else:
         output.print_page(output.rollout_line(found), color=surroundings.color)
+        if found.outcome is None and rollout is None:
+            _advise(surroundings, name)
     match found.outcome:
         case "promoted":
             return ExitCode.OK
@@ -175,6 +177,16 @@ def wait(surroundings: Surroundings, name: str, rollout: str | None, timeout: st
             return ExitCode.NEGATIVE
         case None:
             return ExitCode.INPUT
+
+
+def _advise(surroundings: Surroundings, name: str) -> None:
+    """Print what is to be said of a service whose rollout is not decided."""
+    with surroundings.client(quiet=True) as client:
+        try:
+            advice = _status(client, name).advice
+        except ControlPlaneError:
+            return  # the answer that was asked for is printed already
+    output.print_page(Page(*(output.advice_line(each) for each in advice)), color=surroundings.color)
 
 
 def command(surroundings: Surroundings, name: str, verb: str, body: dict[str, Any], *, form: Format) -> None:
