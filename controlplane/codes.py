@@ -78,7 +78,9 @@ _ERRORS: Final = (
     ),
     _error(
         "07", "forbidden", "The API key may not do this",
-        "The key is known, and what it asked for is for others to do. The attempt is in the audit.",
+        "The key is known, and what it asked for is for others to do. The message names the role and "
+        "the service; the attempt is in the audit.",
+        "hueshift keys grant NAME --role ROLE",
     ),
     _error(
         "08", "not_found", "There is no such thing",

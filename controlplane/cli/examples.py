@@ -1,5 +1,6 @@
 """Examples for the help of every command: each is a line that can be typed as it stands."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -37,9 +38,6 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
     "completion": ["hueshift completion bash"],
     "db upgrade": ["hueshift db upgrade"],
     "db current": ["hueshift db current"],
-    "keys create": ["hueshift keys create ci"],
-    "keys list": ["hueshift keys list"],
-    "keys revoke": ["hueshift keys revoke ci --yes"],
     "bench rollback": ["hueshift bench rollback --runs 3"],
     "bench flips": ["hueshift bench flips --flips 50 --rate 200"],
     "bench envoys": ["hueshift bench envoys --count 20 --changes 50"],
@@ -75,6 +73,9 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
 }
 
 
+_OWN: Final = re.compile(r"\s*\bExample: (hueshift [^\0]*)\Z")
+
+
 def commands(root: Any) -> Iterator[tuple[str, Any]]:
     """Yield every command that can be run, with its name as it is typed behind `hueshift`; hidden ones left out."""
     yield from _below(root, ())
@@ -91,11 +92,22 @@ def _below(command: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
 
 
 def add_examples(root: Any) -> Any:
-    """Put examples into the help of every command of *root* that has none of its own, and return it."""
+    """Put examples at the end of the help of every command of *root*, and return it.
+
+    They come from `EXAMPLES`, and from the end of a command's own help, where it says ``Example: hueshift ...``.
+    """
     for name, command in commands(root):
-        if not command.epilog and name in EXAMPLES:
-            command.epilog = epilog(*EXAMPLES[name])
+        text, examples = _split(command.help or "")
+        examples += [each for each in EXAMPLES.get(name, ()) if each not in examples]
+        if examples:
+            command.help, command.epilog = text, epilog(*examples)
     return root
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+    """Return a help text without the example at its end, and that."""
+    found = _OWN.search(text)
+    return (text[: found.start()].rstrip(), [" ".join(found[1].split())]) if found else (text, [])
 
 
 def epilog(*examples: str) -> str:

@@ -11,12 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from controlplane.cli import (
+    audit,
     batch,
     completion,
     explaining,
     fleet,
     job_operations,
     jobs,
+    keys,
     local,
     measure,
     quality,
@@ -66,6 +68,8 @@ def hueshift(
 release.register(app)
 fleet.register(app)
 local.register(app)
+keys.register(app)
+audit.register(app)
 measure.register(app)
 quality.register(app)
 jobs.register(app)

@@ -84,13 +84,14 @@ def wrong_key(cli: Cli, _: pathlib.Path) -> str:
 
 def of_another(cli: Cli, _: pathlib.Path) -> str:
     cli.environment["HUESHIFT_API_KEY"] = cli.do(_make_key, cli, "bob")
-    return said(cli, "jobs", "queues")
+    cli.do(cli.world.declare)
+    return said(cli, "pause", "colorize")
 
 
 async def _make_key(cli: Cli, name: str) -> str:
     from controlplane.auth.keys import KeyRing  # noqa: PLC0415 - only here
 
-    return await KeyRing(store=cli.world.store, clock=cli.world.clock).create(name)
+    return await KeyRing(store=cli.world.store, clock=cli.world.clock).create(name, ())
 
 
 def second_rollout(cli: Cli, _: pathlib.Path) -> str:

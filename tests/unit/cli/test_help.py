@@ -20,7 +20,20 @@ ROOT = pathlib.Path(__file__).parents[3]
 COMMANDS = dict(commands(_command()))
 EXAMPLE = re.compile(r"^ +(hueshift .*)$", re.MULTILINE)
 DO_NOT_SHOW = {
-    *("serve", "bootstrap", "envoy", "demo", "soak", "simulate", "batch", "completion", "db upgrade", "keys revoke"),
+    *(
+        "serve",
+        "bootstrap",
+        "envoy",
+        "demo",
+        "soak",
+        "simulate",
+        "batch",
+        "completion",
+        "db upgrade",
+        "keys revoke",
+        "keys grant",
+        "keys ungrant",
+    ),
     *("jobs result", "jobs delete", "jobs retry", "jobs drain", "jobs owners delete", "jobs callbacks delete"),
 }
 """Commands that do something and say so in a line, print a file of their own, or write results with --json."""
