@@ -90,8 +90,9 @@ def of_another(cli: Cli, _: pathlib.Path) -> str:
 
 async def _make_key(cli: Cli, name: str) -> str:
     from controlplane.auth.keys import KeyRing  # noqa: PLC0415 - only here
+    from controlplane.auth.roles import EVERY, Grant, Role  # noqa: PLC0415
 
-    return await KeyRing(store=cli.world.store, clock=cli.world.clock).create(name, ())
+    return await KeyRing(store=cli.world.store, clock=cli.world.clock).create(name, (Grant(Role.VIEWER, EVERY),))
 
 
 def second_rollout(cli: Cli, _: pathlib.Path) -> str:
