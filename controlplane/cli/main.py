@@ -22,6 +22,7 @@ from controlplane.cli import (
     local,
     measure,
     quality,
+    readiness,
     reference,
     release,
 )
@@ -66,6 +67,7 @@ def hueshift(
 
 
 release.register(app)
+readiness.register(app)
 fleet.register(app)
 local.register(app)
 keys.register(app)

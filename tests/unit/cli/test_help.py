@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 COMMANDS = dict(commands(_command()))
 EXAMPLE = re.compile(r"^ +(hueshift .*)$", re.MULTILINE)
 DO_NOT_SHOW = {
+    "ready",
     *(
         "serve",
         "bootstrap",
