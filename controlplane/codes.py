@@ -239,6 +239,16 @@ _SERVICE: Final = (
         "requests there is no evidence.",
         "hueshift explain {service}",
     ),
+    _of_service(
+        "19", "start_waits", Level.INFO, "A start waits",
+        "It begins by itself once what it waits for is over: the rollout before it, its hour, or a freeze.",
+        "hueshift queue {service}",
+    ),
+    _of_service(
+        "20", "frozen", Level.INFO, "A freeze is in force",
+        "No version gets more traffic until it ends; rollbacks, abort and undo work all the same.",
+        "hueshift unfreeze {service}",
+    ),
 )  # fmt: skip
 
 _DECLARATIONS: Final = (

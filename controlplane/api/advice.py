@@ -34,6 +34,7 @@ _LEVELS: Final = {Level.ERROR.value: 0, Level.WARN.value: 1, Level.INFO.value: 2
 def advise(status: StatusView) -> list[AdviceView]:
     """Say what there is to say of a service."""
     found = [*_of_fleet(status), *_of_workers(status), *_of_declaration(status), *_of_pictures(status)]
+    found += _of_line(status)
     if status.rollout is not None:
         found += _of_rollout(status, status.rollout)
     return sorted(found, key=lambda each: _LEVELS[each.level])
@@ -94,6 +95,13 @@ def _of_pictures(status: StatusView) -> Iterator[AdviceView]:
     verdict = next((run for run in status.quality if run.verdict), None)
     if verdict is not None and verdict.verdict != "ok":
         yield _say("pictures_blocked" if verdict.verdict == "block" else "pictures_drift", status, verdict.words)
+
+
+def _of_line(status: StatusView) -> Iterator[AdviceView]:
+    if status.frozen:
+        yield _say("frozen", status, status.frozen)
+    for start in status.waiting:
+        yield _say("start_waits", status, f"{start.id} to {start.candidate} {start.words}")
 
 
 def _of_rollout(status: StatusView, rollout: RolloutView) -> Iterator[AdviceView]:

@@ -9,9 +9,11 @@ from controlplane.api.advice import advise
 from controlplane.api.answers import EnvoyView, MeasuredView, ShareView, StatusView, WorkerView
 from controlplane.api.quality import newest_comparisons
 from controlplane.api.views import proxy_view, share_views, status_view
+from controlplane.api.waiting import waiting_views
 from controlplane.controller.fleet import expected_nodes, wanted_version
 from controlplane.controller.groups import GroupView, carriers, load_newest_groups, nodes_of
 from controlplane.controller.inspection import Sync, kinds_of, sync_of
+from controlplane.controller.line import frozen_words
 from controlplane.ports import NodeStatus, Rollout, ServiceRecord, Store, TypeStatus
 from controlplane.rollout.model import Baking, Paused, Promoted, RolledBack
 from controlplane.traffic.model import Endpoint, Share, Split
@@ -50,6 +52,7 @@ async def load_status(store: Store, name: str, *, events: int, now: dt.datetime)
     aside = _aside(record, rollout, view.split)
     shown = [*view.split, *share_views(record, aside, nodes_of(mine, now=now), health)]
     sums, seconds = await measured_requests(store, record, rollout, now=now)
+    agenda = await store.load_agenda(since=now)
     live = with_live(shown, record, sums, models)
     whole = view.model_copy(
         update={
@@ -57,6 +60,8 @@ async def load_status(store: Store, name: str, *, events: int, now: dt.datetime)
             "split": live[: len(view.split)],
             "aside": live[len(view.split) :],
             "measured_s": seconds,
+            "waiting": waiting_views(agenda, rollout, name, now=now),
+            "frozen": frozen_words(agenda.freezes, name, now=now),
             "envoys": envoy_views(mine, now=now),
         }
     )

@@ -36,6 +36,10 @@ WIDE = 1000
 LEVEL_STYLES: Mapping[str, str] = {"Error": "red", "Warn": "yellow", "Info": "cyan"}
 
 MARKS: Mapping[str, tuple[str, str]] = {
+    "scheduled": ("◷", "dim"),
+    "queued": ("◷", "dim"),
+    "cancelled": ("✖", "yellow"),
+    "dropped": ("✖", "yellow"),
     "preparing": ("◌", "cyan"),
     "shifting": ("◌", "cyan"),
     "baking": ("◌", "cyan"),
@@ -137,10 +141,13 @@ def services_table(services: Iterable[SummaryView]) -> Table:
     for service in services:
         rollout = service.rollout
         last: tuple[RenderableType, ...] = ("-", "-", "-", "-")
+        more = f" +{service.waiting}" if service.waiting else ""
+        if rollout or more:
+            last = (f"-{more}", "-", "-", "-")
         if rollout:
             last = (
-                rollout.id,
-                marked(rollout.state, rollout.phase),
+                f"{rollout.id}{more}",
+                marked(rollout.state, f"{rollout.phase}{', frozen' if service.frozen else ''}"),
                 f"{rollout.step}/{rollout.steps}",
                 rollout.weight,
             )
@@ -184,6 +191,8 @@ def explanation(found: ExplanationView) -> Page:
         lines.append(Paragraph(Text("pictures: ").append_text(quality_line(run)), indent=2))
         if run.measures:
             lines.append(Paragraph(Text(measures_text(run)), indent=4))
+    for each in found.waiting:
+        lines.append(Paragraph(Text(f"{each.id} to {each.candidate}: {clean(each.words)}"), indent=2))
     return Page(*lines, Paragraph(Text(clean(found.next))), *(advice_line(each) for each in found.advice))
 
 

@@ -17,6 +17,7 @@ from controlplane.api.answers import (
     RolloutView,
     ShareView,
     StatusView,
+    WaitingView,
     WorkerView,
 )
 from controlplane.cli.layout import Fields, Node, Page, Paragraph, Tree
@@ -60,6 +61,8 @@ def _head(status: StatusView) -> Iterator[tuple[str, Text]]:
     else:
         yield "Status:", Text("no rollout yet")
     yield "  AckedWeight:" if rollout else "Acked:", _acked(status)
+    if status.frozen:
+        yield "Frozen:", Text(clean(status.frozen), style="yellow")
     if status.commands_waiting:
         yield "Waiting:", Text(f"{status.commands_waiting} command(s) not handled yet")
 
@@ -112,6 +115,8 @@ def _tree(status: StatusView, now: dt.datetime, wide: bool) -> Node:  # noqa: FB
         )
     if rollout:
         root.add(_rollout_node(status, rollout, now, wide))
+    for start in status.waiting:
+        root.add(_waiting_node(start, now))
     for each in _shares(status):
         root.add(_version_node(each, status, now, wide))
     root.add(_fleet_node(status, wide))
@@ -142,6 +147,17 @@ def _rollout_node(status: StatusView, rollout: RolloutView, now: dt.datetime, wi
             )
         )
     return node
+
+
+def _waiting_node(start: WaitingView, now: dt.datetime) -> Node:
+    by = f"by {clean(start.by)}: {clean(start.why)}" if start.why else f"by {clean(start.by)}"
+    return Node(
+        Text(f"# {start.id}"),
+        "Rollout",
+        marked(start.state),
+        age((now - start.at).total_seconds()),
+        Text(f"to {start.candidate}: {clean(start.words)}, {by}"),
+    )
 
 
 def _step_nodes(rollout: RolloutView, now: dt.datetime, wide: bool) -> Iterator[Node]:  # noqa: FBT001

@@ -26,7 +26,7 @@ from tests.unit.api.test_jobs import finish
 from tests.unit.api.test_owners import expire
 from tests.unit.api.test_quality import start
 from tests.unit.cli.conftest import Cli
-from tests.unit.cli.test_pages import NEW, OLD, envoy, publish, refused
+from tests.unit.cli.test_pages import NEW, OLD, envoy, publish, queued, refused
 
 NOW = builders.NOW
 ROOT = pathlib.Path(__file__).parents[3]
@@ -255,6 +255,11 @@ def no_traffic(cli: Cli, _: pathlib.Path) -> str:
     return said(cli, "get", "colorize")
 
 
+def _queued(cli: Cli) -> str:
+    queued(cli)
+    return said(cli, "get", "colorize")
+
+
 PROVOKED: dict[str, Callable[[Cli, pathlib.Path], str]] = {
     "HS0001": lambda cli, _: said(cli, "explode"),
     "HS0002": lambda cli, _: said(cli, "set-weight", "colorize", "v1"),
@@ -294,6 +299,8 @@ PROVOKED: dict[str, Callable[[Cli, pathlib.Path], str]] = {
     "HS0116": rolled_back,
     "HS0117": waiting,
     "HS0118": no_traffic,
+    "HS0119": lambda cli, _: _queued(cli),
+    "HS0120": lambda cli, _: _queued(cli),
     "HS0301": lambda cli, _: said(cli, "lint", "-f", str(ROOT / "deploy" / "colorize.yaml")),
 }
 

@@ -173,6 +173,16 @@ def rolled_back(cli: Cli) -> None:
     fleet(cli, candidate=0)
 
 
+def queued(cli: Cli) -> None:
+    cli.do(cli.world.declare, versions=("v1", "v2", "v3"))
+    rollout = cli.do(cli.world.roll)
+    cli.do(cli.world.move, rollout, Baking(1, NOW), words="all objectives kept; on to 25 %")
+    assert cli("start", "colorize", "--to", "v3", "--queue", "--reason", "warmer skin").code == 0
+    assert cli("start", "colorize", "--to", "v3", "--at", "+6h", "--again").code == 0
+    assert cli("freeze", "colorize", "--until", "+2h", "--reason", "black friday").code == 0
+    fleet(cli)
+
+
 def refused(cli: Cli) -> None:
     cli.do(cli.world.declare)
     rollout = cli.do(cli.world.roll)
@@ -202,6 +212,7 @@ SCENES: dict[str, tuple[Callable[[Cli], None], tuple[str, ...]]] = {
     "get-stepping": (stepping, ("get", "colorize", "-w")),
     "get-gate": (at_a_gate, ("get", "colorize", "-w")),
     "get-rolled-back": (rolled_back, ("get", "colorize", "-w")),
+    "get-queued": (queued, ("get", "colorize", "-w")),
     "get-refused": (refused, ("get", "colorize", "-w")),
     "proxies": (mixed, ("proxies",)),
     "proxies-wide": (mixed, ("proxies", "-o", "wide")),
