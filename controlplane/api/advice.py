@@ -101,7 +101,7 @@ def _of_line(status: StatusView) -> Iterator[AdviceView]:
     if status.frozen:
         yield _say("frozen", status, status.frozen)
     for start in status.waiting:
-        yield _say("start_waits", status, f"{start.id} to {start.candidate} {start.words}")
+        yield _say("start_waits", status, f"{start.id} to {start.candidate} waits: {start.words}")
 
 
 def _of_rollout(status: StatusView, rollout: RolloutView) -> Iterator[AdviceView]:
