@@ -9,7 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controlplane.api.schemas import one_line
+from controlplane.api.requests import one_line
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview

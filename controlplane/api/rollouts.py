@@ -11,7 +11,8 @@ from controlplane.api.answers import CommandView, RolloutView, StatusView
 from controlplane.api.documents import plan_from
 from controlplane.api.guards import refuse_dead_version, refuse_other_model
 from controlplane.api.quality import newest_comparisons
-from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
+from controlplane.api.requests import CommandRequest, PromoteRequest, StartRequest
+from controlplane.api.schemas import PlanDocument
 from controlplane.api.services import Name
 from controlplane.api.views import rollout_view, status_view
 from controlplane.controller.groups import carriers, load_newest_groups

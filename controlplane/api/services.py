@@ -12,7 +12,8 @@ from controlplane.api.access import Reader, UseParts, Writer
 from controlplane.api.answers import AppliedView, EventsView, EventView, ServiceView, SummaryView
 from controlplane.api.documents import spec_from, split_from
 from controlplane.api.guards import refuse_dead_version
-from controlplane.api.schemas import ServiceDocument, SplitRequest, one_line
+from controlplane.api.requests import SplitRequest, one_line
+from controlplane.api.schemas import ServiceDocument
 from controlplane.api.views import event_view, service_view, split_now, summary_view
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.rollout.slo import quality_slo
