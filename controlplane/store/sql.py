@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from controlplane.clock import Clock
 from controlplane.store import schema, tables
 from controlplane.store.catalogue import SqlCatalogue
+from controlplane.store.declared import SqlDeclared
 from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.event_log import SqlEventLog
@@ -41,6 +42,7 @@ from controlplane.wake import WakeBoard
 @dataclasses.dataclass(slots=True, kw_only=True)
 class SqlStore(
     SqlCatalogue,
+    SqlDeclared,
     SqlRollouts,
     SqlEventLog,
     SqlFleet,
