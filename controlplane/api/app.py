@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from controlplane.api import (
+    applying,
     callback_routes,
     event_stream,
     explanations,
@@ -22,6 +23,7 @@ from controlplane.api import (
     recent,
     replays,
     rollouts,
+    schema_routes,
     series,
     services,
 )
@@ -40,6 +42,8 @@ MAX_BODY_BYTES = 1024 * 1024
 
 ROUTED: Final = (
     services,
+    applying,
+    schema_routes,
     rollouts,
     explanations,
     quality,

@@ -8,7 +8,7 @@ import structlog
 from fastapi import APIRouter, Path, Query, Request
 
 from controlplane.api import units
-from controlplane.api.access import Reader, UseParts, Writer
+from controlplane.api.access import Parts, Reader, UseParts, Writer
 from controlplane.api.answers import AppliedView, EventsView, EventView, ServiceView, SummaryView
 from controlplane.api.documents import spec_from, split_from
 from controlplane.api.guards import refuse_dead_version
@@ -66,17 +66,27 @@ async def apply_service(
     spec = spec_from(document)
     if spec.name != name:
         raise InvalidInputError("service", f"{spec.name!r} is not the {name!r} of the path", f"write service: {name}")
-    _check_pictures(spec, compares=parts.compares_pictures)
-    if parts.certificates is not None:
-        _check_certificate(spec.listener.certificate, parts.certificates())
     reason = one_line("why", why) or caller.why
-    if parts.preview is not None:
-        await parts.preview.refuse(spec)
+    await refuse_unfit(parts, spec)
     revision, changed = await parts.store.apply(spec, by=caller.name, why=reason, now=parts.clock.now())
     if changed:
         log.info("service.applied", service=name, revision=revision.number, by=caller.name)
     words = f"{name} is now at revision {revision.number}" if changed else f"{name} is unchanged"
     return AppliedView(service=name, revision=revision.number, changed=changed, words=words)
+
+
+async def refuse_unfit(parts: Parts, *specs: ServiceSpec) -> None:
+    """Refuse what this control plane could not serve, or its Envoys would not take.
+
+    Raises:
+        InvalidInputError: So it is.
+    """
+    for spec in specs:
+        _check_pictures(spec, compares=parts.compares_pictures)
+        if parts.certificates is not None:
+            _check_certificate(spec.listener.certificate, parts.certificates())
+        if parts.preview is not None:
+            await parts.preview.refuse(spec)
 
 
 def _check_certificate(name: str, known: Collection[str]) -> None:
