@@ -29,12 +29,12 @@ from controlplane.api.envelopes import (
     service_of,
 )
 from controlplane.api.problems import Problems
-from controlplane.api.requests import Why
+from controlplane.api.requests import StartRequest, Why
 from controlplane.api.schemas import Document
 from controlplane.api.services import Name as PathName
 from controlplane.api.services import refuse_unfit
 from controlplane.errors import ControlPlaneError, InvalidInputError, StaleWriteError
-from controlplane.traffic.declared import Declaration
+from controlplane.traffic.declared import Declaration, DocumentKey
 
 log = structlog.get_logger(__name__)
 
@@ -121,11 +121,11 @@ async def apply_documents(
     if if_match is not None and etag not in {each.strip().strip('"') for each in if_match.split(",")}:
         raise StaleWriteError("If-Match: what would be done is not what it was; look at it again and decide anew")
     await refuse_unfit(parts, *composition.specs.values())
-    refused: dict[str, str] = {}
+    refused: Mapping[DocumentKey, str] = {}
     if not body.dry_run:
         why = body.why or caller.why
         refused = await _Apply(parts, caller, why, body.owner or "", present, expected).run(composition)
-    changes = [_view(change, refused.get(change.service, "")) for change in composition.changes]
+    changes = [_view(change, _refusal(change, refused)) for change in composition.changes]
     return ApplyView(
         changes=changes,
         changed=any(change.action not in {"unchanged", "refused"} for change in changes),
@@ -219,6 +219,10 @@ def _tag(composition: Composition, expected: Mapping[str, int]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+def _refusal(change: Change, refused: Mapping[DocumentKey, str]) -> str:
+    return refused.get((change.kind, change.name)) or refused.get(("Service", change.service), "")
+
+
 def _view(change: Change, refusal: str) -> ChangeView:
     action: Action = "refused" if refusal and change.action != "unchanged" else change.action
     words = f"{change.kind} {change.name} {action}" + (f": {refusal}" if action == "refused" else "")
@@ -246,38 +250,45 @@ class _Apply:
         self._owner = owner
         self._present = present
         self._expected = expected
-        self._refused: dict[str, str] = {}
-        self._started: dict[tuple[str, str], str] = {}
+        self._refused: dict[DocumentKey, str] = {}
+        self._started: dict[DocumentKey, str] = {}
 
-    async def run(self, composition: Composition) -> dict[str, str]:
-        """Return what was refused, by service: what depends on it was left out, everything else was done."""
+    async def run(self, composition: Composition) -> Mapping[DocumentKey, str]:
+        """Return what was refused: what depends on it was left out, everything else was done."""
         store, clock, by = self._parts.store, self._parts.clock, self._caller.name
         for name, spec in sorted(composition.specs.items()):
             number = self._expected.get(name, 0)
             try:
                 await store.apply_declared(spec, expected=number, by=by, why=self._why, now=clock.now())
             except ControlPlaneError as refusal:
-                self._refused[name] = str(refusal)
+                self._refused["Service", name] = str(refusal)
             else:
                 log.info("service.applied", service=name, by=by)
         for start in composition.starts:
-            if start.service not in self._refused:
+            if ("Service", start.service) not in self._refused:
                 await self._start(start.service, start.key, start.request)
         for name in composition.deleted:
             try:
                 await store.delete_service(name, expected=self._expected[name], by=by, why=self._why, now=clock.now())
             except ControlPlaneError as refusal:
-                self._refused[name] = str(refusal)
+                self._refused["Service", name] = str(refusal)
             else:
                 log.info("service.deleted", service=name, by=by)
-        kept = [self._row(envelope) for envelope in composition.kept if service_of(envelope) not in self._refused]
+        kept = [
+            self._row(envelope)
+            for envelope in composition.kept
+            if self._is_done(key_of(envelope), service_of(envelope))
+        ]
         kept = [row for row in kept if self._present.declared.get(row.key) != row]
-        removed = {key for key in composition.removed if self._present.declared[key].service not in self._refused}
+        removed = {key for key in composition.removed if self._is_done(key, self._present.declared[key].service)}
         if kept or removed:
             await store.save_declarations(kept, removed=removed)
         return self._refused
 
-    async def _start(self, service: str, key: tuple[str, str], request: rollouts.StartRequest) -> None:
+    def _is_done(self, key: DocumentKey, service: str) -> bool:
+        return not {key, ("Service", service)} & self._refused.keys()
+
+    async def _start(self, service: str, key: DocumentKey, request: StartRequest) -> None:
         row = self._present.declared.get(key)
         said = json.dumps(request.model_dump(mode="json"), sort_keys=True)
         digest = hashlib.sha256(f"{key}{row.generation if row else 0}{said}".encode()).hexdigest()[:32]
@@ -285,7 +296,7 @@ class _Apply:
         try:
             rollout = await rollouts.start_rollout(service, request, self._parts, again)
         except ControlPlaneError as refusal:
-            self._refused[service] = str(refusal)
+            self._refused[key] = str(refusal)
         else:
             self._started[key] = rollout.id
 

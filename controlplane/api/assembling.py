@@ -1,7 +1,8 @@
 """Puts services together from documents: those given, those applied before, and what there is already."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from controlplane.api.composition import Given, Present, Raw, Start
 from controlplane.api.documents import document_of, read_document, spec_from
@@ -27,7 +28,7 @@ class Documents:
     """What is given, over what is there; what does not fit is added to *problems*."""
 
     mine: Mapping[DocumentKey, Given]
-    removed: Set[DocumentKey]
+    removed: AbstractSet[DocumentKey]
     present: Present
     problems: Problems
     absorbed: set[DocumentKey] = dataclasses.field(default_factory=set)
