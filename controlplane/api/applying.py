@@ -28,11 +28,13 @@ from controlplane.api.envelopes import (
     service_envelope,
     service_of,
 )
+from controlplane.api.permissions import OPERATES, OWNS, refuse
 from controlplane.api.problems import Problems
 from controlplane.api.requests import StartRequest, Why
 from controlplane.api.schemas import Document
 from controlplane.api.services import Name as PathName
 from controlplane.api.services import refuse_unfit
+from controlplane.auth.roles import EVERY, Principal
 from controlplane.errors import ControlPlaneError, InvalidInputError, StaleWriteError
 from controlplane.traffic.declared import Declaration, DocumentKey
 
@@ -102,6 +104,7 @@ async def apply_documents(
     body: ApplyRequest,
     response: Response,
     parts: UseParts,
+    principal: Reader,
     caller: Writer,
     if_match: Annotated[str | None, Header(description="The ETag of a dry run: do exactly that.")] = None,
 ) -> ApplyView:
@@ -110,6 +113,7 @@ async def apply_documents(
         raise InvalidInputError("owner", "is missing", "name whose documents these are, or leave prune out")
     given = _read(body.documents)
     present = await _load(parts)
+    _check_rights(principal, given, present, body)
     composition = compose(given, present, Wanted(body.owner or "", body.prune, body.adopt))
     expected = {
         name: record.newest.number
@@ -138,7 +142,7 @@ async def apply_documents(
 @router.get("/documents")
 async def list_documents(
     parts: UseParts,
-    _: Reader,
+    principal: Reader,
     owner: Annotated[str | None, Query(description="Only what this owner brought.", max_length=63)] = None,
 ) -> list[DeclarationView]:
     """List what was applied as documents and has not been taken out again."""
@@ -154,7 +158,7 @@ async def list_documents(
             document=dict(row.document),
         )
         for row in await parts.store.load_declarations()
-        if owner is None or row.owner == owner
+        if (owner is None or row.owner == owner) and principal.sees(row.service or EVERY)
     ]
 
 
@@ -183,6 +187,19 @@ async def delete_service(
         number = int(text)
     await parts.store.delete_service(name, expected=number, by=caller.name, why=caller.why, now=parts.clock.now())
     log.info("service.deleted", service=name, by=caller.name)
+
+
+def _check_rights(principal: Principal, given: Sequence[Given], present: Present, body: ApplyRequest) -> None:
+    """Refuse what is not for *principal* to apply, or to take out.
+
+    Plans and sets of objectives are for all services, and so are they who change them.
+    """
+    for one in given:
+        rule = OPERATES if one.envelope.kind == "Rollout" else OWNS
+        refuse(principal, rule, service=service_of(one.envelope) or EVERY)
+    for row in present.declared.values():
+        if body.prune and row.owner == body.owner:
+            refuse(principal, OWNS, service=row.service or EVERY)
 
 
 def _read(documents: Sequence[Mapping[str, Any]]) -> list[Given]:
@@ -274,12 +291,8 @@ class _Apply:
                 self._refused["Service", name] = str(refusal)
             else:
                 log.info("service.deleted", service=name, by=by)
-        kept = [
-            self._row(envelope)
-            for envelope in composition.kept
-            if self._is_done(key_of(envelope), service_of(envelope))
-        ]
-        kept = [row for row in kept if self._present.declared.get(row.key) != row]
+        done = [one for one in composition.kept if self._is_done(key_of(one), service_of(one))]
+        kept = [row for row in map(self._row, done) if self._present.declared.get(row.key) != row]
         removed = {key for key in composition.removed if self._is_done(key, self._present.declared[key].service)}
         if kept or removed:
             await store.save_declarations(kept, removed=removed)
