@@ -6,7 +6,7 @@ remembered after that, so that whatever dies in between is done again by applyin
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import structlog
@@ -16,6 +16,7 @@ from pydantic import Field
 from controlplane.api import rollouts
 from controlplane.api.access import Caller, Parts, Reader, UseParts, Writer
 from controlplane.api.answers import View
+from controlplane.api.assembling import check_alone
 from controlplane.api.composing import compose
 from controlplane.api.composition import Action, Change, Composition, Given, Present, Wanted
 from controlplane.api.envelopes import (
@@ -214,11 +215,16 @@ def _read(documents: Sequence[Mapping[str, Any]]) -> list[Given]:
     return given
 
 
-def _reader(content: Mapping[str, Any]) -> Any:
-    return lambda: read_envelope(content)
+def _reader(content: Mapping[str, Any]) -> Callable[[], AnyEnvelope]:
+    def read() -> AnyEnvelope:
+        envelope = read_envelope(content)
+        check_alone(envelope)
+        return envelope
+
+    return read
 
 
-def _under(field: str) -> Any:
+def _under(field: str) -> Callable[[str], str]:
     return lambda inner: field if inner == "document" else f"{field}.{inner}"
 
 

@@ -1,22 +1,25 @@
 """Puts services together from documents: those given, those applied before, and what there is already."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from controlplane.api.composition import Given, Present, Raw, Start
-from controlplane.api.documents import document_of, read_document, spec_from
+from controlplane.api.documents import document_of, plan_from, read_document, spec_from
 from controlplane.api.envelopes import (
     AnyEnvelope,
     PlanEnvelope,
     RolloutEnvelope,
     ServiceEnvelope,
     SloEnvelope,
+    VersionEnvelope,
     as_json,
     key_of,
     read_envelope,
     service_of,
 )
+from controlplane.api.objectives import slo_from
 from controlplane.api.problems import Problems
 from controlplane.api.requests import StartRequest
 from controlplane.traffic.declared import DocumentKey
@@ -262,3 +265,35 @@ def _renamer(origins: Mapping[str, str]) -> Callable[[str], str]:
         return field
 
     return rename
+
+
+def check_alone(envelope: AnyEnvelope) -> None:
+    """Find what is wrong with a document whatever there is around it.
+
+    Raises:
+        InvalidDocumentError: Something is; fields are those of the document.
+    """
+    problems = Problems()
+    match envelope:
+        case VersionEnvelope():
+            body = {key: value for key, value in as_json(envelope)["spec"].items() if key != "service"}
+            name = envelope.metadata.name
+            raw = {**_AROUND, "service": envelope.spec.service, "versions": [{"name": name, **body}]}
+            rename = _renamer({f"versions.{name}": "spec", "": "spec"})
+            problems.attempt_all(lambda: spec_from(read_document(raw)), rename)
+        case SloEnvelope():
+            for objective in envelope.spec.objectives:
+                field = f"spec.objectives.{objective.name}"
+                rename = _renamer({f"slos.{objective.name}": field, "": field})
+                problems.attempt_all(functools.partial(slo_from, objective, grpc=False), rename)
+        case PlanEnvelope():
+            problems.attempt_all(lambda: plan_from(envelope.spec), _renamer({"plan": "spec", "": "spec"}))
+        case ServiceEnvelope() | RolloutEnvelope():
+            pass  # what they say is checked with what they name
+    problems.raise_any()
+
+
+_AROUND: Raw = {
+    "routes": [{"name": "all", "split": True}],
+    "slos": [{"name": "errors", "kind": "error_rate", "max": "1%"}],
+}

@@ -1,26 +1,24 @@
 """`hueshift lint`: everything that would stop a declaration later, said before anything is sent anywhere."""
 
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, read_text, surroundings_of
+from controlplane.cli.declaring import FilesOption, in_files, read_all
+from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
 from controlplane.errors import InvalidInputError, InvalidInputsError, UnavailableError
 
 if TYPE_CHECKING:
+    from controlplane.api.document_files import GivenDocument
     from controlplane.controller.preview import Preview
     from controlplane.traffic.model import ServiceSpec
 
-FilesOption = Annotated[
-    list[pathlib.Path],
-    typer.Option("--file", "-f", help="Declarations, YAML or JSON, may be given again; - is standard input."),
-]
-
 
 def lint(context: typer.Context, files: FilesOption, output: OutputOption = Format.TABLE) -> None:
-    """Check declarations; needs no server.
+    """Check documents; needs no server.
 
     The documents themselves, what Envoys would be sent for them, how they go together, and, where there is an Envoy on
     this machine, what that one says (HUESHIFT_VALIDATE_WITH_ENVOY=off leaves it out). Everything that is wrong is said
@@ -48,21 +46,40 @@ def lint(context: typer.Context, files: FilesOption, output: OutputOption = Form
 
 
 def _read_all(files: Sequence[pathlib.Path]) -> "tuple[list[tuple[str, ServiceSpec]], list[InvalidInputError]]":
-    """Return the services with the names of their files, and what is wrong with the documents."""
-    from controlplane.api.documents import parse_services  # noqa: PLC0415
+    """Return the services with the names of their files, and what is wrong with the documents.
 
-    specs: list[tuple[str, ServiceSpec]] = []
-    problems: list[InvalidInputError] = []
-    for file in files:
-        try:
-            specs += [(str(file), spec) for spec in parse_services(read_text(file), source=str(file))]
-        except InvalidInputError as refusal:
-            before = f"{file}: " if len(files) > 1 and str(file) not in str(refusal) else ""
-            problems += [InvalidInputError(before + one.field, one.problem, one.fix) for one in refusal.problems]
-    names = [spec.name for _, spec in specs]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.append(InvalidInputError("service", f"{name!r} is declared twice", "declare each service once"))
-    return specs, problems
+    Documents whose service is not among them are checked by themselves.
+    """
+    from controlplane.api.composing import compose  # noqa: PLC0415
+    from controlplane.api.composition import Given, Present, Wanted  # noqa: PLC0415
+    from controlplane.api.envelopes import is_bare, key_of, read_envelope, service_of  # noqa: PLC0415
+
+    try:
+        documents = read_all(files)
+    except InvalidInputError as refusal:
+        return [], list(refusal.problems)
+    given = [
+        Given(read_envelope(document.content), f"documents[{place}]", is_bare(document.content))
+        for place, document in enumerate(documents, start=1)
+    ]
+    services = {
+        one.envelope.metadata.name: document.source
+        for one, document in zip(given, documents, strict=True)
+        if one.envelope.kind == "Service"
+    }
+    together = [one for one in given if (service := service_of(one.envelope)) in services or not service]
+    alone = len({key_of(one.envelope) for one in given if one not in together})
+    try:
+        found = compose(together, Present({}, {}, {}), Wanted())
+    except InvalidInputError as refusal:
+        return [], [_in_files(one, documents) for one in refusal.problems]
+    if alone:
+        print(f"{alone} documents belong to services that are not among these: checked by themselves", file=sys.stderr)
+    return [(services[name], spec) for name, spec in found.specs.items()], []
+
+
+def _in_files(one: InvalidInputError, documents: "Sequence[GivenDocument]") -> InvalidInputError:
+    return InvalidInputError(in_files(f"{one.field}: ", documents).removesuffix(": "), one.problem, one.fix)
 
 
 def _try_all(preview: "Preview", specs: "Sequence[ServiceSpec]") -> list[InvalidInputError]:
