@@ -3,7 +3,7 @@
 import difflib
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from controlplane.api.document_files import GivenDocument
     from controlplane.cli.client import Client
     from controlplane.cli.surroundings import Surroundings
+    from controlplane.traffic.model import ServiceSpec
 
 SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 PLACE: Final = re.compile(r"documents\[(\d+)\]\.?([^:]*): ")
@@ -179,25 +180,67 @@ def read_all(named: Sequence[pathlib.Path]) -> "list[GivenDocument]":
     Raises:
         InvalidInputsError: Something is wrong in them; everything that is, with file and line.
     """
-    from controlplane.api.assembling import check_alone  # noqa: PLC0415
-    from controlplane.api.document_files import placed, read_documents  # noqa: PLC0415
-    from controlplane.api.envelopes import read_envelope  # noqa: PLC0415
-
-    documents: list[GivenDocument] = []
-    problems: list[InvalidInputError] = []
-    for file in find_files(named):
-        try:
-            documents += read_documents(read_text(file), str(file))
-        except InvalidInputError as refusal:
-            problems += refusal.problems
-    for document in documents:
-        try:
-            check_alone(read_envelope(document.content))
-        except InvalidInputError as refusal:
-            problems += placed(document, refusal.problems)
+    documents, problems = look_through(named)
     if problems:
         raise InvalidInputsError(problems)
     return documents
+
+
+def look_through(named: Sequence[pathlib.Path]) -> "tuple[list[GivenDocument], list[InvalidInputError]]":
+    """Return the documents that can be read, and everything that is wrong, in the order of the files."""
+    from controlplane.api.assembling import check_alone  # noqa: PLC0415
+    from controlplane.api.document_files import placed, read_documents  # noqa: PLC0415
+    from controlplane.api.envelopes import is_bare, read_envelope  # noqa: PLC0415
+
+    documents: list[GivenDocument] = []
+    problems: list[InvalidInputError] = []
+    unreadable: list[InvalidInputError] = []
+    for file in find_files(named):
+        try:
+            found = read_documents(read_text(file), str(file))
+        except InvalidInputError as refusal:
+            unreadable += refusal.problems
+            continue
+        for document in found:
+            try:
+                check_alone(read_envelope(document.content))
+                if is_bare(document.content):  # it is whole, so that all of it can be looked at now
+                    compose_here([document])
+            except InvalidInputError as refusal:
+                problems += refusal.problems if is_placed(refusal, document) else placed(document, refusal.problems)
+            else:
+                documents.append(document)
+    return documents, problems + unreadable
+
+
+def is_placed(refusal: InvalidInputError, document: "GivenDocument") -> bool:
+    """Whether it says already where in its file something is."""
+    return refusal.field.startswith(f"{document.source}:")
+
+
+def compose_here(documents: "Sequence[GivenDocument]") -> "Mapping[str, ServiceSpec]":
+    """Put services together from documents alone, by name, as if there were nothing else.
+
+    Raises:
+        InvalidInputsError: They do not fit; everything that is wrong, with file and line.
+    """
+    from controlplane.api.composing import compose  # noqa: PLC0415
+    from controlplane.api.composition import Given, Present, Wanted  # noqa: PLC0415
+    from controlplane.api.envelopes import is_bare, read_envelope  # noqa: PLC0415
+
+    given = [
+        Given(read_envelope(document.content), f"documents[{place}]", is_bare(document.content))
+        for place, document in enumerate(documents, start=1)
+    ]
+    try:
+        return compose(given, Present({}, {}, {}), Wanted()).specs
+    except InvalidInputError as refusal:
+        raise InvalidInputsError(
+            [
+                InvalidInputError(in_files(f"{one.field}: ", documents).removesuffix(": "), one.problem, one.fix)
+                for one in refusal.problems
+            ]
+        ) from refusal
 
 
 def is_single(documents: "Sequence[GivenDocument]") -> bool:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from controlplane.cli.declaring import FilesOption, in_files, read_all
+from controlplane.cli.declaring import FilesOption, compose_here, look_through
 from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
 from controlplane.errors import InvalidInputError, InvalidInputsError, UnavailableError
 
 if TYPE_CHECKING:
-    from controlplane.api.document_files import GivenDocument
     from controlplane.controller.preview import Preview
     from controlplane.traffic.model import ServiceSpec
 
@@ -50,36 +49,22 @@ def _read_all(files: Sequence[pathlib.Path]) -> "tuple[list[tuple[str, ServiceSp
 
     Documents whose service is not among them are checked by themselves.
     """
-    from controlplane.api.composing import compose  # noqa: PLC0415
-    from controlplane.api.composition import Given, Present, Wanted  # noqa: PLC0415
-    from controlplane.api.envelopes import is_bare, key_of, read_envelope, service_of  # noqa: PLC0415
+    from controlplane.api.envelopes import read_envelope, service_of  # noqa: PLC0415
 
+    documents, problems = look_through(files)
+    if problems:
+        return [], problems
+    read = [(document, read_envelope(document.content)) for document in documents]
+    sources = {one.metadata.name: document.source for document, one in read if one.kind == "Service"}
+    together = [document for document, one in read if service_of(one) in {*sources, ""}]
+    alone = len(documents) - len(together)
     try:
-        documents = read_all(files)
+        specs = compose_here(together)
     except InvalidInputError as refusal:
         return [], list(refusal.problems)
-    given = [
-        Given(read_envelope(document.content), f"documents[{place}]", is_bare(document.content))
-        for place, document in enumerate(documents, start=1)
-    ]
-    services = {
-        one.envelope.metadata.name: document.source
-        for one, document in zip(given, documents, strict=True)
-        if one.envelope.kind == "Service"
-    }
-    together = [one for one in given if (service := service_of(one.envelope)) in services or not service]
-    alone = len({key_of(one.envelope) for one in given if one not in together})
-    try:
-        found = compose(together, Present({}, {}, {}), Wanted())
-    except InvalidInputError as refusal:
-        return [], [_in_files(one, documents) for one in refusal.problems]
     if alone:
-        print(f"{alone} documents belong to services that are not among these: checked by themselves", file=sys.stderr)
-    return [(services[name], spec) for name, spec in found.specs.items()], []
-
-
-def _in_files(one: InvalidInputError, documents: "Sequence[GivenDocument]") -> InvalidInputError:
-    return InvalidInputError(in_files(f"{one.field}: ", documents).removesuffix(": "), one.problem, one.fix)
+        print(f"{alone} of the documents: their service is not among them; checked by themselves", file=sys.stderr)
+    return [(source, specs[name]) for name, source in sources.items() if name in specs], []
 
 
 def _try_all(preview: "Preview", specs: "Sequence[ServiceSpec]") -> list[InvalidInputError]:

@@ -18,6 +18,8 @@ from tests.unit.api.world import World
 MAKES_KEYS = "/v1/keys"
 MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("PUT", "/v1/services/colorize", document()),
+    ("DELETE", "/v1/services/elsewhere", {}),
+    ("POST", "/v1/documents", {"documents": [document()]}),
     ("PUT", "/v1/services/colorize/split", {"weights": {"v1": "100%"}}),
     ("POST", "/v1/services/colorize/rollouts", {"to": "v2"}),
     *(("POST", f"/v1/services/colorize/rollout/{verb}", {}) for verb in ("pause", "resume", "promote", "abort")),
@@ -40,6 +42,8 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
 READS = [
     "/v1/services",
     "/v1/services/colorize",
+    "/v1/services/colorize/document",
+    "/v1/documents",
     "/v1/services/colorize/status",
     "/v1/services/colorize/history",
     "/v1/services/colorize/events",
@@ -61,7 +65,7 @@ PRIVATE = [
     "/v1/keys",
     "/v1/audit",
 ]
-OPEN = ["/healthz", "/readyz", "/metrics"]
+OPEN = ["/healthz", "/readyz", "/metrics", "/v1/schemas", "/v1/schemas/service.json"]
 
 
 @pytest.mark.parametrize(
