@@ -165,9 +165,10 @@ class Documents:
     def _objectives(self, key: DocumentKey, by: Given | None, origins: dict[str, str]) -> list[Raw]:
         envelope = self.find(key)
         if not isinstance(envelope, SloEnvelope):
-            if by is not None:
-                self.problems.add(f"{by.body}.slos", f"there is no SLO {key[1]!r}", self._known("SLO"))
-            return []
+            if by is None:
+                return []
+            self.problems.add(f"{by.body}.slos", f"there is no SLO {key[1]!r}", self._known("SLO"))
+            return [{**_AROUND["slos"][0], "name": key[1]}]  # so that nothing else is wrong only for want of it
         objectives: list[Raw] = as_json(envelope)["spec"]["objectives"]
         if key in self.mine:
             for one in objectives:

@@ -39,7 +39,7 @@ def compose(given: Sequence[Given], present: Present, wanted: Wanted) -> Composi
     }
     gone = {name for kind, name in removed if kind == "Service" and name in present.services}
     removed |= {key for key, row in present.declared.items() if row.service in gone}
-    world = Documents(mine, removed, present, problems)
+    world = Documents(mine, frozenset(removed), present, problems)
     for one in mine.values():
         if service_of(one.envelope) in gone:
             problems.add(one.body, f"its service {service_of(one.envelope)!r} goes with this apply", "keep the service")
@@ -48,7 +48,6 @@ def compose(given: Sequence[Given], present: Present, wanted: Wanted) -> Composi
     _check_references(world, problems)
     starts = tuple(world.starts(specs))
     problems.raise_any()
-    removed |= world.absorbed
     changed = {
         name: spec
         for name, spec in specs.items()
@@ -59,7 +58,7 @@ def compose(given: Sequence[Given], present: Present, wanted: Wanted) -> Composi
         deleted=tuple(sorted(gone)),
         starts=starts,
         kept=tuple(one.envelope for _, one in sorted(mine.items())),
-        removed=frozenset(removed),
+        removed=frozenset(removed | world.absorbed),
         changes=tuple(_changes(world, specs, starts, gone)),
     )
 

@@ -1,5 +1,6 @@
 """The commands of a release engineer: declare services, start rollouts, steer them, look at everything."""
 
+import enum
 import pathlib
 from typing import Annotated, Any
 
@@ -73,13 +74,24 @@ def start(
     print(f"follow it with: hueshift get {name} -w")
 
 
+class GetFormat(enum.StrEnum):
+    """How a service is shown."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    """As the document that, applied again, changes nothing."""
+
+
 def get(
     context: typer.Context,
     name: Service,
     watch: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--watch", "-w", help="Draw again until the rollout has ended, or Ctrl-C.")
     ] = False,
-    output: OutputOption = Format.TABLE,
+    output: Annotated[
+        GetFormat, typer.Option("--output", "-o", help="For people, for programs, or as a document to apply.")
+    ] = GetFormat.TABLE,
 ) -> None:
     """Show everything about a service.
 
@@ -87,10 +99,12 @@ def get(
     """
     from controlplane.cli import watching  # noqa: PLC0415
 
-    if watch:
-        watching.watch(surroundings_of(context), name, as_json=is_json(output))
+    if output is GetFormat.YAML:
+        declaring.show_document(surroundings_of(context), name)
+    elif watch:
+        watching.watch(surroundings_of(context), name, as_json=output is GetFormat.JSON)
     else:
-        watching.show(surroundings_of(context), name, as_json=is_json(output))
+        watching.show(surroundings_of(context), name, as_json=output is GetFormat.JSON)
 
 
 def status(

@@ -38,9 +38,7 @@ class Repository:
 
     def git(self, *arguments: str) -> str:
         who = ("-c", "user.name=ada", "-c", "user.email=ada@example.org", "-c", "commit.gpgsign=false")
-        done = subprocess.run(
-            ["git", *who, *arguments], cwd=self.folder, check=True, capture_output=True, text=True
-        )
+        done = subprocess.run(["git", *who, *arguments], cwd=self.folder, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
     def commit(self, **files: str | None) -> str:
@@ -108,9 +106,7 @@ def test_what_does_not_fit_together_is_told_where_it_is_written(cli: Cli, tmp_pa
         "hueshift: v2.yaml:3: metadata.name: Version 'shop/v1' is declared twice; declare each once",
         "hueshift: service.yaml:7: spec.slos: there is no SLO 'lax'; use one of strict",
         "hueshift: service.yaml:8: spec.plan: there is no Plan 'fast'; use one of slow",
-        "hueshift: service.yaml:7: spec.slos: is empty; declare at least one objective",
-    ][: len(ended.lines)]
-    assert len(ended.lines) >= 3
+    ]
 
 
 def test_lint_checks_parts_by_themselves_where_their_service_is_elsewhere(cli: Cli, tmp_path: pathlib.Path) -> None:
@@ -249,7 +245,7 @@ def test_a_git_repository_is_the_truth(cli: Cli, repository: Repository) -> None
         "  versions: [{name: v1, endpoints: ['127.0.0.1:8086']}]\n"
     )
     second = repository.commit(v3=v3, desk=desk)
-    assert apply() == ["Service shop configured", "Version shop/v3 created", "Service desk created"][::1] or True
+    assert apply() == ["Service desk created", "Service shop configured", "Version shop/v3 created"]
     third = repository.commit(v2=None)
     assert "Version shop/v2 deleted" in "\n".join(apply("--yes"))
 
@@ -282,10 +278,7 @@ def test_prune_refuses_what_would_break_traffic(cli: Cli, repository: Repository
     ended = cli(*command)
     assert (ended.code, ended.lines) == (
         2,
-        [
-            "hueshift: Version shop/v1: carries 100 % of the traffic; keep it until a rollout has moved its traffic"
-            " away"
-        ],
+        ["hueshift: Version shop/v1: carries 100 % of the traffic; keep it until a rollout has moved its traffic away"],
     )
     repository.git("checkout", "-q", everyone)
     repository.commit(**dict.fromkeys(("service", "v1", "v2", "rollout", "slos")))
@@ -308,7 +301,9 @@ def test_owners_do_not_take_each_others_documents(cli: Cli, tmp_path: pathlib.Pa
     part = write(tmp_path / "part", lax=SLOS.replace("strict", "lax"))
     assert cli("apply", "--owner", "other", "--prune", "-f", str(part)).out.splitlines() == ["SLO lax created"]
     assert cli("apply", "--owner", "other", "--adopt", "-f", str(folder)).code == 0
-    kept = cli("apply", "--owner", "photos", "--prune", "--yes", "-f", str(write(tmp_path / "p", p=PLAN.replace("slow", "x"))))
+    kept = cli(
+        "apply", "--owner", "photos", "--prune", "--yes", "-f", str(write(tmp_path / "p", p=PLAN.replace("slow", "x")))
+    )
     assert kept.out.splitlines() == ["Plan x created"]
 
 
@@ -322,7 +317,9 @@ def test_a_lost_race_changes_nothing(cli: Cli, tmp_path: pathlib.Path, monkeypat
     def meddling(request: object) -> object:
         sent.append(request)
         if len(sent) == 2:  # between what was looked at and what is done
-            cli.do(cli.world.store.set_split, "shop", builders.make_split(v2=10_000), by="eve", why="", now=builders.NOW)
+            cli.do(
+                cli.world.store.set_split, "shop", builders.make_split(v2=10_000), by="eve", why="", now=builders.NOW
+            )
         return ask(request)  # type: ignore[arg-type] # passed on
 
     monkeypatch.setattr(cli.bridge, "handle_request", meddling)
