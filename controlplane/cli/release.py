@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import declaring, linting
+from controlplane.cli import declaring, linting, reporting
 from controlplane.cli.options import (
     Format,
     OutputOption,
@@ -260,6 +260,7 @@ def replay(
 def register(app: typer.Typer) -> None:
     """Add these commands to *app*."""
     declaring.register(app)
+    reporting.register(app)
     app.command()(linting.lint)
     app.command("list")(list_services)
     app.command()(get)
