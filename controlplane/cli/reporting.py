@@ -13,7 +13,6 @@ from controlplane.errors import NotFoundError
 
 if TYPE_CHECKING:
     from controlplane.api.answers import EventView, RolloutView
-    from controlplane.api.series import SeriesView
     from controlplane.cli.client import Client
 
 ID: Final = re.compile(r".+-\d+")
@@ -75,7 +74,6 @@ def _find(client: "Client", name: str) -> "RolloutView":
 
 def _facts(client: "Client", rollout: "RolloutView") -> dict[str, Any]:
     from controlplane.api.answers import EventsView  # noqa: PLC0415
-    from controlplane.api.series import SeriesView  # noqa: PLC0415
 
     events: list[EventView] = []
     after = 0
@@ -85,7 +83,6 @@ def _facts(client: "Client", rollout: "RolloutView") -> dict[str, Any]:
         if page.next <= after:
             break
         after = page.next
-    series = client.get(SeriesView, "services", rollout.service, "series", rollout=rollout.id)
     steps = [event for event in events if event.kind == "transition"][-MAX_STEPS:]
     return {
         "rollout": rollout.id,
@@ -101,7 +98,7 @@ def _facts(client: "Client", rollout: "RolloutView") -> dict[str, Any]:
         "started_at": _moment(rollout.started_at),
         "ended_at": _moment(rollout.ended_at) if rollout.ended_at else None,
         "seconds": (rollout.ended_at - rollout.started_at).total_seconds() if rollout.ended_at else None,
-        "versions": _versions(series),
+        "versions": _versions(client, rollout),
         "objectives": list(rollout.objectives),
         "steps": [
             {"at": _moment(one.at), "before": one.before, "after": one.after, "words": one.words} for one in steps
@@ -119,7 +116,14 @@ def _facts(client: "Client", rollout: "RolloutView") -> dict[str, Any]:
     }
 
 
-def _versions(series: "SeriesView") -> list[dict[str, Any]]:
+def _versions(client: "Client", rollout: "RolloutView") -> list[dict[str, Any]]:
+    from controlplane.api.series import SeriesView  # noqa: PLC0415
+    from controlplane.cli.client import RefusalError  # noqa: PLC0415
+
+    try:
+        series = client.get(SeriesView, "services", rollout.service, "series", rollout=rollout.id)
+    except RefusalError:  # the service is gone, or the rollout ended in the moment that it began: nothing to count
+        return [{"version": name, "requests": None, "bad": None} for name in (rollout.baseline, rollout.candidate)]
     found = []
     for version in series.versions:
         known = [count for count in version.requests if count is not None]
