@@ -42,6 +42,9 @@ def schema_of(kind: str) -> Mapping[str, Any]:
     if kind not in models:
         raise NotFoundError("schema", kind, (*models, ANY))
     found = models[kind].model_json_schema(by_alias=True)
+    if kind == "rollout":  # a step may be its weight alone
+        steps = found["$defs"]["RolloutBody"]["properties"]["steps"]["anyOf"][0]
+        steps["items"] = {"anyOf": [steps["items"], {"type": "string", "examples": ["5%"]}]}
     found["properties"]["apiVersion"]["examples"] = [API_VERSION]
     return {"$schema": DIALECT, "$id": _address(kind), **found}
 

@@ -76,8 +76,9 @@ def _read_query(value: object) -> object:
     return _read_visible(" ".join(value.split())) if isinstance(value, str) else value
 
 
-def _is_written(kind: str, *examples: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "description": kind, "examples": list(examples)})
+def _is_written(kind: str, *examples: str, number: bool = False) -> WithJsonSchema:
+    written = ["string", "number"] if number else "string"
+    return WithJsonSchema({"type": written, "description": kind, "examples": list(examples)})
 
 
 Span = Annotated[
@@ -102,7 +103,7 @@ Ratio = Annotated[
     float,
     BeforeValidator(_read_ratio),
     PlainSerializer(units.format_ratio, return_type=str),
-    _is_written("A percentage, or a fraction with a decimal point.", "1%", "0.01"),
+    _is_written("A percentage, or a fraction with a decimal point.", "1%", "0.01", number=True),
 ]
 Weight = Annotated[
     int,

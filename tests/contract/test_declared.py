@@ -30,7 +30,7 @@ async def test_declarations_are_kept_replaced_and_forgotten(store: Store) -> Non
     version = dataclasses.replace(PLAN, kind="Version", name="colorize/v1", service="colorize")
     await store.save_declarations([version, PLAN], removed=[])
     assert await store.load_declarations() == (PLAN, version)
-    newer = dataclasses.replace(PLAN, generation=2, owner="", document={"spec": {}})
+    newer = dataclasses.replace(PLAN, generation=2, owner="", document={"spec": {"steps": []}})
     await store.save_declarations([newer], removed=[version.key, ("SLO", "never")])
     assert await store.load_declarations() == (newer,)
 

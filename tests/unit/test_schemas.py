@@ -22,6 +22,13 @@ WRONG = [
     {"apiVersion": "hueshift.dev/v1", "kind": "Version", "metadata": {"name": "x"}, "spec": {"service": "s"}},
     {"apiVersion": "hueshift.dev/v1", "kind": "Plan", "metadata": {}, "spec": {}},
 ]
+HEAD = {"apiVersion": "hueshift.dev/v1", "metadata": {"name": "x"}}
+RIGHT = [
+    HEAD | {"kind": "SLO", "spec": {"objectives": [{"name": "e", "kind": "error_rate", "max": 0.01}]}},
+    HEAD | {"kind": "Rollout", "spec": {"service": "s", "to": "v2", "from": "v1", "steps": ["5%", "100%"]}},
+    HEAD | {"kind": "Rollout", "spec": {"service": "s", "to": "v2", "plan": {"deadline": "1h"}}},
+    HEAD | {"kind": "Service", "spec": {"routes": [{"name": "r", "split": True}], "slos": ["a"], "plan": "b"}},
+]
 
 
 @pytest.mark.parametrize("name", schema_names())
@@ -62,3 +69,10 @@ def test_schema_and_code_refuse_the_same(document: Any) -> None:
     assert not jsonschema.Draft202012Validator(schema_of("any")).is_valid(document)
     with pytest.raises(InvalidInputError):
         read_envelope(document)
+
+
+@pytest.mark.parametrize("document", RIGHT)
+def test_schema_and_code_take_the_same(document: Any) -> None:
+    for name in ("any", document["kind"].lower()):
+        jsonschema.Draft202012Validator(schema_of(name)).validate(document)
+    read_envelope(document)

@@ -236,6 +236,10 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
     assert {path for path in schema["paths"] if path.startswith("/v1")} == {
         "/v1/services",
         "/v1/services/{name}",
+        "/v1/services/{name}/document",
+        "/v1/documents",
+        "/v1/schemas",
+        "/v1/schemas/{kind}.json",
         "/v1/services/{name}/split",
         "/v1/services/{name}/explain",
         "/v1/services/{name}/history",

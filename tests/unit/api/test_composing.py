@@ -132,9 +132,8 @@ async def test_a_service_is_deleted_only_as_it_was_read(world: World, http: http
 
 async def test_one_service_that_is_refused_leaves_the_others(world: World, http: httpx.AsyncClient) -> None:
     await world.declare()
-    documents = []
-    for spec in (make_spec("desk", port=9), make_spec("clash", port=8080)):
-        documents.append(service_envelope(spec, {"name": spec.name}))
+    specs = make_spec("desk", port=9), make_spec("clash", port=8080)
+    documents = [service_envelope(spec, {"name": spec.name}) for spec in specs]
     answer = (await http.post("/v1/documents", json={"documents": documents, "owner": "me"})).json()
     assert [(change["name"], change["action"]) for change in answer["changes"]] == [
         ("clash", "refused"),

@@ -1,5 +1,6 @@
 """Documents in files: lint, diff, apply and what is taken out again, from a real git repository."""
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -196,7 +197,7 @@ def test_a_plan_alone_reaches_the_services_that_name_it_unless_somebody_changed_
     assert spec.plan.steps[0].weight_bp == 200
     cli.do(
         cli.world.store.apply,
-        builders.dataclasses.replace(spec, plan=builders.make_plan()),
+        dataclasses.replace(spec, plan=builders.make_plan()),
         by="eve",
         why="",
         now=builders.NOW,
@@ -249,7 +250,9 @@ def test_a_git_repository_is_the_truth(cli: Cli, repository: Repository) -> None
     third = repository.commit(v2=None)
     assert "Version shop/v2 deleted" in "\n".join(apply("--yes"))
 
-    names = lambda: [v.name for v in cli.do(cli.world.store.load_service, "shop").newest.spec.versions]  # noqa: E731
+    def names() -> list[str]:
+        return [version.name for version in cli.do(cli.world.store.load_service, "shop").newest.spec.versions]
+
     assert names() == ["v1", "v3"]
     repository.git("checkout", "-q", second)
     apply()
@@ -334,7 +337,7 @@ def test_a_lost_race_changes_nothing(cli: Cli, tmp_path: pathlib.Path, monkeypat
         sent.append(request)
         if len(sent) == 2:
             spec = cli.do(cli.world.store.load_service, "shop").newest.spec
-            other = builders.dataclasses.replace(spec, domains=("shop.example",))
+            other = dataclasses.replace(spec, domains=("shop.example",))
             cli.do(cli.world.store.apply, other, by="eve", why="", now=builders.NOW)
         return ask(request)  # type: ignore[arg-type] # passed on
 

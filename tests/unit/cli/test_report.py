@@ -14,8 +14,8 @@ def rolled_back(cli: Cli, *, why: str = "better blues") -> None:
     cli.do(cli.world.declare)
     rollout = cli.do(cli.world.roll, why=why)
     for second in range(builders.TICK + 1, builders.TICK + 11):
-        counts = {"colorize_v1": builders.make_counts(100, errors=1), "colorize_v2": builders.make_counts(10, errors=2)}
-        cli.do(cli.world.store.record, builders.make_batch("one", tick=second, **counts))
+        v1, v2 = builders.make_counts(100, errors=1), builders.make_counts(10, errors=2)
+        cli.do(cli.world.store.record, builders.make_batch("one", tick=second, colorize_v1=v1, colorize_v2=v2))
     cli.world.clock.move(dt.timedelta(seconds=75))
     state = RolledBack(cli.world.clock.now(), RollbackCause.SLO_BREACH, SENTENCE)
     cli.do(cli.world.move, rollout, state, words=f"rolled back: {SENTENCE}")
