@@ -133,8 +133,9 @@ async def show_history(
     rollout: Annotated[str | None, Query(description="Only what belongs to this rollout.")] = None,
 ) -> list[EventView]:
     """Show what happened to a service and its rollouts, oldest first."""
-    await parts.store.load_service(name)
     entries = await parts.store.history(name, limit=limit if rollout is None else MAX_EVENTS)
+    if not entries:  # what was deleted has a history, too
+        await parts.store.load_service(name)
     found = [event_view(entry) for entry in entries if rollout is None or entry.rollout == rollout]
     return found[-limit:]
 

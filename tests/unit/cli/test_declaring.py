@@ -359,6 +359,8 @@ def test_delete_asks_and_keeps_the_history(cli: Cli) -> None:
     cli.do(cli.world.move, rollout, Promoted(builders.NOW, "done"))
     assert cli("delete", "colorize", "--yes", "--why", "no more").out == "colorize is deleted; its history is kept\n"
     assert cli("get", "colorize").code == 4
+    assert "deleted; its history is kept: no more" in cli("history", "colorize").out
+    assert cli("history", "nothing").code == 4
     assert cli.do(cli.world.audit)[-1] == ("ada", "delete", "deleted; its history is kept: no more")
     assert cli("delete", "colorize", "--yes").code == 4
 
