@@ -57,7 +57,7 @@ def test_lint_tells_everything_that_is_wrong_in_all_files_and_documents(cli: Cli
         "hueshift: one.yaml:2: document 1: listener.port: 0 is not a port",
         "hueshift: one.yaml:15: document 2: slos.errors.max: is missing",
         "hueshift: one.yaml:15: document 2: slos.errors.maximum: is not a field here",
-        "hueshift: two.yaml:6: slos.errors.max: 200% is out of range",
+        "hueshift: two.yaml:7: slos.errors.max: 200% is out of range",
         "hueshift: --file: none.yaml cannot be read (No such file or directory)",
     ]
 
