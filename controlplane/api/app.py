@@ -29,6 +29,7 @@ from controlplane.api import (
     schema_routes,
     series,
     services,
+    steering,
 )
 from controlplane.api.access import BodyLimit, Parts
 from controlplane.api.answers import ProblemView
@@ -51,6 +52,7 @@ ROUTED: Final = (
     applying,
     schema_routes,
     rollouts,
+    steering,
     explanations,
     quality,
     replays,

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from controlplane.api.problems import custom_error
 from controlplane.api.schemas import Document, PlanDocument, SloDocument, StepDocument
-from controlplane.api.values import Weight
+from controlplane.api.values import Moment, Weight
 from controlplane.errors import InvalidInputError
 
 MAX_WHY_CHARS = 500
@@ -45,12 +45,40 @@ class StartRequest(Document):
     """Start a rollout to the version *to*. *steps* replaces those of the service's plan, *plan* the whole of it.
 
     *replaces* names the version whose traffic moves, where several have some; the others keep theirs.
+
+    Where a rollout is active already, *supersede* takes it back to zero first and *queue* waits until it has ended,
+    *only_after_success* only if it was promoted; *at* waits for that time, and then for what is active. A version that
+    failed is started *again* only when that is said.
     """
 
     to: str
     replaces: str | None = None
     steps: list[Annotated[StepDocument, BeforeValidator(_read_step)]] | None = None
     plan: PlanDocument | None = None
+    supersede: bool = False
+    queue: bool = False
+    only_after_success: bool = False
+    at: Moment | None = None
+    again: bool = False
+    why: Why = ""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it may have to wait."""
+        return self.supersede or self.queue or self.at is not None
+
+
+class UndoRequest(Document):
+    """Give traffic back: to the version *to*, or to the one before the last promotion."""
+
+    to: str | None = None
+    why: Why = ""
+
+
+class FreezeRequest(Document):
+    """Let nothing get more traffic *until* then."""
+
+    until: Moment
     why: Why = ""
 
 

@@ -65,6 +65,20 @@ def _read_endpoint(value: object) -> object:
     return f"[{host}]:{int(port)}" if ":" in host else f"{host}:{int(port)}"
 
 
+def _read_moment(value: object) -> dt.datetime:
+    fix = "write it like 2026-12-01T22:00:00Z"
+    if not isinstance(value, str):
+        raise custom_error(f"{value!r} is not a time", fix)
+    try:
+        moment = dt.datetime.fromisoformat(value)
+        utc = moment.astimezone(dt.UTC)
+    except (ValueError, OverflowError) as exc:
+        raise custom_error(f"{value[:40]!r} is not a time", fix) from exc
+    if moment.tzinfo is None:
+        raise custom_error(f"{value[:40]} has no time zone", "add one, as 2026-12-01T22:00:00Z")
+    return utc
+
+
 def _read_visible(value: str) -> str:
     if not value.isprintable():
         raise custom_error(f"{value[:40]!r} holds characters that cannot be seen", "use visible ones")
@@ -113,4 +127,9 @@ Weight = Annotated[
 ]
 Visible = Annotated[str, AfterValidator(_read_visible)]
 Query = Annotated[str, BeforeValidator(_read_query), Field(description="PromQL, with $version, $cluster or $service.")]
+Moment = Annotated[
+    dt.datetime,
+    BeforeValidator(_read_moment),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-12-01T22:00:00Z"]}),
+]
 Address = Annotated[str, BeforeValidator(_read_endpoint), _is_written("host:port", "worker:8083", "[::1]:8083")]

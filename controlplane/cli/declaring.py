@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, Service, Why, is_json, read_text, surroundings_of
+from controlplane.cli.options import Format, OutputOption, Service, Why, for_programs, read_text, surroundings_of
 from controlplane.errors import InvalidInputError, InvalidInputsError
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def apply(  # noqa: PLR0913, PLR0917 - a parameter for each option
         if not dry_run and (view.changed or owner):
             _confirm(view, yes=yes)
             view = _send(client, documents, {**options, "dry_run": False}, if_match=view.etag)
-    if is_json(output):
-        printing.print_json(view)
+    if for_programs(output):
+        printing.print_data(view, output)
     else:
         for line in change_lines(view.changes):
             print(line + (" (dry run)" if dry_run and not line.startswith(" ") else ""))
@@ -95,8 +95,8 @@ def diff(
     with surroundings.client() as client:
         options = {"owner": owner or None, "prune": prune, "adopt": adopt, "dry_run": True}
         view = _send(client, documents, options)
-    if is_json(output):
-        printing.print_json(view)
+    if for_programs(output):
+        printing.print_data(view, output)
     else:
         console = printing.console(color=surroundings.color)
         for line in diff_lines(view.changes):
@@ -114,11 +114,12 @@ def delete(
     """Serve a service no more; its history is kept. Refused while a rollout of it is active."""
     from controlplane.api.answers import ServiceView  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
+    from controlplane.cli.confirming import confirm  # noqa: PLC0415
 
     with surroundings_of(context).client() as client:
         service = client.get(ServiceView, "services", name)
         split = printing.split_text(service.split)
-        ask(f"delete service {name}: its traffic ends ({split})", yes=yes)
+        confirm(f"delete service {name}: its traffic ends ({split})", yes=yes)
         client.delete("services", name, if_match=f'"{service.revision.number}"', reason=why)
     print(f"{name} is deleted; its history is kept")
 
@@ -132,7 +133,7 @@ def schema(
     from controlplane.api.schema_routes import schema_of  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
-    printing.print_json(schema_of(kind.lower()))
+    printing.print_data(schema_of(kind.lower()), Format.JSON)
 
 
 def show_document(surroundings: "Surroundings", name: str) -> None:
@@ -140,7 +141,7 @@ def show_document(surroundings: "Surroundings", name: str) -> None:
     from controlplane.cli import output as printing  # noqa: PLC0415
 
     with surroundings.client() as client:
-        printing.print_yaml(client.get(dict[str, Any], "services", name, "document"))
+        printing.print_data(client.get(dict[str, Any], "services", name, "document"), Format.YAML)
 
 
 def register(app: typer.Typer) -> None:
@@ -261,8 +262,8 @@ def _apply_one(client: "Client", document: "GivenDocument", why: str, output: Fo
     spec = spec_from(read_document(document.content))
     body = document_of(spec).model_dump(mode="json", exclude_none=True)
     applied = client.put(AppliedView, "services", spec.name, body=body, why=why)
-    if is_json(output):
-        printing.print_json(applied)
+    if for_programs(output):
+        printing.print_data(applied, output)
     else:
         print(applied.words)
 
@@ -293,28 +294,14 @@ def in_files(line: str, documents: "Sequence[GivenDocument]") -> str:
 
 
 def _confirm(view: "ApplyView", *, yes: bool) -> None:
+    from controlplane.cli.confirming import confirm  # noqa: PLC0415
+
     deleted = [change for change in view.changes if change.action == "deleted"]
     if not deleted:
         return
     for line in change_lines(deleted):
         typer.echo(line.replace(" deleted", " will be deleted"), err=True)
-    ask(f"delete {len(deleted)} of what was applied before", yes=yes)
-
-
-def ask(what: str, *, yes: bool) -> None:
-    """Go on only if someone said *yes*, now or on the command line.
-
-    Raises:
-        InvalidInputError: Nobody did.
-    """
-    import sys  # noqa: PLC0415
-
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise InvalidInputError("--yes", f"would {what}, and nobody can be asked here", "add --yes")
-    if not typer.confirm(f"{what[:1].upper()}{what[1:]}?", err=True):
-        raise InvalidInputError("--yes", "nothing was done", "answer y, or add --yes")
+    confirm(f"delete {len(deleted)} of what was applied before", yes=yes)
 
 
 # -- what is printed ---------------------------------------------------------------------------------------------------

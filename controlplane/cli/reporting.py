@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from controlplane.cli.options import surroundings_of
+from controlplane.cli.options import Format, surroundings_of
 from controlplane.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def report(
         rollout = _find(client, name)
         found = _facts(client, rollout)
     if output is ReportFormat.JSON:
-        printing.print_json(found)
+        printing.print_data(found, Format.JSON)
     else:
         for line in markdown(found):
             print(line)

@@ -132,6 +132,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
             "diff",
             "delete",
             "schema",
+            "report",
             "lint",
             "list",
             "get",
@@ -143,6 +144,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
             "abort",
             "set-weight",
         ),
+        *("undo", "retry", "queue", "freeze", "unfreeze"),
         *(
             "history",
             "ready",
@@ -163,6 +165,8 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
             "jobs",
             "batch",
             "quality",
+            "codes",
+            "completion",
         ),
     ):
         assert f"\n  {name} " in ended.out
