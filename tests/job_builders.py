@@ -9,9 +9,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection
 
 from controlplane.clock import Clock
-from controlplane.jobs.callback_desk import CallbackDesk, NoSender, Senders
+from controlplane.courier.model import Heard, Letter, Unheard
+from controlplane.courier.senders import NoSender, Senders
+from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.callback_ports import CallbackStore
-from controlplane.jobs.callbacks import Heard, Message, Unheard
 from controlplane.jobs.meter import JobMeter
 from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobKind, Picture, Refused, photo_key
 from controlplane.jobs.operations import DeadTasks
@@ -193,14 +194,14 @@ class FakeSender:
         """By address; one that has none left takes everything."""
         self.hanging: dict[str, asyncio.Event] = {}
         """Addresses that answer when the event is set."""
-        self.sent: list[tuple[str, Message]] = []
+        self.sent: list[tuple[str, Letter]] = []
         self.secrets: list[tuple[str, ...]] = []
 
     def check(self, address: str) -> None:
         self.sources.check_url(address)
 
     async def send(
-        self, address: str, message: Message, *, secrets: Collection[str], now: dt.datetime
+        self, address: str, message: Letter, *, secrets: Collection[str], now: dt.datetime
     ) -> Heard | Unheard:
         del now
         self.sent.append((address, message))

@@ -27,8 +27,8 @@ from apprise.plugins.slack import NotifySlack
 from apprise.plugins.wecombot import NotifyWeComBot
 from apprise.plugins.workflows import NotifyWorkflows
 
+from controlplane.courier.model import Heard, Letter, Unheard
 from controlplane.errors import InvalidInputError
-from controlplane.jobs.callbacks import Heard, Message, Unheard
 from controlplane.jobs.sources import AllowedSources
 
 SETTING: Final = "HUESHIFT_CALLBACK_SERVICES"
@@ -105,7 +105,7 @@ class MailAndChat:
             )
 
     async def send(
-        self, address: str, message: Message, *, secrets: Collection[str], now: dt.datetime
+        self, address: str, message: Letter, *, secrets: Collection[str], now: dt.datetime
     ) -> Heard | Unheard:
         del secrets, now
         if not self._threads.acquire(blocking=False):
@@ -116,7 +116,7 @@ class MailAndChat:
         except TimeoutError:
             return Unheard(f"not sent within {self._timeout_s:g} s")
 
-    def _deliver(self, address: str, message: Message) -> Heard | Unheard:
+    def _deliver(self, address: str, message: Letter) -> Heard | Unheard:
         """Send; blocks."""
         try:
             self.check(address)

@@ -15,8 +15,9 @@ from typing import Final, Self
 import httpcore
 
 from controlplane.calls.fetching import GuardedBackend
+from controlplane.courier.model import Heard, Letter, Unheard
+from controlplane.courier.signatures import signature
 from controlplane.errors import InvalidInputError, UnavailableError
-from controlplane.jobs.callbacks import Heard, Message, Unheard, signature
 from controlplane.jobs.sources import AllowedSources
 
 TIMEOUT_S: Final = 15.0
@@ -65,7 +66,7 @@ class Webhooks:
         self._sources.check_url(address)
 
     async def send(
-        self, address: str, message: Message, *, secrets: Collection[str], now: dt.datetime
+        self, address: str, message: Letter, *, secrets: Collection[str], now: dt.datetime
     ) -> Heard | Unheard:
         try:
             self._sources.check_url(address)  # what was allowed once may not be any more
@@ -84,9 +85,7 @@ class Webhooks:
         ) as exc:
             return Unheard(f"its host does not answer ({type(exc).__name__})")
 
-    async def _post(
-        self, address: str, message: Message, secrets: tuple[str, ...], now: dt.datetime
-    ) -> Heard | Unheard:
+    async def _post(self, address: str, message: Letter, secrets: tuple[str, ...], now: dt.datetime) -> Heard | Unheard:
         body = message.body
         headers = [
             ("content-type", "application/cloudevents+json; charset=utf-8"),
