@@ -19,6 +19,9 @@ from controlplane.jobs.operations import DeadTasks
 from controlplane.jobs.overseer import Overseer
 from controlplane.jobs.ports import BlobStore, Delivery, JobQueue, NewJob, WakeUp
 from controlplane.jobs.sources import AllowedSources, read_callback_sources
+from controlplane.notify.desk import NotifyDesk
+from controlplane.notify.model import Place
+from controlplane.notify.ports import NotifyStore
 from controlplane.pictures.inspection import label
 from controlplane.pictures.labels import Label
 from controlplane.store import SqlStore
@@ -214,3 +217,9 @@ def make_callback_desk(store: CallbackStore, clock: Clock, sender: FakeSender | 
     """A desk whose receivers are fakes."""
     senders = Senders(webhooks=sender or FakeSender(), others=NoSender())
     return CallbackDesk(store=store, senders=senders, clock=clock)
+
+
+def make_notify_desk(store: NotifyStore, clock: Clock, sender: FakeSender | None = None) -> NotifyDesk:
+    """A desk whose targets are fakes."""
+    senders = Senders(webhooks=sender or FakeSender(), others=NoSender("HUESHIFT_NOTIFY_SERVICES"))
+    return NotifyDesk(store=store, senders=senders, clock=clock, place=Place("prod", "https://hueshift.test"))

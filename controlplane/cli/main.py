@@ -19,6 +19,7 @@ from controlplane.cli import (
     keys,
     local,
     measure,
+    notify,
     quality,
     readiness,
     release,
@@ -69,6 +70,7 @@ keys.register(app)
 audit.register(app)
 measure.register(app)
 quality.register(app)
+notify.register(app)
 jobs.register(app)
 job_operations.register()
 batch.register(app)

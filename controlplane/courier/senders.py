@@ -34,13 +34,16 @@ class Senders:
         return self.webhooks if is_webhook(address) else self.others
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
 class NoSender:
-    """The port `Sender` where mail and chat are not sent."""
+    """The port `Sender` where mail and chat are not sent. *setting* names the one that allows them."""
+
+    setting: str = "HUESHIFT_CALLBACK_SERVICES"
 
     def check(self, address: str) -> None:
         del address
         raise InvalidInputError(
-            "address", "is no http or https URL, and no other is used here", "have HUESHIFT_CALLBACK_SERVICES name it"
+            "address", "is no http or https URL, and no other is used here", f"have {self.setting} name it"
         )
 
     async def send(

@@ -73,7 +73,7 @@ class SqlRollouts(Part):
         )
 
     async def add_command(self, service: str, command: Command, *, key: str | None, now: dt.datetime) -> PendingCommand:
-        return await self.database.write(lambda tx: _add_command(tx, service, command, key=key, now=now))
+        return await self.database.write(lambda tx: insert_command(tx, service, command, key=key, now=now))
 
     async def load_pending(self, rollout: RolloutId) -> tuple[PendingCommand, ...]:
         return await self.database.read(
@@ -224,7 +224,8 @@ def _baseline(new: NewRollout, split: Split) -> str:
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
-def _add_command(tx: Tx, service: str, command: Command, *, key: str | None, now: dt.datetime) -> PendingCommand:
+def insert_command(tx: Tx, service: str, command: Command, *, key: str | None, now: dt.datetime) -> PendingCommand:
+    """Do what `RolloutStore.add_command` does."""
     lock_service(tx, service)
     row = command_to_row(command)
     name = f"{row['kind']} --full" if row["full"] else row["kind"]

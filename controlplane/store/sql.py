@@ -30,6 +30,8 @@ from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
 from controlplane.store.listener import Listener
 from controlplane.store.models import SqlModels
+from controlplane.store.notify import SqlNotify
+from controlplane.store.notify_links import SqlNotifyLinks
 from controlplane.store.quality import SqlQuality
 from controlplane.store.rollouts import SqlRollouts
 from controlplane.store.samples import SqlSamples
@@ -63,6 +65,8 @@ class SqlStore(
     SqlEnds,
     SqlCallbacks,
     SqlLanes,
+    SqlNotify,
+    SqlNotifyLinks,
 ):
     """The ports `Store`, `KeyStore`, `AuditStore`, `JobStore` and `CallbackStore` on one SQL database.
 
