@@ -1,4 +1,4 @@
-"""What goes over the wire about messages: a target's document, and answers without secrets, but for the one that is new."""
+"""What goes over the wire about messages: a target's document, and answers that tell no secret but a new one."""
 
 import datetime as dt
 

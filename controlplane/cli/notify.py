@@ -148,7 +148,7 @@ def deliveries(
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
-        found = client.get(list[DeliveryView], "notifications", service, name, "deliveries", query={"limit": limit})
+        found = client.get(list[DeliveryView], "notifications", service, name, "deliveries", limit=limit)
     if is_json(output):
         printing.print_json(found)
         return

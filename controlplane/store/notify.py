@@ -1,6 +1,5 @@
 """Targets of messages, and what each is told: rows made of the history, in its order, and of nothing else."""
 
-import dataclasses
 import datetime as dt
 from collections.abc import Mapping
 from typing import Any, Final
@@ -88,15 +87,12 @@ class SqlNotify(Part):
 
     async def settle_message(self, message: Parcel, outcome: Heard | Later | GivenUp, *, now: dt.datetime) -> bool:
         def work(tx: Tx) -> bool:
-            mine = sa.and_(
-                notify_delivery.c.number == message.number, notify_delivery.c.tries == message.tries, _PENDING
-            )
-            if not tx.conn.execute(
-                notify_delivery.update().where(mine).values(_settled(outcome, message, now))
-            ).rowcount:
+            table, values = notify_delivery, _settled(outcome, message, now)
+            mine = sa.and_(table.c.number == message.number, table.c.tries == message.tries, _PENDING)
+            if not tx.conn.execute(table.update().where(mine).values(values)).rowcount:
                 return False
-            rest = sa.and_(notify_delivery.c.number.in_(message.rows[1:]), _PENDING)
-            tx.conn.execute(notify_delivery.update().where(rest).values(_settled(outcome, message, now)))
+            rest = sa.and_(table.c.number.in_(message.rows[1:]), _PENDING)
+            tx.conn.execute(table.update().where(rest).values(values))
             return True
 
         return await self.database.write(work)
@@ -277,7 +273,18 @@ def _parcel_of(batch: tuple[sa.Row[Any], ...], target: sa.Row[Any] | None, now: 
 
 def _delivery_of(row: sa.Row[Any]) -> Delivery:
     told = Telling.from_json(row.telling)
-    facts = {field.name: getattr(row, field.name, None) for field in dataclasses.fields(Delivery)}
     return Delivery(
-        **{**facts, "kind": told.kind, "rollout": told.rollout, "event": told.event, "sentence": told.sentence}
+        number=row.number,
+        service=row.service,
+        target=row.target,
+        kind=told.kind,
+        rollout=told.rollout,
+        event=told.event,
+        sentence=told.sentence,
+        tries=row.tries,
+        words=row.words,
+        delivered=row.delivered,
+        made_at=row.made_at,
+        due_at=row.due_at,
+        ended_at=row.ended_at,
     )

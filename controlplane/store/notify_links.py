@@ -1,4 +1,4 @@
-"""Links that decide at gates: digests, and the one transaction in which one is used and the rollout is told what to do."""
+"""Links that decide at gates: digests, and the transaction in which one is used up and the rollout is told."""
 
 import dataclasses
 import datetime as dt

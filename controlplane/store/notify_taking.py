@@ -1,4 +1,4 @@
-"""Which rows of messages are told now: in order for each target and rollout, together where some waited, never a flood."""
+"""Which rows of messages are told now: in order per target and rollout, together where some waited, no flood."""
 
 import datetime as dt
 from collections.abc import Mapping
