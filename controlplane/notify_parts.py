@@ -8,6 +8,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from controlplane.calls.gate_webhook import GateCalls
 from controlplane.calls.webhooks import Webhooks
 from controlplane.clock import Clock
 from controlplane.courier.loop import Courier
@@ -16,7 +17,7 @@ from controlplane.errors import InvalidInputError
 from controlplane.jobs.sources import AllowedSources, read_sources
 from controlplane.notify.desk import NotifyDesk
 from controlplane.notify.metrics import NotifyMetrics
-from controlplane.notify.model import Parcel, Place
+from controlplane.notify.model import EVERY, GATE, Parcel, Place
 from controlplane.notify.outbox import Messages, Sorter
 from controlplane.settings import Settings
 from controlplane.store import SqlStore
@@ -32,12 +33,19 @@ class NotifyParts:
     desk: NotifyDesk
     sorter: Sorter
     courier: Courier[Parcel]
+    gates: GateCalls
 
     async def run(self) -> None:
         """Run the loops until cancelled; if one fails, all stop."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.sorter.run(), name="notify-sorter")
             tasks.create_task(self.courier.run(), name="notify-courier")
+
+    async def gate_secrets(self, service: str) -> tuple[str, ...]:
+        """Return what questions to gates of *service* are signed with: its own secret, or that of all services."""
+        store, now = self.desk.store, self.desk.clock.now()
+        own = await store.load_target_secrets(service, GATE, now=now)
+        return own or await store.load_target_secrets(EVERY, GATE, now=now)
 
 
 @contextlib.asynccontextmanager
@@ -51,11 +59,12 @@ async def open_notify(
     """
     place = Place(settings.cluster, _public_url(settings.public_url))
     sources = notify_sources(settings)
-    async with Webhooks(sources) as webhooks:
+    async with Webhooks(sources) as webhooks, GateCalls(dataclasses.replace(sources, field="gate.webhook")) as gates:
         senders = Senders(webhooks=webhooks, others=_others(settings, sources))
         happened, outgoing = Wake(), Wake()
         board.listen(happened, Topic.DESIRED, Topic.COMMANDS, Topic.TELEMETRY)
         yield NotifyParts(
+            gates=gates,
             desk=NotifyDesk(store=store, senders=senders, clock=clock, place=place),
             sorter=Sorter(store=store, clock=clock, wake=happened, outgoing=outgoing, interval=settings.interval),
             courier=Courier(

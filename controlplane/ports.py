@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Any, NewType, Protocol
 
+from controlplane.rollout.gate import GateAnswer
 from controlplane.rollout.model import Command, Plan, State
 from controlplane.rollout.quality import QualityRun, QualityVerdict
 from controlplane.rollout.recorded import JudgedTick
@@ -265,6 +266,23 @@ class LoggedEntry:
     baseline: str = ""
     candidate: str = ""
     outcome: str = ""
+
+
+class GateStore(Protocol):
+    """What the gates of plans say."""
+
+    async def load_gate(self, rollout: RolloutId) -> GateAnswer | None:
+        """Return the newest answer of a gate that the rollout stood before."""
+
+    async def answer_gate(self, rollout: RolloutId, answer: GateAnswer, *, words: str, now: dt.datetime) -> bool:
+        """Keep an answer; *words* say it in the history, if it is another one than before.
+
+        Returns:
+            False when it changed nothing: the rollout has moved on, or somebody has decided at this visit.
+
+        Raises:
+            NotFoundError: There is no such rollout.
+        """
 
 
 class EventLog(Protocol):
@@ -706,6 +724,7 @@ class LeaseStore(Protocol):
 class Store(
     CatalogueStore,
     RolloutStore,
+    GateStore,
     EventLog,
     FleetStore,
     DesiredStore,

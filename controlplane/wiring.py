@@ -19,6 +19,7 @@ from controlplane.auth.keys import KeyRing
 from controlplane.auth.parts import AuthParts
 from controlplane.clock import SystemClock
 from controlplane.controller.examiner import Examiner
+from controlplane.controller.gatekeeper import Gatekeeper
 from controlplane.controller.janitor import Janitor
 from controlplane.controller.loop import Controller
 from controlplane.controller.preview import Preview
@@ -78,6 +79,7 @@ class Parts:
     controller: Controller
     sampler: Sampler
     examiner: Examiner
+    gatekeeper: Gatekeeper
     prometheus: Prometheus | None
     models: HttpModels
     provenance: ProvenanceWatch
@@ -177,6 +179,15 @@ def _assemble(ground: Ground, jobs: JobParts, notify: NotifyParts, on_ack: AckHo
         controller=controller,
         sampler=Sampler(store=store, source=prometheus, clock=clock, leads=leads, interval=settings.interval),
         examiner=Examiner(store=store, gate=gate, clock=clock, leads=leads, interval=settings.interval),
+        gatekeeper=Gatekeeper(
+            store=store,
+            source=notify.gates,
+            secrets=notify.gate_secrets,
+            clock=clock,
+            leads=leads,
+            cluster=settings.cluster,
+            interval=settings.interval,
+        ),
         prometheus=prometheus,
         models=models,
         provenance=ProvenanceWatch(

@@ -74,6 +74,7 @@ RULES: Final[Rules] = {
     "POST /v1/services/{name}/rollout/resume": OPERATES,
     "POST /v1/services/{name}/rollout/abort": OPERATES,
     "POST /v1/services/{name}/rollout/promote": APPROVES,
+    "POST /v1/services/{name}/rollout/gate": APPROVES,
     "GET /v1/rollouts/{rollout}": SEES_ROLLOUT,
     "POST /v1/rollouts/{rollout}/replay": SEES_ROLLOUT,
     "GET /v1/rollouts/{rollout}/quality": SEES_ROLLOUT,

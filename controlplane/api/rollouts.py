@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, status
 from controlplane.api.access import Caller, Parts, Reader, UseParts, Writer
 from controlplane.api.answers import CommandView, RolloutView, StatusView
 from controlplane.api.documents import plan_from
-from controlplane.api.guards import refuse_dead_version, refuse_other_model
+from controlplane.api.guards import refuse_closed_gates, refuse_dead_version, refuse_other_model
 from controlplane.api.quality import newest_comparisons
 from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
 from controlplane.api.services import Name
@@ -35,6 +35,7 @@ async def start_rollout(name: Name, body: StartRequest, parts: UseParts, caller:
     version = _candidate(record, body.to)
     plan = _plan(record.served.spec.plan, body)
     check_demands(plan, record.served.spec.slos)
+    refuse_closed_gates(plan, parts.notify)
     latest = await store.load_latest(name)
     if latest is None or is_final(latest.state):
         # Otherwise the store answers: with the conflict, or with the rollout that this very request has started.

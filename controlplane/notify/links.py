@@ -3,8 +3,8 @@
 Context: whoever has such a link may move traffic, and mail scanners, chat previews and logs see links. Choice: a link
 holds 256 random bits, of which only the digest is stored; looking at it changes nothing, a person sends a form. It is
 bound to the target it was sent to, to the rollout, and to the moment at which the rollout came to this gate.
-Consequence: neither the database nor the log gives a link away, and one of an earlier gate, of an earlier step or of another rollout
-opens nothing.
+Consequence: neither the database nor the log gives a link away, and one of an earlier gate, of an earlier step or of
+another rollout opens nothing.
 """
 
 import dataclasses

@@ -75,3 +75,17 @@ notify_link = sa.Table(
     sa.Index("ix_notify_link_rollout", "rollout"),
     sa.Index("ix_notify_link_expires_at", "expires_at"),
 )
+
+gate_answer = sa.Table(
+    "gate_answer",
+    metadata,
+    sa.Column("rollout", sa.Text, sa.ForeignKey("rollout.id"), primary_key=True),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("before", sa.Text, nullable=False),
+    sa.Column("since", UtcDateTime, nullable=False),
+    sa.Column("began_at", UtcDateTime, nullable=False),
+    sa.Column("asked_at", UtcDateTime, nullable=False),
+    sa.Column("decision", sa.Text, nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+)

@@ -16,6 +16,7 @@ from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.event_log import SqlEventLog
 from controlplane.store.fleet import SqlFleet
+from controlplane.store.gates import SqlGates
 from controlplane.store.job_attempts import SqlAttempts
 from controlplane.store.job_callbacks import SqlCallbacks
 from controlplane.store.job_ends import SqlEnds
@@ -67,6 +68,7 @@ class SqlStore(
     SqlLanes,
     SqlNotify,
     SqlNotifyLinks,
+    SqlGates,
 ):
     """The ports `Store`, `KeyStore`, `AuditStore`, `JobStore` and `CallbackStore` on one SQL database.
 
