@@ -11,7 +11,7 @@ from controlplane.api import units
 from controlplane.api.access import Reader, UseParts, Writer
 from controlplane.api.answers import AppliedView, EventsView, EventView, ServiceView, SummaryView
 from controlplane.api.documents import spec_from, split_from
-from controlplane.api.guards import refuse_dead_version
+from controlplane.api.guards import refuse_closed_gates, refuse_dead_version
 from controlplane.api.schemas import ServiceDocument, SplitRequest, one_line
 from controlplane.api.views import event_view, service_view, split_now, summary_view
 from controlplane.errors import InvalidInputError, UnavailableError
@@ -67,6 +67,7 @@ async def apply_service(
     if spec.name != name:
         raise InvalidInputError("service", f"{spec.name!r} is not the {name!r} of the path", f"write service: {name}")
     _check_pictures(spec, compares=parts.compares_pictures)
+    refuse_closed_gates(spec.plan, parts.notify)
     if parts.certificates is not None:
         _check_certificate(spec.listener.certificate, parts.certificates())
     reason = one_line("why", why) or caller.why

@@ -1,8 +1,8 @@
 """What a gate of a plan is: somebody else's program that is asked whether a rollout may go on. Pure.
 
 Context: tests, change calendars and people's tools decide, too, and are away, slow and restarted. Choice: they are
-asked again and again while a rollout could go on, and the newest answer is a row. Consequence: an answer holds back the next
-step and nothing else, silence holds it back as well, and a rollback never waits for either.
+asked again and again while a rollout could go on, and the newest answer is a row. Consequence: an answer holds back
+the next step and nothing else, silence holds it back as well, and a rollback never waits for either.
 """
 
 import dataclasses

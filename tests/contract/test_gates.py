@@ -1,4 +1,4 @@
-"""Answers of gates in the store: the newest is a row, changes are history, and what somebody said holds for the visit."""
+"""Answers of gates in the store: the newest is a row, changes are history, and what somebody said holds."""
 
 import dataclasses
 import datetime as dt
