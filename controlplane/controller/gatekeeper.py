@@ -2,7 +2,8 @@
 
 Context: gates are strangers' programs, and this process may die at any line. Choice: each question is a task of its
 own, bounded in time, and its answer a row; only the lease holder asks. Consequence: no gate delays the
-controller's turns, and whoever leads next goes on from the rows: a gate may be asked once more, and is never thought open for want of it.
+controller's turns, and whoever leads next goes on from the rows: a gate may be asked once
+more, and is never thought open for want of it.
 """
 
 import asyncio

@@ -117,7 +117,7 @@ async def test_a_gate_before_a_step_holds_it_until_it_opens_across_a_restart(sce
 
 async def test_a_gate_before_the_first_step_and_one_before_the_promotion(scene: Scene) -> None:
     await scene.start(0)
-    found = await scene.live(at_most=400)
+    found = await scene.live(at_most=40)
     assert isinstance(found.state, Preparing), "a gate is no reason to give the preparation up"
     scene.source.says = Decision.ABORT, "not today"
     found = await scene.live(RolledBack)
@@ -125,7 +125,7 @@ async def test_a_gate_before_the_first_step_and_one_before_the_promotion(scene: 
     assert (found.state.cause, found.state.words) == (RollbackCause.ABORTED, "gate checks.example.org: not today")
     scene.source.says = Decision.CLOSED, ""
     await scene.start(1, before=Before.PROMOTION)
-    found = await scene.live(at_most=400)
+    found = await scene.live(at_most=300)
     assert isinstance(found.state, Baking)
     assert found.state.step == 1
     scene.source.says = Decision.OPEN, ""
@@ -134,7 +134,7 @@ async def test_a_gate_before_the_first_step_and_one_before_the_promotion(scene: 
 
 async def test_a_rollback_does_not_wait_for_a_gate(scene: Scene) -> None:
     await scene.start(1)
-    await scene.live(at_most=60)
+    await scene.live(at_most=300)
     assert scene.source.asked
     scene.world.errors = lambda: 0.5
     found = await scene.live(RolledBack, at_most=30)
