@@ -84,6 +84,15 @@ class Scene:
         assert not states, (self.rollout.state, self.rollout.evidence)
         return self.rollout
 
+    async def held(self, *, step: int) -> Rollout:
+        """Let seconds pass until a gate is all that keeps the rollout at *step*."""
+        assert self.rollout is not None
+        for _ in range(300):
+            found = await self.live(at_most=1)
+            if isinstance(found.state, Baking) and found.state.step == step and "the gate" in (found.evidence or ""):
+                return found
+        raise AssertionError(found.evidence)
+
     async def told(self) -> list[str]:
         return [entry.words for entry in await self.world.store.history("colorize") if entry.what == "webhook"]
 
@@ -96,8 +105,8 @@ async def scene() -> AsyncIterator[Scene]:
 
 async def test_a_gate_before_a_step_holds_it_until_it_opens_across_a_restart(scene: Scene) -> None:
     await scene.start(1)
-    await scene.live(Baking)
-    found = await scene.live(at_most=300)
+    await scene.held(step=0)
+    found = await scene.live(at_most=15)
     assert isinstance(found.state, Baking)
     assert found.state.step == 0
     assert "the gate checks.example.org before step 2 is closed: tests run" in (found.evidence or "")
@@ -125,16 +134,14 @@ async def test_a_gate_before_the_first_step_and_one_before_the_promotion(scene: 
     assert (found.state.cause, found.state.words) == (RollbackCause.ABORTED, "gate checks.example.org: not today")
     scene.source.says = Decision.CLOSED, ""
     await scene.start(1, before=Before.PROMOTION)
-    found = await scene.live(at_most=300)
-    assert isinstance(found.state, Baking)
-    assert found.state.step == 1
+    await scene.held(step=1)
     scene.source.says = Decision.OPEN, ""
     await scene.live(Promoted)
 
 
 async def test_a_rollback_does_not_wait_for_a_gate(scene: Scene) -> None:
     await scene.start(1)
-    await scene.live(at_most=300)
+    await scene.live(at_most=40)
     assert scene.source.asked
     scene.world.errors = lambda: 0.5
     found = await scene.live(RolledBack, at_most=30)
