@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
+from controlplane.cli.options import Format, OutputOption, Yes, for_programs, surroundings_of
 
 notify = typer.Typer(
     no_args_is_help=True, help="Whom to tell of rollouts: list, set, remove, secret, test, deliveries, replay."
@@ -21,18 +21,15 @@ def register(app: typer.Typer) -> None:
 
 @notify.command("list")
 def list_targets(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
-    """List the targets of the services whose admin you are.
-
-    Example: hueshift notify list
-    """
+    """List the targets of the services whose admin you are."""
     from controlplane.api.notify_schemas import TargetView  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         found = client.get(list[TargetView], "notifications")
-    if is_json(output):
-        printing.print_json(found)
+    if for_programs(output):
+        printing.print_data(found, output)
     elif found:
         table = printing.new_table("SERVICE", "TARGET", "ADDRESS", "KINDS", "SIGNED")
         for each in found:
@@ -64,8 +61,6 @@ def set_target(
 
     A secret that was made for a webhook is printed this once. The target `gate` has no address: its secret signs what
     gates of plans are asked.
-
-    Example: hueshift notify set colorize team slack://TOKENA/TOKENB/TOKENC/#releases --kind gate --kind rolled_back
     """
     from controlplane.api.notify_schemas import TargetAppliedView  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
@@ -75,8 +70,8 @@ def set_target(
         body["kinds"] = kind
     with surroundings_of(context).client() as client:
         applied = client.put(TargetAppliedView, "notifications", service, name, body=body)
-    if is_json(output):
-        printing.print_json(applied)
+    if for_programs(output):
+        printing.print_data(applied, output)
         return
     print(applied.words)
     if applied.secret is not None:
@@ -84,11 +79,11 @@ def set_target(
 
 
 @notify.command()
-def remove(context: typer.Context, service: Service, name: Name) -> None:
-    """Tell somebody no more; links that were sent there open nothing any more.
+def remove(context: typer.Context, service: Service, name: Name, yes: Yes = False) -> None:  # noqa: FBT002 - a flag
+    """Tell somebody no more; links that were sent there open nothing any more."""
+    from controlplane.cli.confirming import confirm  # noqa: PLC0415
 
-    Example: hueshift notify remove colorize team
-    """
+    confirm(f"target {service}/{name} goes, with what was not told yet,", yes=yes)
     with surroundings_of(context).client() as client:
         client.delete("notifications", service, name)
     print(f"{service}/{name} is told no more")
@@ -96,35 +91,29 @@ def remove(context: typer.Context, service: Service, name: Name) -> None:
 
 @notify.command("secret")
 def renew_secret(context: typer.Context, service: Service, name: Name, output: OutputOption = Format.TABLE) -> None:
-    """Make a new secret and print it, this once; the one before signs, too, for a day.
-
-    Example: hueshift notify secret colorize deploys
-    """
+    """Make a new secret and print it, this once; the one before signs, too, for a day."""
     from controlplane.api.notify_schemas import TargetSecretView  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
     with surroundings_of(context).client() as client:
         made = client.post(TargetSecretView, "notifications", service, name, "secret", body={})
-    if is_json(output):
-        printing.print_json(made)
+    if for_programs(output):
+        printing.print_data(made, output)
     else:
         print(made.secret)
 
 
 @notify.command("test")
 def check_target(context: typer.Context, service: Service, name: Name, output: OutputOption = Format.TABLE) -> None:
-    """Send a target a message that is of no rollout, now. Exit code 1 says that it was not delivered.
-
-    Example: hueshift notify test colorize team
-    """
+    """Send a target a message that is of no rollout, now. Exit code 1 says that it was not delivered."""
     from controlplane.api.notify_schemas import TargetTestView  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
     from controlplane.cli.client import ExitCode  # noqa: PLC0415
 
     with surroundings_of(context).client() as client:
         tested = client.post(TargetTestView, "notifications", service, name, "test", body={})
-    if is_json(output):
-        printing.print_json(tested)
+    if for_programs(output):
+        printing.print_data(tested, output)
     else:
         print(printing.clean(f"{tested.target}: {tested.words}"))
     if not tested.delivered:
@@ -139,18 +128,15 @@ def deliveries(
     limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many, newest first.")] = 50,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """List what a target was or is to be told, newest first.
-
-    Example: hueshift notify deliveries colorize team
-    """
+    """List what a target was or is to be told, newest first."""
     from controlplane.api.notify_schemas import DeliveryView  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         found = client.get(list[DeliveryView], "notifications", service, name, "deliveries", limit=limit)
-    if is_json(output):
-        printing.print_json(found)
+    if for_programs(output):
+        printing.print_data(found, output)
         return
     table = printing.new_table("NUMBER", "KIND", "ROLLOUT", "STATE", "TRIES", "WHAT HAPPENED")
     for each in found:
@@ -167,10 +153,7 @@ def replay(
     name: Name,
     number: Annotated[int, typer.Argument(help="Its number in `deliveries`.", show_default=False, min=1)],
 ) -> None:
-    """Tell a target something again, however often it was told.
-
-    Example: hueshift notify replay colorize team 17
-    """
+    """Tell a target something again, however often it was told."""
     from controlplane.api.notify_schemas import TargetTestView  # noqa: PLC0415
 
     with surroundings_of(context).client() as client:

@@ -88,7 +88,7 @@ def kind_of(logged: LoggedEntry) -> NotifyKind | None:
             if entry.before == "Paused" and entry.what == "Advance":
                 return None  # a probe is over; what it stands at is not news
             return _OF_PAUSE.get(entry.what, NotifyKind.PAUSED)
-        case _ if entry.what == "Resume":
+        case _ if entry.what == "Resume" and entry.after != "Promoted":
             return NotifyKind.RESUMED
         case _ if entry.after == "RollingBack" and entry.before == "RollingBack":
             return NotifyKind.NACKED if entry.what == "Nacked" else None

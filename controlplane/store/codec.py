@@ -32,6 +32,7 @@ from controlplane.rollout.model import (
     Shifting,
     State,
     Step,
+    Undo,
 )
 from controlplane.rollout.slo import (
     ClientErrorSlo,
@@ -68,6 +69,7 @@ def plan_to_json(plan: Plan) -> Object:
         ],
         "deadline_s": plan.deadline.total_seconds(),
         "prepare_timeout_s": plan.prepare_timeout.total_seconds(),
+        **({"direct": True} if plan.direct else {}),
     }
 
 
@@ -86,6 +88,7 @@ def plan_from_json(data: Object) -> Plan:
         ),
         deadline=dt.timedelta(seconds=data["deadline_s"]),
         prepare_timeout=dt.timedelta(seconds=data["prepare_timeout_s"]),
+        direct=data.get("direct", False),
     )
 
 
@@ -309,12 +312,12 @@ def command_to_row(command: Command) -> Object:
             kind = "resume"
         case Promote():
             kind = "promote"
-        case Abort():
-            kind = "abort"
+        case Abort() | Undo():
+            kind = "abort"  # what the release before this one makes of an undo is the same
         case _:
             assert_never(command)
     full = isinstance(command, Promote) and command.full
-    return {"kind": kind, "by": command.by, "why": command.why, "full": full}
+    return {"kind": kind, "by": command.by, "why": command.why, "full": full, "undo": isinstance(command, Undo)}
 
 
 def command_from_row(row: Mapping[Any, Any]) -> Command:
@@ -327,6 +330,8 @@ def command_from_row(row: Mapping[Any, Any]) -> Command:
             return Resume(by=by, why=why)
         case "promote":
             return Promote(by=by, why=why, full=row["full"])
+        case _ if row["undo"]:
+            return Undo(by=by, why=why)
         case _:
             return Abort(by=by, why=why)
 

@@ -87,6 +87,7 @@ class Scene:
     async def held(self, *, step: int) -> Rollout:
         """Let seconds pass until a gate is all that keeps the rollout at *step*."""
         assert self.rollout is not None
+        found = self.rollout
         for _ in range(300):
             found = await self.live(at_most=1)
             if isinstance(found.state, Baking) and found.state.step == step and "the gate" in (found.evidence or ""):

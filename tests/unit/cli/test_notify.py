@@ -28,8 +28,8 @@ def test_targets_are_set_listed_tested_and_removed(cli: Cli) -> None:
     ended = cli("notify", "test", "colorize", "team")
     assert (ended.code, ended.out) == (1, "colorize/team: answered 401\n")
     assert cli("notify", "secret", "colorize", "team").out.startswith("whsec_")
-    assert cli("notify", "remove", "colorize", "team").out == "colorize/team is told no more\n"
-    ended = cli("notify", "remove", "colorize", "team")
+    assert cli("notify", "remove", "colorize", "team", "--yes").out == "colorize/team is told no more\n"
+    ended = cli("notify", "remove", "colorize", "team", "--yes")
     assert (ended.code, "does not exist" in ended.err) == (4, True)
 
 
