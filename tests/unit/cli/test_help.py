@@ -36,9 +36,10 @@ DO_NOT_SHOW = {
         "keys ungrant",
     ),
     *("jobs result", "jobs delete", "jobs retry", "jobs drain", "jobs owners delete", "jobs callbacks delete"),
+    *("notify remove", "notify replay"),
 }
 """Commands that do something and say so in a line, print a file of their own, or write results with --json."""
-DESTROY = {"keys revoke", "jobs delete", "jobs owners delete", "jobs callbacks delete"}
+DESTROY = {"keys revoke", "jobs delete", "jobs owners delete", "jobs callbacks delete", "notify remove"}
 
 
 def option_names(command: Any) -> set[str]:
