@@ -90,7 +90,7 @@ def test_what_is_shown_is_shown_in_every_form(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(DESTROY))
 def test_what_destroys_wants_a_yes(cli: Cli, name: str) -> None:
     assert {"--yes", "-y"} <= option_names(COMMANDS[name])
-    ended = cli(*name.split(), "nobody")
+    ended = cli(*name.split(), "nobody", *(("team",) if name == "notify remove" else ()))
     assert (ended.code, ended.codes) == (2, ["HS0018"])
     assert "add --yes" in ended.err
     assert cli.bridge.requests == []
