@@ -56,9 +56,8 @@ protos-check: venv
 	  diff -r -x __init__.py -x __pycache__ $$out/controlplane/pb controlplane/pb >&2 || \
 	  { echo 'controlplane/pb is not what protos/ compiles to: run make protos' >&2; exit 1; },:)
 
-docs: venv ## write docs/cli.md and docs/codes.md anew, from the code
-	@$(HUESHIFT) reference cli > docs/cli.md
-	@$(HUESHIFT) reference codes > docs/codes.md
+docs: venv ## write the reference in docs/ anew, from the code
+	@for book in cli codes settings metrics; do $(HUESHIFT) reference $$book > docs/$$book.md; done
 
 bootstrap: venv ## write deploy/envoy-bootstrap.yaml anew
 	@$(VENV)/python -m deploy.write_bootstrap

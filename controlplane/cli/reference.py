@@ -1,4 +1,4 @@
-"""The reference of commands and of message codes, written from the code: what docs/cli.md and docs/codes.md hold.
+"""The reference, written from the code: what docs/cli.md, codes.md, settings.md and metrics.md hold.
 
 A hidden command prints them (`hueshift reference cli`); `make docs` writes them, and a test finds that they are old.
 """
@@ -29,12 +29,20 @@ class Book(enum.StrEnum):
 
     CLI = "cli"
     CODES = "codes"
+    SETTINGS = "settings"
+    METRICS = "metrics"
 
 
 def reference(context: typer.Context, book: Annotated[Book, typer.Argument(show_default=False)]) -> None:
     """Print a reference as Markdown."""
     root = context.find_root().command
-    print("\n".join(cli_lines(root, type(context)) if book is Book.CLI else codes_lines()))
+    if book in {Book.CLI, Book.CODES}:
+        lines = cli_lines(root, type(context)) if book is Book.CLI else codes_lines()
+    else:
+        from controlplane.lab import reference as program  # noqa: PLC0415 - it loads all of the server
+
+        lines = program.settings_lines() if book is Book.SETTINGS else program.metrics_lines()
+    print("\n".join(lines))
 
 
 def cli_lines(root: Any, make_context: Any) -> Iterator[str]:
