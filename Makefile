@@ -58,6 +58,7 @@ protos-check: venv
 
 docs: venv ## write the reference in docs/ anew, from the code
 	@for book in cli codes settings metrics; do $(HUESHIFT) reference $$book > docs/$$book.md; done
+	@for file in docs/schemas/*.json; do $(HUESHIFT) schema $$(basename $$file .json) > $$file; done
 
 bootstrap: venv ## write deploy/envoy-bootstrap.yaml anew
 	@$(VENV)/python -m deploy.write_bootstrap

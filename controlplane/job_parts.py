@@ -17,9 +17,11 @@ from controlplane.calls.client import EnvoyCalls
 from controlplane.calls.fetching import HttpPhotos
 from controlplane.calls.webhooks import Webhooks
 from controlplane.clock import Clock
+from controlplane.courier.loop import Courier
+from controlplane.courier.senders import NoSender, Senders
 from controlplane.errors import InvalidInputError
-from controlplane.jobs.callback_desk import CallbackDesk, NoSender, Senders
-from controlplane.jobs.courier import Courier
+from controlplane.jobs.callback_desk import CallbackDesk
+from controlplane.jobs.callbacks import Notice
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.dispatcher import Dispatcher
 from controlplane.jobs.feed import JobFeed
@@ -56,7 +58,7 @@ class JobParts:
     dispatcher: Dispatcher | None
     intake: TaskIntake | None
     callbacks: CallbackDesk
-    courier: Courier
+    courier: Courier[Notice]
 
     async def run(self) -> None:
         """Run the loops until cancelled; if one fails, all stop."""

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NewType, Protocol
 
 from controlplane.rollout.freezing import Freeze
+from controlplane.rollout.gate import GateAnswer
 from controlplane.rollout.model import Command, Plan, State
 from controlplane.rollout.past import Failure
 from controlplane.rollout.quality import QualityRun, QualityVerdict
@@ -378,6 +379,23 @@ class LoggedEntry:
     baseline: str = ""
     candidate: str = ""
     outcome: str = ""
+
+
+class GateStore(Protocol):
+    """What the gates of plans say."""
+
+    async def load_gate(self, rollout: RolloutId) -> GateAnswer | None:
+        """Return the newest answer of a gate that the rollout stood before."""
+
+    async def answer_gate(self, rollout: RolloutId, answer: GateAnswer, *, words: str, now: dt.datetime) -> bool:
+        """Keep an answer; *words* say it in the history, if it is another one than before.
+
+        Returns:
+            False when it changed nothing: the rollout has moved on, or somebody has decided at this visit.
+
+        Raises:
+            NotFoundError: There is no such rollout.
+        """
 
 
 class EventLog(Protocol):
@@ -857,6 +875,7 @@ class Store(
     CatalogueStore,
     DeclarationStore,
     RolloutStore,
+    GateStore,
     SteeringStore,
     EventLog,
     FleetStore,

@@ -60,10 +60,12 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(parts.controller.run(), name="controller")
             tasks.create_task(parts.sampler.run(), name="sampler")
             tasks.create_task(parts.examiner.run(), name="examiner")
+            tasks.create_task(parts.gatekeeper.run(), name="gatekeeper")
             tasks.create_task(parts.provenance.run(), name="provenance")
             tasks.create_task(parts.resolver.run(), name="resolver")
             tasks.create_task(parts.janitor.run(), name="janitor")
             tasks.create_task(parts.jobs.run(), name="jobs")
+            tasks.create_task(parts.notify.run(), name="notify")
         if parts.role in {Role.ALL, Role.API}:
             tasks.create_task(parts.jobs.overseer.meter.run(), name="job-meter")
         if parts.serves_api and api_socket is not None:

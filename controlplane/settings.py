@@ -138,6 +138,23 @@ class Settings(BaseSettings):
         default=dt.timedelta(hours=24), ge=dt.timedelta(minutes=1), le=dt.timedelta(days=7)
     )
     """How long after a job's end somebody who does not take it is told again and again, before that is given up."""
+    cluster: str = "hueshift"
+    """What messages call this control plane: ``cluster/service/version``."""
+    public_url: str = ""
+    """Where people reach the API and the pages, ``https://hueshift.example.org``: links in messages begin with it.
+    Empty: messages have no links."""
+    notify_hosts: str = ""
+    """Hosts that may be told of rollouts (`hueshift notify`) and asked by gates of plans: ``hooks.example.org,
+    *.example.net, smtp.example.com:2525``. Only those that resolve to public addresses are called. Empty: none."""
+    notify_networks: str = ""
+    """Networks beside the public ones that those hosts may be in: ``10.1.0.0/16``. Empty: none."""
+    notify_services: str = ""
+    """Services of Apprise's that may be told, by their schemes: ``mailto, mailtos, slack, wecombot, dingtalk, feishu,
+    lark, workflows, json, jsons`` (`hueshift[notify]`). Empty: none."""
+    notify_patience: dt.timedelta = Field(
+        default=dt.timedelta(hours=24), ge=dt.timedelta(minutes=1), le=dt.timedelta(days=7)
+    )
+    """How long a target that does not answer is told again and again, before that is given up."""
     tasks_owner: str = ""
     """The API key whose jobs the tasks on the broker's queue ``photo_repair_tasks`` become, which any producer may put
     there (roles all and controller). Empty: that queue is left alone."""

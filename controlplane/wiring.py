@@ -19,6 +19,7 @@ from controlplane.auth.keys import KeyRing
 from controlplane.auth.parts import AuthParts
 from controlplane.clock import SystemClock
 from controlplane.controller.examiner import Examiner
+from controlplane.controller.gatekeeper import Gatekeeper
 from controlplane.controller.janitor import Janitor
 from controlplane.controller.loop import Controller
 from controlplane.controller.preview import Preview
@@ -29,6 +30,7 @@ from controlplane.discovery.dns import Resolver
 from controlplane.errors import UnavailableError
 from controlplane.events.feed import EventFeed
 from controlplane.job_parts import JobParts, open_jobs
+from controlplane.notify_parts import NotifyParts, open_notify
 from controlplane.ports import ConfigCheck, ConfigCompiler, PictureGate, Store
 from controlplane.prometheus.client import Prometheus
 from controlplane.prometheus.metrics import QueryMetrics
@@ -77,6 +79,7 @@ class Parts:
     controller: Controller
     sampler: Sampler
     examiner: Examiner
+    gatekeeper: Gatekeeper
     prometheus: Prometheus | None
     models: HttpModels
     provenance: ProvenanceWatch
@@ -84,6 +87,7 @@ class Parts:
     resolver: Resolver
     janitor: Janitor
     jobs: JobParts
+    notify: NotifyParts
     xds: XdsParts
     events: EventFeed
     api: FastAPI
@@ -147,14 +151,16 @@ async def build(
         if await ground.keys.ensure_admin_key(settings.admin_key_file):
             log.info("key.created", file=str(settings.admin_key_file))
         async with open_jobs(settings, store=store, clock=clock, board=board) as jobs:
-            parts = _assemble(ground, jobs, on_ack)
-            async with parts.prometheus or contextlib.nullcontext(), parts.models:
-                yield parts
+            notifying = open_notify(settings, store=store, clock=clock, board=board, registry=ground.registry)
+            async with notifying as notify:
+                parts = _assemble(ground, jobs, notify, on_ack)
+                async with parts.prometheus or contextlib.nullcontext(), parts.models:
+                    yield parts
     finally:
         await store.close()
 
 
-def _assemble(ground: Ground, jobs: JobParts, on_ack: AckHook | None) -> Parts:
+def _assemble(ground: Ground, jobs: JobParts, notify: NotifyParts, on_ack: AckHook | None) -> Parts:
     settings, store, clock = ground.settings, ground.store, ground.clock
     xds = build_xds(settings, store=store, clock=clock, board=ground.board, registry=ground.registry, on_ack=on_ack)
     check = _config_check(settings)
@@ -173,6 +179,15 @@ def _assemble(ground: Ground, jobs: JobParts, on_ack: AckHook | None) -> Parts:
         controller=controller,
         sampler=Sampler(store=store, source=prometheus, clock=clock, leads=leads, interval=settings.interval),
         examiner=Examiner(store=store, gate=gate, clock=clock, leads=leads, interval=settings.interval),
+        gatekeeper=Gatekeeper(
+            store=store,
+            source=notify.gates,
+            secrets=notify.gate_secrets,
+            clock=clock,
+            leads=leads,
+            cluster=settings.cluster,
+            interval=settings.interval,
+        ),
         prometheus=prometheus,
         models=models,
         provenance=ProvenanceWatch(
@@ -189,9 +204,10 @@ def _assemble(ground: Ground, jobs: JobParts, on_ack: AckHook | None) -> Parts:
         ),
         janitor=Janitor(store=store, clock=clock, retention=settings.telemetry_retention),
         jobs=jobs,
+        notify=notify,
         xds=xds,
         events=events,
-        api=_api(ground, xds, jobs, events, check, compares_pictures=gate is not None),
+        api=_api(ground, xds, jobs, notify, events, check, compares_pictures=gate is not None),
     )
 
 
@@ -222,6 +238,7 @@ def _api(
     ground: Ground,
     xds: XdsParts,
     jobs: JobParts,
+    notify: NotifyParts,
     events: EventFeed,
     check: ConfigCheck | None,
     *,
@@ -242,6 +259,7 @@ def _api(
         feed=jobs.feed,
         events=events,
         overseer=jobs.overseer,
+        notify=notify.desk,
         certificates=_known_certificates(settings, xds.certificates),
         preview=Preview(compiler=ground.compiler, check=check),
         compares_pictures=compares_pictures,

@@ -9,15 +9,19 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection
 
 from controlplane.clock import Clock
-from controlplane.jobs.callback_desk import CallbackDesk, NoSender, Senders
+from controlplane.courier.model import Heard, Letter, Unheard
+from controlplane.courier.senders import NoSender, Senders
+from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.callback_ports import CallbackStore
-from controlplane.jobs.callbacks import Heard, Message, Unheard
 from controlplane.jobs.meter import JobMeter
 from controlplane.jobs.model import Away, Coloured, Failed, Job, JobId, JobKind, Picture, Refused, photo_key
 from controlplane.jobs.operations import DeadTasks
 from controlplane.jobs.overseer import Overseer
 from controlplane.jobs.ports import BlobStore, Delivery, JobQueue, NewJob, WakeUp
 from controlplane.jobs.sources import AllowedSources, read_callback_sources
+from controlplane.notify.desk import NotifyDesk
+from controlplane.notify.model import Place
+from controlplane.notify.ports import NotifyStore
 from controlplane.pictures.inspection import label
 from controlplane.pictures.labels import Label
 from controlplane.store import SqlStore
@@ -191,14 +195,14 @@ class FakeSender:
         """By address; one that has none left takes everything."""
         self.hanging: dict[str, asyncio.Event] = {}
         """Addresses that answer when the event is set."""
-        self.sent: list[tuple[str, Message]] = []
+        self.sent: list[tuple[str, Letter]] = []
         self.secrets: list[tuple[str, ...]] = []
 
     def check(self, address: str) -> None:
         self.sources.check_url(address)
 
     async def send(
-        self, address: str, message: Message, *, secrets: Collection[str], now: dt.datetime
+        self, address: str, message: Letter, *, secrets: Collection[str], now: dt.datetime
     ) -> Heard | Unheard:
         del now
         self.sent.append((address, message))
@@ -213,3 +217,9 @@ def make_callback_desk(store: CallbackStore, clock: Clock, sender: FakeSender | 
     """A desk whose receivers are fakes."""
     senders = Senders(webhooks=sender or FakeSender(), others=NoSender())
     return CallbackDesk(store=store, senders=senders, clock=clock)
+
+
+def make_notify_desk(store: NotifyStore, clock: Clock, sender: FakeSender | None = None) -> NotifyDesk:
+    """A desk whose targets are fakes."""
+    senders = Senders(webhooks=sender or FakeSender(), others=NoSender("HUESHIFT_NOTIFY_SERVICES"))
+    return NotifyDesk(store=store, senders=senders, clock=clock, place=Place("prod", "https://hueshift.test"))

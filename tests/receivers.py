@@ -25,6 +25,8 @@ class Receiver:
     status: int = 204
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     """Of the answers."""
+    answer: bytes = b""
+    """What those say that are verified."""
     hangs: threading.Event = dataclasses.field(default_factory=threading.Event)
     """While set, nothing is answered."""
     ended: threading.Event = dataclasses.field(default_factory=threading.Event)
@@ -66,6 +68,7 @@ def running_receiver(**behaviour: object) -> Iterator[Receiver]:
                 self._answer(body, head)
 
         def _answer(self, body: bytes, head: dict[str, str]) -> None:
+            answer = b""
             try:
                 if receiver.secret:
                     standardwebhooks.Webhook(receiver.secret).verify(body, head)
@@ -73,6 +76,7 @@ def running_receiver(**behaviour: object) -> Iterator[Receiver]:
                 receiver.refused.append(str(exc))
                 self.send_response(401)
             else:
+                answer = receiver.answer
                 self.send_response(receiver.status)
                 if receiver.status < 300:
                     event = json.loads(body) if body.startswith(b"{") else {}
@@ -80,8 +84,9 @@ def running_receiver(**behaviour: object) -> Iterator[Receiver]:
                         receiver.taken.setdefault(event.get("data", {}).get("id", ""), []).append(event)
             for name, value in receiver.headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
+            self.wfile.write(answer)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             """Say nothing."""

@@ -23,6 +23,7 @@ from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.feed import JobFeed
 from controlplane.jobs.overseer import Overseer
+from controlplane.notify.desk import NotifyDesk
 from controlplane.ports import RolloutId, Store
 
 MAX_IDEMPOTENCY_KEY_CHARS = 128
@@ -54,6 +55,8 @@ class Parts:
     events: EventFeed
     """Tells what happens to services and rollouts; somebody has to run it, too."""
     overseer: Overseer
+    notify: NotifyDesk
+    """Who is told of rollouts, and links that decide at gates."""
     missing: Missing = _nothing_missing
     """What /readyz reports."""
     public_reads: bool = False

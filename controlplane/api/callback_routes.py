@@ -14,8 +14,8 @@ from controlplane.api.callback_schemas import (
     CallbackView,
     callback_view,
 )
+from controlplane.courier.model import Unheard
 from controlplane.errors import InvalidInputError
-from controlplane.jobs.callbacks import Unheard
 
 log = structlog.get_logger(__name__)
 

@@ -10,8 +10,9 @@ from controlplane.api.documents import load_documents
 from controlplane.api.job_schemas import JobView, job_view
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES, Document, known_fields
+from controlplane.courier.addresses import shown
 from controlplane.errors import InvalidInputError
-from controlplane.jobs.callbacks import EVENTS, Callback, NoticeState, shown
+from controlplane.jobs.callbacks import EVENTS, Callback, NoticeState
 from controlplane.jobs.model import Job, JobState
 
 ALL_EVENTS = tuple(event.value for event in EVENTS)

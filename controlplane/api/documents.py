@@ -14,6 +14,7 @@ from controlplane.api.objectives import slo_from, slo_of
 from controlplane.api.problems import InvalidDocumentError, Problems, from_pydantic
 from controlplane.api.schemas import (
     EXAMPLES,
+    GateDocument,
     HeaderDocument,
     HealthCheckDocument,
     ListenerDocument,
@@ -29,6 +30,7 @@ from controlplane.api.schemas import (
     known_fields,
 )
 from controlplane.errors import InvalidInputError
+from controlplane.rollout.gate import Before, Gate, OnTimeout
 from controlplane.rollout.model import FULL_WEIGHT_BP, Plan, Step
 from controlplane.traffic.model import (
     NAME,
@@ -202,8 +204,31 @@ def plan_from(document: PlanDocument) -> Plan:
     Raises:
         InvalidInputError: A value is out of range.
     """
-    steps = tuple(Step(step.weight, step.hold, step.pause, step.quality) for step in document.steps)
+    steps = tuple(_step(number, step) for number, step in enumerate(document.steps, start=1))
     return Plan(steps, document.deadline, document.prepare_timeout)
+
+
+def _step(number: int, step: StepDocument) -> Step:
+    if isinstance(step.gate, bool):
+        return Step(step.weight, step.hold, step.pause or step.gate, step.quality)
+    given = step.gate
+    try:
+        gate = Gate(given.webhook, Before(given.before), given.timeout, given.interval, OnTimeout(given.on_timeout))
+    except InvalidInputError as exc:
+        raise InvalidInputError(f"plan.steps[{number}].{exc.field}", exc.problem, exc.fix) from exc
+    return Step(step.weight, step.hold, step.pause, step.quality, gate)
+
+
+def _gate_of(gate: Gate | None) -> bool | GateDocument:
+    if gate is None:
+        return False
+    return GateDocument(
+        webhook=gate.url,
+        before=gate.before.value,
+        timeout=gate.timeout,
+        interval=gate.interval,
+        on_timeout=gate.on_timeout.value,
+    )
 
 
 def split_from(weights: Mapping[str, int], *, field: str = "split") -> Split:
@@ -372,7 +397,13 @@ def plan_of(plan: Plan) -> PlanDocument:
     """Write a plan out."""
     return PlanDocument(
         steps=[
-            StepDocument.model_construct(weight=step.weight_bp, hold=step.hold, pause=step.pause, quality=step.quality)
+            StepDocument.model_construct(
+                weight=step.weight_bp,
+                hold=step.hold,
+                pause=step.pause,
+                quality=step.quality,
+                gate=_gate_of(step.gate),
+            )
             for step in plan.steps
         ],
         deadline=plan.deadline,

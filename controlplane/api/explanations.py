@@ -139,7 +139,8 @@ async def _holds(
     store: Store, record: ServiceRecord, rollout: Rollout, frozen: str, now: dt.datetime
 ) -> tuple[str, ...]:
     runs = await store.load_quality_runs(rollout.id)
-    return await load_holds(store, record.served.spec, rollout, runs, frozen=frozen, now=now)
+    gate = await store.load_gate(rollout.id)
+    return await load_holds(store, record.served.spec, rollout, runs, frozen=frozen, gate=gate, now=now)
 
 
 def _waiting(level: FleetLevel) -> tuple[str, ...]:

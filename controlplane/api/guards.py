@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from controlplane.errors import ConflictError, InvalidInputError
+from controlplane.notify.desk import NotifyDesk
 from controlplane.ports import ClusterHealth, NodeStatus
+from controlplane.rollout.model import Plan
 from controlplane.rollout.past import Failure
 from controlplane.traffic.model import Version
 from controlplane.traffic.provenance import ModelReport, deviations
@@ -56,3 +58,17 @@ def refuse_other_model(version: Version, reports: Sequence[ModelReport]) -> None
         raise ConflictError(
             f"{'; '.join(others)}: give the worker the pinned model, or correct versions.{version.name}.model and apply"
         )
+
+
+def refuse_closed_gates(plan: Plan, notify: NotifyDesk) -> None:
+    """Refuse gates that may not be asked from here.
+
+    Raises:
+        InvalidInputError: One's address leads where nobody is called.
+    """
+    for number, step in enumerate(plan.steps, start=1):
+        if step.gate is not None:
+            try:
+                notify.senders.webhooks.check(step.gate.url)
+            except InvalidInputError as exc:
+                raise InvalidInputError(f"plan.steps[{number}].gate.webhook", exc.problem, exc.fix) from exc

@@ -10,7 +10,12 @@ from fastapi import APIRouter, Path, Query, status
 from controlplane.api.access import Caller, Parts, Reader, UseParts, Writer
 from controlplane.api.answers import CommandView, RolloutView, StatusView
 from controlplane.api.documents import plan_from
-from controlplane.api.guards import refuse_dead_version, refuse_failed_version, refuse_other_model
+from controlplane.api.guards import (
+    refuse_closed_gates,
+    refuse_dead_version,
+    refuse_failed_version,
+    refuse_other_model,
+)
 from controlplane.api.live import load_status
 from controlplane.api.requests import CommandRequest, PromoteRequest, StartRequest
 from controlplane.api.schemas import PlanDocument
@@ -47,6 +52,7 @@ async def start_rollout(name: Name, body: StartRequest, parts: UseParts, caller:
     _check_waits(body, now=parts.clock.now())
     plan = _plan(record.served.spec.plan, body)
     check_demands(plan, record.served.spec.slos)
+    refuse_closed_gates(plan, parts.notify)
     latest = await store.load_latest(name)
     if body.waits:
         refuse_failed_version(await store.load_failure(name, body.to), again=body.again)

@@ -254,16 +254,32 @@ SloDocument: TypeAlias = Annotated[
 ]
 
 
+class GateDocument(Document):
+    """Somebody's program that is asked, signed, whether the rollout may go on: ``{"decision": "open"}``.
+
+    It is asked *before* the step's traffic (or, in the last step, before the ``promotion``), every *interval*, and may
+    keep the rollout waiting for *timeout*; then *on_timeout* says whether it waits on, pauses or ends.
+    """
+
+    webhook: Visible
+    before: Literal["step", "promotion"] = "step"
+    timeout: Span = dt.timedelta(seconds=30)
+    interval: Span = dt.timedelta(seconds=10)
+    on_timeout: Literal["wait", "pause", "abort"] = "wait"
+
+
 class StepDocument(Document):
     """One step of a plan: the candidate's weight, how long it is held, whether a person must let it go on.
 
-    *quality* says whether it waits for a verdict on the candidate's pictures, before its traffic.
+    *quality* says whether it waits for a verdict on the candidate's pictures, before its traffic. *gate* is a program
+    that is asked; true is another way to write ``pause: true``.
     """
 
     weight: Weight
     hold: Span = DEFAULT_HOLD
     pause: bool = False
     quality: bool | None = None
+    gate: bool | GateDocument = Field(default=False, exclude_if=lambda value: value is False)
 
 
 class PlanDocument(Document):

@@ -12,7 +12,7 @@ from controlplane.api import units
 from controlplane.api.access import Parts, Reader, UseParts, Writer
 from controlplane.api.answers import AppliedView, EventsView, EventView, ServiceView, SummaryView
 from controlplane.api.documents import spec_from, split_from
-from controlplane.api.guards import refuse_dead_version
+from controlplane.api.guards import refuse_closed_gates, refuse_dead_version
 from controlplane.api.requests import SplitRequest, one_line
 from controlplane.api.schemas import ServiceDocument
 from controlplane.api.views import event_view, service_view, split_now, summary_view
@@ -96,6 +96,7 @@ async def refuse_unfit(parts: Parts, *specs: ServiceSpec) -> None:
         _check_pictures(spec, compares=parts.compares_pictures)
         if parts.certificates is not None:
             _check_certificate(spec.listener.certificate, parts.certificates())
+        refuse_closed_gates(spec.plan, parts.notify)
         if parts.preview is not None:
             await parts.preview.refuse(spec)
 

@@ -27,8 +27,8 @@ from apprise.plugins.slack import NotifySlack
 from apprise.plugins.wecombot import NotifyWeComBot
 from apprise.plugins.workflows import NotifyWorkflows
 
+from controlplane.courier.model import Heard, Letter, Unheard
 from controlplane.errors import InvalidInputError
-from controlplane.jobs.callbacks import Heard, Message, Unheard
 from controlplane.jobs.sources import AllowedSources
 
 SETTING: Final = "HUESHIFT_CALLBACK_SERVICES"
@@ -71,6 +71,7 @@ class MailAndChat:
         services: The schemes that owners may name.
         sources: The hosts that those addresses may lead to which name one.
         timeout: The longest that one sending is waited for.
+        setting: The one that names the services.
 
     Raises:
         InvalidInputError: A service is not known; the text names the setting.
@@ -82,11 +83,13 @@ class MailAndChat:
         sources: AllowedSources,
         *,
         timeout: dt.timedelta = dt.timedelta(seconds=TIMEOUT_S),
+        setting: str = SETTING,
     ) -> None:
         for service in services:
             if service not in PLUGINS:
-                raise InvalidInputError(SETTING, f"{service[:40]!r} is not known", f"use some of: {', '.join(PLUGINS)}")
+                raise InvalidInputError(setting, f"{service[:40]!r} is not known", f"use some of: {', '.join(PLUGINS)}")
         self._services = frozenset(services)
+        self._setting = setting
         self._sources = sources
         self._timeout_s = timeout.total_seconds()
         self._threads = threading.BoundedSemaphore(MAX_THREADS)
@@ -105,7 +108,7 @@ class MailAndChat:
             )
 
     async def send(
-        self, address: str, message: Message, *, secrets: Collection[str], now: dt.datetime
+        self, address: str, message: Letter, *, secrets: Collection[str], now: dt.datetime
     ) -> Heard | Unheard:
         del secrets, now
         if not self._threads.acquire(blocking=False):
@@ -116,7 +119,7 @@ class MailAndChat:
         except TimeoutError:
             return Unheard(f"not sent within {self._timeout_s:g} s")
 
-    def _deliver(self, address: str, message: Message) -> Heard | Unheard:
+    def _deliver(self, address: str, message: Letter) -> Heard | Unheard:
         """Send; blocks."""
         try:
             self.check(address)
@@ -145,7 +148,7 @@ class MailAndChat:
         if scheme not in self._services:
             allowed = ", ".join(sorted(self._services)) or "none"
             raise InvalidInputError(
-                "address", f"is of a service that is not allowed here ({allowed})", f"have {SETTING} name it"
+                "address", f"is of a service that is not allowed here ({allowed})", f"have {self._setting} name it"
             )
         if not address.isprintable():
             raise InvalidInputError("address", "has characters that no address has", "percent-encode them")

@@ -15,8 +15,9 @@ from typing import Final, Self
 import httpcore
 
 from controlplane.calls.fetching import GuardedBackend
+from controlplane.courier.model import Heard, Letter, Unheard
+from controlplane.courier.signatures import signature
 from controlplane.errors import InvalidInputError, UnavailableError
-from controlplane.jobs.callbacks import Heard, Message, Unheard, signature
 from controlplane.jobs.sources import AllowedSources
 
 TIMEOUT_S: Final = 15.0
@@ -45,7 +46,7 @@ class Webhooks:
         logging.getLogger("httpcore").setLevel(logging.WARNING)
         self._sources = sources
         self._timeout_s = timeout.total_seconds()
-        self._pool = httpcore.AsyncConnectionPool(
+        self.pool = httpcore.AsyncConnectionPool(
             # Made once: reading the authorities takes longer than a call, and the pool would do it for each.
             ssl_context=trust or (httpcore.default_ssl_context() if sources.hosts else None),
             network_backend=GuardedBackend(sources),
@@ -59,13 +60,13 @@ class Webhooks:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._pool.aclose()
+        await self.pool.aclose()
 
     def check(self, address: str) -> None:
         self._sources.check_url(address)
 
     async def send(
-        self, address: str, message: Message, *, secrets: Collection[str], now: dt.datetime
+        self, address: str, message: Letter, *, secrets: Collection[str], now: dt.datetime
     ) -> Heard | Unheard:
         try:
             self._sources.check_url(address)  # what was allowed once may not be any more
@@ -84,21 +85,11 @@ class Webhooks:
         ) as exc:
             return Unheard(f"its host does not answer ({type(exc).__name__})")
 
-    async def _post(
-        self, address: str, message: Message, secrets: tuple[str, ...], now: dt.datetime
-    ) -> Heard | Unheard:
+    async def _post(self, address: str, message: Letter, secrets: tuple[str, ...], now: dt.datetime) -> Heard | Unheard:
         body = message.body
-        headers = [
-            ("content-type", "application/cloudevents+json; charset=utf-8"),
-            ("content-length", str(len(body))),
-            ("accept-encoding", "identity"),
-            ("user-agent", "hueshift"),
-            ("webhook-id", message.event),
-            ("webhook-timestamp", str(int(now.timestamp()))),
-            ("webhook-signature", signature(secrets, message.event, now, body)),
-        ]
+        headers = signed_headers(message.event, now, body, secrets)
         spans = {"connect": CONNECT_S, "read": self._timeout_s, "write": self._timeout_s, "pool": self._timeout_s}
-        async with self._pool.stream(
+        async with self.pool.stream(
             "POST", address, headers=headers, content=body, extensions={"timeout": spans}
         ) as response:
             status = response.status
@@ -109,6 +100,19 @@ class Webhooks:
             if status == _GONE:
                 return Unheard("answered 410: it wants no more", gone=True)
             return Unheard(f"answered {status}", pause=_pause(response.headers))
+
+
+def signed_headers(event: str, now: dt.datetime, body: bytes, secrets: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return the headers of a CloudEvent in structured mode that is signed."""
+    return [
+        ("content-type", "application/cloudevents+json; charset=utf-8"),
+        ("content-length", str(len(body))),
+        ("accept-encoding", "identity"),
+        ("user-agent", "hueshift"),
+        ("webhook-id", event),
+        ("webhook-timestamp", str(int(now.timestamp()))),
+        ("webhook-signature", signature(secrets, event, now, body)),
+    ]
 
 
 def _pause(headers: list[tuple[bytes, bytes]]) -> dt.timedelta | None:

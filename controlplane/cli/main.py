@@ -21,6 +21,7 @@ from controlplane.cli import (
     keys,
     local,
     measure,
+    notify,
     quality,
     readiness,
     reference,
@@ -74,6 +75,7 @@ keys.register(app)
 audit.register(app)
 measure.register(app)
 quality.register(app)
+notify.register(app)
 jobs.register(app)
 job_operations.register()
 batch.register(app)

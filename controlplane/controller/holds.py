@@ -3,9 +3,11 @@
 import datetime as dt
 from collections.abc import Sequence
 
+from controlplane.controller.gates import gate_holds
 from controlplane.controller.pictures import picture_holds
 from controlplane.errors import ConflictError
 from controlplane.ports import ModelStore, Rollout
+from controlplane.rollout.gate import GateAnswer
 from controlplane.rollout.lifecycle import adds_traffic, advance
 from controlplane.rollout.model import Command
 from controlplane.rollout.quality import QualityRun
@@ -24,17 +26,18 @@ async def load_holds(
     runs: Sequence[QualityRun],
     *,
     frozen: str = "",
+    gate: GateAnswer | None = None,
     now: dt.datetime,
 ) -> tuple[str, ...]:
     """Return the reasons, a phrase each; none is the usual case. *runs* are the rollout's newest comparisons.
 
-    *frozen* says which freeze the service is under, if any.
+    *frozen* says which freeze the service is under, if any; *gate* is the newest answer of a gate of the plan.
 
     Raises:
         NotFoundError: The service has left the candidate behind.
     """
     candidate = spec.version(rollout.candidate)
-    found = (*((frozen,) if frozen else ()), *picture_holds(rollout, runs))
+    found = (*((frozen,) if frozen else ()), *gate_holds(rollout, gate, now=now), *picture_holds(rollout, runs))
     if candidate.model is None:
         return found
     return (*provenance.holds(candidate, await store.load_models((candidate.cluster,)), now=now), *found)

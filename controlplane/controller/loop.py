@@ -16,6 +16,7 @@ import structlog
 from controlplane.clock import Clock
 from controlplane.controller.desired import grouping, served_revisions, traffic_plans
 from controlplane.controller.fleet import Refusal, expected_nodes
+from controlplane.controller.gates import gate_event, has_gates, is_waiting
 from controlplane.controller.groups import GroupView, carriers, level_of, nodes_of, view_groups
 from controlplane.controller.holds import FrozenError, load_holds, refuse_more
 from controlplane.controller.line import Line, excused, frozen_words
@@ -289,8 +290,9 @@ class Controller:
         # Read after the ticks: a sample is stored before its tick begins, so none of a closed tick can be missing.
         samples = await self.store.load_samples(rollout.id, asked, after=after) if asked else ()
         runs = await self.store.load_quality_runs(rollout.id) if quality_slo(rollout.slos) else ()
-        holds = await load_holds(self.store, spec, rollout, runs, frozen=frozen, now=now)
-        return Case(rollout, clusters, ticks, samples, holds, pictures=runs)
+        gate = await self.store.load_gate(rollout.id) if has_gates(rollout) else None
+        holds = await load_holds(self.store, spec, rollout, runs, frozen=frozen, gate=gate, now=now)
+        return Case(rollout, clusters, ticks, samples, holds, pictures=runs, gate=gate)
 
     async def _decide(self, case: Case, judged: Judged | None, fleet: FleetView, freezes: Sequence[Freeze]) -> None:
         rollout, clusters, ticks = case.rollout, case.clusters, case.ticks
@@ -301,9 +303,8 @@ class Controller:
         event = (
             judged.event
             or seen
-            or level_event(
-                timed, clusters, fleet, now=now, holds=case.holds, patient=is_comparing(case.pictures, now=now)
-            )
+            or gate_event(rollout, case.gate, now=now)
+            or level_event(timed, clusters, fleet, now=now, holds=case.holds, patient=_is_patient(case, now=now))
             or clock_event(timed, heard_at=self._heard_at(rollout, ticks), now=now)
             or silence_event(rollout, case.samples, now=now)
         )
@@ -365,6 +366,11 @@ class Controller:
                 return None
         before = (await self.store.load_service(rollout.service)).split
         return rollout_split(before, rollout.baseline, rollout.candidate, candidate_bp)
+
+
+def _is_patient(case: Case, *, now: dt.datetime) -> bool:
+    """Whether something is under way that the rollout waits for."""
+    return is_comparing(case.pictures, now=now) or is_waiting(case.rollout, case.gate)
 
 
 def _judge(cases: Sequence[Case]) -> Sequence[Judged | None]:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from controlplane.controller.fleet import FleetLevel, unready_members
 from controlplane.ports import ClusterHealth, NodeStatus, Rollout, TickRead
 from controlplane.rollout import judge as judging
+from controlplane.rollout.gate import GateAnswer
 from controlplane.rollout.judge import Exposure, Judgement, JudgeState, Policy, Verdict
 from controlplane.rollout.lifecycle import carries_traffic, weight_bp
 from controlplane.rollout.model import (
@@ -140,7 +141,8 @@ class Case:
 
     *holds* say, a phrase each, why the candidate may get no more traffic now, whatever the judge thinks of it. They
     keep a rollout from its next step, the first and the last included, and from nothing else: a breach goes back at
-    once, and a person may promote. *pictures* are the newest comparisons, the newest first.
+    once, and a person may promote. *pictures* are the newest comparisons, the newest first; *gate* is the
+    newest answer of a gate.
     """
 
     rollout: Rollout
@@ -149,6 +151,7 @@ class Case:
     samples: Sequence[QuerySample] = ()
     holds: Sequence[str] = ()
     pictures: Sequence[QualityRun] = ()
+    gate: GateAnswer | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

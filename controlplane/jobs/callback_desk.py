@@ -1,57 +1,20 @@
 """The counter where owners say whom they want told of their jobs' ends, and the ways to tell them."""
 
 import dataclasses
-import datetime as dt
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from controlplane.clock import Clock
+from controlplane.courier.model import Heard, Unheard
+from controlplane.courier.senders import Senders
+from controlplane.courier.signatures import check_secret, new_secret
 from controlplane.errors import InvalidInputError, NotFoundError, UnavailableError
-from controlplane.jobs.callback_ports import CallbackStore, Sender
-from controlplane.jobs.callbacks import (
-    EVENTS,
-    OWN,
-    TEST,
-    Callback,
-    Heard,
-    Message,
-    Unheard,
-    check_secret,
-    is_webhook,
-    new_secret,
-)
+from controlplane.jobs.callback_ports import CallbackStore
+from controlplane.jobs.callbacks import EVENTS, OWN, TEST, Callback, Message
 from controlplane.jobs.model import JobState
 
 MAX_TESTS: Final = 4
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Senders:
-    """Webhooks are sent by one sender, all else by another."""
-
-    webhooks: Sender
-    others: Sender
-
-    def of(self, address: str) -> Sender:
-        """Return whose *address* is."""
-        return self.webhooks if is_webhook(address) else self.others
-
-
-class NoSender:
-    """The port `Sender` where mail and chat are not sent."""
-
-    def check(self, address: str) -> None:
-        del address
-        raise InvalidInputError(
-            "address", "is no http or https URL, and no other is used here", "have HUESHIFT_CALLBACK_SERVICES name it"
-        )
-
-    async def send(
-        self, address: str, message: Message, *, secrets: Collection[str], now: dt.datetime
-    ) -> Heard | Unheard:
-        del address, message, secrets, now
-        return Unheard("mail and chat are not sent from here")
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

@@ -2,10 +2,10 @@
 
 import dataclasses
 import datetime as dt
-from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from controlplane.jobs.callbacks import Callback, GivenUp, Heard, Later, Message, Notice, NoticeState, Unheard
+from controlplane.courier.loop import Outbox
+from controlplane.jobs.callbacks import Callback, Notice, NoticeState
 from controlplane.jobs.model import JobId
 
 
@@ -17,7 +17,7 @@ class Applied:
     fresh: bool
 
 
-class CallbackStore(Protocol):
+class CallbackStore(Outbox[Notice], Protocol):
     """Owners' callbacks, and the notices that every end of a job leaves in its own transaction."""
 
     async def apply_callback(self, callback: Callback, *, secret: str | None, spare: str, now: dt.datetime) -> Applied:
@@ -50,33 +50,5 @@ class CallbackStore(Protocol):
     async def delete_callback(self, owner: str, name: str) -> None:
         """Forget a callback. Raises NotFoundError."""
 
-    async def take_notices(
-        self, *, until: dt.datetime, now: dt.datetime, room: Mapping[str, int], each: int, limit: int
-    ) -> tuple[Notice, ...]:
-        """Take up to *limit* notices that are due, oldest first; nobody else gets them before *until*.
-
-        Args:
-            until: When whoever took them must have died.
-            now: The present moment.
-            room: How many may be taken for these hosts.
-            each: How many for every other.
-            limit: How many at all.
-        """
-
-    async def settle_notice(self, notice: Notice, outcome: Heard | Later | GivenUp, *, now: dt.datetime) -> bool:
-        """Write down what became of a notice. False when somebody else has taken it since; then nothing has changed."""
-
     async def load_notices(self, job: JobId) -> tuple[NoticeState, ...]:
         """Return who was or is to be told of a job's end, oldest first."""
-
-
-class Sender(Protocol):
-    """Brings messages to the addresses of some schemes."""
-
-    def check(self, address: str) -> None:
-        """Refuse an address that will never do, without asking anybody. Raises InvalidInputError."""
-
-    async def send(
-        self, address: str, message: Message, *, secrets: Collection[str], now: dt.datetime
-    ) -> Heard | Unheard:
-        """Send once, within a bounded time. What goes wrong is an outcome, not an error, and names no secret."""

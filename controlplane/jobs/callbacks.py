@@ -1,22 +1,17 @@
-"""Pure: who is told that a job has ended, in which words, signed how, and when it is tried again.
+"""Pure: who is told that a job has ended, and in which words.
 
 Context: receivers are strangers' programs, which are away, slow and restarted. Choice: a notice is a row, written in
 the transaction that ends the job, with all that it will say; its *event* id is the same each time it is sent, and the
 same for all whom the owner wants told. Consequence: a receiver hears of every end at least once, and knows repetitions.
 """
 
-import base64
-import binascii
 import dataclasses
 import datetime as dt
-import hashlib
-import hmac
-import json
-import secrets
-import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
+from controlplane.courier.addresses import is_webhook
+from controlplane.courier.model import cloud_event, written
 from controlplane.errors import InvalidInputError
 from controlplane.jobs.model import NAME, Job, JobId, JobState
 
@@ -27,17 +22,9 @@ with, and which ends they are made at."""
 MAX_CALLBACKS: Final = 20
 """Of one owner."""
 MAX_ADDRESS_CHARS: Final = 2_000
-SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the specification's
-SECRET_BYTES: Final = (24, 64)
-OLD_SECRET_FOR: Final = dt.timedelta(days=1)
-"""How long calls are also signed with the secret before, so that receivers can change to the new one."""
-
 SOURCE: Final = "/v1/jobs"
 TYPE: Final = "dev.hueshift.job"
 TEST: Final = "dev.hueshift.callback.test"
-
-FIRST_PAUSE: Final = dt.timedelta(seconds=5)
-LONGEST_PAUSE: Final = dt.timedelta(hours=1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,74 +64,6 @@ class Callback:
         return self.name == OWN or is_webhook(self.address)
 
 
-def is_webhook(address: str) -> bool:
-    """Whether *address* is called by us, and not by Apprise."""
-    return address.partition("://")[0].lower() in {"http", "https"}
-
-
-def host_of(address: str) -> str:
-    """Return whom *address* leads to: what may be logged of it, and what calls are bounded by.
-
-    That is the host, with its port, or the service's name where that is all: others' tokens stand in the host's place.
-    """
-    try:
-        parts = urllib.parse.urlsplit(address)
-        port = parts.port
-    except ValueError:
-        return "unknown"
-    if parts.scheme not in {"http", "https", "json", "jsons", "mailto", "mailtos", "workflow", "workflows"}:
-        return parts.scheme
-    host = dict(urllib.parse.parse_qsl(parts.query)).get("smtp") or parts.hostname or ""
-    return f"{host}:{port}" if port else host
-
-
-def shown(address: str) -> str:
-    """Return *address* without what may be a secret: its path, its query, a password."""
-    if not address:
-        return ""
-    scheme, host = address.partition("://")[0], host_of(address)
-    return f"{scheme}://…" if host == scheme else f"{scheme}://{host}/…"
-
-
-# -- signatures --------------------------------------------------------------------------------------------------------
-
-
-def new_secret() -> str:
-    """Make a secret as the Standard Webhooks specification writes them."""
-    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
-
-
-def check_secret(text: str) -> None:
-    """Refuse what is no such secret. Raises InvalidInputError, whose text does not repeat it."""
-    low, high = SECRET_BYTES
-    with_prefix = text.startswith(SECRET_PREFIX)
-    try:
-        length = len(base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True))
-    except (binascii.Error, ValueError):
-        length = 0
-    if not with_prefix or not low <= length <= high:
-        raise InvalidInputError(
-            "secret", "is none", f"write {SECRET_PREFIX} and {low} to {high} bytes in base64, or leave it out"
-        )
-
-
-def signature(known: Sequence[str], event: str, at: dt.datetime, body: bytes) -> str:
-    """Sign as the Standard Webhooks specification says: the value of the header ``webhook-signature``.
-
-    Args:
-        known: Secrets, each of which makes a signature.
-        event: The header ``webhook-id``.
-        at: The header ``webhook-timestamp``.
-        body: What is sent, to the byte.
-    """
-    signed = f"{event}.{int(at.timestamp())}.".encode() + body
-    made = []
-    for secret in known:
-        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-        made.append("v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode())
-    return " ".join(made)
-
-
 # -- what is said ------------------------------------------------------------------------------------------------------
 
 
@@ -160,7 +79,7 @@ def facts_of(job: Job) -> dict[str, Any]:
         "attempts": job.attempts,
         "wait_s": _seconds(job.submitted_at, job.first_started_at),
         "run_s": _seconds(job.started_at, job.finished_at),
-        "finished_at": None if job.finished_at is None else _written(job.finished_at),
+        "finished_at": None if job.finished_at is None else written(job.finished_at),
         "result": f"{SOURCE}/{job.id}/result" if job.state is JobState.DONE else None,
     }
 
@@ -178,17 +97,7 @@ class Message:
     @property
     def body(self) -> bytes:
         """The message as a CloudEvent 1.0 in structured mode: the same bytes each time."""
-        document = {
-            "specversion": "1.0",
-            "id": self.event,
-            "source": SOURCE,
-            "type": self.type,
-            "subject": self.subject,
-            "time": _written(self.at),
-            "datacontenttype": "application/json",
-            "data": dict(self.facts),
-        }
-        return json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+        return cloud_event(self.event, self.type, source=SOURCE, subject=self.subject, at=self.at, data=self.facts)
 
     @property
     def title(self) -> str:
@@ -209,10 +118,6 @@ class Message:
         lines += [f"{what} {facts[key]:g} s" for what, key in (("waited", "wait_s"), ("ran", "run_s")) if facts[key]]
         lines += [str(facts[key]) for key in ("words", "result") if facts[key]]
         return "\n".join(lines)
-
-
-def _written(at: dt.datetime) -> str:
-    return at.isoformat().replace("+00:00", "Z")
 
 
 def _seconds(start: dt.datetime | None, end: dt.datetime | None) -> float | None:
@@ -240,6 +145,20 @@ class Notice:
     address: str = dataclasses.field(repr=False)
     secrets: tuple[str, ...] = dataclasses.field(repr=False)
 
+    @property
+    def undeliverable(self) -> str:
+        """Why no try makes sense any more."""
+        if not self.address:
+            return "its owner has deleted the callback"
+        if is_webhook(self.address) and not self.secrets:
+            return "its owner has deleted the secret"
+        return ""
+
+    @property
+    def known(self) -> Mapping[str, object]:
+        """What the log may say of it."""
+        return {"job": self.job, "callback": self.callback, "host": self.host, "tries": self.tries}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeState:
@@ -255,53 +174,3 @@ class NoticeState:
     made_at: dt.datetime
     due_at: dt.datetime
     ended_at: dt.datetime | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Heard:
-    """The receiver has it."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Unheard:
-    """The receiver does not have it, or it is not known; *pause* is what it asked for, *gone* that it wants no more."""
-
-    words: str
-    pause: dt.timedelta | None = None
-    gone: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Later:
-    """Try again at *due*."""
-
-    words: str
-    due: dt.datetime
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class GivenUp:
-    """Try no more."""
-
-    words: str
-
-
-def after_try(
-    notice: Notice, trouble: Unheard, *, patience: dt.timedelta, now: dt.datetime, luck: float
-) -> Later | GivenUp:
-    """Say what becomes of a notice that was not heard.
-
-    Args:
-        notice: As it was while it was tried.
-        trouble: What happened.
-        patience: How long after the job's end it is tried.
-        now: The present moment.
-        luck: A random number, 0 to 1, so that notices that failed together do not come back together.
-    """
-    if trouble.gone:
-        return GivenUp(trouble.words)
-    whole = min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(notice.tries - 1, 12)))
-    pause = max(whole * (0.75 + luck / 2), min(LONGEST_PAUSE, trouble.pause or dt.timedelta(0)))
-    if now + pause > notice.made_at + patience:
-        return GivenUp(f"{trouble.words} (given up after {notice.tries} tries)")
-    return Later(trouble.words, now + pause)

@@ -9,6 +9,7 @@ import enum
 from typing import TypeAlias
 
 from controlplane.errors import InvalidInputError
+from controlplane.rollout.gate import Before, Gate
 
 FULL_WEIGHT_BP = 10_000
 PROBE_WEIGHT_BP = 5_000
@@ -26,13 +27,15 @@ class Step:
     """One step: the candidate's weight, how long it is held at least once live, and whether it ends at a gate.
 
     *quality* says whether it waits, before its traffic, for a verdict on the candidate's pictures. None: the first one
-    does, where the service has an objective about them.
+    does, where the service has an objective about them. *gate* is somebody who is asked before its traffic, or before
+    the promotion that follows it.
     """
 
     weight_bp: int
     hold: dt.timedelta = dt.timedelta(seconds=30)
     pause: bool = False
     quality: bool | None = None
+    gate: Gate | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,6 +72,12 @@ class Plan:
                 )
             if not dt.timedelta(0) <= step.hold <= dt.timedelta(days=7):
                 raise InvalidInputError(f"{field}.hold", f"{step.hold} is out of range", "use 0 s to 7 days")
+            if step.gate and step.gate.before is Before.PROMOTION and number < len(self.steps):
+                raise InvalidInputError(
+                    f"{field}.gate.before",
+                    "stands before no promotion",
+                    "write step, or put the gate into the last step",
+                )
             previous = step.weight_bp
         if previous != FULL_WEIGHT_BP:
             raise InvalidInputError("plan.steps", f"ends at {previous / 100:g} %", "let the last step be 100 %")

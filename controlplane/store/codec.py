@@ -15,6 +15,7 @@ from typing import Any, Final, assert_never
 
 from controlplane.ports import PastRefusal, TypeStatus
 from controlplane.rollout.answers import HTTP_BAD_KINDS
+from controlplane.rollout.gate import Before, Gate, OnTimeout
 from controlplane.rollout.model import (
     Abort,
     Baking,
@@ -62,6 +63,7 @@ def plan_to_json(plan: Plan) -> Object:
                 "hold_s": step.hold.total_seconds(),
                 "pause": step.pause,
                 "quality": step.quality,
+                "gate": gate_to_json(step.gate),
             }
             for step in plan.steps
         ],
@@ -75,12 +77,44 @@ def plan_from_json(data: Object) -> Plan:
     """Read a plan back."""
     return Plan(
         steps=tuple(
-            Step(step["weight_bp"], dt.timedelta(seconds=step["hold_s"]), step["pause"], step.get("quality"))
+            Step(
+                step["weight_bp"],
+                dt.timedelta(seconds=step["hold_s"]),
+                step["pause"],
+                step.get("quality"),
+                gate_from_json(step.get("gate")),
+            )
             for step in data["steps"]
         ),
         deadline=dt.timedelta(seconds=data["deadline_s"]),
         prepare_timeout=dt.timedelta(seconds=data["prepare_timeout_s"]),
         direct=data.get("direct", False),
+    )
+
+
+def gate_to_json(gate: Gate | None) -> Object | None:
+    """Write a gate down; spans are seconds."""
+    if gate is None:
+        return None
+    return {
+        "url": gate.url,
+        "before": gate.before.value,
+        "timeout_s": gate.timeout.total_seconds(),
+        "interval_s": gate.interval.total_seconds(),
+        "on_timeout": gate.on_timeout.value,
+    }
+
+
+def gate_from_json(data: Object | None) -> Gate | None:
+    """Read a gate back; None where there is none, as in what earlier releases wrote."""
+    if data is None:
+        return None
+    return Gate(
+        data["url"],
+        Before(data["before"]),
+        dt.timedelta(seconds=data["timeout_s"]),
+        dt.timedelta(seconds=data["interval_s"]),
+        OnTimeout(data["on_timeout"]),
     )
 
 

@@ -30,12 +30,15 @@ class SqlEventLog(Part):
     __slots__ = ()
 
     async def load_log(self, *, after: int, limit: int) -> tuple[LoggedEntry, ...]:
-        return await self.database.read(
-            lambda tx: _entries(tx.conn.execute(_AFTER, {"after": after, "limit": limit}).all())
-        )
+        return await self.database.read(lambda tx: entries_after(tx.conn, after=after, limit=limit))
 
     async def load_log_end(self, *, limit: int) -> tuple[LoggedEntry, ...]:
         return await self.database.read(lambda tx: _entries(reversed(tx.conn.execute(_END, {"limit": limit}).all())))
+
+
+def entries_after(conn: sa.Connection, *, after: int, limit: int) -> tuple[LoggedEntry, ...]:
+    """Do what `EventLog.load_log` does."""
+    return _entries(conn.execute(_AFTER, {"after": after, "limit": limit}).all())
 
 
 def _entries(rows: Iterable[sa.Row[Any]]) -> tuple[LoggedEntry, ...]:

@@ -7,23 +7,12 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from controlplane.courier.addresses import host_of
+from controlplane.courier.model import GivenUp, Heard, Later
+from controlplane.courier.signatures import OLD_SECRET_FOR
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.jobs.callback_ports import Applied
-from controlplane.jobs.callbacks import (
-    MAX_CALLBACKS,
-    OLD_SECRET_FOR,
-    OWN,
-    TYPE,
-    Callback,
-    GivenUp,
-    Heard,
-    Later,
-    Message,
-    Notice,
-    NoticeState,
-    facts_of,
-    host_of,
-)
+from controlplane.jobs.callbacks import MAX_CALLBACKS, OWN, TYPE, Callback, Message, Notice, NoticeState, facts_of
 from controlplane.jobs.model import JobId, JobState
 from controlplane.store.engine import Tx
 from controlplane.store.job_rows import job_of

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from controlplane.ports import Revision, RevisionStatus
 from controlplane.rollout.model import Plan, Step
 from controlplane.store import tables
-from controlplane.store.codec import slo_from_json, slo_to_json
+from controlplane.store.codec import gate_from_json, gate_to_json, slo_from_json, slo_to_json
 from controlplane.traffic.model import (
     Endpoint,
     HeaderMatch,
@@ -113,7 +113,13 @@ def insert_revision(conn: sa.Connection, revision: Revision) -> None:
         ],
         tables.slo: [slo_to_json(slo) for slo in spec.slos],
         tables.plan_step: [
-            {"weight_bp": step.weight_bp, "hold_us": step.hold, "pause": step.pause, "quality": step.quality}
+            {
+                "weight_bp": step.weight_bp,
+                "hold_us": step.hold,
+                "pause": step.pause,
+                "quality": step.quality,
+                "gate": gate_to_json(step.gate),
+            }
             for step in spec.plan.steps
         ],
         tables.initial_share: [
@@ -161,7 +167,10 @@ def read_spec(conn: sa.Connection, revision: sa.Row[Any]) -> ServiceSpec:
         initial_split=tuple(Share(version=row.version, weight_bp=row.weight_bp) for row in parts[tables.initial_share]),
         slos=tuple(slo_from_json(row._mapping) for row in parts[tables.slo]),  # noqa: SLF001 - public, despite its name
         plan=Plan(
-            steps=tuple(Step(row.weight_bp, row.hold_us, row.pause, row.quality) for row in parts[tables.plan_step]),
+            steps=tuple(
+                Step(row.weight_bp, row.hold_us, row.pause, row.quality, gate_from_json(row.gate))
+                for row in parts[tables.plan_step]
+            ),
             deadline=revision.plan_deadline_us,
             prepare_timeout=revision.plan_prepare_timeout_us,
         ),

@@ -17,6 +17,7 @@ from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.event_log import SqlEventLog
 from controlplane.store.fleet import SqlFleet
+from controlplane.store.gates import SqlGates
 from controlplane.store.job_attempts import SqlAttempts
 from controlplane.store.job_callbacks import SqlCallbacks
 from controlplane.store.job_ends import SqlEnds
@@ -31,6 +32,8 @@ from controlplane.store.keys import SqlKeys
 from controlplane.store.lease import SqlLease
 from controlplane.store.listener import Listener
 from controlplane.store.models import SqlModels
+from controlplane.store.notify import SqlNotify
+from controlplane.store.notify_links import SqlNotifyLinks
 from controlplane.store.quality import SqlQuality
 from controlplane.store.rollouts import SqlRollouts
 from controlplane.store.samples import SqlSamples
@@ -67,6 +70,9 @@ class SqlStore(
     SqlEnds,
     SqlCallbacks,
     SqlLanes,
+    SqlNotify,
+    SqlNotifyLinks,
+    SqlGates,
 ):
     """The ports `Store`, `KeyStore`, `AuditStore`, `JobStore` and `CallbackStore` on one SQL database.
 

@@ -195,6 +195,7 @@ plan_step = _of_revision(
     sa.Column("hold_us", Span, nullable=False),
     sa.Column("pause", sa.Boolean, nullable=False),
     sa.Column("quality", sa.Boolean),
+    sa.Column("gate", Json),
     sa.UniqueConstraint("service", "revision", "weight_bp"),
     sa.CheckConstraint("weight_bp BETWEEN 1 AND 10000", name="weight"),
 )

@@ -5,19 +5,11 @@ import datetime as dt
 
 import pytest
 
+from controlplane.courier.model import GivenUp, Heard, Later
+from controlplane.courier.signatures import OLD_SECRET_FOR
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.jobs.callback_ports import Applied, CallbackStore
-from controlplane.jobs.callbacks import (
-    EVENTS,
-    MAX_CALLBACKS,
-    OLD_SECRET_FOR,
-    OWN,
-    Callback,
-    GivenUp,
-    Heard,
-    Later,
-    Notice,
-)
+from controlplane.jobs.callbacks import EVENTS, MAX_CALLBACKS, OWN, Callback, Notice
 from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobState, result_key
 from controlplane.jobs.ports import EndedAttempt
 from controlplane.store import SqlStore

@@ -55,6 +55,7 @@ async def test_checks_and_partial_indexes_equal_the_models(store: SqlStore) -> N
     assert checks == declared
     assert partial == {
         "uq_rollout_active",
+        "ix_notify_delivery_pending",
         "ix_command_pending",
         "ix_waiting_start_open",
         "uq_api_key_live",

@@ -20,9 +20,10 @@ import requests
 
 from controlplane.calls.mail_and_chat import PLUGINS, MailAndChat
 from controlplane.clock import SystemClock
+from controlplane.courier.model import Heard, Unheard
+from controlplane.courier.senders import Sender
 from controlplane.errors import InvalidInputError
-from controlplane.jobs.callback_ports import Sender
-from controlplane.jobs.callbacks import Heard, Message, Unheard
+from controlplane.jobs.callbacks import Message
 from controlplane.jobs.sources import read_callback_sources
 from tests.receivers import running_receiver
 from tests.unit.jobs.test_callbacks import FACTS

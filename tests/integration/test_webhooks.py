@@ -15,9 +15,11 @@ import trustme
 
 from controlplane.calls.webhooks import Webhooks
 from controlplane.clock import SystemClock
+from controlplane.courier.model import Heard, Unheard
+from controlplane.courier.senders import Sender
+from controlplane.courier.signatures import new_secret
 from controlplane.errors import InvalidInputError
-from controlplane.jobs.callback_ports import Sender
-from controlplane.jobs.callbacks import Heard, Message, Unheard, new_secret
+from controlplane.jobs.callbacks import Message
 from controlplane.jobs.sources import read_callback_sources
 from tests.integration.test_fetching import names
 from tests.job_builders import FakeSender

@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from controlplane.auth.keys import KeyRing
-from controlplane.jobs.callbacks import Heard, Later, Unheard
+from controlplane.courier.model import Heard, Later, Unheard
 from controlplane.jobs.model import JobId
 from tests.job_builders import PHOTO, WORKFLOW, FakeSender
 from tests.unit.api.test_jobs import JPEG, KIND

@@ -35,10 +35,16 @@ TAKES = {
         POST /v1/services/{name}/queue/{start}/cancel  POST /v1/services/{name}/freeze
     """,
     "approver of the service": """
-        POST /v1/services/{name}/rollout/promote  PUT /v1/services/{name}/split
-        POST /v1/services/{name}/unfreeze
+        POST /v1/services/{name}/rollout/promote  POST /v1/services/{name}/rollout/gate
+        PUT /v1/services/{name}/split  POST /v1/services/{name}/unfreeze
     """,
-    "admin of the service": "PUT /v1/services/{name}  DELETE /v1/services/{name}",
+    "admin of the service": """
+        PUT /v1/services/{name}  DELETE /v1/services/{name}
+        PUT /v1/notifications/{name}/{target}  DELETE /v1/notifications/{name}/{target}
+        POST /v1/notifications/{name}/{target}/secret  POST /v1/notifications/{name}/{target}/test
+        GET /v1/notifications/{name}/{target}/deliveries
+        POST /v1/notifications/{name}/{target}/deliveries/{number}/replay
+    """,
     "viewer of all": """
         GET /v1/proxies  GET /v1/proxies/{node:path}  GET /v1/proxies/{node:path}/resources  GET /v1/job-figures
         GET /v1/job-owners
@@ -51,7 +57,7 @@ TAKES = {
     """,
     "any key": """
         GET /v1/services  GET /v1/job-kinds  GET /v1/job-drains  GET /v1/job-owners/{owner}  GET /v1/audit
-        GET /v1/events  GET /v1/documents  POST /v1/documents  GET /v1/freezes
+        GET /v1/events  GET /v1/documents  POST /v1/documents  GET /v1/notifications  GET /v1/freezes
         GET /v1/jobs  POST /v1/jobs  GET /v1/jobs/events  GET /v1/jobs/{job}  DELETE /v1/jobs/{job}
         GET /v1/jobs/{job}/result  GET /v1/jobs/{job}/photo  GET /v1/jobs/{job}/events  GET /v1/jobs/{job}/attempts
         POST /v1/jobs/{job}/cancel  POST /v1/jobs/{job}/retry  GET /v1/job-callbacks
@@ -73,6 +79,7 @@ PLACES = {
     "owner": "caller",
     "job": "1",
     "callback": "shop",
+    "target": "team",
     "key": "nobody",
 }
 

@@ -33,7 +33,7 @@ from controlplane.store import SqlStore, open_store, schema
 from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.reading import SnapshotReader
 from tests import builders
-from tests.job_builders import FakePhotos, make_callback_desk, make_overseer
+from tests.job_builders import FakePhotos, make_callback_desk, make_notify_desk, make_overseer
 
 
 class ManualClock:
@@ -165,6 +165,7 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
         inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
         desk=JobDesk(store=store, blobs=DirectoryBlobs(pathlib.Path()), source=FakePhotos(), clock=clock),
         callbacks=make_callback_desk(store, clock),
+        notify=make_notify_desk(store, clock),
         feed=make_feed(store, clock, WakeBoard()),
         events=make_event_feed(store, clock, WakeBoard()),
         overseer=make_overseer(store, DirectoryBlobs(pathlib.Path()), clock, queue=RabbitQueue("amqp://nowhere")),
@@ -229,6 +230,7 @@ async def open_world(
                 check_callback=callbacks.check_task,
             ),
             callbacks=callbacks,
+            notify=make_notify_desk(store, clock),
             feed=feed,
             events=events,
             overseer=make_overseer(store, blobs, clock),

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from controlplane.jobs.callbacks import Unheard
+from controlplane.courier.model import Unheard
 from tests.job_builders import PHOTO, WORKFLOW
 from tests.unit.cli.conftest import Cli
 from tests.unit.cli.test_jobs import KINDS

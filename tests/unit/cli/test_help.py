@@ -36,9 +36,10 @@ DO_NOT_SHOW = {
         "keys ungrant",
     ),
     *("jobs result", "jobs delete", "jobs retry", "jobs drain", "jobs owners delete", "jobs callbacks delete"),
+    *("notify remove", "notify replay"),
 }
 """Commands that do something and say so in a line, print a file of their own, or write results with --json."""
-DESTROY = {"keys revoke", "jobs delete", "jobs owners delete", "jobs callbacks delete"}
+DESTROY = {"keys revoke", "jobs delete", "jobs owners delete", "jobs callbacks delete", "notify remove"}
 
 
 def option_names(command: Any) -> set[str]:
@@ -95,7 +96,7 @@ def test_what_is_shown_is_shown_in_every_form(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(DESTROY))
 def test_what_destroys_wants_a_yes(cli: Cli, name: str) -> None:
     assert {"--yes", "-y"} <= option_names(COMMANDS[name])
-    ended = cli(*name.split(), "nobody")
+    ended = cli(*name.split(), "nobody", *(("team",) if name == "notify remove" else ()))
     assert (ended.code, ended.codes) == (2, ["HS0018"])
     assert "add --yes" in ended.err
     assert cli.bridge.requests == []

@@ -13,24 +13,11 @@ from typing import Any
 import pytest
 
 from controlplane.clock import SystemClock
+from controlplane.courier.addresses import host_of, shown
+from controlplane.courier.model import GivenUp, Later, Unheard, after_try
+from controlplane.courier.signatures import check_secret, new_secret, signature
 from controlplane.errors import InvalidInputError
-from controlplane.jobs.callbacks import (
-    EVENTS,
-    TEST,
-    Callback,
-    GivenUp,
-    Later,
-    Message,
-    Notice,
-    Unheard,
-    after_try,
-    check_secret,
-    facts_of,
-    host_of,
-    new_secret,
-    shown,
-    signature,
-)
+from controlplane.jobs.callbacks import EVENTS, TEST, Callback, Message, Notice, facts_of
 from controlplane.jobs.model import JobId, JobState
 from tests.builders import NOW
 from tests.unit.jobs.test_model import make_job

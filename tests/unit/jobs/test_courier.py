@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
+from controlplane.courier.loop import HOST_SLOTS, TAKEN_FOR, Courier, rooms
+from controlplane.courier.model import Heard, Unheard
 from controlplane.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from controlplane.jobs.callback_desk import CallbackDesk
-from controlplane.jobs.callbacks import EVENTS, Heard, Unheard
-from controlplane.jobs.courier import HOST_SLOTS, TAKEN_FOR, Courier, rooms
+from controlplane.jobs.callbacks import EVENTS, Notice
 from controlplane.jobs.model import JobId, JobState
 from controlplane.wake import Topic, Wake
 from tests.job_builders import FakeSender, make_callback_desk, make_new_job
@@ -32,7 +33,7 @@ def desk(works: Works, sender: FakeSender) -> CallbackDesk:
 
 
 @pytest.fixture
-def courier(works: Works, desk: CallbackDesk) -> Courier:
+def courier(works: Works, desk: CallbackDesk) -> Courier[Notice]:
     wake = Wake()
     works.board.listen(wake, Topic.NOTICES)
     return Courier(
@@ -53,7 +54,7 @@ async def end(works: Works, *, owner: str = "ada", **changes: object) -> JobId:
     return job.id
 
 
-async def deliver_due(works: Works, courier: Courier) -> int:
+async def deliver_due(works: Works, courier: Courier[Notice]) -> int:
     """Deliver what is due now, one after the other."""
     now = works.clock.now()
     taken = await works.store.take_notices(until=now + TAKEN_FOR, now=now, room={}, each=100, limit=100)
@@ -70,7 +71,7 @@ async def settled(works: Works, jobs: list[JobId]) -> bool:
 class Running:
     """The courier's loop, for as long as a test needs it."""
 
-    def __init__(self, courier: Courier) -> None:
+    def __init__(self, courier: Courier[Notice]) -> None:
         self._courier = courier
         self._tasks = asyncio.TaskGroup()
 
@@ -84,7 +85,7 @@ class Running:
 
 
 async def test_an_end_is_told_signed_and_once(
-    works: Works, desk: CallbackDesk, courier: Courier, sender: FakeSender
+    works: Works, desk: CallbackDesk, courier: Courier[Notice], sender: FakeSender
 ) -> None:
     _, secret = await desk.apply("ada", "shop", SHOP)
     job = await end(works)
@@ -100,7 +101,7 @@ async def test_an_end_is_told_signed_and_once(
 
 
 async def test_a_receiver_that_fails_is_told_again_with_the_same_id_until_it_takes_it(
-    works: Works, desk: CallbackDesk, courier: Courier, sender: FakeSender
+    works: Works, desk: CallbackDesk, courier: Courier[Notice], sender: FakeSender
 ) -> None:
     await desk.apply("ada", "shop", SHOP)
     sender.answers[SHOP] = [Unheard("answered 503"), Unheard("no answer within 15 s"), Heard()]
@@ -117,7 +118,7 @@ async def test_a_receiver_that_fails_is_told_again_with_the_same_id_until_it_tak
 
 
 async def test_what_is_in_vain_is_given_up_with_words(
-    works: Works, desk: CallbackDesk, courier: Courier, sender: FakeSender
+    works: Works, desk: CallbackDesk, courier: Courier[Notice], sender: FakeSender
 ) -> None:
     await desk.apply("ada", "shop", SHOP)
     sender.answers[SHOP] = [Unheard("answered 500")] * 100
@@ -135,7 +136,7 @@ async def test_what_is_in_vain_is_given_up_with_words(
 
 
 async def test_what_its_owner_has_taken_away_is_given_up(
-    works: Works, desk: CallbackDesk, courier: Courier, sender: FakeSender
+    works: Works, desk: CallbackDesk, courier: Courier[Notice], sender: FakeSender
 ) -> None:
     await desk.apply("ada", "shop", SHOP)
     await desk.renew_secret("ada", "task")
@@ -152,7 +153,7 @@ async def test_what_its_owner_has_taken_away_is_given_up(
 
 
 async def test_a_notice_whose_courier_died_is_told_by_another(
-    works: Works, desk: CallbackDesk, courier: Courier, sender: FakeSender
+    works: Works, desk: CallbackDesk, courier: Courier[Notice], sender: FakeSender
 ) -> None:
     await desk.apply("ada", "shop", SHOP)
     job = await end(works)
@@ -183,7 +184,7 @@ async def hanging(works: Works, desk: CallbackDesk, sender: FakeSender) -> Async
 
 
 async def test_who_hangs_holds_up_nobody_else_and_has_a_bounded_share(
-    works: Works, desk: CallbackDesk, courier: Courier, sender: FakeSender, hanging: asyncio.Event
+    works: Works, desk: CallbackDesk, courier: Courier[Notice], sender: FakeSender, hanging: asyncio.Event
 ) -> None:
     await desk.apply("ada", "shop", SHOP)
     async with Running(courier), asyncio.timeout(60):
@@ -204,7 +205,7 @@ def test_hosts_in_trouble_are_asked_apart_and_for_one_at_a_time() -> None:
 
 
 async def test_a_host_in_trouble_gets_one_notice_at_a_time_until_it_takes_one(
-    works: Works, desk: CallbackDesk, courier: Courier, sender: FakeSender
+    works: Works, desk: CallbackDesk, courier: Courier[Notice], sender: FakeSender
 ) -> None:
     await desk.apply("ada", "shop", SHOP)
     sender.answers[SHOP] = [Unheard("answered 503")]
@@ -225,7 +226,7 @@ async def test_a_host_in_trouble_gets_one_notice_at_a_time_until_it_takes_one(
 
 
 async def test_no_log_line_has_an_address_or_a_secret(
-    works: Works, desk: CallbackDesk, courier: Courier, sender: FakeSender
+    works: Works, desk: CallbackDesk, courier: Courier[Notice], sender: FakeSender
 ) -> None:
     with structlog.testing.capture_logs() as logs:
         _, secret = await desk.apply("ada", "shop", SHOP)
@@ -243,7 +244,7 @@ async def test_no_log_line_has_an_address_or_a_secret(
 
 
 async def test_a_database_that_is_away_is_asked_again_and_a_bug_stops_nobody(
-    works: Works, desk: CallbackDesk, courier: Courier, sender: FakeSender
+    works: Works, desk: CallbackDesk, courier: Courier[Notice], sender: FakeSender
 ) -> None:
     await desk.apply("ada", "shop", SHOP)
     jobs = [await end(works), await end(works)]
@@ -301,7 +302,7 @@ async def test_a_test_is_sent_at_once_and_says_what_came_of_it(desk: CallbackDes
     sender.answers[SHOP] = [Heard(), Unheard("answered 401")]
     assert await desk.test("ada", "shop") == Heard()
     assert await desk.test("ada", "shop") == Unheard("answered 401")
-    assert [message.type for _, message in sender.sent] == ["dev.hueshift.callback.test"] * 2
+    assert [json.loads(message.body)["type"] for _, message in sender.sent] == ["dev.hueshift.callback.test"] * 2
     assert sender.secrets == [("whsec_" + "A" * 32,)] * 2
     with pytest.raises(NotFoundError, match=r"callback 'x' does not exist \(known: shop\)"):
         await desk.test("ada", "x")

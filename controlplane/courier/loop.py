@@ -1,4 +1,4 @@
-"""Tells of jobs' ends: takes notices out of their outbox as there is room, sends them, writes down what came of it.
+"""Tells others what happened: takes notices out of an outbox as there is room, sends them, notes what came of it.
 
 The order of things makes a kill at any line harmless: a notice is taken for a while (its row becomes due again), sent,
 and then settled, by a write that counts only if nobody has taken it since. So it is sent at least once.
@@ -10,18 +10,20 @@ import dataclasses
 import datetime as dt
 import random
 from collections.abc import Callable, Collection, Mapping
-from typing import Final
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 import structlog
 
 from controlplane.clock import Clock
+from controlplane.courier.model import GivenUp, Heard, Later, Parcel, Unheard, after_try
+from controlplane.courier.senders import Senders
 from controlplane.errors import ControlPlaneError
-from controlplane.jobs.callback_desk import Senders
-from controlplane.jobs.callback_ports import CallbackStore
-from controlplane.jobs.callbacks import GivenUp, Heard, Later, Notice, Unheard, after_try, is_webhook
 from controlplane.wake import Wake
 
 log = structlog.get_logger()
+
+Sent = TypeVar("Sent", bound=Parcel)
+Outcome: TypeAlias = Heard | Later | GivenUp
 
 BACK_OFF: Final = dt.timedelta(seconds=1)
 TAKEN_FOR: Final = dt.timedelta(seconds=45)
@@ -33,17 +35,46 @@ TROUBLED_SLOTS: Final = 32
 MAX_TROUBLED: Final = 1_000
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Courier:
-    """Delivers notices, up to `SLOTS` at once and `HOST_SLOTS` to a host. Several may run at once."""
+class Outbox(Protocol[Sent]):
+    """Notices that wait to be told."""
 
-    store: CallbackStore
+    async def take_notices(
+        self, *, until: dt.datetime, now: dt.datetime, room: Mapping[str, int], each: int, limit: int
+    ) -> tuple[Sent, ...]:
+        """Take up to *limit* notices that are due, oldest first; nobody else gets them before *until*.
+
+        Args:
+            until: When whoever took them must have died.
+            now: The present moment.
+            room: How many may be taken for these hosts.
+            each: How many for every other.
+            limit: How many at all.
+        """
+
+    async def settle_notice(self, notice: Sent, outcome: Outcome, *, now: dt.datetime) -> bool:
+        """Write down what became of a notice. False when somebody else has taken it since; then nothing has changed."""
+
+
+def _ignore(notice: Parcel, outcome: Outcome) -> None:
+    """Count nothing."""
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Courier(Generic[Sent]):
+    """Delivers notices, up to `SLOTS` at once and *host_slots* to a host. Several may run at once.
+
+    *ended* hears of what came of each try.
+    """
+
+    store: Outbox[Sent]
     senders: Senders
     clock: Clock
     wake: Wake
     interval: dt.timedelta
     patience: dt.timedelta
     luck: Callable[[], float] = random.random
+    host_slots: int = HOST_SLOTS
+    ended: Callable[[Sent, Outcome], None] = _ignore
     _running: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     _troubled: set[str] = dataclasses.field(default_factory=set)
 
@@ -58,16 +89,16 @@ class Courier:
                 if not taken:
                     await self.wake.wait(self.interval)
 
-    async def _take(self) -> tuple[Notice, ...]:
+    async def _take(self) -> tuple[Sent, ...]:
         free = SLOTS - self._running.total()
         if free <= 0:
             return ()
-        healthy, troubled = rooms(self._running, self._troubled)
+        healthy, troubled = rooms(self._running, self._troubled, each=self.host_slots)
         left = TROUBLED_SLOTS - sum(self._running[host] for host in self._troubled)
         now = self.clock.now()
         until = now + TAKEN_FOR
         try:
-            taken = await self.store.take_notices(until=until, now=now, room=healthy, each=HOST_SLOTS, limit=free)
+            taken = await self.store.take_notices(until=until, now=now, room=healthy, each=self.host_slots, limit=free)
             left = min(left, free - len(taken))
             if troubled and left > 0:
                 taken += await self.store.take_notices(until=until, now=now, room=troubled, each=0, limit=left)
@@ -77,20 +108,20 @@ class Courier:
             return ()
         return taken
 
-    async def _send_one(self, notice: Notice) -> None:
+    async def _send_one(self, notice: Sent) -> None:
         try:
             await self.deliver(notice)
         except ControlPlaneError as exc:
-            log.warning("notice.left", job=notice.job, callback=notice.callback, error=str(exc))
+            log.warning("notice.left", **notice.known, error=str(exc))
         except Exception:  # a bug that one notice meets must not stop the others
-            log.exception("notice.crashed", job=notice.job, callback=notice.callback)
+            log.exception("notice.crashed", **notice.known)
         finally:
             self._running[notice.host] -= 1
             if not self._running[notice.host]:
                 del self._running[notice.host]
             self.wake.set()
 
-    async def deliver(self, notice: Notice) -> None:
+    async def deliver(self, notice: Sent) -> None:
         """Send one notice and write down what came of it.
 
         Raises:
@@ -98,15 +129,16 @@ class Courier:
         """
         outcome = await self._try(notice)
         now = self.clock.now()
-        settled: Heard | Later | GivenUp
+        settled: Outcome
         if isinstance(outcome, Unheard):
             settled = after_try(notice, outcome, patience=self.patience, now=now, luck=self.luck())
         else:
             settled = outcome
-        known = {"job": notice.job, "callback": notice.callback, "host": notice.host, "tries": notice.tries}
+        known = notice.known
         if not await self.store.settle_notice(notice, settled, now=now):
             log.info("notice.taken_by_others", **known)
             return
+        self.ended(notice, settled)
         match settled:
             case Heard():
                 self._troubled.discard(notice.host)
@@ -118,11 +150,9 @@ class Courier:
                 self._mark(notice.host)
                 log.warning("notice.given_up", because=words, **known)
 
-    async def _try(self, notice: Notice) -> Heard | Unheard:
-        if not notice.address:
-            return Unheard("its owner has deleted the callback", gone=True)
-        if is_webhook(notice.address) and not notice.secrets:
-            return Unheard("its owner has deleted the secret", gone=True)
+    async def _try(self, notice: Sent) -> Heard | Unheard:
+        if notice.undeliverable:
+            return Unheard(notice.undeliverable, gone=True)
         sender = self.senders.of(notice.address)
         return await sender.send(notice.address, notice.message, secrets=notice.secrets, now=self.clock.now())
 
@@ -132,13 +162,15 @@ class Courier:
         self._troubled.add(host)
 
 
-def rooms(running: Mapping[str, int], troubled: Collection[str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Say how many more notices may be sent to hosts that may not be sent `HOST_SLOTS`.
+def rooms(
+    running: Mapping[str, int], troubled: Collection[str], *, each: int = HOST_SLOTS
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Say how many more notices may be sent to hosts that may not be sent *each*.
 
     A host that did not take its last notice is asked apart from the others, and for one at a time.
 
     Returns:
         For hosts that are well, and 0 for those in trouble; for hosts in trouble.
     """
-    healthy = {host: HOST_SLOTS - count for host, count in running.items()} | dict.fromkeys(troubled, 0)
+    healthy = {host: each - count for host, count in running.items()} | dict.fromkeys(troubled, 0)
     return healthy, {host: 1 for host in troubled if not running.get(host)}
