@@ -19,6 +19,7 @@ from controlplane.api import (
     job_routes,
     keys,
     kinds,
+    logins,
     operations,
     owners,
     quality,
@@ -27,6 +28,8 @@ from controlplane.api import (
     rollouts,
     series,
     services,
+    sessions,
+    shares,
 )
 from controlplane.api.access import BodyLimit, Parts
 from controlplane.api.answers import ProblemView
@@ -43,6 +46,9 @@ from controlplane.pictures.facts import MAX_PHOTO_BYTES
 MAX_BODY_BYTES = 1024 * 1024
 
 ROUTED: Final = (
+    sessions,
+    shares,
+    logins,
     keys,
     audit,
     services,

@@ -69,6 +69,7 @@ PLACES = {
     "job": "1",
     "callback": "shop",
     "key": "nobody",
+    "share": "1",
 }
 
 
