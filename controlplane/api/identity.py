@@ -98,6 +98,17 @@ def own_origin(request: Request, auth: AuthParts) -> str:
     return f"{request.url.scheme}://{request.headers.get('host', '')}"
 
 
+def address_of(request: Request, auth: AuthParts) -> str:
+    """Return from where somebody tries to log in, as `Attempts` counts it.
+
+    Behind a proxy of ours, which a public URL means, it is what that proxy has added to ``X-Forwarded-For`` last: or
+    one who fails would shut out all. A proxy that adds nothing lets them choose it, which only costs us the looks.
+    """
+    forwarded = request.headers.get("x-forwarded-for", "") if auth.public_url else ""
+    peer = request.client.host if request.client else ""
+    return f"from {(forwarded.rpartition(',')[2].strip() or peer)[:64]}"
+
+
 def is_secure(request: Request, auth: AuthParts) -> bool:
     """Whether browsers reach us by https."""
     return own_origin(request, auth).startswith("https://")

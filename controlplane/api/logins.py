@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from controlplane.api.access import UseParts
-from controlplane.api.identity import is_secure, session_token, set_session
+from controlplane.api.identity import address_of, is_secure, session_token, set_session
 from controlplane.auth.logins import KEPT, LoginDesk
 from controlplane.auth.parts import AuthParts
 from controlplane.auth.sessions import Standing
@@ -32,10 +32,8 @@ _PAGE: Final = """<!doctype html>
 <body><p>{words}</p><p><a href="{href}">{link}</a></p></body></html>
 """
 _HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
 }
 
 _Answer = Annotated[str, Query(max_length=_MAX_CHARS)]
@@ -67,7 +65,7 @@ async def finish_login(
 ) -> Response:
     """Take the browser back from the provider, with a session or with the reason why not."""
     auth = parts.auth
-    whose = f"from {request.client.host if request.client else ''}"
+    whose = address_of(request, auth)
     auth.attempts.check(whose)
     try:
         cookie = request.cookies.get(STATE_COOKIE, "")
@@ -94,7 +92,7 @@ async def finish_login(
 async def open_share(request: Request, parts: UseParts, token: Annotated[str, Path(max_length=_MAX_CHARS)]) -> Response:
     """Let whoever has a share link look at what it shares."""
     auth = parts.auth
-    whose = f"from {request.client.host if request.client else ''}"
+    whose = address_of(request, auth)
     auth.attempts.check(whose)
     try:
         share = await auth.shares.open(token)

@@ -12,6 +12,7 @@ from controlplane.api.access_schemas import GrantView, grant_views
 from controlplane.api.answers import View
 from controlplane.api.identity import (
     Identity,
+    address_of,
     check_own_page,
     forget_session,
     session_token,
@@ -54,7 +55,7 @@ async def begin_session(document: LoginDocument, request: Request, response: Res
     """Begin a session with an API key; the answer sets its cookie. A session that the browser had ends."""
     auth = parts.auth
     check_own_page(request, auth)
-    whose = f"from {request.client.host if request.client else ''}", f"key {document.key[:SHOWN_CHARS]}"
+    whose = address_of(request, auth), f"key {document.key[:SHOWN_CHARS]}"
     auth.attempts.check(*whose)
     try:
         principal = await auth.keys.authenticate(document.key)

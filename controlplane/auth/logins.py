@@ -173,6 +173,8 @@ class LoginDesk:
             raise UnauthorizedError(_UNKNOWN)
         if error:
             raise UnauthorizedError(f"the provider says {error[:100]!r}; try again, or ask its administrator")
+        if not code:
+            raise UnauthorizedError("the provider sent no code; begin again at /login/oidc")
         token = await self.provider.redeem(code, verifier=begun.verifier, redirect_uri=self.redirect_uri)
         claims = await self.provider.verify(token, nonce=begun.nonce)
         return dataclasses.replace(self.person(claims), back_to=begun.back_to)

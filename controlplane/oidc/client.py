@@ -36,6 +36,7 @@ LEEWAY: Final = dt.timedelta(seconds=60)
 """How far the provider's clock may be off ours."""
 MAX_ANSWER_BYTES: Final = 1 << 20
 MAX_TOKEN_CHARS: Final = 16_384
+_NOT_ACCEPTED: Final = frozenset({400, 401, 403, 404, 422})
 _DISCOVERY: Final = "/.well-known/openid-configuration"
 _ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 
@@ -111,7 +112,7 @@ class OidcClient:
         elif self._client_secret:
             form["client_secret"] = self._client_secret
         status, answer = await self._ask("POST", document["token_endpoint"], data=form, auth=basic)
-        if status in {400, 401, 403}:
+        if status in _NOT_ACCEPTED:
             reason = str(answer.get("error", status))[:100]
             raise UnauthorizedError(f"{self._who} did not accept the log-in ({reason!r}); begin again at /login/oidc")
         token = answer.get("id_token")

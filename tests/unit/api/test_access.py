@@ -111,6 +111,16 @@ async def test_probes_and_metrics_need_no_key(world: World, path: str) -> None:
         assert (await http.get(path)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/services", "/v1/nowhere", "/openapi.json", "/metrics", "/share/x", "/login/oidc"]
+)
+async def test_no_answer_is_a_page_that_runs_anything(http: httpx.AsyncClient, path: str) -> None:
+    headers = (await http.get(path)).headers
+    assert headers["content-security-policy"].startswith("default-src 'none'")
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+
+
 async def test_a_revoked_key_opens_nothing(world: World, http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/services")).status_code == 200
     await KeyRing(store=world.store, clock=world.clock).revoke("ada")

@@ -246,6 +246,17 @@ async def test_who_fails_too_often_waits(world: World) -> None:
         assert (await http.post("/v1/session", json={"key": world.key})).status_code == 200
 
 
+async def test_behind_a_proxy_who_fails_shuts_out_nobody_else(world: World) -> None:
+    auth = dataclasses.replace(world.app.state.parts.auth, public_url="http://hueshift.test")
+    world.app.state.parts = dataclasses.replace(world.app.state.parts, auth=auth)
+    theirs, mine = {"X-Forwarded-For": "10.9.9.9, 10.0.0.1"}, {"X-Forwarded-For": "10.0.0.1, 10.0.0.2"}
+    async with world.http(None) as http:
+        for number in range(attempts.MAX_FAILURES):
+            await http.post("/v1/session", json={"key": f"hs_{number:064x}"}, headers=theirs)
+        assert (await http.post("/v1/session", json={"key": world.key}, headers=theirs)).status_code == 429
+        assert (await http.post("/v1/session", json={"key": world.key}, headers=mine)).status_code == 200
+
+
 @pytest.mark.parametrize("body", [{}, {"key": 5}, {"key": "x" * 201}, {"key": "hs_x", "name": "ada"}])
 async def test_a_login_that_makes_no_sense_is_refused(world: World, body: dict[str, object]) -> None:
     async with world.http(None) as http:
