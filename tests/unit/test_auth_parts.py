@@ -69,5 +69,5 @@ async def test_settings_that_make_no_sense_stop_the_start_in_one_line(changed: d
     "text", ["hueshift", "ftp://a", "https://", "https://a/b", "https://a?b", "https://a:b", "https://u@a"]
 )
 def test_a_public_url_that_is_no_origin_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInputError, match="^HUESHIFT_PUBLIC_URL: "):
+    with pytest.raises(InvalidInputError, match=r"^HUESHIFT_PUBLIC_URL: "):
         read_public_url(text)
