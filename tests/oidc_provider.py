@@ -35,7 +35,7 @@ class Provider:
     def __init__(self, issuer: str, clock: Clock) -> None:
         self.issuer = issuer
         self.clock = clock
-        self.keys = [make_rsa("k1")]
+        self.keys: list[RSAKey | ECKey] = [make_rsa("k1")]
         self.claims: dict[str, Any] = {
             "sub": "ada-1",
             "email": "Ada@example.org",
@@ -130,7 +130,7 @@ def unsigned(claims: dict[str, Any]) -> str:
     return _encode({"alg": "none", "kid": "k1"}, claims) + "."
 
 
-def confused(claims: dict[str, Any], key: RSAKey) -> str:
+def confused(claims: dict[str, Any], key: RSAKey | ECKey) -> str:
     """Return a token signed with the public half of *key* as if that were a shared secret."""
     text = _encode({"alg": "HS256", "kid": key.kid}, claims)
     return f"{text}.{_base64(hmac.digest(key.as_pem(private=False), text.encode(), 'sha256'))}"

@@ -14,6 +14,7 @@ from controlplane.api.permissions import RULES, Rule, refuse
 from controlplane.api.permissions import Scope as Where
 from controlplane.api.schemas import one_line
 from controlplane.auth.parts import AuthParts
+from controlplane.auth.ports import Change
 from controlplane.auth.roles import EVERY, PUBLIC, READS_ALL, Principal
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
@@ -184,6 +185,11 @@ Owner: TypeAlias = Annotated[str, Depends(_owner)]
 """The name of whoever reads what is theirs alone; a key is always needed."""
 StillAllowed: TypeAlias = Annotated[Callable[[], Awaitable[Principal]], Depends(_again)]
 """Asks again whether whoever asked may still do so, for answers that go on and on."""
+
+
+async def tell(parts: Parts, caller: Caller, what: str, words: str, *, why: str = "") -> None:
+    """Have the audit tell of a change that is no service's, after it was made."""
+    await parts.auth.audit.add_change(what, words, Change(caller.name, why or caller.why, parts.clock.now()))
 
 
 class BodyLimit:

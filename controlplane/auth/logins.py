@@ -23,6 +23,9 @@ from controlplane.errors import ForbiddenError, InvalidInputError, UnauthorizedE
 KEPT: Final = dt.timedelta(minutes=10)
 """How long somebody may take at the provider."""
 MAX_NAME_CHARS: Final = 200
+MAX_VALUES: Final = 200
+"""Values of the claim that a session keeps."""
+MAX_VALUE_CHARS: Final = 200
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _BACK: Final = re.compile(r"/(?:[A-Za-z0-9_.~-][A-Za-z0-9_.~/-]*)?")
 _UNKNOWN: Final = "the log-in is not known, took too long or was used already; begin again at /login/oidc"
@@ -83,9 +86,13 @@ class RoleTable:
         return settle(found)
 
     def kept(self, claims: Claims) -> Claims:
-        """Return of *claims* what a session must keep."""
-        wanted = [value for value in self._values(claims) if value in self.grants]
-        return {self.claim: wanted, "email_verified": claims.get("email_verified") is True}
+        """Return of *claims* what a session must keep: all values, as the table may be another one tomorrow.
+
+        Of very many, those that the table knows now come first.
+        """
+        values = sorted(self._values(claims), key=lambda value: value not in self.grants)
+        kept = [value for value in values if len(value) <= MAX_VALUE_CHARS][:MAX_VALUES]
+        return {self.claim: kept, "email_verified": claims.get("email_verified") is True}
 
     def _values(self, claims: Claims) -> list[str]:
         if self.claim == "email" and claims.get("email_verified") is not True:
