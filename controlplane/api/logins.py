@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from controlplane.api.access import UseParts
-from controlplane.api.identity import address_of, is_secure, session_token, set_session
+from controlplane.api.identity import address_of, is_secure, recognise, session_token, set_session
 from controlplane.auth.logins import KEPT, LoginDesk
 from controlplane.auth.parts import AuthParts
 from controlplane.auth.sessions import Standing
@@ -90,8 +90,11 @@ async def finish_login(
 
 @router.get("/share/{token}")
 async def open_share(request: Request, parts: UseParts, token: Annotated[str, Path(max_length=_MAX_CHARS)]) -> Response:
-    """Let whoever has a share link look at what it shares."""
+    """Let whoever has a share link look at what it shares; who may see it anyway stays who they are."""
     auth = parts.auth
+    if request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
+        # The cookie of a session is not sent with another site's link: come again, from a page of ours.
+        return _page("Shared with you", "One moment.", request.url.path, "Go on", leads_on=True)
     whose = address_of(request, auth)
     auth.attempts.check(whose)
     try:
@@ -99,13 +102,16 @@ async def open_share(request: Request, parts: UseParts, token: Annotated[str, Pa
     except UnauthorizedError as exc:
         auth.attempts.failed(whose)
         return _page("Not shared", str(exc), LANDING, "Go to Hueshift", status=404)
+    where = {"service": share.service, **({"rollout": share.rollout} if share.rollout else {})}
+    href = f"{LANDING}?{urllib.parse.urlencode(where)}"
+    answer = _page("Shared with you", f"You may look at {share.service}.", href, "Go on", leads_on=True)
+    known = await recognise(request, auth)
+    if known is not None and known.principal.sees(share.service):
+        return answer
     cookie, _ = await auth.sessions.begin(
         Standing.SHARE, share.id, replaces=session_token(request, auth), until=share.expires_at
     )
     log.info("session.begun", by=f"share:{share.id}")
-    where = {"service": share.service, **({"rollout": share.rollout} if share.rollout else {})}
-    href = f"{LANDING}?{urllib.parse.urlencode(where)}"
-    answer = _page("Shared with you", f"You may look at {share.service}.", href, "Go on", leads_on=True)
     set_session(request, answer, auth, cookie)
     return answer
 

@@ -82,6 +82,24 @@ async def test_only_digests_are_stored_and_a_link_is_shown_once(world: World, ht
             assert (answer.status_code, "set-cookie" in answer.headers) == (404, False)
 
 
+async def test_who_may_see_it_anyway_stays_who_they_are(world: World, http: httpx.AsyncClient) -> None:
+    await world.declare()
+    url = (await share(http))["url"]
+    async with world.http(None) as ada:
+        await ada.post("/v1/session", json={"key": world.key})
+        from_a_chat = await ada.get(url, headers={"Sec-Fetch-Site": "cross-site", "Cookie": ""})
+        assert "set-cookie" not in from_a_chat.headers
+        assert f'content="0;url={url.removeprefix("http://hueshift.test")}"' in from_a_chat.text
+        answer = await ada.get(url, headers={"Sec-Fetch-Site": "same-origin"})
+        assert 'url=/?service=colorize"' in answer.text
+        assert (await ada.get("/v1/session")).json()["name"] == "ada"
+    bobs = await KeyRing(store=world.store, clock=world.clock).create("bob", (Grant(Role.ADMIN, "other"),))
+    async with world.http(None) as bob:
+        await bob.post("/v1/session", json={"key": bobs})
+        await bob.get(url)
+        assert (await bob.get("/v1/session")).json()["kind"] == "share"
+
+
 async def test_who_guesses_links_waits(world: World) -> None:
     async with world.http(None) as guest:
         found = [(await guest.get(f"/share/{'A' * 42}{number}")).status_code for number in range(10)]
