@@ -19,7 +19,7 @@ from controlplane.notify.desk import NotifyDesk
 from controlplane.notify.metrics import NotifyMetrics
 from controlplane.notify.model import EVERY, GATE, Parcel, Place
 from controlplane.notify.outbox import Messages, Sorter
-from controlplane.settings import Settings
+from controlplane.settings import Settings, read_public_url
 from controlplane.store import SqlStore
 from controlplane.wake import Topic, Wake, WakeBoard
 
@@ -57,7 +57,7 @@ async def open_notify(
     Raises:
         InvalidInputError: A setting is wrong, or needs a library that is not installed.
     """
-    place = Place(settings.cluster, _public_url(settings.public_url))
+    place = Place(settings.cluster, read_public_url(settings.public_url))
     sources = notify_sources(settings)
     async with Webhooks(sources) as webhooks, GateCalls(dataclasses.replace(sources, field="gate.webhook")) as gates:
         senders = Senders(webhooks=webhooks, others=_others(settings, sources))
@@ -85,13 +85,6 @@ def notify_sources(settings: Settings) -> AllowedSources:
     read = read_sources(settings.notify_hosts, settings.notify_networks, PREFIX)
     closed = ("is not called from here", f"have {PREFIX}_HOSTS name its host")
     return dataclasses.replace(read, field="address", settings=PREFIX, closed=closed)
-
-
-def _public_url(text: str) -> str:
-    url = text.strip().rstrip("/")
-    if url and not (url.startswith(("http://", "https://")) and url.isascii() and url.isprintable() and " " not in url):
-        raise InvalidInputError("HUESHIFT_PUBLIC_URL", f"{url[:80]!r} is no URL", "write it like https://HOST")
-    return url
 
 
 def _others(settings: Settings, sources: AllowedSources) -> Sender:

@@ -6,6 +6,7 @@ Nobody below wiring sees this class: wiring passes values on.
 import datetime as dt
 import enum
 import pathlib
+import urllib.parse
 from typing import Annotated, Any
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError
@@ -94,6 +95,28 @@ class Settings(BaseSettings):
     that polls."""
     public_reads: bool = False
     """Whether reading needs no API key. Writing always does."""
+    public_url: str = ""
+    """Where browsers reach the pages, through a proxy that speaks TLS for us: ``https://hueshift.example.org``, without
+    a path. With https, cookies are sent over https alone; links in messages begin with it. Empty: as browsers call us
+    themselves, and messages have no links."""
+    session_idle: dt.timedelta = Field(
+        default=dt.timedelta(hours=2), ge=dt.timedelta(minutes=2), le=dt.timedelta(days=30)
+    )
+    """How long a browser's session lasts without a request."""
+    session_longest: dt.timedelta = Field(
+        default=dt.timedelta(hours=12), ge=dt.timedelta(minutes=2), le=dt.timedelta(days=30)
+    )
+    """How long it lasts at most, however much it is used."""
+    oidc_issuer: str = ""
+    """The OpenID Connect provider that people log in at, exactly as it calls itself, ``https://login.example.org/it``.
+    Empty: nobody does. It needs *public_url*, and there the redirect URI ``PUBLIC_URL/login/oidc/callback``."""
+    oidc_client_id: str = ""
+    """Who we are to it. Tokens for anybody else are refused."""
+    oidc_client_secret_file: pathlib.Path | None = None
+    """The file with the secret that proves it, on one line. Without it we are a public client, with PKCE alone."""
+    oidc_roles: str = ""
+    """What the values of one claim mean: ``groups: sre=admin, ml=operator:colorize, *=viewer``; ``*`` is whoever the
+    provider knows. It is asked at each request: a change here changes what those who are logged in may."""
     interval: dt.timedelta = Field(default=dt.timedelta(seconds=1), gt=dt.timedelta(0), le=dt.timedelta(minutes=1))
     """The loops' fallback pause; commits wake them at once. Longer only delays what another process committed."""
     telemetry_retention: dt.timedelta = Field(
@@ -140,9 +163,6 @@ class Settings(BaseSettings):
     """How long after a job's end somebody who does not take it is told again and again, before that is given up."""
     cluster: str = "hueshift"
     """What messages call this control plane: ``cluster/service/version``."""
-    public_url: str = ""
-    """Where people reach the API and the pages, ``https://hueshift.example.org``: links in messages begin with it.
-    Empty: messages have no links."""
     notify_hosts: str = ""
     """Hosts that may be told of rollouts (`hueshift notify`) and asked by gates of plans: ``hooks.example.org,
     *.example.net, smtp.example.com:2525``. Only those that resolve to public addresses are called. Empty: none."""
@@ -244,3 +264,28 @@ def read_settings(**overrides: Any) -> Settings:
         first = exc.errors()[0]
         name = "HUESHIFT_" + "_".join(str(part) for part in first["loc"]).upper()
         raise InvalidInputError(name, str(first["msg"]), "see `hueshift serve --help`") from exc
+
+
+def read_public_url(text: str) -> str:
+    """Return the address of our pages, without a slash at its end.
+
+    Raises:
+        InvalidInputError: It is no origin: it has a path, or is not of http or https.
+    """
+    if not text:
+        return ""
+    fix = "write it like https://hueshift.example.org"
+    try:
+        parts = urllib.parse.urlsplit(text)
+        named = parts.hostname and (parts.port is None or parts.port)
+    except ValueError as exc:
+        raise InvalidInputError("HUESHIFT_PUBLIC_URL", f"{text[:200]!r} is no address", fix) from exc
+    if (
+        parts.scheme not in {"http", "https"}
+        or not named
+        or parts.username
+        or parts.query
+        or parts.path not in {"", "/"}
+    ):
+        raise InvalidInputError("HUESHIFT_PUBLIC_URL", f"{text[:200]!r} is no address without a path", fix)
+    return f"{parts.scheme}://{parts.netloc.lower()}"

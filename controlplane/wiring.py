@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 from controlplane.api.access import Certificates
 from controlplane.api.access import Parts as ApiParts
 from controlplane.api.app import create_app, create_discovery_app
-from controlplane.auth.denials import Denials
 from controlplane.auth.keys import KeyRing
 from controlplane.auth.parts import AuthParts
+from controlplane.auth_parts import open_auth
 from controlplane.clock import SystemClock
 from controlplane.controller.examiner import Examiner
 from controlplane.controller.gatekeeper import Gatekeeper
@@ -150,17 +150,19 @@ async def build(
         )
         if await ground.keys.ensure_admin_key(settings.admin_key_file):
             log.info("key.created", file=str(settings.admin_key_file))
-        async with open_jobs(settings, store=store, clock=clock, board=board) as jobs:
-            notifying = open_notify(settings, store=store, clock=clock, board=board, registry=ground.registry)
-            async with notifying as notify:
-                parts = _assemble(ground, jobs, notify, on_ack)
-                async with parts.prometheus or contextlib.nullcontext(), parts.models:
-                    yield parts
+        async with (
+            open_jobs(settings, store=store, clock=clock, board=board) as jobs,
+            open_auth(settings, store=store, keys=ground.keys, clock=clock) as auth,
+            open_notify(settings, store=store, clock=clock, board=board, registry=ground.registry) as notify,
+        ):
+            parts = _assemble(ground, jobs, auth, notify, on_ack)
+            async with parts.prometheus or contextlib.nullcontext(), parts.models:
+                yield parts
     finally:
         await store.close()
 
 
-def _assemble(ground: Ground, jobs: JobParts, notify: NotifyParts, on_ack: AckHook | None) -> Parts:
+def _assemble(ground: Ground, jobs: JobParts, auth: AuthParts, notify: NotifyParts, on_ack: AckHook | None) -> Parts:
     settings, store, clock = ground.settings, ground.store, ground.clock
     xds = build_xds(settings, store=store, clock=clock, board=ground.board, registry=ground.registry, on_ack=on_ack)
     check = _config_check(settings)
@@ -207,7 +209,7 @@ def _assemble(ground: Ground, jobs: JobParts, notify: NotifyParts, on_ack: AckHo
         notify=notify,
         xds=xds,
         events=events,
-        api=_api(ground, xds, jobs, notify, events, check, compares_pictures=gate is not None),
+        api=_api(ground, xds, jobs, auth, notify, events, check, compares_pictures=gate is not None),
     )
 
 
@@ -238,6 +240,7 @@ def _api(
     ground: Ground,
     xds: XdsParts,
     jobs: JobParts,
+    auth: AuthParts,
     notify: NotifyParts,
     events: EventFeed,
     check: ConfigCheck | None,
@@ -250,7 +253,7 @@ def _api(
     parts = ApiParts(
         store=store,
         clock=ground.clock,
-        auth=AuthParts(keys=ground.keys, denials=Denials(store=store, clock=ground.clock), audit=store),
+        auth=auth,
         missing=lambda: _missing(store, xds.cache, settings),
         public_reads=settings.public_reads,
         inspector=xds.inspector,

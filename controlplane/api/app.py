@@ -22,6 +22,7 @@ from controlplane.api import (
     keys,
     kinds,
     link_pages,
+    logins,
     notify_routes,
     operations,
     owners,
@@ -32,11 +33,14 @@ from controlplane.api import (
     schema_routes,
     series,
     services,
+    sessions,
+    shares,
     steering,
 )
 from controlplane.api.access import BodyLimit, Parts
 from controlplane.api.answers import ProblemView
 from controlplane.api.discovery import Discovery, make_router
+from controlplane.api.headers import StrictHeaders
 from controlplane.api.job_metrics import JobCollector
 from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
@@ -49,6 +53,9 @@ from controlplane.pictures.facts import MAX_PHOTO_BYTES
 MAX_BODY_BYTES = 1024 * 1024
 
 ROUTED: Final = (
+    sessions,
+    shares,
+    logins,
     keys,
     audit,
     services,
@@ -147,4 +154,5 @@ def create_discovery_app(*, discovery: Discovery, registry: CollectorRegistry, c
 def _finish(app: FastAPI, registry: CollectorRegistry, clock: Clock) -> None:
     add_refusals(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, larger={JOBS: MAX_PHOTO_BYTES + MAX_BODY_BYTES})
+    app.add_middleware(StrictHeaders)
     app.add_middleware(RequestMetrics, registry=registry, clock=clock)

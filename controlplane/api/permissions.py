@@ -42,6 +42,8 @@ class Rule:
 
 Rules: TypeAlias = Mapping[str, Rule]
 
+OPEN: Final = Rule(None, Scope.ANY, public=True)
+"""Nobody need be known: it is how one becomes it. The route itself asks for nothing here."""
 LISTED: Final = Rule(None, Scope.ANY, public=True)
 OWN: Final = Rule(None, Scope.ANY, shared=False)
 """Whoever has a key or an account, for what is theirs alone: never public."""
@@ -130,6 +132,12 @@ RULES: Final[Rules] = {
     "POST /v1/notifications/{name}/{target}/test": OWNS,
     "GET /v1/notifications/{name}/{target}/deliveries": OWNS,
     "POST /v1/notifications/{name}/{target}/deliveries/{number}/replay": OWNS,
+    "POST /v1/session": OPEN,
+    "GET /v1/session": Rule(None, Scope.ANY),
+    "DELETE /v1/session": Rule(None, Scope.ANY),
+    "GET /v1/shares": OWN,
+    "POST /v1/shares": OWN,
+    "DELETE /v1/shares/{share}": OWN,
     "GET /v1/audit": Rule(None, Scope.ANY),
     "GET /v1/keys": OWNS_ALL,
     "POST /v1/keys": OWNS_ALL,
@@ -141,7 +149,7 @@ RULES: Final[Rules] = {
 What `POST /v1/documents` takes depends on the documents: `applying` asks for each service that they are about.
 """
 
-OPEN: Final = frozenset({"GET /v1/schemas", "GET /v1/schemas/{kind}.json"})
+RULELESS: Final = frozenset({"GET /v1/schemas", "GET /v1/schemas/{kind}.json"})
 """Routes that nobody need be known for: editors have no key, and schemas tell nothing of what is here."""
 
 
@@ -151,7 +159,7 @@ def check_complete(routes: Iterable[str], *, rules: Rules = RULES) -> None:
     Raises:
         LookupError: One has no rule, or a rule has no route.
     """
-    found = set(routes) - OPEN
+    found = set(routes) - RULELESS
     if found != set(rules):
         raise LookupError(f"api/permissions.py: no rule for {sorted(found - set(rules))}, no route for "
                           f"{sorted(set(rules) - found)}")  # fmt: skip

@@ -37,6 +37,7 @@ from controlplane.store.notify_links import SqlNotifyLinks
 from controlplane.store.quality import SqlQuality
 from controlplane.store.rollouts import SqlRollouts
 from controlplane.store.samples import SqlSamples
+from controlplane.store.sessions import SqlSessions
 from controlplane.store.specs import SpecCache
 from controlplane.store.steering import SqlSteering
 from controlplane.store.telemetry import SqlTelemetry
@@ -59,6 +60,7 @@ class SqlStore(
     SqlModels,
     SqlKeys,
     SqlAudit,
+    SqlSessions,
     SqlLease,
     SqlJobs,
     SqlAttempts,

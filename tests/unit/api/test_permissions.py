@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from controlplane.api.app import served
-from controlplane.api.permissions import OPEN, RULES, Scope, check_complete
+from controlplane.api.permissions import RULELESS, RULES, Scope, check_complete
 from controlplane.auth.denials import Denials
 from controlplane.auth.keys import KeyRing
 from controlplane.auth.ports import AuditEntry, AuditFilter, AuditStore, Change, Denial, Outcome
@@ -57,7 +57,9 @@ TAKES = {
     """,
     "any key": """
         GET /v1/services  GET /v1/job-kinds  GET /v1/job-drains  GET /v1/job-owners/{owner}  GET /v1/audit
-        GET /v1/events  GET /v1/documents  POST /v1/documents  GET /v1/notifications  GET /v1/freezes
+        GET /v1/events  POST /v1/session  GET /v1/session  DELETE /v1/session  GET /v1/shares
+        POST /v1/shares  DELETE /v1/shares/{share}  GET /v1/documents  POST /v1/documents  GET /v1/notifications
+        GET /v1/freezes
         GET /v1/jobs  POST /v1/jobs  GET /v1/jobs/events  GET /v1/jobs/{job}  DELETE /v1/jobs/{job}
         GET /v1/jobs/{job}/result  GET /v1/jobs/{job}/photo  GET /v1/jobs/{job}/events  GET /v1/jobs/{job}/attempts
         POST /v1/jobs/{job}/cancel  POST /v1/jobs/{job}/retry  GET /v1/job-callbacks
@@ -81,6 +83,7 @@ PLACES = {
     "callback": "shop",
     "target": "team",
     "key": "nobody",
+    "share": "1",
 }
 
 
@@ -93,7 +96,7 @@ def routes_by_what_they_take() -> dict[str, str]:
 
 
 def test_every_route_has_the_rule_that_is_written_here() -> None:
-    assert set(served()) - OPEN == set(RULES) == set(routes_by_what_they_take())
+    assert set(served()) - RULELESS == set(RULES) == set(routes_by_what_they_take())
     for route, takes in routes_by_what_they_take().items():
         rule, (role, _, where) = RULES[route], takes.partition(" of ")
         assert (rule.role.word if rule.role else "any key") == role
