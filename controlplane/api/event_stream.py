@@ -1,8 +1,9 @@
 """Everything that happens to services and rollouts, told as it happens, to those who may see it."""
 
+import dataclasses
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from controlplane.api.access import Credentials, Parts, Reader, UseParts
 from controlplane.api.job_events import STREAM
@@ -16,6 +17,7 @@ router = APIRouter(prefix="/v1", tags=["events"])
 
 MAX_NAMED: Final = 20
 """Services that one stream may be asked for by name."""
+MAX_LAST: Final = 1_000
 ASK_KEY_S: Final = 15.0
 """How long a stream may live on after its key was revoked, at most, if anything happens at all."""
 MAX_EACH: Final = 32
@@ -32,38 +34,59 @@ Names = Annotated[
 Kinds = Annotated[list[str] | None, Query(description="Only these types; again, or separated by commas.")]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What a reader asks for: what of, from which place, or with how much of the past, and whether to go on."""
+
+    wanted: Wanted
+    since: str | None
+    last: int
+    follow: bool
+
+
+def _asked(
+    service: Names = None,
+    types: Kinds = None,
+    last: Annotated[int, Query(ge=0, le=MAX_LAST, description="Begin with so many past events.")] = 0,
+    follow: Annotated[  # noqa: FBT002 - a flag of the query
+        bool, Query(description="Whether to go on when the past and the present are told.")
+    ] = True,
+    last_event_id: LastEventId = None,
+) -> Asked:
+    return Asked(Wanted(services=_names(service), types=_types(types)), last_event_id, last, follow)
+
+
 @router.get("/events", status_code=200, response_class=EventStream, responses=STREAM)
 async def follow_everything(
     request: Request,
     parts: UseParts,
     reader: Reader,
     credentials: Credentials,
-    service: Names = None,
-    types: Kinds = None,
-    last_event_id: LastEventId = None,
+    asked: Annotated[Asked, Depends(_asked)],
 ) -> Response:
     """Tell what happens to services and rollouts, as server-sent events.
 
     The first one is ``begin``, or ``reset``: the place of ``Last-Event-ID`` is too far back to go on from, so forget
-    what you know. What happens has an id: ``rollout``, ``command``, ``refused``, ``apply``, ``split``, ``revision``,
-    ``pictures``; who comes back with the last id misses none of these and gets none twice, from any replica. How things
-    stand has none: ``state``, ``weights``, ``evidence`` and, for services asked for by name, ``series`` are told whole
-    to begin with and whenever they change; of several changes only the last may be told.
+    what you know. ``live`` says that the past that was asked for and the present are told.
+
+    What happens has an id: ``rollout``, ``command``, ``refused``, ``apply``, ``split``, ``revision``, ``pictures``; who
+    comes back with the last id misses none of these and gets none twice, from any replica. How things stand has none:
+    ``state``, ``weights``, ``evidence`` and, for services asked for by name, ``series`` are told whole to begin with
+    and whenever they change; of several changes only the last may be told.
     """
-    wanted = Wanted(services=_names(service), types=_types(types))
     asking = _asking_now_and_then(parts.clock, parts, credentials)
     streams: Streams = request.app.state.streams
     return streams.open(
         f"{reader or PUBLIC} (everything)",
-        _news(parts.events, wanted, last_event_id),
+        _news(parts.events, asked),
         still_good=asking,
         most_each=MAX_EACH if reader else MAX_PUBLIC,
     )
 
 
-async def _news(feed: EventFeed, wanted: Wanted, since: str | None) -> News:
-    with feed.follow(wanted, since=since) as follower:
-        while not follower.is_closed:
+async def _news(feed: EventFeed, asked: Asked) -> News:
+    with feed.follow(asked.wanted, since=asked.since, last=asked.last) as follower:
+        while not follower.is_closed and (asked.follow or not follower.is_live):
             try:
                 news = await follower.wait_news(KEEP_ALIVE)
             except FellBehindError as exc:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import batch, fleet, job_operations, jobs, local, measure, quality, release
+from controlplane.cli import batch, events, fleet, job_operations, jobs, local, measure, quality, release
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import ControlPlaneError
 
@@ -50,6 +50,7 @@ def hueshift(
 
 
 release.register(app)
+events.register(app)
 fleet.register(app)
 local.register(app)
 measure.register(app)

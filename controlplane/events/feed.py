@@ -18,7 +18,7 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
-from controlplane.events.model import BEGIN, RESET, Cursor, Wanted, encode, told
+from controlplane.events.model import BEGIN, LIVE, RESET, Cursor, Wanted, encode, told
 from controlplane.events.ring import Levels, Ring
 from controlplane.events.standing import Standing
 from controlplane.ports import Store
@@ -43,13 +43,16 @@ class FellBehindError(ControlPlaneError):
 class Follower:
     """One who looks on: a place in the log, and one among the levels."""
 
-    def __init__(self, feed: "EventFeed", wanted: Wanted, since: str | None) -> None:
+    def __init__(self, feed: "EventFeed", wanted: Wanted, *, since: str | None, last: int) -> None:
         self.wanted = wanted
-        self.since = since
+        self._since = since
+        self._last = last
         self.is_closed = False
         """Nothing more will come."""
         self.is_new = True
         """It was told nothing yet."""
+        self.is_live = False
+        """It was told all that was before it."""
         self.wake = Wake()
         self._feed = feed
         self._opening = b""
@@ -60,13 +63,12 @@ class Follower:
     def begin(self) -> None:
         """Take a place: behind what this reader knows already, or at the present."""
         ring = self._feed.ring
-        known = Cursor.parse(self.since) if self.since else None
+        known = Cursor.parse(self._since) if self._since else None
         place = None if known is None else ring.place_after(known)
-        name = RESET if self.since and place is None else BEGIN
-        self._cursor = known if known is not None and place is not None else ring.newest
-        self._place = ring.end if place is None else place
-        data = {"cursor": str(self._cursor), "newest": str(ring.newest)}
-        self._opening = encode(name, data, self._cursor)
+        name = RESET if self._since and place is None else BEGIN
+        self._place = ring.place_of_last(self._last, self.wanted) if place is None else place
+        self._cursor = known if known is not None and place is not None else ring.cursor_before(self._place)
+        self._opening = encode(name, {"cursor": str(self._cursor), "newest": str(ring.newest)}, self._cursor)
         self.is_new = False
 
     def close(self) -> None:
@@ -97,6 +99,9 @@ class Follower:
             self._cursor = ring.newest
             news += levels.read(self._level, self.wanted)
             self._level = levels.newest
+            if not self.is_live:
+                news += encode(LIVE, {"cursor": str(self._cursor)}, self._cursor)
+                self.is_live = True
         return news or None
 
     @property
@@ -128,9 +133,15 @@ class EventFeed:
     """How things stand has changed since it was read last, too soon after that to be read again."""
 
     @contextlib.contextmanager
-    def follow(self, wanted: Wanted, *, since: str | None = None) -> Iterator[Follower]:
-        """Look on while this is open; *since* is the cursor to go on from, None for the present."""
-        follower = Follower(self, wanted, since)
+    def follow(self, wanted: Wanted, *, since: str | None = None, last: int = 0) -> Iterator[Follower]:
+        """Look on while this is open.
+
+        Args:
+            wanted: At what.
+            since: The cursor to go on from; None for the present.
+            last: How many past events to begin with where there is no such cursor.
+        """
+        follower = Follower(self, wanted, since=since, last=last)
         self._followers.append(follower)
         self._someone.set()
         self.wake.set()

@@ -48,7 +48,9 @@ class EventType(enum.StrEnum):
 
 LEVELS: Final = frozenset({EventType.STATE, EventType.WEIGHTS, EventType.EVIDENCE, EventType.SERIES})
 BEGIN: Final = "begin"
-"""The first event of a stream: where it begins, and that the present state follows."""
+"""The first event of a stream: where it begins; what was asked for of the past, and the present state, follow."""
+LIVE: Final = "live"
+"""All that had happened when the stream began, as far as it was asked for, and the present state are told."""
 RESET: Final = "reset"
 """Instead of `BEGIN`: the place to go on from is too far back, so forget what you know."""
 

@@ -129,7 +129,8 @@ async def test_the_present_state_comes_first_and_then_whenever_it_changes(world:
     await world.connect("edge-1")
     async with listening(world, "types=state,weights") as stream:
         await stream.wait_text("event: weights")
-        begin, state, weights = stream.events
+        begin, state, weights, live = stream.events
+        assert live["event"] == "live"
         assert begin["event"] == "begin"
         assert (state["service"], state["rollout"], state["number"]) == ("colorize", None, None)
         assert (weights["set"], weights["envoys"], weights["envoys_acked"]) == ({"v1": 10_000}, 1, 0)
@@ -163,7 +164,7 @@ async def test_a_place_that_is_none_of_ours_is_answered_with_a_reset_and_the_pre
     await world.declare()
     async with listening(world, since=since) as stream:
         await stream.wait_text("event: weights")
-    assert [event["event"] for event in stream.events] == ["reset", "state", "weights"]
+    assert [event["event"] for event in stream.events] == ["reset", "state", "weights", "live"]
 
 
 async def test_a_place_too_far_back_is_answered_with_a_reset(world: World) -> None:
@@ -180,6 +181,22 @@ async def test_a_place_too_far_back_is_answered_with_a_reset(world: World) -> No
     assert [event["number"] for event in logged(stream)] == ["4", "5"]
 
 
+async def test_the_last_events_of_the_past_are_told_on_request_and_a_stream_may_end_there(world: World) -> None:
+    await world.declare()
+    await world.declare(name="other", port=9090)
+    for _ in range(3):
+        await set_split(world)
+    async with listening(world, "service=colorize&types=split,apply&last=3&follow=false") as stream:
+        await stream.wait_text("event: live")
+        await stream.wait_end()
+    assert [event["event"] for event in stream.events] == ["begin", "split", "split", "split", "live"]
+    assert (stream.events[0]["number"], stream.events[-1]["number"]) == ("2", "5")
+    async with listening(world, "service=colorize&types=split,apply&last=100&follow=false") as stream:
+        await stream.wait_text("event: live")
+        await stream.wait_end()
+    assert [event["number"] for event in logged(stream)] == ["1", "3", "4", "5"]
+
+
 async def test_only_the_services_and_types_that_were_asked_for_are_told(world: World) -> None:
     await world.declare()
     await world.declare(name="other", port=9090)
@@ -189,8 +206,8 @@ async def test_only_the_services_and_types_that_were_asked_for_are_told(world: W
             spec = builders.make_spec(name, port=7070 if name == "other" else 7071)
             await world.store.apply(spec, by="ada", why="", now=world.clock.now())
         await stream.wait_text("event: apply")
-    assert {event["service"] for event in stream.events[1:]} == {"other"}
-    assert {event["event"] for event in stream.events} == {"begin", "state", "apply"}
+    assert {event["service"] for event in stream.events if "service" in event} == {"other"}
+    assert {event["event"] for event in stream.events} == {"begin", "live", "state", "apply"}
 
 
 async def test_a_silent_stream_moves_its_readers_place_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
