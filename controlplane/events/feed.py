@@ -27,8 +27,7 @@ from controlplane.wake import Wake
 log = structlog.get_logger()
 
 PAUSE: Final = dt.timedelta(milliseconds=100)
-"""Between two looks at least; four times as long as the last one took, where that is longer."""
-LONGEST_PAUSE: Final = dt.timedelta(seconds=5)
+"""Between two looks at least; as long as the last one took, where that is longer."""
 PAGE: Final = 1_000
 STANDING_S: Final = 0.5
 """How long after a look at how things stand the next one comes, if there is reason to."""
@@ -163,7 +162,7 @@ class EventFeed:
                 except ControlPlaneError as exc:
                     log.warning("events.not_looked_at", error=str(exc))
                 took = dt.timedelta(seconds=self.clock.steady() - begun)
-                await self.clock.sleep(min(max(PAUSE, 4 * took), LONGEST_PAUSE))
+                await self.clock.sleep(max(PAUSE, took))
                 if not self._has_changed:
                     await self.wake.wait(self.interval)
         finally:
