@@ -8,7 +8,7 @@ import dataclasses
 import datetime as dt
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Any, NewType, Protocol
+from typing import Any, NewType, Protocol, TypeAlias
 
 from controlplane.rollout.model import Command, Plan, State
 from controlplane.rollout.quality import QualityRun, QualityVerdict
@@ -177,6 +177,8 @@ class HistoryEntry:
     words: str
     before: str = ""
     after: str = ""
+    weights: Mapping[str, int] | None = None
+    """The weights that are asked for from then on, basis points by version, where the entry tells of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -267,18 +269,46 @@ class LoggedEntry:
     outcome: str = ""
 
 
-class EventLog(Protocol):
-    """The history of all services as one log. Entries appear in the order of their numbers.
+@dataclasses.dataclass(frozen=True, slots=True)
+class EnvoyAnswer:
+    """What some Envoys said of one version of one resource type, at about the same time.
 
-    Whoever has seen an entry has seen, or will never see, every entry with a lower number: a transaction that is late
-    gets a higher number, and one that fails leaves a gap.
+    *count* of them did; *nodes* are the first. *words* are Envoy's, of a refusal.
     """
 
-    async def load_log(self, *, after: int, limit: int) -> tuple[LoggedEntry, ...]:
-        """Return the first *limit* entries later than *after*, oldest first."""
+    kind: str
+    version: str
+    acked: bool
+    nodes: tuple[str, ...]
+    count: int
+    at: dt.datetime
+    words: str = ""
 
-    async def load_log_end(self, *, limit: int) -> tuple[LoggedEntry, ...]:
-        """Return the last *limit* entries, oldest first."""
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoggedAnswer:
+    """An answer with its place in the log, and the services in what was answered, None where nobody knows any more."""
+
+    number: int
+    answer: EnvoyAnswer
+    services: tuple[str, ...] | None
+
+
+Logged: TypeAlias = LoggedEntry | LoggedAnswer
+
+
+class EventLog(Protocol):
+    """The history of all services and the answers of Envoys as one log, in the order of their numbers.
+
+    Whoever has seen something has seen, or will never see, everything with a lower number: a transaction that is late
+    gets a higher one, and one that fails leaves a gap. Answers go with the telemetry, and leave gaps too.
+    """
+
+    async def load_log(self, *, after: int, limit: int) -> tuple[Logged, ...]:
+        """Return the first *limit* things later than *after*, oldest first."""
+
+    async def load_log_end(self, *, limit: int) -> tuple[Logged, ...]:
+        """Return the last *limit* things, oldest first."""
 
 
 # -- the fleet and its snapshots ---------------------------------------------------------------------------------------
@@ -360,8 +390,8 @@ class SnapshotRecord:
 class FleetStore(Protocol):
     """Which Envoys are connected and what they run; which snapshots were published."""
 
-    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
-        """Insert or replace the rows of these nodes."""
+    async def record_nodes(self, nodes: Sequence[NodeStatus], *, answers: Sequence[EnvoyAnswer] = ()) -> None:
+        """Insert or replace the rows of these nodes, and add their *answers* to the log."""
 
     async def load_nodes(self) -> tuple[NodeStatus, ...]:
         """Return every node ever seen, connected or not."""

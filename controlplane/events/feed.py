@@ -18,7 +18,7 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
-from controlplane.events.model import BEGIN, LIVE, RESET, Cursor, Wanted, encode, told
+from controlplane.events.model import BEGIN, LIVE, RESET, Cursor, Wanted, encode, place_of, told
 from controlplane.events.ring import Levels, Ring
 from controlplane.events.standing import Standing
 from controlplane.ports import Store
@@ -191,7 +191,7 @@ class EventFeed:
         """Begin anew with the end of the log: what was known is of another time."""
         limit = self.ring.max_events
         newest = await self.store.load_log_end(limit=limit)
-        self.ring.restart(Cursor(newest[0].entry.number - 1) if len(newest) == limit else Cursor())
+        self.ring.restart(Cursor(place_of(newest[0]) - 1) if len(newest) == limit else Cursor())
         self.ring.append(map(told, newest))
         self._standing = Standing(store=self.store, clock=self.clock, levels=self.levels)
         self._standing_at = self._evidence_at = -1e9

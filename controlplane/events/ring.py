@@ -69,7 +69,7 @@ class Ring:
             if not count:
                 break
             place -= 1
-            count -= wanted.has(event.type, event.service)
+            count -= wanted.has(event.type, event.services)
         return place
 
     def cursor_before(self, place: int) -> Cursor:
@@ -94,7 +94,7 @@ class Ring:
         size = 0
         for index in range(place - self._gone, len(self._events)):
             event = self._events[index]
-            if wanted.has(event.type, event.service):
+            if wanted.has(event.type, event.services):
                 size += len(event.wire)
                 if found and size > MAX_CHUNK:
                     return b"".join(found), self._gone + index
@@ -133,7 +133,7 @@ class Levels:
             news = [
                 (number, wire)
                 for (kind, service), (number, wire) in self._levels.items()
-                if number > after and wanted.has(kind, service)
+                if number > after and wanted.has(kind, frozenset((service,)))
             ]
             self._joined[key] = b"".join(wire for _, wire in sorted(news))
         return self._joined[key]

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from controlplane.errors import ConflictError, NotFoundError, StaleWriteError
 from controlplane.ports import HistoryEntry, NewRollout, Occurrence, PendingCommand, Rollout, RolloutId
-from controlplane.rollout.model import Command, Preparing
+from controlplane.rollout.lifecycle import weight_bp
+from controlplane.rollout.model import Command, Preparing, is_final
 from controlplane.rollout.recorded import JudgedTick
 from controlplane.store import tables
 from controlplane.store.codec import (
@@ -34,9 +35,11 @@ from controlplane.store.queries import (
     replace_split,
     rollout_of,
     unrejected_revisions,
+    weights_of,
     with_why,
 )
 from controlplane.store.specs import SpecCache
+from controlplane.traffic.assemble import rollout_split
 from controlplane.traffic.model import Split, check_split
 from controlplane.wake import Topic
 
@@ -351,12 +354,14 @@ def _save(
             "asked": rollout.asked.value if rollout.asked else None,
         },
     )
+    weights = _weights(tx.conn, rollout, split) if occurred else None
     append_history(
         tx.conn,
         [
             HistoryEntry(
                 number=0,
                 at=now,
+                weights=weights if entry.kind == "transition" else None,
                 kind=entry.kind,
                 service=rollout.service,
                 rollout=rollout.id,
@@ -377,3 +382,13 @@ def _save(
     if split is not None or (before.state_kind, before.state) != (kind, state):
         tx.announce(Topic.DESIRED)
     return dataclasses.replace(rollout, version=rollout.version + 1)
+
+
+def _weights(conn: sa.Connection, rollout: Rollout, split: Split | None) -> dict[str, int]:
+    """Return the weights that are asked for in the state that is saved."""
+    if split is None:
+        split = load_splits(conn, rollout.service)[rollout.service]
+        candidate_bp = weight_bp(rollout.plan, rollout.state)
+        if candidate_bp is not None and not is_final(rollout.state):
+            split = rollout_split(split, rollout.baseline, rollout.candidate, candidate_bp)
+    return weights_of(split)

@@ -16,6 +16,7 @@ from controlplane.api import event_stream, sse
 from controlplane.auth.keys import KeyRing
 from controlplane.events.feed import FellBehindError
 from controlplane.events.model import Wanted
+from controlplane.ports import EnvoyAnswer
 from controlplane.rollout.model import NO_STEP, Baking, Pause, RollbackCause, RolledBack, RollingBack, Shifting
 from tests import builders
 from tests.unit.api.test_job_events import Stream
@@ -23,7 +24,7 @@ from tests.unit.api.world import World
 
 BREACH = "error rate 4.7 % (47/1000) > SLO 1 %, v1 at 0 % in the same seconds; evidence 1:310"
 SOON = dt.timedelta(seconds=10)
-LOGGED = ("rollout", "command", "refused", "apply", "split", "revision", "pictures")
+LOGGED = ("rollout", "command", "refused", "apply", "split", "revision", "pictures", "ack", "nack")
 
 
 @contextlib.asynccontextmanager
@@ -122,6 +123,26 @@ async def test_what_happens_is_told_in_sentences_with_measured_value_sign_and_bo
         "colorize-1",
         "RolledBack",
     )
+
+
+async def test_what_envoys_say_is_told_to_the_readers_of_the_services_in_it(world: World) -> None:
+    now = world.clock.now()
+    await world.declare()
+    await world.store.propose_snapshot(builders.make_snapshot())
+    ack = EnvoyAnswer("rds", "s1-r", acked=True, nodes=("edge-1", "edge-2", "edge-3", "edge-4"), count=9, at=now)
+    nack = EnvoyAnswer("lds", "s1-l", acked=False, nodes=("edge-1",), count=1, at=now, words="port is taken")
+    await world.store.record_nodes([builders.make_node()], answers=[ack, nack])
+    for query, expected in (
+        (
+            "service=colorize",
+            ["edge-1, edge-2, edge-3 and 6 more acknowledged RDS s1-r", "edge-1 refused LDS s1-l: port is taken"],
+        ),
+        ("types=nack", ["edge-1 refused LDS s1-l: port is taken"]),
+        ("service=other", []),
+    ):
+        async with listening(world, f"{query}&last=2&follow=false") as stream:
+            await stream.wait_text("event: live")
+        assert sentences(stream) == expected
 
 
 async def test_the_present_state_comes_first_and_then_whenever_it_changes(world: World) -> None:
