@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Sequence
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from controlplane.errors import UnavailableError
