@@ -1,13 +1,15 @@
 """The REST API: one factory for all of its routes."""
 
 import http
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
 from controlplane.api import (
+    audit,
     callback_routes,
     event_stream,
     explanations,
@@ -15,6 +17,7 @@ from controlplane.api import (
     job_events,
     job_operations,
     job_routes,
+    keys,
     kinds,
     operations,
     owners,
@@ -31,6 +34,7 @@ from controlplane.api.discovery import Discovery, make_router
 from controlplane.api.job_metrics import JobCollector
 from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
+from controlplane.api.permissions import check_complete
 from controlplane.api.refusals import PROBLEM_TYPE, STATUS, add_refusals
 from controlplane.api.sse import Streams
 from controlplane.clock import Clock
@@ -39,6 +43,8 @@ from controlplane.pictures.facts import MAX_PHOTO_BYTES
 MAX_BODY_BYTES = 1024 * 1024
 
 ROUTED: Final = (
+    keys,
+    audit,
     services,
     rollouts,
     explanations,
@@ -66,6 +72,14 @@ _DOCUMENTED: dict[int | str, dict[str, Any]] = {
     }
     for status in sorted({*STATUS.values(), http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
 }
+
+
+def served() -> Iterator[str]:
+    """Yield method and path of each route under /v1/."""
+    for module in ROUTED:
+        for route in module.router.routes:
+            if isinstance(route, APIRoute) and route.path.startswith("/v1/"):
+                yield from (f"{method} {route.path}" for method in sorted(route.methods or ()))
 
 
 def create_app(
@@ -101,6 +115,7 @@ def create_app(
     app.state.streams = Streams(registry)
     for module in ROUTED:
         app.include_router(module.router)
+    check_complete(served())
     if discovery is not None:
         app.include_router(make_router(discovery))
     if pages is not None:

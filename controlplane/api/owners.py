@@ -5,7 +5,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Path, status
 
-from controlplane.api.access import Owner, UseParts, Writer
+from controlplane.api.access import Reader, UseParts, Writer
 from controlplane.api.owner_schemas import (
     OwnerAppliedView,
     OwnerDocument,
@@ -14,7 +14,7 @@ from controlplane.api.owner_schemas import (
     owner_from,
     owner_view,
 )
-from controlplane.errors import InvalidInputError, NotFoundError
+from controlplane.errors import HiddenError, InvalidInputError, NotFoundError
 
 log = structlog.get_logger(__name__)
 
@@ -24,16 +24,21 @@ Which = Annotated[str, Path(description="The name of the API key.", max_length=6
 
 
 @router.get("")
-async def list_owners(parts: UseParts, _: Owner) -> list[OwnerDocument]:
+async def list_owners(parts: UseParts, _: Reader) -> list[OwnerDocument]:
     """List all agreements, by name; for owners without one the settings hold."""
     return [owner_document(owner) for owner in await parts.desk.store.list_owners()]
 
 
 @router.get("/{owner}")
-async def show_owner(owner: Which, parts: UseParts, caller: Owner) -> OwnerView:
-    """Show what holds for an owner, and what is used of it; yourself, or one with whom something is agreed."""
+async def show_owner(owner: Which, parts: UseParts, caller: Reader) -> OwnerView:
+    """Show what holds for an owner, and what is used of it; yourself, or one with whom something is agreed.
+
+    Others than oneself takes the role viewer on all services.
+    """
+    if owner != caller.name and not caller.sees_all:
+        raise HiddenError("job owner", owner, service="")
     agreed = await parts.desk.store.find_owner(owner)
-    if agreed is None and owner != caller:
+    if agreed is None and owner != caller.name:
         known = tuple(each.name for each in await parts.desk.store.list_owners())
         raise NotFoundError("job owner", owner, known)
     quotas, usage = await parts.desk.look_up(owner)

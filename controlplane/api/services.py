@@ -31,13 +31,14 @@ Name = Annotated[str, Path(description="The service's name.", max_length=63)]
 
 
 @router.get("")
-async def list_services(parts: UseParts, _: Reader) -> list[SummaryView]:
-    """List all services, by name."""
+async def list_services(parts: UseParts, reader: Reader) -> list[SummaryView]:
+    """List the services that one may see, by name."""
     nodes = await parts.store.load_nodes()
     health = await parts.store.load_health()
     return [
         summary_view(record, await parts.store.load_latest(record.name), nodes, health)
         for record in await parts.store.list_services()
+        if reader.sees(record.name)
     ]
 
 

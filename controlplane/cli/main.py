@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import batch, events, fleet, job_operations, jobs, local, measure, quality, release
+from controlplane.cli import audit, batch, events, fleet, job_operations, jobs, keys, local, measure, quality, release
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import ControlPlaneError
 
@@ -53,6 +53,8 @@ release.register(app)
 events.register(app)
 fleet.register(app)
 local.register(app)
+keys.register(app)
+audit.register(app)
 measure.register(app)
 quality.register(app)
 jobs.register(app)
