@@ -252,6 +252,17 @@ class RolloutStore(Protocol):
     async def load_judged(self, rollout: RolloutId, *, after: int = 0, limit: int = 600) -> tuple[JudgedTick, ...]:
         """Return the ticks later than *after* that the judge of *rollout* has seen, oldest first, as far as kept."""
 
+    async def load_odds(
+        self, rollout: RolloutId, *, since: int, until: int, step: int
+    ) -> tuple[tuple[int, Mapping[str, float]], ...]:
+        """Return the evidence per objective as of the last judged tick in each *step* seconds that begin at a multiple.
+
+        From the tick *since* to before *until*, oldest first, as far as it is kept.
+        """
+
+    async def load_weights(self, service: str, *, since: dt.datetime) -> tuple[HistoryEntry, ...]:
+        """Return the entries that tell weights since then, and the last one before, oldest first."""
+
     async def history(self, service: str, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
         """Return what happened to a service and its rollouts, oldest first."""
 
@@ -564,6 +575,23 @@ class TelemetryStore(Protocol):
         A tick is *closed* when every source whose first beat is not later has closed it, or a later one: sources close
         in order. One that has not beaten for 10 ticks while others have is dead and holds none open.
         """
+
+    async def sum_up(self, span_s: int, *, until: int) -> bool:
+        """Sum up the next *span_s* seconds (60, of ticks; 3600, of minutes) that have any and end by *until*.
+
+        Returns whether there were any. What is summed up stays when the ticks are gone; doing it twice is harmless.
+        """
+
+    async def load_summed(
+        self, clusters: Sequence[str], span_s: int, *, since: int, until: int
+    ) -> tuple[ClusterTick, ...]:
+        """Return the sums over *span_s* seconds that begin from *since* to before *until*, oldest first.
+
+        *tick* is where each begins.
+        """
+
+    async def prune_sums(self, span_s: int, *, before: int) -> None:
+        """Delete the sums over *span_s* seconds that began earlier."""
 
     async def load_health(self) -> tuple[ClusterHealth, ...]:
         """Return the members' health as each Envoy last reported it."""

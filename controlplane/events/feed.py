@@ -18,7 +18,7 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
-from controlplane.events.model import BEGIN, LIVE, RESET, Cursor, Wanted, encode, place_of, told
+from controlplane.events.model import BEGIN, LIVE, RESET, Cursor, EventType, Wanted, encode, place_of, told
 from controlplane.events.ring import Levels, Ring
 from controlplane.events.standing import Standing
 from controlplane.ports import Store
@@ -33,6 +33,7 @@ STANDING_S: Final = 0.5
 """How long after a look at how things stand the next one comes, if there is reason to."""
 STANDING_AT_LATEST_S: Final = 2.0
 EVIDENCE_S: Final = 1.0
+"""Between two looks at what the judge saw, and at the newest seconds of services that were asked for by name."""
 
 
 class FellBehindError(ControlPlaneError):
@@ -187,6 +188,12 @@ class EventFeed:
             elif news:
                 follower.wake.set()
 
+    def _named(self) -> frozenset[str]:
+        """Return the services whose seconds somebody wants."""
+        wishes = [follower.wanted for follower in self._followers]
+        found = [wish.services for wish in wishes if wish.services and wish.wants(EventType.SERIES)]
+        return frozenset().union(*found)
+
     async def _start(self) -> None:
         """Begin anew with the end of the log: what was known is of another time."""
         limit = self.ring.max_events
@@ -218,4 +225,5 @@ class EventFeed:
         if is_first or now - self._evidence_at >= EVIDENCE_S:
             self._evidence_at = now
             news |= await standing.read_evidence()
+            news |= await standing.read_series(self._named())
         return news

@@ -106,12 +106,16 @@ class Wanted:
         """What two readers have in common who get the same."""
         return self.services, self.types, self.sees
 
+    def wants(self, kind: EventType) -> bool:
+        """Whether events of this type were asked for."""
+        return self.types is None or kind in self.types
+
     def has(self, kind: EventType, services: frozenset[str] | None) -> bool:
         """Whether something about *services* is for this reader; what concerns nobody knows what only for who sees all.
 
         An event about several is for whoever may see one of them: it does not say which others it concerns.
         """
-        if self.types is not None and kind not in self.types:
+        if not self.wants(kind) or (kind is EventType.SERIES and self.services is None):
             return False
         wished = self.services if self.sees is None else self.sees & (self.services or self.sees)
         return wished is None or (services is not None and not wished.isdisjoint(services))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -23,7 +23,7 @@ from controlplane.store.codec import (
     state_to_json,
 )
 from controlplane.store.engine import Tx
-from controlplane.store.judged import append_judged, load_judged
+from controlplane.store.judged import append_judged, load_judged, load_odds
 from controlplane.store.queries import (
     Part,
     active_rollouts,
@@ -42,6 +42,9 @@ from controlplane.store.specs import SpecCache
 from controlplane.traffic.assemble import rollout_split
 from controlplane.traffic.model import Split, check_split
 from controlplane.wake import Topic
+
+MAX_WEIGHTS: Final = 5_000
+"""Changes of weights that are read at most: years of them."""
 
 
 class SqlRollouts(Part):
@@ -108,6 +111,23 @@ class SqlRollouts(Part):
 
     async def load_judged(self, rollout: RolloutId, *, after: int = 0, limit: int = 600) -> tuple[JudgedTick, ...]:
         return await self.database.read(lambda tx: load_judged(tx.conn, rollout, after=after, limit=limit))
+
+    async def load_odds(
+        self, rollout: RolloutId, *, since: int, until: int, step: int
+    ) -> tuple[tuple[int, Mapping[str, float]], ...]:
+        return await self.database.read(lambda tx: load_odds(tx.conn, rollout, since=since, until=until, step=step))
+
+    async def load_weights(self, service: str, *, since: dt.datetime) -> tuple[HistoryEntry, ...]:
+        table = tables.history
+        tells = sa.and_(table.c.service == service, table.c.weights.is_not(None))
+        before = sa.select(table).where(tells, table.c.at < since).order_by(table.c.number.desc()).limit(1)
+        after = sa.select(table).where(tells, table.c.at >= since).order_by(table.c.number).limit(MAX_WEIGHTS)
+
+        def work(tx: Tx) -> tuple[HistoryEntry, ...]:
+            rows = [*tx.conn.execute(before).mappings(), *tx.conn.execute(after).mappings()]
+            return tuple(HistoryEntry(**row) for row in rows)
+
+        return await self.database.read(work)
 
     async def history(self, service: str, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
         table = tables.history

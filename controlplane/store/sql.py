@@ -34,6 +34,7 @@ from controlplane.store.quality import SqlQuality
 from controlplane.store.rollouts import SqlRollouts
 from controlplane.store.samples import SqlSamples
 from controlplane.store.specs import SpecCache
+from controlplane.store.sums import SqlSums
 from controlplane.store.telemetry import SqlTelemetry
 from controlplane.store.urls import is_memory, is_sqlite, parse_url
 from controlplane.wake import WakeBoard
@@ -47,6 +48,7 @@ class SqlStore(
     SqlFleet,
     SqlDesired,
     SqlTelemetry,
+    SqlSums,
     SqlSamples,
     SqlQuality,
     SqlModels,

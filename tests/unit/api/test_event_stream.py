@@ -146,6 +146,24 @@ async def test_what_envoys_say_is_told_to_the_readers_of_the_services_in_it(worl
         assert sentences(stream) == expected
 
 
+async def test_the_newest_seconds_are_told_of_services_that_were_asked_for_by_name(world: World) -> None:
+    await world.declare()
+    for second in range(1, 8):
+        v1 = builders.make_counts(100, errors=second)
+        await world.store.record(builders.make_batch("one", tick=builders.TICK - second, colorize_v1=v1))
+    async with listening(world, "service=colorize&types=series&follow=false") as stream:
+        await stream.wait_text("event: live")
+    series = next(event for event in stream.events if event["event"] == "series")
+    assert (series["service"], series["at"]) == ("colorize", list(range(builders.TICK - 5, builders.TICK)))
+    v1, v2 = series["versions"]
+    assert (v1["version"], v1["requests"], v1["errors"]) == ("v1", [100] * 5, [5, 4, 3, 2, 1])
+    assert v1["error_low"][0] < v1["error_rate"][0] == 0.05 < v1["error_high"][0]
+    assert v2["requests"] == [None] * 5
+    async with listening(world, "follow=false") as stream:
+        await stream.wait_text("event: live")
+    assert "series" not in {event["event"] for event in stream.events}
+
+
 async def test_the_present_state_comes_first_and_then_whenever_it_changes(world: World) -> None:
     await world.declare()
     await world.connect("edge-1")
