@@ -53,9 +53,11 @@ class Summing:
             UnavailableError: The store does not answer.
         """
         now = int(self.clock.now().timestamp())
-        for span_s, kept in ((MINUTE_S, MINUTES_KEPT), (HOUR_S, HOURS_KEPT)):
-            done = 0
-            while done < AT_ONCE and await self.store.sum_up(span_s, until=now - GRACE_S[span_s]):
+        done = 0
+        for span_s in (MINUTE_S, HOUR_S):
+            for _ in range(AT_ONCE):
+                if not await self.store.sum_up(span_s, until=now - GRACE_S[span_s]):
+                    break
                 done += 1
-            if done:
-                await self.store.prune_sums(span_s, before=now - int(kept.total_seconds()))
+        for span_s, kept in ((MINUTE_S, MINUTES_KEPT), (HOUR_S, HOURS_KEPT)) if done else ():
+            await self.store.prune_sums(span_s, before=now - int(kept.total_seconds()))
