@@ -10,7 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import audit, batch, events, fleet, job_operations, jobs, keys, local, measure, quality, release
+from controlplane.cli import (
+    audit,
+    batch,
+    events,
+    fleet,
+    job_operations,
+    jobs,
+    keys,
+    local,
+    measure,
+    quality,
+    readiness,
+    release,
+)
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import ControlPlaneError
 
@@ -51,6 +64,7 @@ def hueshift(
 
 release.register(app)
 events.register(app)
+readiness.register(app)
 fleet.register(app)
 local.register(app)
 keys.register(app)

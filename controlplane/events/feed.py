@@ -188,6 +188,9 @@ class EventFeed:
             elif news:
                 follower.wake.set()
 
+    def _is_wanted(self, kind: EventType) -> bool:
+        return any(follower.wanted.wants(kind) for follower in self._followers)
+
     def _named(self) -> frozenset[str]:
         """Return the services whose seconds somebody wants."""
         wishes = [follower.wanted for follower in self._followers]
@@ -218,12 +221,15 @@ class EventFeed:
             return False
         news = False
         self._has_changed |= await self.standing_wake.wait(dt.timedelta(0))
-        age = now - self._standing_at
+        age, named = now - self._standing_at, self._named()
         if is_first or age >= STANDING_AT_LATEST_S or (age >= STANDING_S and self._has_changed):
             self._standing_at, self._has_changed = now, False
-            news |= await standing.read()
+            if named or self._is_wanted(EventType.STATE) or self._is_wanted(EventType.WEIGHTS):
+                news |= await standing.read()
         if is_first or now - self._evidence_at >= EVIDENCE_S:
             self._evidence_at = now
-            news |= await standing.read_evidence()
-            news |= await standing.read_series(self._named())
+            if self._is_wanted(EventType.EVIDENCE):
+                news |= await standing.read_evidence()
+            if named:
+                news |= await standing.read_series(named)
         return news

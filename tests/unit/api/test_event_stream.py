@@ -21,7 +21,7 @@ from controlplane.ports import EnvoyAnswer
 from controlplane.rollout.model import NO_STEP, Baking, Pause, RollbackCause, RolledBack, RollingBack, Shifting
 from tests import builders
 from tests.unit.api.test_job_events import Stream
-from tests.unit.api.world import World
+from tests.unit.api.world import World, make_event_feed
 
 BREACH = "error rate 4.7 % (47/1000) > SLO 1 %, v1 at 0 % in the same seconds; evidence 1:310"
 SOON = dt.timedelta(seconds=10)
@@ -189,7 +189,8 @@ async def test_who_comes_back_misses_nothing_and_gets_nothing_twice_also_after_a
         await wait_sentence(first, "preparing v2")
     known = logged(first)[-1]["number"]
     await world.store.add_command("colorize", Pause("ada", "lunch"), key=None, now=world.clock.now())
-    world.events.ring.restart(world.events.ring.newest)  # as in a process that has just begun
+    world.events = make_event_feed(world.store, world.clock, world.store.database.board)  # of another process
+    world.app.state.parts = dataclasses.replace(world.app.state.parts, events=world.events)
     await world.move(rollout, Baking(0, world.clock.now()), words="every Envoy acknowledged; 5 % is live")
     async with listening(world, since=known) as second:
         said = await wait_sentence(second, "5 % is live")

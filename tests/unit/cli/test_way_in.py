@@ -131,6 +131,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
         *(
             "history",
             "events",
+            "ready",
             "explain",
             "replay",
             "proxies",
