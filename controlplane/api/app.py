@@ -27,6 +27,7 @@ from controlplane.api import (
     rollouts,
     series,
     services,
+    steering,
 )
 from controlplane.api.access import BodyLimit, Parts
 from controlplane.api.answers import ProblemView
@@ -47,6 +48,7 @@ ROUTED: Final = (
     audit,
     services,
     rollouts,
+    steering,
     explanations,
     quality,
     replays,

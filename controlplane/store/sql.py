@@ -34,6 +34,7 @@ from controlplane.store.quality import SqlQuality
 from controlplane.store.rollouts import SqlRollouts
 from controlplane.store.samples import SqlSamples
 from controlplane.store.specs import SpecCache
+from controlplane.store.steering import SqlSteering
 from controlplane.store.sums import SqlSums
 from controlplane.store.telemetry import SqlTelemetry
 from controlplane.store.urls import is_memory, is_sqlite, parse_url
@@ -44,6 +45,7 @@ from controlplane.wake import WakeBoard
 class SqlStore(
     SqlCatalogue,
     SqlRollouts,
+    SqlSteering,
     SqlEventLog,
     SqlFleet,
     SqlDesired,
