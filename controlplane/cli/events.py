@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
+from controlplane.cli.options import Format, OutputOption, surroundings_of
 
 
 def events(
@@ -30,14 +30,13 @@ def events(
 ) -> None:
     """Tell what happens to services and rollouts, one sentence each.
 
-    With -f it goes on, and comes back to where it was when the control plane was away. As JSON: one object per line.
-
-    Example: hueshift events --service colorize --types rollout,command -f
+    With -f it goes on, and comes back to where it was when the control plane was away. As JSON: one object per line; as
+    YAML: one document each.
     """
     from controlplane.cli import following  # noqa: PLC0415 - see main
 
     asked = following.Asked(services=tuple(service or ()), types=types, last=last, follow=follow)
-    following.tell(surroundings_of(context), asked, as_json=is_json(output))
+    following.tell(surroundings_of(context), asked, form=output)
 
 
 def register(app: typer.Typer) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from controlplane.cli import output
 from controlplane.cli.client import Client
+from controlplane.cli.options import Format
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import UnavailableError
 
@@ -46,7 +47,7 @@ class Event:
     data: Mapping[str, Any]
 
 
-def tell(surroundings: Surroundings, asked: Asked, *, as_json: bool) -> None:
+def tell(surroundings: Surroundings, asked: Asked, *, form: Format) -> None:
     """Print what happens, until it ends or for ever.
 
     Raises:
@@ -55,11 +56,11 @@ def tell(surroundings: Surroundings, asked: Asked, *, as_json: bool) -> None:
     """
     place = Place()
     with surroundings.client() as client:
-        _tell_once(client, asked, place, as_json=as_json)
+        _tell_once(client, asked, place, form=form)
         while asked.follow:
             surroundings.sleep(RETRY_S)
             try:
-                _tell_once(client, asked, place, as_json=as_json)
+                _tell_once(client, asked, place, form=form)
             except UnavailableError as exc:
                 place.away(str(exc))
 
@@ -83,7 +84,7 @@ class Place:
         self._is_away = True
 
 
-def _tell_once(client: Client, asked: Asked, place: Place, *, as_json: bool) -> None:
+def _tell_once(client: Client, asked: Asked, place: Place, *, form: Format) -> None:
     headers = {"Last-Event-ID": place.id} if place.id else {}
     with client.stream("events", headers=headers, **asked.query) as lines:
         for event in read_events(lines):
@@ -92,7 +93,7 @@ def _tell_once(client: Client, asked: Asked, place: Place, *, as_json: bool) -> 
             if event.type == "reset" and headers:
                 print("hueshift: more has happened meanwhile than can be told; see hueshift history", file=sys.stderr)
             elif event.data and event.type not in {"begin", "live", "reset"}:
-                print(_json(event) if as_json else line_of(event), flush=True)
+                print(_written(event, form), flush=True)
 
 
 def read_events(lines: Iterable[str]) -> Iterator[Event]:
@@ -129,8 +130,15 @@ def _words(event: Event) -> str:
             return str(data.get("sentence") or json.dumps(data, ensure_ascii=False))
 
 
-def _json(event: Event) -> str:
-    return json.dumps({"type": event.type, "id": event.id or None, **event.data}, ensure_ascii=False)
+def _written(event: Event, form: Format) -> str:
+    plain = {"type": event.type, "id": event.id or None, **event.data}
+    match form:
+        case Format.JSON:
+            return json.dumps(plain, ensure_ascii=False)
+        case Format.YAML:
+            return f"---\n{output.as_yaml(plain)}".rstrip()
+        case Format.TABLE | Format.WIDE:
+            return line_of(event)
 
 
 def _object(text: str) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+import yaml
 
 from controlplane.events.model import Cursor, encode
 from tests.unit.cli.conftest import Cli
@@ -43,6 +44,11 @@ def test_programs_get_an_object_per_line(told: Cli) -> None:
         ("command", "3", ""),
         ("rollout", "4", "Preparing"),
     ]
+
+
+def test_yaml_is_a_document_each(told: Cli) -> None:
+    found = list(yaml.safe_load_all(told("events", "-o", "yaml", "-n", "2").out))
+    assert [each["id"] for each in found] == ["3", "4"]
 
 
 def test_a_type_that_is_none_is_refused(told: Cli) -> None:
