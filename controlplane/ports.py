@@ -7,7 +7,7 @@ what loops read announce it on the `WakeBoard` after their commit.
 import dataclasses
 import datetime as dt
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NewType, Protocol, TypeAlias
 
 from controlplane.rollout.freezing import Freeze
@@ -19,6 +19,7 @@ from controlplane.rollout.sampling import QuerySample
 from controlplane.rollout.slo import QualitySlo, Slo
 from controlplane.rollout.waiting import WaitingStart
 from controlplane.rollout.windows import VersionTick
+from controlplane.traffic.declared import Declaration, DocumentKey
 from controlplane.traffic.groups import Grouping
 from controlplane.traffic.model import ServiceSpec, Split, TrafficPlan
 from controlplane.traffic.provenance import ModelReport, ServedModel
@@ -873,8 +874,46 @@ class LeaseStore(Protocol):
         """Take or renew the lease; return its epoch, or None while someone else's has not expired."""
 
 
+class DeclarationStore(Protocol):
+    """What documents declared, and by whom."""
+
+    async def load_declarations(self) -> tuple[Declaration, ...]:
+        """Return every document that was applied and has not been taken out again, by kind and name."""
+
+    async def apply_declared(
+        self,
+        spec: ServiceSpec,
+        *,
+        expected: int,
+        by: str,
+        why: str,
+        now: dt.datetime,
+    ) -> tuple[Revision, bool]:
+        """Do what `CatalogueStore.apply` does, if revision *expected* (0: none) is the newest still.
+
+        Raises:
+            StaleWriteError: It is not.
+            ConflictError: As there.
+        """
+
+    async def delete_service(self, name: str, *, expected: int | None, by: str, why: str, now: dt.datetime) -> None:
+        """Serve a service no more, with an audit row; its revisions, rollouts and history are kept.
+
+        Its Envoys lose it as they lose anything: after they have acknowledged what is there without it.
+
+        Raises:
+            NotFoundError: There is none of that name.
+            StaleWriteError: Its newest revision is not *expected*, where that is given.
+            ConflictError: A rollout of it is active.
+        """
+
+    async def save_declarations(self, kept: Sequence[Declaration], *, removed: Collection[DocumentKey]) -> None:
+        """Insert or replace *kept*, and forget those whose keys are *removed*."""
+
+
 class Store(
     CatalogueStore,
+    DeclarationStore,
     RolloutStore,
     SteeringStore,
     EventLog,

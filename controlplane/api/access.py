@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.api.permissions import RULES, refuse
 from controlplane.api.permissions import Scope as Where
-from controlplane.api.schemas import one_line
+from controlplane.api.requests import one_line
 from controlplane.auth.parts import AuthParts
 from controlplane.auth.roles import EVERY, PUBLIC, READS_ALL, Principal
 from controlplane.clock import Clock

@@ -4,7 +4,8 @@ import datetime as dt
 
 from controlplane.api.answers import View
 from controlplane.api.paging import Page
-from controlplane.api.schemas import Document, Why
+from controlplane.api.requests import Why
+from controlplane.api.schemas import Document
 from controlplane.auth.ports import ApiKey, AuditEntry
 from controlplane.auth.roles import EVERY, Grant, check_service, read_role, settle
 

@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
 from controlplane.api import (
+    applying,
     audit,
     callback_routes,
     event_stream,
@@ -25,6 +26,7 @@ from controlplane.api import (
     recent,
     replays,
     rollouts,
+    schema_routes,
     series,
     services,
     steering,
@@ -47,6 +49,8 @@ ROUTED: Final = (
     keys,
     audit,
     services,
+    applying,
+    schema_routes,
     rollouts,
     steering,
     explanations,

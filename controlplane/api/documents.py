@@ -53,7 +53,7 @@ from controlplane.traffic.model import (
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """YAML without objects, in which no key is written twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - the library's signature
@@ -83,7 +83,7 @@ def parse_yaml(text: str, *, source: str = "document") -> object:
 def load_documents(text: str, source: str, *, start: str = "service: NAME") -> list[object]:
     """Return the documents in *text*, at least one, each of which should *start* so; raises as `parse_yaml` does."""
     try:
-        found = list(yaml.load_all(text, Loader=_StrictLoader))
+        found = list(yaml.load_all(text, Loader=StrictLoader))
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source

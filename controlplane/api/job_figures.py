@@ -6,7 +6,8 @@ from collections.abc import Collection
 from pydantic import Field
 
 from controlplane.api.answers import View
-from controlplane.api.schemas import Document, Why
+from controlplane.api.requests import Why
+from controlplane.api.schemas import Document
 from controlplane.jobs.figures import KindFigures, Line, Spans
 from controlplane.jobs.model import AttemptOutcome
 from controlplane.jobs.operations import Attempt, Backlog, Drain, Letters, QueueReport, is_drained

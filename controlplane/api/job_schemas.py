@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError
 from controlplane.api.answers import View
 from controlplane.api.documents import load_documents
 from controlplane.api.problems import from_pydantic
-from controlplane.api.schemas import EXAMPLES, Document, Span, known_fields
+from controlplane.api.schemas import EXAMPLES, Document, known_fields
+from controlplane.api.values import Span
 from controlplane.errors import InvalidInputError
 from controlplane.jobs.model import DEFAULT_KEEP, Job, JobKind, Picture, removed_words
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from controlplane.api import units
 from controlplane.api.problems import Problems, from_pydantic
+from controlplane.api.requests import ReplayRequest
 from controlplane.api.schemas import (
     EXAMPLES,
     ClientErrorsDocument,
@@ -16,7 +17,6 @@ from controlplane.api.schemas import (
     QualityDocument,
     QueryRatioDocument,
     QueryValueDocument,
-    ReplayRequest,
     SloDocument,
     known_fields,
 )

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 from controlplane.api.answers import View
 from controlplane.api.documents import load_documents
 from controlplane.api.problems import from_pydantic
-from controlplane.api.schemas import EXAMPLES, Document, Size, Span, known_fields
+from controlplane.api.schemas import EXAMPLES, Document, known_fields
 from controlplane.api.units import format_bytes
+from controlplane.api.values import Size, Span
 from controlplane.jobs.owners import JobOwner, JobUsage, Quotas
 
 

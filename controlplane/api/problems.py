@@ -51,6 +51,14 @@ class Problems:
             self._found.append(InvalidInputError(rename(exc.field), exc.problem, exc.fix))
             return None
 
+    def attempt_all(self, build: Callable[[], T], rename: Callable[[str], str]) -> T | None:
+        """Return what *build* makes, or keep everything that it refuses, fields renamed to where they were written."""
+        try:
+            return build()
+        except InvalidInputError as exc:
+            self._found += [InvalidInputError(rename(one.field), one.problem, one.fix) for one in exc.problems]
+            return None
+
     def add(self, field: str, problem: str, fix: str) -> None:
         """Keep a finding of our own."""
         self._found.append(InvalidInputError(field, problem, fix))

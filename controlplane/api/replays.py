@@ -10,7 +10,7 @@ from controlplane.api import units
 from controlplane.api.access import Reader, UseParts
 from controlplane.api.answers import ReplayedView, ReplayView, SaidView
 from controlplane.api.objectives import describe_slo, objectives_from
-from controlplane.api.schemas import ReplayRequest
+from controlplane.api.requests import ReplayRequest
 from controlplane.errors import UnavailableError
 from controlplane.ports import Rollout, RolloutId, Store
 from controlplane.rollout.judge import Policy

@@ -12,7 +12,8 @@ from controlplane.api.answers import CommandView, RolloutView, StatusView
 from controlplane.api.documents import plan_from
 from controlplane.api.guards import refuse_dead_version, refuse_failed_version, refuse_other_model
 from controlplane.api.live import load_status
-from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
+from controlplane.api.requests import CommandRequest, PromoteRequest, StartRequest
+from controlplane.api.schemas import PlanDocument
 from controlplane.api.services import Name
 from controlplane.api.views import rollout_view
 from controlplane.api.waiting import waiting_rollout_view, waiting_view

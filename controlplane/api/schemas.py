@@ -1,4 +1,4 @@
-"""The document of a service, as engineers write it in YAML or send it as JSON, and the requests that change traffic.
+"""The document of a service, as engineers write it in YAML or send it as JSON.
 
 This is the one place that reads such documents: `hueshift lint`, `hueshift apply` and the API share it. A field that
 is not known is refused, never ignored. What may be left out, and what it then is:
@@ -22,15 +22,12 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field
 
-from controlplane.api import units
-from controlplane.api.problems import custom_error, unit_error
-from controlplane.errors import InvalidInputError
+from controlplane.api.values import Address, Milliseconds, Query, Ratio, Span, Visible, Weight
 
 DEFAULT_STEPS_BP = (500, 1_000, 2_500, 5_000, 10_000)
 DEFAULT_HOLD = dt.timedelta(seconds=30)
-MAX_WHY_CHARS = 500
 
 EXAMPLES: Mapping[str, str] = {
     "service": "colorize",
@@ -53,134 +50,6 @@ EXAMPLES: Mapping[str, str] = {
     "to": "v2",
     "checksum": "sha256:98ce4f256dde… (hueshift-worker models show NAME)",
 }
-
-
-# -- how values are written --------------------------------------------------------------------------------------------
-
-
-def _read_span(value: object) -> object:
-    if isinstance(value, dt.timedelta):
-        return value
-    try:
-        return units.parse_span(value)
-    except units.UnitError as exc:
-        raise unit_error(exc) from exc
-
-
-def _read_size(value: object) -> int:
-    try:
-        return units.parse_bytes(value)
-    except units.UnitError as exc:
-        raise unit_error(exc) from exc
-
-
-def _read_ms(value: object) -> float:
-    try:
-        return float(units.parse_span_ms(value))
-    except units.UnitError as exc:
-        raise unit_error(exc) from exc
-
-
-def _read_ratio(value: object) -> float:
-    try:
-        return float(units.parse_ratio(value))
-    except units.UnitError as exc:
-        raise unit_error(exc) from exc
-
-
-def _read_weight(value: object) -> int:
-    try:
-        return units.parse_weight_bp(value)
-    except units.UnitError as exc:
-        raise unit_error(exc) from exc
-
-
-def _read_endpoint(value: object) -> object:
-    fix = "write host:port, for example worker:8083 or [::1]:8083"
-    if not isinstance(value, str):
-        raise custom_error(f"{value!r} is not an endpoint", fix)
-    text = value.strip()
-    host, colon, port = text.rpartition(":")
-    if "/" in text or not colon:
-        raise custom_error(f"{text[:80]!r} is not an endpoint", fix)
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise custom_error(f"{text[:80]!r} is not an endpoint", fix)
-    if not host or any(char.isspace() or not char.isprintable() for char in host):
-        raise custom_error(f"{text[:80]!r} names no host", fix)
-    if not (port.isascii() and port.isdigit() and len(port) <= 5):
-        raise custom_error(f"{port[:20]!r} is not a port", "use 1 to 65535")
-    return f"[{host}]:{int(port)}" if ":" in host else f"{host}:{int(port)}"
-
-
-def _read_moment(value: object) -> dt.datetime:
-    fix = "write it like 2026-12-01T22:00:00Z"
-    if not isinstance(value, str):
-        raise custom_error(f"{value!r} is not a time", fix)
-    try:
-        moment = dt.datetime.fromisoformat(value)
-        utc = moment.astimezone(dt.UTC)
-    except (ValueError, OverflowError) as exc:
-        raise custom_error(f"{value[:40]!r} is not a time", fix) from exc
-    if moment.tzinfo is None:
-        raise custom_error(f"{value[:40]} has no time zone", "add one, as 2026-12-01T22:00:00Z")
-    return utc
-
-
-def _read_visible(value: str) -> str:
-    if not value.isprintable():
-        raise custom_error(f"{value[:40]!r} holds characters that cannot be seen", "use visible ones")
-    return value
-
-
-def _read_query(value: object) -> object:
-    """Let a query be written on several lines."""
-    return _read_visible(" ".join(value.split())) if isinstance(value, str) else value
-
-
-def _is_written(kind: str, *examples: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "description": kind, "examples": list(examples)})
-
-
-Span = Annotated[
-    dt.timedelta,
-    BeforeValidator(_read_span),
-    PlainSerializer(units.format_span, return_type=str),
-    _is_written("A time with its unit: ms, s, m, h or d.", "300s", "1.5s", "100ms", "2h"),
-]
-Size = Annotated[
-    int,
-    BeforeValidator(_read_size),
-    PlainSerializer(units.format_bytes, return_type=str),
-    _is_written("A number of bytes with its unit: B, KiB, MiB, GiB or TiB.", "20GiB", "500MiB"),
-]
-Milliseconds = Annotated[
-    float,
-    BeforeValidator(_read_ms),
-    PlainSerializer(units.format_ms, return_type=str),
-    _is_written("A time with its unit: ms, s, m, h or d.", "400ms", "1.5s"),
-]
-Ratio = Annotated[
-    float,
-    BeforeValidator(_read_ratio),
-    PlainSerializer(units.format_ratio, return_type=str),
-    _is_written("A percentage, or a fraction with a decimal point.", "1%", "0.01"),
-]
-Weight = Annotated[
-    int,
-    BeforeValidator(_read_weight),
-    PlainSerializer(units.format_weight, return_type=str),
-    _is_written("A percentage in hundredths of a percent.", "5%", "0.01%"),
-]
-Visible = Annotated[str, AfterValidator(_read_visible)]
-Query = Annotated[str, BeforeValidator(_read_query), Field(description="PromQL, with $version, $cluster or $service.")]
-Moment = Annotated[
-    dt.datetime,
-    BeforeValidator(_read_moment),
-    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-12-01T22:00:00Z"]}),
-]
-Address = Annotated[str, BeforeValidator(_read_endpoint), _is_written("host:port", "worker:8083", "[::1]:8083")]
 
 
 class Document(BaseModel):
@@ -432,102 +301,3 @@ class ServiceDocument(Document):
         default=dt.timedelta(0),
         description="How long one Envoy of each group runs a new revision, healthy, before the others do; 0 is off.",
     )
-
-
-# -- requests ----------------------------------------------------------------------------------------------------------
-
-
-def one_line(field: str, text: str) -> str:
-    """Return a reason on one line, without control characters: it goes into the audit and onto terminals.
-
-    Raises:
-        InvalidInputError: It is too long.
-    """
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    if len(line) > MAX_WHY_CHARS:
-        raise InvalidInputError(field, f"has {len(line)} characters", f"use at most {MAX_WHY_CHARS}")
-    return line
-
-
-def _read_why(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return one_line("why", value)
-    except InvalidInputError as exc:
-        raise custom_error(exc.problem, exc.fix) from exc
-
-
-Why = Annotated[str, BeforeValidator(_read_why), Field(description="The reason, for the audit; one line.")]
-
-
-def _read_step(value: object) -> object:
-    """Let a step be just its weight."""
-    return {"weight": value} if isinstance(value, str | int | float) and not isinstance(value, bool) else value
-
-
-class StartRequest(Document):
-    """Start a rollout to the version *to*. *steps* replaces those of the service's plan, *plan* the whole of it.
-
-    *replaces* names the version whose traffic moves, where several have some; the others keep theirs.
-
-    Where a rollout is active already, *supersede* takes it back to zero first and *queue* waits until it has ended,
-    *only_after_success* only if it was promoted; *at* waits for that time, and then for what is active. A version that
-    failed is started *again* only when that is said.
-    """
-
-    to: str
-    replaces: str | None = None
-    steps: list[Annotated[StepDocument, BeforeValidator(_read_step)]] | None = None
-    plan: PlanDocument | None = None
-    supersede: bool = False
-    queue: bool = False
-    only_after_success: bool = False
-    at: Moment | None = None
-    again: bool = False
-    why: Why = ""
-
-    @property
-    def waits(self) -> bool:
-        """Whether it may have to wait."""
-        return self.supersede or self.queue or self.at is not None
-
-
-class UndoRequest(Document):
-    """Give traffic back: to the version *to*, or to the one before the last promotion."""
-
-    to: str | None = None
-    why: Why = ""
-
-
-class FreezeRequest(Document):
-    """Let nothing get more traffic *until* then."""
-
-    until: Moment
-    why: Why = ""
-
-
-class CommandRequest(Document):
-    """Move the active rollout; *why* goes into the audit."""
-
-    why: Why = ""
-
-
-class PromoteRequest(CommandRequest):
-    """Take the next step, or with *full* the last one, without waiting for the judge."""
-
-    full: bool = False
-
-
-class SplitRequest(Document):
-    """Set the live split by hand, outside a rollout. Versions that are not named get nothing."""
-
-    weights: dict[str, Weight]
-    why: Why = ""
-
-
-class ReplayRequest(Document):
-    """Judge a rollout's record again: by the *slos* given, or else by its own. *all* asks for every second."""
-
-    slos: list[SloDocument] | None = None
-    all: bool = False

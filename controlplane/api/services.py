@@ -9,11 +9,12 @@ import structlog
 from fastapi import APIRouter, Path, Query, Request
 
 from controlplane.api import units
-from controlplane.api.access import Reader, UseParts, Writer
+from controlplane.api.access import Parts, Reader, UseParts, Writer
 from controlplane.api.answers import AppliedView, EventsView, EventView, ServiceView, SummaryView
 from controlplane.api.documents import spec_from, split_from
 from controlplane.api.guards import refuse_dead_version
-from controlplane.api.schemas import ServiceDocument, SplitRequest, one_line
+from controlplane.api.requests import SplitRequest, one_line
+from controlplane.api.schemas import ServiceDocument
 from controlplane.api.views import event_view, service_view, split_now, summary_view
 from controlplane.controller.line import frozen_words
 from controlplane.errors import InvalidInputError, UnavailableError
@@ -76,17 +77,27 @@ async def apply_service(
     spec = spec_from(document)
     if spec.name != name:
         raise InvalidInputError("service", f"{spec.name!r} is not the {name!r} of the path", f"write service: {name}")
-    _check_pictures(spec, compares=parts.compares_pictures)
-    if parts.certificates is not None:
-        _check_certificate(spec.listener.certificate, parts.certificates())
     reason = one_line("why", why) or caller.why
-    if parts.preview is not None:
-        await parts.preview.refuse(spec)
+    await refuse_unfit(parts, spec)
     revision, changed = await parts.store.apply(spec, by=caller.name, why=reason, now=parts.clock.now())
     if changed:
         log.info("service.applied", service=name, revision=revision.number, by=caller.name)
     words = f"{name} is now at revision {revision.number}" if changed else f"{name} is unchanged"
     return AppliedView(service=name, revision=revision.number, changed=changed, words=words)
+
+
+async def refuse_unfit(parts: Parts, *specs: ServiceSpec) -> None:
+    """Refuse what this control plane could not serve, or its Envoys would not take.
+
+    Raises:
+        InvalidInputError: So it is.
+    """
+    for spec in specs:
+        _check_pictures(spec, compares=parts.compares_pictures)
+        if parts.certificates is not None:
+            _check_certificate(spec.listener.certificate, parts.certificates())
+        if parts.preview is not None:
+            await parts.preview.refuse(spec)
 
 
 def _check_certificate(name: str, known: Collection[str]) -> None:
@@ -132,8 +143,9 @@ async def show_history(
     rollout: Annotated[str | None, Query(description="Only what belongs to this rollout.")] = None,
 ) -> list[EventView]:
     """Show what happened to a service and its rollouts, oldest first."""
-    await parts.store.load_service(name)
     entries = await parts.store.history(name, limit=limit if rollout is None else MAX_EVENTS)
+    if not entries:  # what was deleted has a history, too
+        await parts.store.load_service(name)
     found = [event_view(entry) for entry in entries if rollout is None or entry.rollout == rollout]
     return found[-limit:]
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, status
 from controlplane.api.access import Reader, UseParts, Writer
 from controlplane.api.answers import RolloutView, WaitingView
 from controlplane.api.guards import refuse_dead_version, refuse_other_model
-from controlplane.api.schemas import CommandRequest, FreezeRequest, UndoRequest
+from controlplane.api.requests import CommandRequest, FreezeRequest, UndoRequest
 from controlplane.api.services import Name
 from controlplane.api.steering_answers import FreezeView, StoppedView, UndoneView
 from controlplane.api.views import rollout_view

@@ -250,17 +250,22 @@ class Client:
         """Replace something; raises as `get` does."""
         return self._ask(answer, "PUT", path, body=body, query=query)
 
-    def post(self, answer: type[T], *path: str, body: Mapping[str, Any]) -> T:
-        """Ask for something to be done, once, even if the connection breaks in between; raises as `get` does."""
-        return self._ask(answer, "POST", path, body=body)
+    def post(self, answer: type[T], *path: str, body: Mapping[str, Any], if_match: str | None = None) -> T:
+        """Ask for something to be done, once, even if the connection breaks in between; raises as `get` does.
+
+        *if_match* is the state that must hold still, as an earlier answer named it.
+        """
+        headers = {"If-Match": f'"{if_match}"'} if if_match else None
+        return self._ask(answer, "POST", path, body=body, headers=headers)
 
     def post_bytes(self, answer: type[T], *path: str, content: bytes, **query: str) -> T:
         """Send something that is no JSON, once, as `post` does; raises as `get` does."""
         return self._ask(answer, "POST", path, content=content, query=query)
 
-    def delete(self, *path: str) -> None:
-        """Remove something; raises as `get` does."""
-        self._request("DELETE", path)
+    def delete(self, *path: str, if_match: str | None = None, reason: str = "") -> None:
+        """Remove something, if it is *if_match* still where that is given; raises as `get` does."""
+        headers = {"If-Match": if_match} if if_match else {}
+        self._request("DELETE", path, headers=headers | ({"X-Hueshift-Reason": reason} if reason else {}))
 
     def _ask(
         self,
@@ -271,8 +276,9 @@ class Client:
         body: Mapping[str, Any] | None = None,
         content: bytes | None = None,
         query: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> T:
-        response = self._request(method, path, body=body, content=content, query=query)
+        response = self._request(method, path, body=body, content=content, query=query, headers=headers)
         try:
             return TypeAdapter(answer).validate_json(response.content)
         except ValidationError as exc:
@@ -288,9 +294,10 @@ class Client:
         body: Mapping[str, Any] | None = None,
         content: bytes | None = None,
         query: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         address = "/v1/" + "/".join(urllib.parse.quote(part, safe="") for part in path)
-        headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
+        headers = {**(headers or {}), **({"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {})}
         if content is not None:
             headers["Content-Type"] = "application/octet-stream"
         request = self._http.build_request(method, address, json=body, content=content, params=query, headers=headers)

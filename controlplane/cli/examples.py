@@ -6,6 +6,10 @@ from typing import Any, Final
 
 EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
     "apply": ["hueshift apply -f deploy/colorize.yaml --reason 'two more workers'"],
+    "diff": ["hueshift diff -f deploy/shop.yaml", "hueshift diff -f deploy/shop.yaml --prune --owner photos"],
+    "delete": ["hueshift delete colorize --yes --reason 'moved'"],
+    "schema": ["hueshift schema service", "hueshift schema"],
+    "report": ["hueshift report colorize", "hueshift report colorize-7 -o json"],
     "lint": ["hueshift lint -f deploy/colorize.yaml", "hueshift lint -f one.yaml -f two.yaml -o json"],
     "list": ["hueshift list", "hueshift list -o json"],
     "get": ["hueshift get colorize", "hueshift get colorize -w", "hueshift get colorize -o yaml"],

@@ -1,12 +1,14 @@
 """`hueshift lint`: everything that would stop a declaration later, said before anything is sent anywhere."""
 
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, for_programs, read_text, surroundings_of
+from controlplane.cli.declaring import FilesOption, compose_here, look_through
+from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
 from controlplane.cli.waiting import spinner
 from controlplane.codes import by_slug
 from controlplane.errors import InvalidInputError, InvalidInputsError, UnavailableError
@@ -15,14 +17,9 @@ if TYPE_CHECKING:
     from controlplane.controller.preview import Preview
     from controlplane.traffic.model import ServiceSpec
 
-FilesOption = Annotated[
-    list[pathlib.Path],
-    typer.Option("--file", "-f", help="Declarations, YAML or JSON, may be given again; - is standard input."),
-]
-
 
 def lint(context: typer.Context, files: FilesOption, output: OutputOption = Format.TABLE) -> None:
-    """Check declarations; needs no server.
+    """Check documents; needs no server.
 
     The documents themselves, what Envoys would be sent for them, how they go together, and, where there is an Envoy on
     this machine, what that one says (HUESHIFT_VALIDATE_WITH_ENVOY=off leaves it out). Everything that is wrong is said
@@ -58,21 +55,26 @@ def lint(context: typer.Context, files: FilesOption, output: OutputOption = Form
 
 
 def _read_all(files: Sequence[pathlib.Path]) -> "tuple[list[tuple[str, ServiceSpec]], list[InvalidInputError]]":
-    """Return the services with the names of their files, and what is wrong with the documents."""
-    from controlplane.api.documents import parse_services  # noqa: PLC0415
+    """Return the services with the names of their files, and what is wrong with the documents.
 
-    specs: list[tuple[str, ServiceSpec]] = []
-    problems: list[InvalidInputError] = []
-    for file in files:
-        try:
-            specs += [(str(file), spec) for spec in parse_services(read_text(file), source=str(file))]
-        except InvalidInputError as refusal:
-            before = f"{file}: " if len(files) > 1 and str(file) not in str(refusal) else ""
-            problems += [InvalidInputError(before + one.field, one.problem, one.fix) for one in refusal.problems]
-    names = [spec.name for _, spec in specs]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.append(InvalidInputError("service", f"{name!r} is declared twice", "declare each service once"))
-    return specs, problems
+    Documents whose service is not among them are checked by themselves.
+    """
+    from controlplane.api.envelopes import read_envelope, service_of  # noqa: PLC0415
+
+    documents, problems = look_through(files)
+    if problems:
+        return [], problems
+    read = [(document, read_envelope(document.content)) for document in documents]
+    sources = {one.metadata.name: document.source for document, one in read if one.kind == "Service"}
+    together = [document for document, one in read if service_of(one) in {*sources, ""}]
+    alone = len(documents) - len(together)
+    try:
+        specs = compose_here(together)
+    except InvalidInputError as refusal:
+        return [], list(refusal.problems)
+    if alone:
+        print(f"{alone} of the documents: their service is not among them; checked by themselves", file=sys.stderr)
+    return [(source, specs[name]) for name, source in sources.items() if name in specs], []
 
 
 def _try_all(preview: "Preview", specs: "Sequence[ServiceSpec]") -> list[InvalidInputError]:

@@ -111,6 +111,11 @@ def _plain(value: BaseModel | Sequence[BaseModel | Mapping[str, Any]] | Mapping[
     return dict(value) if isinstance(value, Mapping) else [_plain(item) for item in value]
 
 
+def styled(line: str, style: str) -> Text:
+    """Return a line that is not from here, in a colour."""
+    return Text("".join(char if char.isprintable() else " " for char in line), style=style)
+
+
 def clean(text: str) -> str:
     """Return *text* on one line, without control characters."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())

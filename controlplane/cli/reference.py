@@ -39,7 +39,7 @@ def reference(context: typer.Context, book: Annotated[Book, typer.Argument(show_
     if book in {Book.CLI, Book.CODES}:
         lines = cli_lines(root, type(context)) if book is Book.CLI else codes_lines()
     else:
-        from controlplane.lab import reference as program  # noqa: PLC0415 - it loads all of the server
+        from controlplane.cli import server_reference as program  # noqa: PLC0415 - it loads all of the server
 
         lines = program.settings_lines() if book is Book.SETTINGS else program.metrics_lines()
     print("\n".join(lines))

@@ -1,11 +1,11 @@
 """The commands of a release engineer: declare services, start rollouts, steer them, look at everything."""
 
 import pathlib
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import linting, moments, steering_commands
+from controlplane.cli import declaring, linting, moments, reporting, steering_commands
 from controlplane.cli.options import (
     Format,
     OutputOption,
@@ -13,36 +13,9 @@ from controlplane.cli.options import (
     Why,
     for_programs,
     percentages,
-    read_text,
     surroundings_of,
 )
 from controlplane.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from controlplane.traffic.model import ServiceSpec
-
-FileOption = Annotated[
-    pathlib.Path, typer.Option("--file", "-f", help="The service's declaration, YAML or JSON; - is standard input.")
-]
-
-
-def apply(context: typer.Context, file: FileOption, why: Why = "", output: OutputOption = Format.TABLE) -> None:
-    """Declare a service.
-
-    The file becomes its newest revision; the same file again changes nothing.
-    """
-    from controlplane.api.answers import AppliedView  # noqa: PLC0415
-    from controlplane.api.documents import document_of  # noqa: PLC0415
-    from controlplane.cli import output as printing  # noqa: PLC0415
-
-    spec = _read(file)
-    body = document_of(spec).model_dump(mode="json", exclude_none=True)
-    with surroundings_of(context).client() as client:
-        applied = client.put(AppliedView, "services", spec.name, body=body, why=why)
-    if for_programs(output):
-        printing.print_data(applied, output)
-    else:
-        print(applied.words)
 
 
 def list_services(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
@@ -139,6 +112,9 @@ def get(
     """
     from controlplane.cli import watching  # noqa: PLC0415
 
+    if output is Format.YAML:
+        declaring.show_document(surroundings_of(context), name)
+        return
     if watch:
         watching.watch(surroundings_of(context), name, form=output)
     else:
@@ -313,7 +289,8 @@ def replay(
 
 def register(app: typer.Typer) -> None:
     """Add these commands to *app*."""
-    app.command()(apply)
+    declaring.register(app)
+    reporting.register(app)
     app.command()(linting.lint)
     app.command("list")(list_services)
     app.command()(get)
@@ -330,9 +307,3 @@ def _command(context: typer.Context, name: str, verb: str, body: dict[str, Any],
     from controlplane.cli import watching  # noqa: PLC0415
 
     watching.command(surroundings_of(context), name, verb, body, form=output)
-
-
-def _read(file: pathlib.Path) -> "ServiceSpec":
-    from controlplane.api.documents import parse_service  # noqa: PLC0415
-
-    return parse_service(read_text(file), source=str(file))

@@ -21,6 +21,7 @@ from controlplane.store.queries import (
     lock_service,
     newest_revisions,
     no_service,
+    of_the_living,
     replace_split,
     unrejected_revisions,
     weights_of,
@@ -37,7 +38,7 @@ class SqlCatalogue(Part):
     __slots__ = ()
 
     async def apply(self, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime) -> tuple[Revision, bool]:
-        return await self.database.write(lambda tx: _apply(tx, self.specs, spec, by=by, why=why, now=now))
+        return await self.database.write(lambda tx: apply_spec(tx, self.specs, spec, by=by, why=why, now=now))
 
     async def load_service(self, name: str) -> ServiceRecord:
         def work(tx: Tx) -> ServiceRecord:
@@ -146,14 +147,18 @@ def _set_split(tx: Tx, specs: SpecCache, service: str, split: Split, *, by: str,
 # -- apply -------------------------------------------------------------------------------------------------------------
 
 
-def _apply(
+def apply_spec(
     tx: Tx, specs: SpecCache, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime
 ) -> tuple[Revision, bool]:
+    """Do what `CatalogueStore.apply` says, in a transaction that may do more."""
     tx.lock("catalogue")  # what one declaration claims is checked against all others
     newest = newest_revisions(tx.conn, spec.name).get(spec.name)
     if newest is None:
-        number = 1
-        tx.conn.execute(tables.service.insert(), {"name": spec.name, "created_at": now})
+        revisions = tables.service_revision
+        last = tx.conn.scalar(sa.select(sa.func.max(revisions.c.number)).where(revisions.c.service == spec.name))
+        number = (last or 0) + 1
+        if last is None:  # otherwise one of this name was deleted, and its row holds its history
+            tx.conn.execute(tables.service.insert(), {"name": spec.name, "created_at": now})
     else:
         lock_service(tx, spec.name)
         declared = specs.load(tx.conn, newest)
@@ -208,7 +213,9 @@ def _revisions_in_play(conn: sa.Connection) -> Iterator[sa.Row[Any]]:
         newer.c.service == table.c.service, newer.c.number > table.c.number, newer.c.status == "good"
     )
     yield from conn.execute(
-        sa.select(table).where(table.c.status != "rejected", ~superseded).order_by(table.c.service, table.c.number)
+        sa.select(table)
+        .where(table.c.status != "rejected", ~superseded, of_the_living(table))
+        .order_by(table.c.service, table.c.number)
     )
 
 

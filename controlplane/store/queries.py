@@ -30,27 +30,39 @@ class Part:
 # -- services ----------------------------------------------------------------------------------------------------------
 
 
+def of_the_living(revision: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Tell the revisions of services from those of services that were deleted."""
+    gone = sa.select(tables.service.c.gone_through).where(tables.service.c.name == revision.c.service)
+    return revision.c.number > gone.scalar_subquery()
+
+
+_IS_ALIVE: Final = sa.exists().where(
+    tables.service_revision.c.service == tables.service.c.name,
+    tables.service_revision.c.number > tables.service.c.gone_through,
+)
+
+
 def lock_service(tx: Tx, name: str) -> None:
     """Let no one else change the service's split or start a rollout of it until the transaction ends.
 
     Raises:
         NotFoundError: There is no such service.
     """
-    query = sa.select(tables.service.c.name).where(tables.service.c.name == name)
+    query = sa.select(tables.service.c.name).where(tables.service.c.name == name, _IS_ALIVE)
     if tx.conn.scalar(query.with_for_update(key_share=True)) is None:
         raise no_service(tx.conn, name)
 
 
 def no_service(conn: sa.Connection, name: str) -> NotFoundError:
     """Make the error that names the services there are."""
-    known = conn.scalars(sa.select(tables.service.c.name).order_by(tables.service.c.name))
+    known = conn.scalars(sa.select(tables.service.c.name).where(_IS_ALIVE).order_by(tables.service.c.name))
     return NotFoundError("service", name, tuple(known))
 
 
 def _last_revisions(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
     table = tables.service_revision
-    last = sa.select(table.c.service, sa.func.max(table.c.number).label("number")).where(condition)
-    found = last.group_by(table.c.service).subquery()
+    last = sa.select(table.c.service, sa.func.max(table.c.number).label("number"))
+    found = last.where(condition, of_the_living(table)).group_by(table.c.service).subquery()
     return sa.select(table).join(found, sa.and_(table.c.service == found.c.service, table.c.number == found.c.number))
 
 

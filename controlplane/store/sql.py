@@ -12,6 +12,7 @@ from controlplane.clock import Clock
 from controlplane.store import schema, tables
 from controlplane.store.audit import SqlAudit
 from controlplane.store.catalogue import SqlCatalogue
+from controlplane.store.declared import SqlDeclared
 from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.event_log import SqlEventLog
@@ -44,6 +45,7 @@ from controlplane.wake import WakeBoard
 @dataclasses.dataclass(slots=True, kw_only=True)
 class SqlStore(
     SqlCatalogue,
+    SqlDeclared,
     SqlRollouts,
     SqlSteering,
     SqlEventLog,

@@ -54,7 +54,12 @@ service = sa.Table(
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("gone_through", sa.Integer, nullable=False, server_default="0"),
 )
+"""Revisions up to *gone_through* are of a service that was deleted: kept with its history, but nothing of it is served.
+
+The row stays, and a service that is declared again goes on counting its revisions and rollouts.
+"""
 
 split_share = sa.Table(
     "split_share",

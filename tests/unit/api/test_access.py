@@ -18,6 +18,8 @@ from tests.unit.api.world import World
 MAKES_KEYS = "/v1/keys"
 MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("PUT", "/v1/services/colorize", document()),
+    ("DELETE", "/v1/services/elsewhere", {}),
+    ("POST", "/v1/documents", {"documents": [document()]}),
     ("PUT", "/v1/services/colorize/split", {"weights": {"v1": "100%"}}),
     ("POST", "/v1/services/colorize/rollouts", {"to": "v2"}),
     *(("POST", f"/v1/services/colorize/rollout/{verb}", {}) for verb in ("pause", "resume", "promote", "abort")),
@@ -47,6 +49,8 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
 READS = [
     "/v1/services",
     "/v1/services/colorize",
+    "/v1/services/colorize/document",
+    "/v1/documents",
     "/v1/services/colorize/status",
     "/v1/services/colorize/history",
     "/v1/services/colorize/events",
@@ -70,7 +74,7 @@ PRIVATE = [
     "/v1/keys",
     "/v1/audit",
 ]
-OPEN = ["/healthz", "/readyz", "/metrics"]
+OPEN = ["/healthz", "/readyz", "/metrics", "/v1/schemas", "/v1/schemas/service.json"]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +245,10 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
     assert {path for path in schema["paths"] if path.startswith("/v1")} == {
         "/v1/services",
         "/v1/services/{name}",
+        "/v1/services/{name}/document",
+        "/v1/documents",
+        "/v1/schemas",
+        "/v1/schemas/{kind}.json",
         "/v1/services/{name}/split",
         "/v1/services/{name}/explain",
         "/v1/services/{name}/history",
@@ -288,7 +296,9 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             assert operation.get("summary"), (path, method)
-            if path.startswith("/v1"):
+            if path.startswith("/v1/schemas"):
+                assert "security" not in operation, "an editor has no key"
+            elif path.startswith("/v1"):
                 assert operation["security"] == [{"HTTPBearer": []}]
                 assert "401" in operation["responses"]
     body = schema["paths"]["/v1/services/{name}"]["put"]["requestBody"]["content"]["application/json"]["schema"]

@@ -55,10 +55,10 @@ def test_lint_tells_everything_that_is_wrong_in_all_files_and_documents(cli: Cli
     ended = cli("lint", "-f", str(one), "-f", str(two), "-f", str(tmp_path / "none.yaml"))
     assert (ended.code, ended.out) == (2, "")
     assert [line.partition(";")[0].replace(f"{tmp_path}/", "") for line in ended.lines] == [
-        "hueshift: one.yaml: document[1].listener.port: 0 is not a port",
-        "hueshift: one.yaml: document[2].slos.errors.max: is missing",
-        "hueshift: one.yaml: document[2].slos.errors.maximum: is not a field here",
-        "hueshift: two.yaml: slos.errors.max: 200% is out of range",
+        "hueshift: one.yaml:2: document 1: listener.port: 0 is not a port",
+        "hueshift: one.yaml:15: document 2: slos.errors.max: is missing",
+        "hueshift: one.yaml:15: document 2: slos.errors.maximum: is not a field here",
+        "hueshift: two.yaml:7: slos.errors.max: 200% is out of range",
         "hueshift: --file: none.yaml cannot be read (No such file or directory)",
     ]
 
@@ -72,7 +72,7 @@ def test_lint_checks_what_envoys_would_be_sent_and_how_services_go_together(cli:
     file.write_text("\n---\n".join(f"groups: [{name}]\n" + declaration(name, port=8080) for name in ("shop", "desk")))
     assert cli("lint", "-f", str(file)).code == 0, "no Envoy has both"
     file.write_text(declaration("shop", port=8080) + "---\n" + declaration("shop", port=8081))
-    assert "service: 'shop' is declared twice" in cli("lint", "-f", str(file)).err
+    assert "all.yaml:9: document 2: service: Service 'shop' is declared twice" in cli("lint", "-f", str(file)).err
     file.write_text(declaration("shop", port=8080) + "---\n" + declaration("desk", port=8081))
     assert cli("lint", "-f", str(file)).code == 0
 
@@ -106,8 +106,8 @@ def test_everything_that_is_wrong_with_a_file_is_told_before_anything_is_sent(
     ended = cli(command, "-f", str(file))
     assert (ended.code, ended.out) == (2, "")
     assert ended.lines == [
-        f"hueshift: versions.v1.endpoints[1]: 'w' is not an endpoint; {ENDPOINT_FIX}",
-        "hueshift: slos.errors.max: is missing; add max: 1%",
+        f"hueshift: {file}:2: versions.v1.endpoints[1]: 'w' is not an endpoint; {ENDPOINT_FIX}",
+        f"hueshift: {file}:4: slos.errors.max: is missing; add max: 1%",
     ]
     assert cli.bridge.requests == []
 

@@ -127,7 +127,23 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
     ended = cli("--help")
     assert ended.code == 0
     for name in (
-        *("apply", "lint", "list", "get", "start", "status", "pause", "resume", "promote", "abort", "set-weight"),
+        *(
+            "apply",
+            "diff",
+            "delete",
+            "schema",
+            "report",
+            "lint",
+            "list",
+            "get",
+            "start",
+            "status",
+            "pause",
+            "resume",
+            "promote",
+            "abort",
+            "set-weight",
+        ),
         *("undo", "retry", "queue", "freeze", "unfreeze"),
         *(
             "history",

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from controlplane.lab.reference import metrics_lines, settings_lines
+from controlplane.cli.server_reference import metrics_lines, settings_lines
 from controlplane.settings import Settings
 
 DOCS = pathlib.Path(__file__).parents[3] / "docs"
