@@ -10,7 +10,7 @@ PROTOS := $(sort $(wildcard protos/*.proto))
 PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-torch test-rabbitmq4 lint format protos protos-check docs bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-ddcolor bench-gpu torch soak clean
+.PHONY: help venv demo test test-torch test-rabbitmq4 lint format protos protos-check docs bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-events bench-ddcolor bench-gpu torch soak clean
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
@@ -66,7 +66,7 @@ bootstrap: venv ## write deploy/envoy-bootstrap.yaml anew
 lock: ## compile requirements.lock and the images' locks anew (ARGS=--upgrade takes newer versions)
 	@$(PYTHON) deploy/setup_venv.py lock $(ARGS)
 
-bench: bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs ## all benches
+bench: bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-events ## all benches
 
 bench-rollback: venv ## seconds from a version's first bad response to its last
 	@$(HUESHIFT) bench rollback $(ARGS)
@@ -91,6 +91,9 @@ bench-overload: venv ## 200 clients at ten times a worker's capacity: p99 of the
 
 bench-jobs: venv ## jobs through RabbitMQ and SQL: CPU per job, jobs per second, a VIP's wait behind 5,000
 	@$(HUESHIFT) bench jobs $(ARGS)
+
+bench-events: venv ## 1,000 events a second to 100 readers: CPU, latency, memory, slow readers
+	@$(HUESHIFT) bench events $(ARGS)
 
 bench-ddcolor: torch ## DDColor on this CPU: gain over the published way, seconds and memory at four sizes
 	@$(TORCH) -m inference_worker models bench $(ARGS)

@@ -8,7 +8,7 @@ import dataclasses
 import datetime as dt
 import enum
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NewType, Protocol
+from typing import Any, NewType, Protocol, TypeAlias
 
 from controlplane.rollout.freezing import Freeze
 from controlplane.rollout.gate import GateAnswer
@@ -184,6 +184,8 @@ class HistoryEntry:
     words: str
     before: str = ""
     after: str = ""
+    weights: Mapping[str, int] | None = None
+    """The weights that are asked for from then on, basis points by version, where the entry tells of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -258,6 +260,17 @@ class RolloutStore(Protocol):
 
     async def load_judged(self, rollout: RolloutId, *, after: int = 0, limit: int = 600) -> tuple[JudgedTick, ...]:
         """Return the ticks later than *after* that the judge of *rollout* has seen, oldest first, as far as kept."""
+
+    async def load_odds(
+        self, rollout: RolloutId, *, since: int, until: int, step: int
+    ) -> tuple[tuple[int, Mapping[str, float]], ...]:
+        """Return the evidence per objective as of the last judged tick in each *step* seconds that begin at a multiple.
+
+        From the tick *since* to before *until*, oldest first, as far as it is kept.
+        """
+
+    async def load_weights(self, service: str, *, since: dt.datetime) -> tuple[HistoryEntry, ...]:
+        """Return the entries that tell weights since then, and the last one before, oldest first."""
 
     async def history(self, service: str, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
         """Return what happened to a service and its rollouts, oldest first."""
@@ -398,18 +411,46 @@ class GateStore(Protocol):
         """
 
 
-class EventLog(Protocol):
-    """The history of all services as one log. Entries appear in the order of their numbers.
+@dataclasses.dataclass(frozen=True, slots=True)
+class EnvoyAnswer:
+    """What some Envoys said of one version of one resource type, at about the same time.
 
-    Whoever has seen an entry has seen, or will never see, every entry with a lower number: a transaction that is late
-    gets a higher number, and one that fails leaves a gap.
+    *count* of them did; *nodes* are the first. *words* are Envoy's, of a refusal.
     """
 
-    async def load_log(self, *, after: int, limit: int) -> tuple[LoggedEntry, ...]:
-        """Return the first *limit* entries later than *after*, oldest first."""
+    kind: str
+    version: str
+    acked: bool
+    nodes: tuple[str, ...]
+    count: int
+    at: dt.datetime
+    words: str = ""
 
-    async def load_log_end(self, *, limit: int) -> tuple[LoggedEntry, ...]:
-        """Return the last *limit* entries, oldest first."""
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoggedAnswer:
+    """An answer with its place in the log, and the services in what was answered, None where nobody knows any more."""
+
+    number: int
+    answer: EnvoyAnswer
+    services: tuple[str, ...] | None
+
+
+Logged: TypeAlias = LoggedEntry | LoggedAnswer
+
+
+class EventLog(Protocol):
+    """The history of all services and the answers of Envoys as one log, in the order of their numbers.
+
+    Whoever has seen something has seen, or will never see, everything with a lower number: a transaction that is late
+    gets a higher one, and one that fails leaves a gap. Answers go with the telemetry, and leave gaps too.
+    """
+
+    async def load_log(self, *, after: int, limit: int) -> tuple[Logged, ...]:
+        """Return the first *limit* things later than *after*, oldest first."""
+
+    async def load_log_end(self, *, limit: int) -> tuple[Logged, ...]:
+        """Return the last *limit* things, oldest first."""
 
 
 # -- the fleet and its snapshots ---------------------------------------------------------------------------------------
@@ -491,8 +532,8 @@ class SnapshotRecord:
 class FleetStore(Protocol):
     """Which Envoys are connected and what they run; which snapshots were published."""
 
-    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
-        """Insert or replace the rows of these nodes."""
+    async def record_nodes(self, nodes: Sequence[NodeStatus], *, answers: Sequence[EnvoyAnswer] = ()) -> None:
+        """Insert or replace the rows of these nodes, and add their *answers* to the log."""
 
     async def load_nodes(self) -> tuple[NodeStatus, ...]:
         """Return every node ever seen, connected or not."""
@@ -665,6 +706,23 @@ class TelemetryStore(Protocol):
         A tick is *closed* when every source whose first beat is not later has closed it, or a later one: sources close
         in order. One that has not beaten for 10 ticks while others have is dead and holds none open.
         """
+
+    async def sum_up(self, span_s: int, *, until: int) -> bool:
+        """Sum up the next *span_s* seconds (60, of ticks; 3600, of minutes) that have any and end by *until*.
+
+        Returns whether there were any. What is summed up stays when the ticks are gone; doing it twice is harmless.
+        """
+
+    async def load_summed(
+        self, clusters: Sequence[str], span_s: int, *, since: int, until: int
+    ) -> tuple[ClusterTick, ...]:
+        """Return the sums over *span_s* seconds that begin from *since* to before *until*, oldest first.
+
+        *tick* is where each begins.
+        """
+
+    async def prune_sums(self, span_s: int, *, before: int) -> None:
+        """Delete the sums over *span_s* seconds that began earlier."""
 
     async def load_health(self) -> tuple[ClusterHealth, ...]:
         """Return the members' health as each Envoy last reported it."""

@@ -64,6 +64,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(parts.provenance.run(), name="provenance")
             tasks.create_task(parts.resolver.run(), name="resolver")
             tasks.create_task(parts.janitor.run(), name="janitor")
+            tasks.create_task(parts.summing.run(), name="summing")
             tasks.create_task(parts.jobs.run(), name="jobs")
             tasks.create_task(parts.notify.run(), name="notify")
         if parts.role in {Role.ALL, Role.API}:

@@ -26,6 +26,7 @@ from controlplane.controller.preview import Preview
 from controlplane.controller.projector import Projector
 from controlplane.controller.provenance import ProvenanceWatch
 from controlplane.controller.sampler import Sampler
+from controlplane.controller.summing import Summing
 from controlplane.discovery.dns import Resolver
 from controlplane.errors import UnavailableError
 from controlplane.events.feed import EventFeed
@@ -86,6 +87,7 @@ class Parts:
     projector: Projector
     resolver: Resolver
     janitor: Janitor
+    summing: Summing
     jobs: JobParts
     notify: NotifyParts
     xds: XdsParts
@@ -205,6 +207,7 @@ def _assemble(ground: Ground, jobs: JobParts, auth: AuthParts, notify: NotifyPar
             store=store, clock=clock, wake=ground.listening(Topic.DESIRED), interval=settings.resolve_interval
         ),
         janitor=Janitor(store=store, clock=clock, retention=settings.telemetry_retention),
+        summing=Summing(store=store, clock=clock, leads=leads),
         jobs=jobs,
         notify=notify,
         xds=xds,

@@ -19,7 +19,7 @@ from controlplane.api.app import create_discovery_app
 from controlplane.api.discovery import Discovery
 from controlplane.clock import SystemClock
 from controlplane.errors import UnavailableError
-from controlplane.ports import NodeStatus, SnapshotRecord, SnapshotStatus
+from controlplane.ports import EnvoyAnswer, NodeStatus, SnapshotRecord, SnapshotStatus
 from controlplane.running import serve_api
 from controlplane.settings import XdsTransport, read_settings
 from controlplane.tls.channel import ChannelFiles, ChannelTls
@@ -71,7 +71,8 @@ class NodeRows:
     def __init__(self) -> None:
         self.nodes: dict[str, NodeStatus] = {}
 
-    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
+    async def record_nodes(self, nodes: Sequence[NodeStatus], *, answers: Sequence[EnvoyAnswer] = ()) -> None:
+        del answers
         """Keep them."""
         for node in nodes:
             self.nodes[node.node] = node

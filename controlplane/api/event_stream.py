@@ -1,8 +1,9 @@
 """Everything that happens to services and rollouts, told as it happens, to those who may see it."""
 
+import dataclasses
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from controlplane.api.access import Reader, StillAllowed, UseParts
 from controlplane.api.job_events import STREAM
@@ -17,6 +18,7 @@ router = APIRouter(prefix="/v1", tags=["events"])
 
 MAX_NAMED: Final = 20
 """Services that one stream may be asked for by name."""
+MAX_LAST: Final = 1_000
 ASK_KEY_S: Final = 15.0
 """How long a stream may live on after its key was revoked, or may less, at most, if anything happens at all."""
 MAX_EACH: Final = 32
@@ -33,39 +35,59 @@ Names = Annotated[
 Kinds = Annotated[list[str] | None, Query(description="Only these types; again, or separated by commas.")]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What a reader asks for: what of, from which place, or with how much of the past, and whether to go on."""
+
+    wanted: Wanted
+    since: str | None
+    last: int
+    follow: bool
+
+
+def _asked(
+    service: Names = None,
+    types: Kinds = None,
+    last: Annotated[int, Query(ge=0, le=MAX_LAST, description="Begin with so many past events.")] = 0,
+    follow: Annotated[  # noqa: FBT002 - a flag of the query
+        bool, Query(description="Whether to go on when the past and the present are told.")
+    ] = True,
+    last_event_id: LastEventId = None,
+) -> Asked:
+    return Asked(Wanted(services=_names(service), types=_types(types)), last_event_id, last, follow)
+
+
 @router.get("/events", status_code=200, response_class=EventStream, responses=STREAM)
 async def follow_everything(
     request: Request,
     parts: UseParts,
     reader: Reader,
     still: StillAllowed,
-    service: Names = None,
-    types: Kinds = None,
-    last_event_id: LastEventId = None,
+    asked: Annotated[Asked, Depends(_asked)],
 ) -> Response:
     """Tell what happens to services and rollouts, as server-sent events.
 
     The first one is ``begin``, or ``reset``: the place of ``Last-Event-ID`` is too far back to go on from, so forget
-    what you know. What happens has an id: ``rollout``, ``command``, ``refused``, ``apply``, ``split``, ``revision``,
-    ``pictures``; who comes back with the last id misses none of these and gets none twice, from any replica. How things
+    what you know. ``live`` says that the past that was asked for and the present are told.
+
+    What happens has an id: ``rollout``, ``command``, ``refused``, ``apply``, ``split``, ``revision``, ``pictures``,
+    ``ack``, ``nack``; who comes back with the last id misses none and gets none twice, from any replica. How things
     stand has none: ``state``, ``weights``, ``evidence`` and, for services asked for by name, ``series`` are told whole
     to begin with and whenever they change; of several changes only the last may be told.
     """
-    named = _names(service)
-    wanted = Wanted(services=named, types=_types(types), sees=_seen(reader, named))
-    asking = _asking_now_and_then(parts.clock, still, wanted)
+    asked = dataclasses.replace(asked, wanted=dataclasses.replace(asked.wanted, sees=_seen(reader, asked.wanted)))
     streams: Streams = request.app.state.streams
     return streams.open(
         f"{reader.name or PUBLIC} (everything)",
-        _news(parts.events, wanted, last_event_id),
-        still_good=asking,
+        _news(parts.events, asked),
+        still_good=_asking_now_and_then(parts.clock, still, asked.wanted),
         most_each=MAX_EACH if reader.name else MAX_PUBLIC,
     )
 
 
-async def _news(feed: EventFeed, wanted: Wanted, since: str | None) -> News:
-    with feed.follow(wanted, since=since) as follower:
-        while not follower.is_closed:
+async def _news(feed: EventFeed, asked: Asked) -> News:
+    with feed.follow(asked.wanted, since=asked.since, last=asked.last) as follower:
+        while not follower.is_closed and (asked.follow or not follower.is_live):
             try:
                 news = await follower.wait_news(KEEP_ALIVE)
             except FellBehindError as exc:
@@ -73,13 +95,13 @@ async def _news(feed: EventFeed, wanted: Wanted, since: str | None) -> News:
             yield follower.heartbeat if news is None else news
 
 
-def _seen(reader: Principal, named: frozenset[str] | None) -> frozenset[str] | None:
+def _seen(reader: Principal, wanted: Wanted) -> frozenset[str] | None:
     """Return the services that the reader may see, None for all.
 
     Raises:
         HiddenError: One that is named is none of them.
     """
-    for name in sorted(named or ()):
+    for name in sorted(wanted.services or ()):
         if not reader.sees(name):
             raise HiddenError("service", name, service=name)
     return None if reader.sees_all else frozenset(grant.service for grant in reader.grants)
@@ -93,7 +115,7 @@ def _asking_now_and_then(clock: Clock, still: StillAllowed, wanted: Wanted) -> S
         nonlocal asked
         if clock.steady() - asked >= ASK_KEY_S:
             asked = clock.steady()
-            if _seen(await still(), wanted.services) != wanted.sees:
+            if _seen(await still(), wanted) != wanted.sees:
                 raise ForbiddenError("what this key may see has changed; ask again")
 
     return ask

@@ -1,9 +1,8 @@
 """What a service's versions did over time, in as few points as a page can draw."""
 
-import dataclasses
 import datetime as dt
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
@@ -13,18 +12,20 @@ from controlplane.api.answers import View
 from controlplane.api.objectives import describe_slo, slo_of
 from controlplane.api.services import Name
 from controlplane.errors import InvalidInputError, NotFoundError
+from controlplane.events.past import Span, WeightsOverTime, odds_at, read_past, weights_at
 from controlplane.ports import RolloutId, ServiceRecord, Store
 from controlplane.rollout.model import Promoted, RolledBack
 from controlplane.rollout.objectives import policy_of
-from controlplane.rollout.series import METHODS, Counted, Point, Quantile, points, starts, step_s
+from controlplane.rollout.series import METHODS, Point, Quantile, points, starts, step_s
 from controlplane.rollout.slo import LatencySlo, Slo, with_defaults
+from controlplane.rollout.standing import place_of
 from controlplane.rollout.windows import snap_threshold
 
 router = APIRouter(prefix="/v1", tags=["services"])
 
 DEFAULT_SPAN: Final = dt.timedelta(minutes=15)
 MAX_POINTS: Final = 2_000
-PAGE: Final = 600
+SECOND: Final = dt.timedelta(seconds=1)
 FAR: Final = dt.timedelta(days=400)
 """Further back than anything is kept."""
 
@@ -41,7 +42,8 @@ class QuantileView(View):
 class VersionSeriesView(View):
     """What one version did, point by point; null where nothing is known, or (rates, latencies) nothing came.
 
-    *in_flight* is at the end of a point.
+    *in_flight* is at the end of a point, and so are the weights, in basis points: the one that was asked for, and the
+    last one that all Envoys had acknowledged (null where a person set it, until a rollout moves it).
     """
 
     version: str
@@ -52,6 +54,17 @@ class VersionSeriesView(View):
     error_high: list[float | None]
     latency: list[QuantileView]
     in_flight: list[int | None]
+    weight_set_bp: list[int | None]
+    weight_acked_bp: list[int | None]
+
+
+class EvidenceSeriesView(View):
+    """Evidence over time that a rollout breaks an objective, as 1 : odds; at *odds_limit* the judge undoes it."""
+
+    rollout: str
+    name: str
+    odds_limit: float
+    odds: list[float | None]
 
 
 class LineView(View):
@@ -75,18 +88,8 @@ class SeriesView(View):
     at: list[int]
     versions: list[VersionSeriesView]
     objectives: list[LineView]
+    evidence: list[EvidenceSeriesView]
     methods: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Span:
-    """From when to when, in unix seconds, the end not included, of which versions and held to what."""
-
-    since: int
-    until: int
-    clusters: Mapping[str, str]
-    slos: tuple[Slo, ...]
-    rollout: str | None = None
 
 
 @router.get("/services/{name}/series")
@@ -101,14 +104,16 @@ async def show_series(
 ) -> SeriesView:
     """Show how many requests each version had, how many failed and how long they took, over time.
 
-    Points are summed up here, so that a day and a minute are as many; what is older than the telemetry that is kept is
-    null. Every rate and latency has its 95 % interval; ``methods`` names how it is computed.
+    Points are summed up here, so that a year and a minute are as many. A year of hours, two weeks of minutes and
+    `HUESHIFT_TELEMETRY_RETENTION` of seconds are kept; what is older is null. Every rate and latency has its 95 %
+    interval; ``methods`` names how it is computed.
     """
     record = await parts.store.load_service(name)
     now = parts.clock.now()
     span = await _span(parts.store, record, now, since=since, until=until, rollout=rollout)
-    step = step_s(span.since, span.until, max_points)
-    counted = await _read(parts.store, span)
+    found = await read_past(parts.store, span)
+    step = step_s(span.since, span.until, max_points, at_least=found.resolution_s)
+    at = starts(span.since, span.until, step)
     bad = policy_of(span.slos).error_bad
     return SeriesView(
         service=name,
@@ -116,12 +121,17 @@ async def show_series(
         since=_moment(span.since),
         until=_moment(span.until),
         step_s=step,
-        at=list(starts(span.since, span.until, step)),
+        at=list(at),
         versions=[
-            _version(version, points(counted.get(cluster, ()), span.since, span.until, step, bad=bad))
+            _version(
+                version,
+                points(found.counted.get(cluster, ()), span.since, span.until, step, bad=bad),
+                weights_at(found.weights, version, at),
+            )
             for version, cluster in span.clusters.items()
         ],
         objectives=[_line(slo) for slo in with_defaults(span.slos)],
+        evidence=await _evidence(parts.store, span, at),
         methods=METHODS,
     )
 
@@ -137,22 +147,31 @@ async def _span(
 ) -> Span:
     spec = record.served.spec
     clusters = {version.name: version.cluster for version in spec.versions}
-    slos = spec.slos
+    slos, judged = spec.slos, rollout
     if rollout is not None:
         found = await store.load(RolloutId(rollout))
         if found.service != record.name:
             raise NotFoundError(f"rollout of {record.name}", rollout)
-        state = found.state
-        ended = state.at if isinstance(state, Promoted | RolledBack) else now
-        since, until = since or found.started_at, until or ended
+        ended = found.state.at if isinstance(found.state, Promoted | RolledBack) else now
+        since, until = since or found.started_at, until or max(ended, found.started_at + SECOND)
         clusters = {name: cluster for name, cluster in clusters.items() if name in {found.baseline, found.candidate}}
         slos = found.slos
+    elif (latest := await store.load_latest(record.name)) is not None:
+        judged = latest.id
     end = min(_aware("until", until), now) if until is not None else now
     begin = _aware("since", since) if since is not None else end - DEFAULT_SPAN
     if begin >= end:
         raise InvalidInputError("since", f"{begin.isoformat()} is not before {end.isoformat()}", "use an earlier time")
     begin = max(begin, now - FAR)
-    return Span(math.floor(begin.timestamp()), math.ceil(end.timestamp()), clusters, slos, rollout)
+    return Span(
+        service=record.name,
+        since=math.floor(begin.timestamp()),
+        until=math.ceil(end.timestamp()),
+        clusters=clusters,
+        slos=slos,
+        rollout=rollout,
+        judged=judged,
+    )
 
 
 def _aware(field: str, moment: dt.datetime) -> dt.datetime:
@@ -161,21 +180,26 @@ def _aware(field: str, moment: dt.datetime) -> dt.datetime:
     return moment.astimezone(dt.UTC)
 
 
-async def _read(store: Store, span: Span) -> Mapping[str, Sequence[Counted]]:
-    """Read the counts of the span, by cluster."""
-    found: dict[str, list[Counted]] = {}
-    after, clusters = span.since - 1, tuple(span.clusters.values())
-    while ticks := await store.load_ticks(clusters, after=after, limit=PAGE):
-        for tick in ticks:
-            for cluster, counts in tick.counts.items():
-                found.setdefault(cluster, []).append(Counted(tick.tick, counts))
-        after = ticks[-1].tick
-        if after >= span.until - 1 or len(ticks) < PAGE:
-            break
-    return found
+async def _evidence(store: Store, span: Span, at: range) -> list[EvidenceSeriesView]:
+    """Read the judge's evidence; of the service's newest rollout where none was asked for."""
+    if span.judged is None:
+        return []
+    rollout = await store.load(RolloutId(span.judged))
+    odds = await store.load_odds(rollout.id, since=at.start, until=span.until, step=at.step)
+    policy = policy_of(rollout.slos)
+    names = dict.fromkeys(name for _, each in odds for name in each)
+    return [
+        EvidenceSeriesView(
+            rollout=rollout.id,
+            name=name,
+            odds_limit=policy.thresholds[place_of(name, policy)],
+            odds=odds_at(odds, name, at),
+        )
+        for name in names
+    ]
 
 
-def _version(version: str, found: Sequence[Point | None]) -> VersionSeriesView:
+def _version(version: str, found: Sequence[Point | None], weights: WeightsOverTime) -> VersionSeriesView:
     return VersionSeriesView(
         version=version,
         requests=[point and point.requests for point in found],
@@ -188,6 +212,8 @@ def _version(version: str, found: Sequence[Point | None]) -> VersionSeriesView:
             for place, share in enumerate((0.50, 0.95, 0.99))
         ],
         in_flight=[point and point.active for point in found],
+        weight_set_bp=list(weights.asked),
+        weight_acked_bp=list(weights.acked),
     )
 
 

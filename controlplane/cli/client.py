@@ -10,7 +10,7 @@ import ipaddress
 import pathlib
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -231,6 +231,20 @@ class Client:
     def get_bytes(self, *path: str) -> bytes:
         """Read something that is no JSON; raises as `get` does."""
         return self._request("GET", path).content
+
+    @contextlib.contextmanager
+    def stream(self, *path: str, headers: Mapping[str, str], **query: str | int) -> Iterator[Iterator[str]]:
+        """Read something that has no end, line by line, while this is open; raises as `get` does, at any line too."""
+        address = "/v1/" + "/".join(urllib.parse.quote(part, safe="") for part in path)
+        try:
+            with self._http.stream("GET", address, params=query, headers=headers) as response:
+                if response.is_error:
+                    response.read()
+                    raise self._refusal(response)
+                yield response.iter_lines()
+        except httpx.HTTPError as exc:
+            why = " ".join(str(exc).split()) or type(exc).__name__
+            raise UnreachableError(f"cannot reach {self.url} ({why}); start it with `hueshift serve`") from exc
 
     def put(self, answer: type[T], *path: str, body: Mapping[str, Any], **query: str) -> T:
         """Replace something; raises as `get` does."""

@@ -14,6 +14,7 @@ from controlplane.cli import (
     audit,
     batch,
     completion,
+    events,
     explaining,
     fleet,
     job_operations,
@@ -68,6 +69,7 @@ def hueshift(
 
 
 release.register(app)
+events.register(app)
 readiness.register(app)
 fleet.register(app)
 local.register(app)

@@ -164,6 +164,21 @@ def overload(
     _run("bench_overload", seconds=seconds, queue=queue, json_file=json)
 
 
+@bench.command("events")
+def bench_events(
+    rate: Annotated[int, typer.Option("--rate", min=1, max=20_000, help="Events a second.")] = 1_000,
+    readers: Annotated[int, typer.Option("--readers", min=1, max=400, help="How many read.")] = 100,
+    slow: Annotated[int, typer.Option("--slow", min=0, max=50, help="How many more do not.")] = 5,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, max=600, help="For how long.")] = 30.0,
+    json: JsonFile = None,
+) -> None:
+    """Tell many readers what happens: CPU and memory of the server, latencies, slow readers dropped.
+
+    Exit code 0 only if it costs at most half a core, no reader misses an event, and those that do not read are dropped.
+    """
+    _run("bench_events", rate=rate, readers=readers, slow=slow, seconds=seconds, json_file=json)
+
+
 @bench.command("jobs")
 def bench_jobs(
     count: Annotated[int, typer.Option("--jobs", min=10, max=1_000_000, help="How many are in the crowd.")] = 5_000,

@@ -4,7 +4,7 @@ import dataclasses
 import datetime as dt
 import json
 from collections.abc import Generator, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from controlplane.controller.fleet import FleetLevel, unready_members
 from controlplane.ports import ClusterHealth, NodeStatus, Rollout, TickRead
@@ -44,6 +44,10 @@ GAP = dt.timedelta(seconds=5)
 
 TELEMETRY_TIMEOUT = dt.timedelta(seconds=120)
 """Silence after which a rollout pauses and asks for a person (judge.md section 5)."""
+
+
+MOST_ODDS: Final = 1e12
+"""Evidence is recorded up to here: JSON knows no infinity."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -375,7 +379,9 @@ def _record(
     heeded: tuple[Verdict, ...],
     judgement: Judgement,
 ) -> JudgedTick:
-    return JudgedTick(previous, window, look, exposure, heeded, judgement.verdict, judgement.reason)
+    odds = {each.name: min(float(f"{each.odds:.4g}"), MOST_ODDS) for each in judgement.objectives}
+    verdict, words = judgement.verdict, judgement.reason
+    return JudgedTick(previous, window, look, exposure, heeded, verdict, words, tuple(sorted(odds.items())))
 
 
 def _peek(rollout: Rollout, state: JudgeState, partial: TickWindow, policy: Policy) -> Judgement | None:

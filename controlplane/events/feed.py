@@ -18,7 +18,7 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
-from controlplane.events.model import BEGIN, RESET, Cursor, Wanted, encode, told
+from controlplane.events.model import BEGIN, LIVE, RESET, Cursor, EventType, Wanted, encode, place_of, told
 from controlplane.events.ring import Levels, Ring
 from controlplane.events.standing import Standing
 from controlplane.ports import Store
@@ -27,13 +27,13 @@ from controlplane.wake import Wake
 log = structlog.get_logger()
 
 PAUSE: Final = dt.timedelta(milliseconds=100)
-"""Between two looks at least; four times as long as the last one took, where that is longer."""
-LONGEST_PAUSE: Final = dt.timedelta(seconds=5)
+"""Between two looks at least; as long as the last one took, where that is longer."""
 PAGE: Final = 1_000
 STANDING_S: Final = 0.5
 """How long after a look at how things stand the next one comes, if there is reason to."""
 STANDING_AT_LATEST_S: Final = 2.0
 EVIDENCE_S: Final = 1.0
+"""Between two looks at what the judge saw, and at the newest seconds of services that were asked for by name."""
 
 
 class FellBehindError(ControlPlaneError):
@@ -43,13 +43,16 @@ class FellBehindError(ControlPlaneError):
 class Follower:
     """One who looks on: a place in the log, and one among the levels."""
 
-    def __init__(self, feed: "EventFeed", wanted: Wanted, since: str | None) -> None:
+    def __init__(self, feed: "EventFeed", wanted: Wanted, *, since: str | None, last: int) -> None:
         self.wanted = wanted
-        self.since = since
+        self._since = since
+        self._last = last
         self.is_closed = False
         """Nothing more will come."""
         self.is_new = True
         """It was told nothing yet."""
+        self.is_live = False
+        """It was told all that was before it."""
         self.wake = Wake()
         self._feed = feed
         self._opening = b""
@@ -60,13 +63,12 @@ class Follower:
     def begin(self) -> None:
         """Take a place: behind what this reader knows already, or at the present."""
         ring = self._feed.ring
-        known = Cursor.parse(self.since) if self.since else None
+        known = Cursor.parse(self._since) if self._since else None
         place = None if known is None else ring.place_after(known)
-        name = RESET if self.since and place is None else BEGIN
-        self._cursor = known if known is not None and place is not None else ring.newest
-        self._place = ring.end if place is None else place
-        data = {"cursor": str(self._cursor), "newest": str(ring.newest)}
-        self._opening = encode(name, data, self._cursor)
+        name = RESET if self._since and place is None else BEGIN
+        self._place = ring.place_of_last(self._last, self.wanted) if place is None else place
+        self._cursor = known if known is not None and place is not None else ring.cursor_before(self._place)
+        self._opening = encode(name, {"cursor": str(self._cursor), "newest": str(ring.newest)}, self._cursor)
         self.is_new = False
 
     def close(self) -> None:
@@ -97,6 +99,9 @@ class Follower:
             self._cursor = ring.newest
             news += levels.read(self._level, self.wanted)
             self._level = levels.newest
+            if not self.is_live:
+                news += encode(LIVE, {"cursor": str(self._cursor)}, self._cursor)
+                self.is_live = True
         return news or None
 
     @property
@@ -128,9 +133,15 @@ class EventFeed:
     """How things stand has changed since it was read last, too soon after that to be read again."""
 
     @contextlib.contextmanager
-    def follow(self, wanted: Wanted, *, since: str | None = None) -> Iterator[Follower]:
-        """Look on while this is open; *since* is the cursor to go on from, None for the present."""
-        follower = Follower(self, wanted, since)
+    def follow(self, wanted: Wanted, *, since: str | None = None, last: int = 0) -> Iterator[Follower]:
+        """Look on while this is open.
+
+        Args:
+            wanted: At what.
+            since: The cursor to go on from; None for the present.
+            last: How many past events to begin with where there is no such cursor.
+        """
+        follower = Follower(self, wanted, since=since, last=last)
         self._followers.append(follower)
         self._someone.set()
         self.wake.set()
@@ -152,7 +163,7 @@ class EventFeed:
                 except ControlPlaneError as exc:
                     log.warning("events.not_looked_at", error=str(exc))
                 took = dt.timedelta(seconds=self.clock.steady() - begun)
-                await self.clock.sleep(min(max(PAUSE, 4 * took), LONGEST_PAUSE))
+                await self.clock.sleep(max(PAUSE, took))
                 if not self._has_changed:
                     await self.wake.wait(self.interval)
         finally:
@@ -177,11 +188,20 @@ class EventFeed:
             elif news:
                 follower.wake.set()
 
+    def _is_wanted(self, kind: EventType) -> bool:
+        return any(follower.wanted.wants(kind) for follower in self._followers)
+
+    def _named(self) -> frozenset[str]:
+        """Return the services whose seconds somebody wants."""
+        wishes = [follower.wanted for follower in self._followers]
+        found = [wish.services for wish in wishes if wish.services and wish.wants(EventType.SERIES)]
+        return frozenset().union(*found)
+
     async def _start(self) -> None:
         """Begin anew with the end of the log: what was known is of another time."""
         limit = self.ring.max_events
         newest = await self.store.load_log_end(limit=limit)
-        self.ring.restart(Cursor(newest[0].entry.number - 1) if len(newest) == limit else Cursor())
+        self.ring.restart(Cursor(place_of(newest[0]) - 1) if len(newest) == limit else Cursor())
         self.ring.append(map(told, newest))
         self._standing = Standing(store=self.store, clock=self.clock, levels=self.levels)
         self._standing_at = self._evidence_at = -1e9
@@ -201,11 +221,15 @@ class EventFeed:
             return False
         news = False
         self._has_changed |= await self.standing_wake.wait(dt.timedelta(0))
-        age = now - self._standing_at
+        age, named = now - self._standing_at, self._named()
         if is_first or age >= STANDING_AT_LATEST_S or (age >= STANDING_S and self._has_changed):
             self._standing_at, self._has_changed = now, False
-            news |= await standing.read()
+            if named or self._is_wanted(EventType.STATE) or self._is_wanted(EventType.WEIGHTS):
+                news |= await standing.read()
         if is_first or now - self._evidence_at >= EVIDENCE_S:
             self._evidence_at = now
-            news |= await standing.read_evidence()
+            if self._is_wanted(EventType.EVIDENCE):
+                news |= await standing.read_evidence()
+            if named:
+                news |= await standing.read_series(named)
         return news

@@ -9,11 +9,11 @@ misses nothing of the first kind, gets nothing of it twice, and has the present 
 import dataclasses
 import enum
 import json
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Final, Self
 
-from controlplane.events.sentences import measured, sentence
-from controlplane.ports import LoggedEntry
+from controlplane.events.sentences import answer_sentence, measured, sentence
+from controlplane.ports import Logged, LoggedAnswer, LoggedEntry
 
 MAX_WORDS: Final = 2_000
 """Characters of words in an event: an Envoy may quote a whole configuration."""
@@ -38,6 +38,10 @@ class EventType(enum.StrEnum):
     """A service, or everything, was frozen, or is not any more."""
     PICTURES = "pictures"
     """A verdict on a version's pictures."""
+    ACK = "ack"
+    """Envoys acknowledged something."""
+    NACK = "nack"
+    """Envoys refused something; the sentence has their words."""
     STATE = "state"
     """How a service and its newest rollout stand."""
     WEIGHTS = "weights"
@@ -50,7 +54,9 @@ class EventType(enum.StrEnum):
 
 LEVELS: Final = frozenset({EventType.STATE, EventType.WEIGHTS, EventType.EVIDENCE, EventType.SERIES})
 BEGIN: Final = "begin"
-"""The first event of a stream: where it begins, and that the present state follows."""
+"""The first event of a stream: where it begins; what was asked for of the past, and the present state, follow."""
+LIVE: Final = "live"
+"""All that had happened when the stream began, as far as it was asked for, and the present state are told."""
 RESET: Final = "reset"
 """Instead of `BEGIN`: the place to go on from is too far back, so forget what you know."""
 
@@ -80,11 +86,11 @@ class Cursor:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Told:
-    """One event as it goes over the wire. *service* is None where it concerns more than one or none."""
+    """One event as it goes over the wire. *services* are those that it concerns, None where nobody knows which."""
 
     cursor: Cursor
     type: EventType
-    service: str | None
+    services: frozenset[str] | None
     wire: bytes
 
 
@@ -104,17 +110,25 @@ class Wanted:
         """What two readers have in common who get the same."""
         return self.services, self.types, self.sees
 
-    def has(self, kind: EventType, service: str | None) -> bool:
-        """Whether an event is for this reader."""
-        return (self.types is None or kind in self.types) and _is_in(service, self.services) and self.may_see(service)
+    def wants(self, kind: EventType) -> bool:
+        """Whether events of this type were asked for."""
+        return self.types is None or kind in self.types
 
-    def may_see(self, service: str | None) -> bool:
-        """Whether the reader may know of something about *service*."""
-        return _is_in(service, self.sees)
+    def has(self, kind: EventType, services: frozenset[str] | None) -> bool:
+        """Whether something about *services* is for this reader; what concerns nobody knows what only for who sees all.
+
+        An event about several is for whoever may see one of them: it does not say which others it concerns.
+        """
+        if not self.wants(kind) or (kind is EventType.SERIES and self.services is None):
+            return False
+        wished = self.services if self.sees is None else self.sees & (self.services or self.sees)
+        return wished is None or (services is not None and not wished.isdisjoint(services))
 
 
-def type_of(logged: LoggedEntry) -> EventType:
-    """Say what an entry of the history is about."""
+def type_of(logged: Logged) -> EventType:
+    """Say what something in the log is about."""
+    if isinstance(logged, LoggedAnswer):
+        return EventType.ACK if logged.answer.acked else EventType.NACK
     entry = logged.entry
     match entry.kind:
         case "refused":
@@ -125,8 +139,34 @@ def type_of(logged: LoggedEntry) -> EventType:
             return EventType.ROLLOUT if entry.rollout or entry.after == "Dropped" else EventType.REVISION
 
 
-def told(logged: LoggedEntry) -> Told:
-    """Write an entry of the history down as an event, once for all its readers."""
+def place_of(logged: Logged) -> int:
+    """Return the number that something has in the log."""
+    return logged.number if isinstance(logged, LoggedAnswer) else logged.entry.number
+
+
+def told(logged: Logged) -> Told:
+    """Write something of the log down as an event, once for all its readers."""
+    return _told_answer(logged) if isinstance(logged, LoggedAnswer) else _told_entry(logged)
+
+
+def _told_answer(logged: LoggedAnswer) -> Told:
+    answer, kind, cursor = logged.answer, type_of(logged), Cursor(logged.number)
+    data = {
+        "cursor": str(cursor),
+        "at": answer.at.isoformat(),
+        "service": None,
+        "rollout": None,
+        "resource": answer.kind,
+        "version": answer.version,
+        "nodes": answer.nodes,
+        "count": answer.count,
+        "sentence": answer_sentence(answer)[:MAX_WORDS],
+    }
+    services = None if logged.services is None else frozenset(logged.services)
+    return Told(cursor, kind, services, encode(kind, data, cursor))
+
+
+def _told_entry(logged: LoggedEntry) -> Told:
     entry, kind, cursor = logged.entry, type_of(logged), Cursor(logged.entry.number)
     found = measured(logged.outcome or entry.words)
     data = {
@@ -138,10 +178,11 @@ def told(logged: LoggedEntry) -> Told:
         "by": entry.by,
         "before": entry.before,
         "after": entry.after,
+        "weights": entry.weights,
         "sentence": sentence(logged)[:MAX_WORDS],
         "measured": None if found is None else dataclasses.asdict(found),
     }
-    return Told(cursor, kind, entry.service, encode(kind, data, cursor))
+    return Told(cursor, kind, frozenset((entry.service,)), encode(kind, data, cursor))
 
 
 def encode(name: str, data: Mapping[str, Any], cursor: Cursor | None = None) -> bytes:
@@ -149,7 +190,3 @@ def encode(name: str, data: Mapping[str, Any], cursor: Cursor | None = None) -> 
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
     place = "" if cursor is None else f"id: {cursor}\n"
     return f"event: {name}\ndata: {text}\n{place}\n".encode()
-
-
-def _is_in(service: str | None, services: Collection[str] | None) -> bool:
-    return services is None or service in services

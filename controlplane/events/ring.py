@@ -36,11 +36,6 @@ class Ring:
         """The place behind the newest event."""
         return self._gone + len(self._events)
 
-    @property
-    def begin(self) -> int:
-        """The place of the oldest event that is here."""
-        return self._gone
-
     def restart(self, floor: Cursor) -> None:
         """Forget everything: the next event is the first one after *floor*."""
         self._gone = self.end
@@ -67,6 +62,20 @@ class Ring:
             return None
         return self._gone + bisect.bisect_right(self._events, cursor, key=lambda event: event.cursor)
 
+    def place_of_last(self, count: int, wanted: Wanted) -> int:
+        """Return the place from which on *wanted* has the last *count* events, or all that are here."""
+        place = self.end
+        for event in reversed(self._events):
+            if not count:
+                break
+            place -= 1
+            count -= wanted.has(event.type, event.services)
+        return place
+
+    def cursor_before(self, place: int) -> Cursor:
+        """Return what is known to who stands at *place*."""
+        return self.floor if place <= self._gone else self._events[place - self._gone - 1].cursor
+
     def read(self, place: int, wanted: Wanted) -> tuple[bytes, int]:
         """Return what *wanted* has from *place* on, at most `MAX_CHUNK` or one event, and the place behind it.
 
@@ -85,7 +94,7 @@ class Ring:
         size = 0
         for index in range(place - self._gone, len(self._events)):
             event = self._events[index]
-            if wanted.has(event.type, event.service):
+            if wanted.has(event.type, event.services):
                 size += len(event.wire)
                 if found and size > MAX_CHUNK:
                     return b"".join(found), self._gone + index
@@ -124,7 +133,7 @@ class Levels:
             news = [
                 (number, wire)
                 for (kind, service), (number, wire) in self._levels.items()
-                if number > after and wanted.has(kind, service)
+                if number > after and wanted.has(kind, frozenset((service,)))
             ]
             self._joined[key] = b"".join(wire for _, wire in sorted(news))
         return self._joined[key]

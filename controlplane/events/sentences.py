@@ -8,7 +8,11 @@ import dataclasses
 import re
 from typing import Final
 
-from controlplane.ports import LoggedEntry
+from controlplane.ports import EnvoyAnswer, LoggedEntry
+
+MAX_NAMED: Final = 3
+SHOWN_VERSION: Final = 12
+"""Digits of a version that tell two apart for people."""
 
 _EVIDENCE: Final = re.compile(r"; evidence (at least )?1:(\d+)")
 _MEASURED: Final = re.compile(
@@ -43,6 +47,15 @@ def sentence(logged: LoggedEntry) -> str:
             if entry.after == "Dropped":
                 return entry.words  # a start that waited: there is no rollout of it
             return _move(logged) if entry.rollout else f"{_verb(entry.after)} {_lower(entry.words)}"
+
+
+def answer_sentence(answer: EnvoyAnswer) -> str:
+    """Say what Envoys answered: ``edge-1, edge-2 and 3 more acknowledged RDS 1a2b3c4d5e6f``."""
+    names = ", ".join(answer.nodes[:MAX_NAMED])
+    more = answer.count - len(answer.nodes[:MAX_NAMED])
+    who = f"{names} and {more} more" if more else names
+    what = f"{answer.kind.upper()} {answer.version[:SHOWN_VERSION]}"
+    return f"{who} acknowledged {what}" if answer.acked else f"{who} refused {what}: {answer.words}"
 
 
 def measured(words: str) -> Measured | None:

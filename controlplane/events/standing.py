@@ -3,12 +3,13 @@
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from controlplane.clock import Clock
 from controlplane.controller.fleet import FleetLevel
 from controlplane.controller.groups import GroupView, level_of, load_newest_groups
+from controlplane.events.live import read_series
 from controlplane.events.model import EventType, encode
 from controlplane.events.ring import Levels
 from controlplane.ports import Rollout, RolloutId, Store
@@ -17,7 +18,7 @@ from controlplane.rollout.model import Baking, Paused, Promoted, RolledBack, Rol
 from controlplane.rollout.objectives import policy_of
 from controlplane.rollout.standing import Versions, standings
 from controlplane.rollout.verdict import ObjectiveEvidence
-from controlplane.traffic.model import Split
+from controlplane.traffic.model import ServiceSpec, Split
 
 MAX_REMEMBERED: Final = 500
 """Rollouts that have ended of which a fresh process tells how they ended."""
@@ -35,6 +36,7 @@ class Standing:
     _newest: dict[str, Rollout] = dataclasses.field(default_factory=dict)
     _live: dict[str, Split] = dataclasses.field(default_factory=dict)
     _knows_past: bool = False
+    _specs: dict[str, ServiceSpec] = dataclasses.field(default_factory=dict)
 
     async def read(self) -> bool:
         """Read how all services stand; return whether anything is new.
@@ -50,6 +52,7 @@ class Standing:
             for served in group.plan.services:
                 services.setdefault(served.spec.name, []).append(group)
                 splits.setdefault(served.spec.name, served.split)
+                self._specs[served.spec.name] = served.spec
         news = [
             self._put(service, splits[service], level_of(groups_of), self._newest.get(service))
             for service, groups_of in services.items()
@@ -67,6 +70,13 @@ class Standing:
         ]
         self.levels.forget(frozenset(rollout.service for rollout in active), EventType.EVIDENCE)
         return any(news)
+
+    async def read_series(self, named: Iterable[str]) -> bool:
+        """Read the newest seconds of the services *named*; return whether anything is new."""
+        specs = [self._specs[name] for name in sorted(named) if name in self._specs]
+        if not specs:
+            return False
+        return await read_series(self.store, self.levels, specs, now=int(self.clock.now().timestamp()))
 
     async def _read_rollouts(self) -> None:
         """Bring the newest rollout of each service up to date: those that go on, and once more those that ended."""
@@ -151,8 +161,3 @@ def _weights(split: Split) -> Mapping[str, int]:
 
 def _moment(tick: int | None) -> str | None:
     return None if tick is None else dt.datetime.fromtimestamp(tick, dt.UTC).isoformat()
-
-
-def named(followers: Iterable[frozenset[str] | None]) -> Sequence[str]:
-    """Return the services that were asked for by name, in order."""
-    return sorted({service for services in followers if services for service in services})

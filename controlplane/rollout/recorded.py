@@ -39,6 +39,8 @@ class JudgedTick:
     heeded: tuple[Verdict, ...] = ()
     verdict: Verdict = Verdict.HOLD
     words: str = ""
+    odds: tuple[tuple[str, float], ...] = ()
+    """What it had as evidence of a breach, per objective; for those who draw it, no part of a replay."""
 
     @property
     def tick(self) -> int:

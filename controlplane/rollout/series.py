@@ -57,9 +57,9 @@ class Counted:
     counts: VersionTick
 
 
-def step_s(since: int, until: int, max_points: int) -> int:
+def step_s(since: int, until: int, max_points: int, *, at_least: int = 1) -> int:
     """Return the shortest step with which the seconds from *since* to before *until* are at most *max_points*."""
-    fitting = (step for step in _steps() if len(starts(since, until, step)) <= max_points)
+    fitting = (step for step in _steps() if step >= at_least and len(starts(since, until, step)) <= max_points)
     return next(fitting)
 
 

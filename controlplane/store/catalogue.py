@@ -1,5 +1,6 @@
 """Services, their revisions and the live split."""
 
+import dataclasses
 import datetime as dt
 import ipaddress
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from controlplane.store.queries import (
     of_the_living,
     replace_split,
     unrejected_revisions,
+    weights_of,
     with_why,
 )
 from controlplane.store.specs import SpecCache, insert_revision, revision_of
@@ -137,9 +139,8 @@ def _set_split(tx: Tx, specs: SpecCache, service: str, split: Split, *, by: str,
         served.spec.version(share.version, field="split")
     replace_split(tx.conn, service, split)
     shown = ", ".join(f"{share.version} {share.weight_bp / 100:g} %" for share in split)
-    append_history(
-        tx.conn, [audit(service, "set-split", by=by, words=with_why(f"the split is now {shown}", why), at=now)]
-    )
+    entry = audit(service, "set-split", by=by, words=with_why(f"the split is now {shown}", why), at=now)
+    append_history(tx.conn, [dataclasses.replace(entry, weights=weights_of(split))])
     tx.announce(Topic.DESIRED)
 
 
@@ -169,9 +170,9 @@ def apply_spec(
     revision = Revision(number=number, spec=spec, status=RevisionStatus.PROPOSED, words="", by=by, why=why, at=now)
     insert_revision(tx.conn, revision)
     _fit_split(tx.conn, spec)
-    append_history(
-        tx.conn, [audit(spec.name, "apply", by=by, words=with_why(f"revision {number} declared", why), at=now)]
-    )
+    entry = audit(spec.name, "apply", by=by, words=with_why(f"revision {number} declared", why), at=now)
+    weights = weights_of(load_splits(tx.conn, spec.name)[spec.name])
+    append_history(tx.conn, [dataclasses.replace(entry, weights=weights)])
     tx.announce(Topic.DESIRED)
     return revision, True
 

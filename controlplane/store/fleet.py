@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from controlplane.ports import NAMED, NodeStatus, SnapshotRecord, SnapshotStatus
+from controlplane.ports import NAMED, EnvoyAnswer, NodeStatus, SnapshotRecord, SnapshotStatus
 from controlplane.store import tables
 from controlplane.store.codec import types_from_text, types_to_text
 from controlplane.store.engine import Tx
+from controlplane.store.event_log import append_answers
 from controlplane.store.queries import Part, insert_or
 from controlplane.wake import Topic
 
@@ -19,9 +20,15 @@ class SqlFleet(Part):
 
     __slots__ = ()
 
-    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
-        if nodes:
-            await self.database.write(lambda tx: _record_nodes(tx, nodes))
+    async def record_nodes(self, nodes: Sequence[NodeStatus], *, answers: Sequence[EnvoyAnswer] = ()) -> None:
+        def work(tx: Tx) -> None:
+            if nodes:
+                _record_nodes(tx, nodes)
+            append_answers(tx.conn, answers)
+            tx.announce(Topic.FLEET)
+
+        if nodes or answers:
+            await self.database.write(work)
 
     async def load_nodes(self) -> tuple[NodeStatus, ...]:
         return await self.database.read(lambda tx: tuple(_node_of(row) for row in tx.conn.execute(_NODES).all()))
@@ -139,7 +146,6 @@ def _record_nodes(tx: Tx, nodes: Sequence[NodeStatus]) -> None:
             for node in nodes
         ],
     )
-    tx.announce(Topic.FLEET)
 
 
 def _node_of(row: sa.Row[Any]) -> NodeStatus:

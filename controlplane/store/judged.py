@@ -26,6 +26,22 @@ _OF: Final = (
 )
 
 
+_LASTS: Final = (
+    sa.select(sa.func.max(tables.judged_tick.c.tick))
+    .where(
+        tables.judged_tick.c.rollout == sa.bindparam("of"),
+        tables.judged_tick.c.tick >= sa.bindparam("since", type_=sa.BigInteger),
+        tables.judged_tick.c.tick < sa.bindparam("until", type_=sa.BigInteger),
+    )
+    .group_by(tables.judged_tick.c.tick // sa.bindparam("step", type_=sa.BigInteger))
+)
+_ODDS: Final = (
+    sa.select(tables.judged_tick.c.tick, tables.judged_tick.c.odds)
+    .where(tables.judged_tick.c.rollout == sa.bindparam("of"), tables.judged_tick.c.tick.in_(_LASTS))
+    .order_by(tables.judged_tick.c.tick)
+)
+
+
 def append_judged(conn: sa.Connection, rollout: RolloutId, judged: Sequence[JudgedTick]) -> None:
     """Add what the judge of *rollout* has seen."""
     if judged:
@@ -35,6 +51,14 @@ def append_judged(conn: sa.Connection, rollout: RolloutId, judged: Sequence[Judg
 def load_judged(conn: sa.Connection, rollout: RolloutId, *, after: int, limit: int) -> tuple[JudgedTick, ...]:
     """Return it as far as it is kept, oldest first."""
     return tuple(_from_row(row) for row in conn.execute(_OF, {"of": rollout, "after": after, "limit": limit}))
+
+
+def load_odds(
+    conn: sa.Connection, rollout: RolloutId, *, since: int, until: int, step: int
+) -> tuple[tuple[int, Mapping[str, float]], ...]:
+    """Return the evidence as of the last tick in each step."""
+    rows = conn.execute(_ODDS, {"of": rollout, "since": since, "until": until, "step": step})
+    return tuple((row.tick, row.odds) for row in rows if row.odds)
 
 
 def _to_row(rollout: RolloutId, tick: JudgedTick) -> dict[str, Any]:
@@ -49,6 +73,7 @@ def _to_row(rollout: RolloutId, tick: JudgedTick) -> dict[str, Any]:
         "heeded": [verdict.name.lower() for verdict in tick.heeded],
         "verdict": tick.verdict.name.lower(),
         "words": tick.words,
+        "odds": dict(tick.odds),
     }
 
 
@@ -62,6 +87,7 @@ def _from_row(row: sa.Row[Any]) -> JudgedTick:
         heeded=tuple(Verdict[name.upper()] for name in row.heeded),
         verdict=Verdict[row.verdict.upper()],
         words=row.words,
+        odds=tuple(sorted(row.odds.items())),
     )
 
 

@@ -171,6 +171,12 @@ _APPEND: Final = tables.history.insert()
 _IN_TURN: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('hueshift.history'))")
 
 
+def take_turn(conn: sa.Connection) -> None:
+    """Wait until nobody else has taken numbers of the log that are not committed yet; see `append_history`."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(_IN_TURN)
+
+
 def append_history(conn: sa.Connection, entries: Iterable[HistoryEntry]) -> None:
     """Append to the history; the database numbers the entries anew.
 
@@ -189,12 +195,12 @@ def append_history(conn: sa.Connection, entries: Iterable[HistoryEntry]) -> None
             "words": entry.words,
             "before": entry.before,
             "after": entry.after,
+            "weights": None if entry.weights is None else dict(entry.weights),
         }
         for entry in entries
     ]
     if rows:
-        if conn.dialect.name == "postgresql":
-            conn.execute(_IN_TURN)
+        take_turn(conn)
         conn.execute(_APPEND, rows)
 
 
@@ -203,6 +209,11 @@ def audit(
 ) -> HistoryEntry:
     """Make the entry for something that a person did."""
     return HistoryEntry(number=0, at=at, kind="audit", service=service, rollout=rollout, what=what, by=by, words=words)
+
+
+def weights_of(split: Split) -> dict[str, int]:
+    """Write a split as an entry of the history tells it."""
+    return {share.version: share.weight_bp for share in split}
 
 
 def with_why(words: str, why: str) -> str:

@@ -2,14 +2,15 @@
 
 import dataclasses
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import sqlalchemy as sa
 
 from controlplane.errors import ConflictError, NotFoundError, StaleWriteError
 from controlplane.ports import HistoryEntry, NewRollout, Occurrence, PendingCommand, Rollout, RolloutId
-from controlplane.rollout.model import Command, Preparing
+from controlplane.rollout.lifecycle import weight_bp
+from controlplane.rollout.model import Command, Preparing, is_final
 from controlplane.rollout.recorded import JudgedTick
 from controlplane.store import tables
 from controlplane.store.codec import (
@@ -23,7 +24,7 @@ from controlplane.store.codec import (
 )
 from controlplane.store.engine import Tx
 from controlplane.store.freezes import refuse_frozen
-from controlplane.store.judged import append_judged, load_judged
+from controlplane.store.judged import append_judged, load_judged, load_odds
 from controlplane.store.queries import (
     Part,
     active_rollouts,
@@ -36,11 +37,16 @@ from controlplane.store.queries import (
     replace_split,
     rollout_of,
     unrejected_revisions,
+    weights_of,
     with_why,
 )
 from controlplane.store.specs import SpecCache
+from controlplane.traffic.assemble import rollout_split
 from controlplane.traffic.model import Split, check_split
 from controlplane.wake import Topic
+
+MAX_WEIGHTS: Final = 5_000
+"""Changes of weights that are read at most: years of them."""
 
 
 class SqlRollouts(Part):
@@ -107,6 +113,23 @@ class SqlRollouts(Part):
 
     async def load_judged(self, rollout: RolloutId, *, after: int = 0, limit: int = 600) -> tuple[JudgedTick, ...]:
         return await self.database.read(lambda tx: load_judged(tx.conn, rollout, after=after, limit=limit))
+
+    async def load_odds(
+        self, rollout: RolloutId, *, since: int, until: int, step: int
+    ) -> tuple[tuple[int, Mapping[str, float]], ...]:
+        return await self.database.read(lambda tx: load_odds(tx.conn, rollout, since=since, until=until, step=step))
+
+    async def load_weights(self, service: str, *, since: dt.datetime) -> tuple[HistoryEntry, ...]:
+        table = tables.history
+        tells = sa.and_(table.c.service == service, table.c.weights.is_not(None))
+        before = sa.select(table).where(tells, table.c.at < since).order_by(table.c.number.desc()).limit(1)
+        after = sa.select(table).where(tells, table.c.at >= since).order_by(table.c.number).limit(MAX_WEIGHTS)
+
+        def work(tx: Tx) -> tuple[HistoryEntry, ...]:
+            rows = [*tx.conn.execute(before).mappings(), *tx.conn.execute(after).mappings()]
+            return tuple(HistoryEntry(**row) for row in rows)
+
+        return await self.database.read(work)
 
     async def history(self, service: str, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
         table = tables.history
@@ -370,12 +393,14 @@ def _save(
             "asked": rollout.asked.value if rollout.asked else None,
         },
     )
+    weights = _weights(tx.conn, rollout, split) if occurred else None
     append_history(
         tx.conn,
         [
             HistoryEntry(
                 number=0,
                 at=now,
+                weights=weights if entry.kind == "transition" else None,
                 kind=entry.kind,
                 service=rollout.service,
                 rollout=rollout.id,
@@ -396,3 +421,13 @@ def _save(
     if split is not None or (before.state_kind, before.state) != (kind, state):
         tx.announce(Topic.DESIRED)
     return dataclasses.replace(rollout, version=rollout.version + 1)
+
+
+def _weights(conn: sa.Connection, rollout: Rollout, split: Split | None) -> dict[str, int]:
+    """Return the weights that are asked for in the state that is saved."""
+    if split is None:
+        split = load_splits(conn, rollout.service)[rollout.service]
+        candidate_bp = weight_bp(rollout.plan, rollout.state)
+        if candidate_bp is not None and not is_final(rollout.state):
+            split = rollout_split(split, rollout.baseline, rollout.candidate, candidate_bp)
+    return weights_of(split)

@@ -40,6 +40,7 @@ from controlplane.store.samples import SqlSamples
 from controlplane.store.sessions import SqlSessions
 from controlplane.store.specs import SpecCache
 from controlplane.store.steering import SqlSteering
+from controlplane.store.sums import SqlSums
 from controlplane.store.telemetry import SqlTelemetry
 from controlplane.store.urls import is_memory, is_sqlite, parse_url
 from controlplane.wake import WakeBoard
@@ -55,6 +56,7 @@ class SqlStore(
     SqlFleet,
     SqlDesired,
     SqlTelemetry,
+    SqlSums,
     SqlSamples,
     SqlQuality,
     SqlModels,

@@ -5,6 +5,7 @@ are whole microseconds, moments are UTC. `migrations/` creates all this; a test 
 """
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from controlplane.store.columns import Json, Serial, Span, UtcDateTime
 
@@ -299,6 +300,7 @@ history = sa.Table(
     sa.Column("words", sa.Text, nullable=False),
     sa.Column("before", sa.Text, nullable=False),
     sa.Column("after", sa.Text, nullable=False),
+    sa.Column("weights", sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")),
     sa.CheckConstraint("kind IN ('transition', 'refused', 'audit')", name="kind"),
     sa.Index("ix_history_service_number", "service", "number"),
     sqlite_autoincrement=True,
@@ -351,6 +353,20 @@ snapshot = sa.Table(
     sa.CheckConstraint(REVIEWED, name="status"),
 )
 """*serial* orders by when a snapshot was last proposed: one that is served again becomes the newest again."""
+
+envoy_answer = sa.Table(
+    "envoy_answer",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", UtcDateTime, nullable=False, index=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("acked", sa.Boolean, nullable=False),
+    sa.Column("nodes", Json, nullable=False),
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+)
+"""Numbered in one row with the history: together they are the log that event streams tell. Pruned with telemetry."""
 
 # -- who may ask, who may move -----------------------------------------------------------------------------------------
 

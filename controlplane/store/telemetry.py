@@ -20,6 +20,7 @@ from controlplane.store.codec import codes_from_json, histogram_from_bytes, hist
 from controlplane.store.engine import Tx
 from controlplane.store.quality import prune_quality
 from controlplane.store.queries import Part, upsert
+from controlplane.store.tables import envoy_answer
 from controlplane.wake import Topic
 
 DEAD_AFTER_TICKS: Final = 10
@@ -76,6 +77,7 @@ class SqlTelemetry(Part):
             tx.conn.execute(tables.query_sample.delete().where(tables.query_sample.c.tick < before_tick))
             tx.conn.execute(tables.counter_base.delete().where(tables.counter_base.c.at < before))
             tx.conn.execute(tables.histogram_gap.delete().where(tables.histogram_gap.c.until < before))
+            tx.conn.execute(envoy_answer.delete().where(envoy_answer.c.at < before))
             prune_quality(tx.conn, before)
 
         await self.database.write(work)

@@ -89,11 +89,28 @@ judged_tick = sa.Table(
     sa.Column("heeded", Json, nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Column("words", sa.Text, nullable=False),
+    sa.Column("odds", Json, nullable=False, server_default="{}"),
     sa.CheckConstraint("look IN ('history', 'whole', 'partial')", name="look"),
     sa.CheckConstraint("verdict IN ('hold', 'advance', 'rollback', 'probe', 'ask')", name="verdict"),
     sqlite_with_rowid=False,
 )
 """Written with the rollout that it moved, pruned with telemetry. *exposure* is ``{}`` before there was any."""
+
+telemetry_rollup = sa.Table(
+    "telemetry_rollup",
+    metadata,
+    sa.Column("span_s", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("begin", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("cluster", sa.Text, primary_key=True),
+    sa.Column("completed", sa.BigInteger, nullable=False),
+    sa.Column("errors", sa.BigInteger, nullable=False),
+    sa.Column("started", sa.BigInteger, nullable=False),
+    sa.Column("active", sa.BigInteger, nullable=False),
+    sa.Column("latency", sa.LargeBinary, nullable=False),
+    sa.Column("codes", Json, nullable=False, server_default="{}"),
+    sqlite_with_rowid=False,
+)
+"""Sums of `telemetry_tick` over a minute or an hour, which stay when the seconds are gone. *active* is at the end."""
 
 query_sample = sa.Table(
     "query_sample",

@@ -14,7 +14,7 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
-from controlplane.ports import NodeStatus, PastRefusal, TypeStatus
+from controlplane.ports import EnvoyAnswer, NodeStatus, PastRefusal, TypeStatus
 from controlplane.wake import Wake
 from controlplane.xds.channel import Acked, Ignored, Level, Nacked, Node, Reaction, Stale, Subscribed
 from controlplane.xds.kinds import Kind
@@ -50,8 +50,49 @@ AckHook: TypeAlias = Callable[[str, str, str, float], None]
 class NodeRecorder(Protocol):
     """What is needed here of `controlplane.ports.FleetStore`."""
 
-    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
-        """Insert or replace the rows of these nodes."""
+    async def record_nodes(self, nodes: Sequence[NodeStatus], *, answers: Sequence[EnvoyAnswer] = ()) -> None:
+        """Insert or replace the rows of these nodes, and add their *answers* to the log."""
+
+
+MAX_NAMED: Final = 20
+"""Nodes that an answer of many names."""
+MAX_TOLD: Final = 200
+"""Different answers that wait to be written: while the database is away, what comes beyond is in the rows alone."""
+
+
+class Answers:
+    """What clients said since the last write, told once for all that said the same."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, str, str | None], tuple[list[str], int, dt.datetime]] = {}
+
+    def add(self, node: str, kind: str, version: str, *, words: str | None, at: dt.datetime) -> None:
+        """Note that *node* acknowledged a version, or (*words*) refused it."""
+        key = (kind, version, words)
+        nodes, count, _ = self._told.get(key, ([], 0, at))
+        if not count and len(self._told) >= MAX_TOLD:
+            return
+        if len(nodes) < MAX_NAMED:
+            nodes.append(node)
+        self._told[key] = (nodes, count + 1, at)
+
+    def take(self) -> tuple[EnvoyAnswer, ...]:
+        """Return them all, and forget them."""
+        told, self._told = self._told, {}
+        return tuple(
+            EnvoyAnswer(kind, version, words is None, tuple(nodes), count, at, words or "")
+            for (kind, version, words), (nodes, count, at) in told.items()
+        )
+
+    def put_back(self, answers: Sequence[EnvoyAnswer]) -> None:
+        """Take back what could not be written."""
+        mine, self._told = self._told, {}
+        for each in answers:
+            key = (each.kind, each.version, None if each.acked else each.words)
+            self._told[key] = (list(each.nodes), each.count, each.at)
+        for key, (nodes, count, at) in mine.items():
+            before, earlier, _ = self._told.get(key, ([], 0, at))
+            self._told[key] = ((before + nodes)[:MAX_NAMED], earlier + count, at)
 
 
 class Link:
@@ -98,6 +139,7 @@ class Fleet:
         self._moment = clock.now()
         self._moment_until = -1.0
         self._answers = 0
+        self._told = Answers()
         self._statuses: dict[Hashable, TypeStatus] = {}
 
     # -- what streams report; nothing here blocks ----------------------------------------------------------------------
@@ -126,10 +168,12 @@ class Fleet:
         """Note what a client said of a response."""
         match reaction:
             case Acked(kind=kind, version=version, waited_s=waited_s):
+                self._told.add(link.node.id, kind.value, version, words=None, at=self._now())
                 self._metrics.push_to_ack[kind].observe(waited_s)
                 if self._on_ack is not None:
                     self._on_ack(link.node.id, kind.value, version, self._clock.steady())
             case Nacked(kind=kind, version=version, words=words):
+                self._told.add(link.node.id, kind.value, version, words=words, at=self._now())
                 self._metrics.nacks[kind].inc()
                 log.warning("config.refused", node=link.node.id, type=kind.value, version=version, words=words)
             case Subscribed() | Stale() | Ignored():
@@ -194,10 +238,11 @@ class Fleet:
         Raises:
             UnavailableError: The store does not answer.
         """
-        batch = dict(self._take_batch())
+        batch, answers = dict(self._take_batch()), self._told.take()
         try:
-            await self._store.record_nodes(tuple(batch.values()))
+            await self._store.record_nodes(tuple(batch.values()), answers=answers)
         except BaseException:
+            self._told.put_back(answers)
             for node, status in batch.items():
                 self._dirty[node] = None
                 if status.disconnected_at is not None:

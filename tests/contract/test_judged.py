@@ -26,6 +26,7 @@ RECORD = (
         (Verdict.ROLLBACK,),
         Verdict.ROLLBACK,
         "nearly every request fails: 100 % (坏)",
+        (("error_abs", 1.25), ("nonsense rel", 1e12)),
     ),
 )
 

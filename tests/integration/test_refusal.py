@@ -110,6 +110,12 @@ async def test_a_nack_stops_the_rollout_and_never_reaches_a_newcomer(variant: Va
             finally:
                 await newcomer.server.stop()  # not before: it shares the port, so some of the load is its
         assert records.failures() == {}
+        told = await run_cli(stack, tmp_path, "events", "--service", "shop", "-n", "500")
+        assert "shop: paused v2 at 50 %: envoy-1 refused RDS" in told
+        assert "envoy-1 acknowledged CDS" in told
+        assert any(
+            "envoy-1 refused RDS" in line and words in line for line in told.splitlines() if "paused" not in line
+        )
         status = await stack.api.status("shop")
         assert status.rejected is not None
         assert words in status.rejected.words

@@ -17,14 +17,15 @@ from controlplane.auth.keys import KeyRing
 from controlplane.auth.roles import Grant, Role
 from controlplane.events.feed import FellBehindError
 from controlplane.events.model import Wanted
+from controlplane.ports import EnvoyAnswer
 from controlplane.rollout.model import NO_STEP, Baking, Pause, RollbackCause, RolledBack, RollingBack, Shifting
 from tests import builders
 from tests.unit.api.test_job_events import Stream
-from tests.unit.api.world import World
+from tests.unit.api.world import World, make_event_feed
 
 BREACH = "error rate 4.7 % (47/1000) > SLO 1 %, v1 at 0 % in the same seconds; evidence 1:310"
 SOON = dt.timedelta(seconds=10)
-LOGGED = ("rollout", "command", "refused", "apply", "split", "revision", "pictures")
+LOGGED = ("rollout", "command", "refused", "apply", "split", "revision", "pictures", "ack", "nack")
 
 
 @contextlib.asynccontextmanager
@@ -76,6 +77,15 @@ async def set_split(world: World) -> None:
     await world.store.set_split("colorize", split, by="ada", why="", now=world.clock.now())
 
 
+async def tell_until_it_ends(world: World, stream: Stream) -> None:
+    """Let things happen while time passes, until the reader's right to hear of them was looked at."""
+    async with asyncio.timeout(10):
+        while not stream.has_end:
+            world.clock.move(dt.timedelta(seconds=event_stream.ASK_KEY_S))
+            await set_split(world)
+            await world.clock.sleep(dt.timedelta(0))
+
+
 async def roll_back(world: World) -> None:
     """Do what the controller does when the judge has proof."""
     rollout = await world.roll()
@@ -125,12 +135,51 @@ async def test_what_happens_is_told_in_sentences_with_measured_value_sign_and_bo
     )
 
 
+async def test_what_envoys_say_is_told_to_the_readers_of_the_services_in_it(world: World) -> None:
+    now = world.clock.now()
+    await world.declare()
+    await world.store.propose_snapshot(builders.make_snapshot())
+    ack = EnvoyAnswer("rds", "s1-r", acked=True, nodes=("edge-1", "edge-2", "edge-3", "edge-4"), count=9, at=now)
+    nack = EnvoyAnswer("lds", "s1-l", acked=False, nodes=("edge-1",), count=1, at=now, words="port is taken")
+    await world.store.record_nodes([builders.make_node()], answers=[ack, nack])
+    for query, expected in (
+        (
+            "service=colorize",
+            ["edge-1, edge-2, edge-3 and 6 more acknowledged RDS s1-r", "edge-1 refused LDS s1-l: port is taken"],
+        ),
+        ("types=nack", ["edge-1 refused LDS s1-l: port is taken"]),
+        ("service=other", []),
+    ):
+        async with listening(world, f"{query}&last=2&follow=false") as stream:
+            await stream.wait_text("event: live")
+        assert sentences(stream) == expected
+
+
+async def test_the_newest_seconds_are_told_of_services_that_were_asked_for_by_name(world: World) -> None:
+    await world.declare()
+    for second in range(1, 8):
+        v1 = builders.make_counts(100, errors=second)
+        await world.store.record(builders.make_batch("one", tick=builders.TICK - second, colorize_v1=v1))
+    async with listening(world, "service=colorize&types=series&follow=false") as stream:
+        await stream.wait_text("event: live")
+    series = next(event for event in stream.events if event["event"] == "series")
+    assert (series["service"], series["at"]) == ("colorize", list(range(builders.TICK - 5, builders.TICK)))
+    v1, v2 = series["versions"]
+    assert (v1["version"], v1["requests"], v1["errors"]) == ("v1", [100] * 5, [5, 4, 3, 2, 1])
+    assert v1["error_low"][0] < v1["error_rate"][0] == 0.05 < v1["error_high"][0]
+    assert v2["requests"] == [None] * 5
+    async with listening(world, "follow=false") as stream:
+        await stream.wait_text("event: live")
+    assert "series" not in {event["event"] for event in stream.events}
+
+
 async def test_the_present_state_comes_first_and_then_whenever_it_changes(world: World) -> None:
     await world.declare()
     await world.connect("edge-1")
     async with listening(world, "types=state,weights") as stream:
         await stream.wait_text("event: weights")
-        begin, state, weights = stream.events
+        begin, state, weights, live = stream.events
+        assert live["event"] == "live"
         assert begin["event"] == "begin"
         assert (state["service"], state["rollout"], state["number"]) == ("colorize", None, None)
         assert (weights["set"], weights["envoys"], weights["envoys_acked"]) == ({"v1": 10_000}, 1, 0)
@@ -149,7 +198,8 @@ async def test_who_comes_back_misses_nothing_and_gets_nothing_twice_also_after_a
         await wait_sentence(first, "preparing v2")
     known = logged(first)[-1]["number"]
     await world.store.add_command("colorize", Pause("ada", "lunch"), key=None, now=world.clock.now())
-    world.events.ring.restart(world.events.ring.newest)  # as in a process that has just begun
+    world.events = make_event_feed(world.store, world.clock, world.store.database.board)  # of another process
+    world.app.state.parts = dataclasses.replace(world.app.state.parts, events=world.events)
     await world.move(rollout, Baking(0, world.clock.now()), words="every Envoy acknowledged; 5 % is live")
     async with listening(world, since=known) as second:
         said = await wait_sentence(second, "5 % is live")
@@ -164,7 +214,7 @@ async def test_a_place_that_is_none_of_ours_is_answered_with_a_reset_and_the_pre
     await world.declare()
     async with listening(world, since=since) as stream:
         await stream.wait_text("event: weights")
-    assert [event["event"] for event in stream.events] == ["reset", "state", "weights"]
+    assert [event["event"] for event in stream.events] == ["reset", "state", "weights", "live"]
 
 
 async def test_a_place_too_far_back_is_answered_with_a_reset(world: World) -> None:
@@ -181,6 +231,22 @@ async def test_a_place_too_far_back_is_answered_with_a_reset(world: World) -> No
     assert [event["number"] for event in logged(stream)] == ["4", "5"]
 
 
+async def test_the_last_events_of_the_past_are_told_on_request_and_a_stream_may_end_there(world: World) -> None:
+    await world.declare()
+    await world.declare(name="other", port=9090)
+    for _ in range(3):
+        await set_split(world)
+    async with listening(world, "service=colorize&types=split,apply&last=3&follow=false") as stream:
+        await stream.wait_text("event: live")
+        await stream.wait_end()
+    assert [event["event"] for event in stream.events] == ["begin", "split", "split", "split", "live"]
+    assert (stream.events[0]["number"], stream.events[-1]["number"]) == ("2", "5")
+    async with listening(world, "service=colorize&types=split,apply&last=100&follow=false") as stream:
+        await stream.wait_text("event: live")
+        await stream.wait_end()
+    assert [event["number"] for event in logged(stream)] == ["1", "3", "4", "5"]
+
+
 async def test_only_the_services_and_types_that_were_asked_for_are_told(world: World) -> None:
     await world.declare()
     await world.declare(name="other", port=9090)
@@ -190,8 +256,8 @@ async def test_only_the_services_and_types_that_were_asked_for_are_told(world: W
             spec = builders.make_spec(name, port=7070 if name == "other" else 7071)
             await world.store.apply(spec, by="ada", why="", now=world.clock.now())
         await stream.wait_text("event: apply")
-    assert {event["service"] for event in stream.events[1:]} == {"other"}
-    assert {event["event"] for event in stream.events} == {"begin", "state", "apply"}
+    assert {event["service"] for event in stream.events if "service" in event} == {"other"}
+    assert {event["event"] for event in stream.events} == {"begin", "live", "state", "apply"}
 
 
 async def test_a_silent_stream_moves_its_readers_place_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,13 +272,7 @@ async def test_a_key_that_is_revoked_ends_the_stream(world: World) -> None:
     async with listening(world) as stream:
         await stream.wait_text("event: begin")
         await KeyRing(store=world.store, clock=world.clock).revoke("ada")
-        for _ in range(2 * sse.ASK_AGAIN):
-            world.clock.move(dt.timedelta(seconds=event_stream.ASK_KEY_S))
-            await set_split(world)
-            if stream.has_end:
-                break
-            await world.clock.sleep(dt.timedelta(0))
-        await stream.wait_end()
+        await tell_until_it_ends(world, stream)
 
 
 async def test_a_reader_that_takes_nothing_is_cut_off_and_counted(
@@ -291,10 +351,4 @@ async def test_a_stream_ends_when_its_reader_may_see_less(world: World) -> None:
     async with listening(world, key=key) as stream:
         await stream.wait_text("event: begin")
         await ring.set_grants("bob", [Grant(Role.VIEWER, "other")])
-        for _ in range(2 * sse.ASK_AGAIN):
-            world.clock.move(dt.timedelta(seconds=event_stream.ASK_KEY_S))
-            await set_split(world)
-            if stream.has_end:
-                break
-            await world.clock.sleep(dt.timedelta(0))
-        await stream.wait_end()
+        await tell_until_it_ends(world, stream)

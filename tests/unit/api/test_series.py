@@ -5,10 +5,13 @@ import dataclasses
 import httpx
 import pytest
 
+from controlplane.controller.summing import Summing
+from controlplane.rollout.model import NO_STEP, Baking, RollbackCause, RolledBack, RollingBack, Shifting
 from controlplane.rollout.windows import LATENCY_EDGES_MS
 from tests import builders
 from tests.unit.api.world import World
 
+NOW, SLO = builders.NOW, RollbackCause.SLO_BREACH
 SERIES = "/v1/services/colorize/series"
 END = builders.TICK - builders.TICK % 10
 
@@ -92,3 +95,60 @@ async def test_a_wrong_span_is_refused(
     await world.declare()
     answer = await http.get(SERIES, params=query)
     assert (answer.status_code, words in answer.text) == (422, True)
+
+
+async def test_what_is_gone_as_seconds_is_drawn_from_minutes(world: World, http: httpx.AsyncClient) -> None:
+    await fill(world)
+    world.clock.move(builders.seconds(600))
+    await Summing(store=world.store, clock=world.clock, leads=lambda: True).turn()
+    await world.store.prune_telemetry(before_tick=END + 500)
+    query = {"since": f"{END - 600}", "until": f"{END + 600}", "max_points": "2000"}
+    found = (await http.get(SERIES, params=query)).json()
+    assert found["step_s"] == 60
+    assert sum(each or 0 for each in found["versions"][0]["requests"]) == 2000
+    week = (await http.get(SERIES, params={"since": f"{END - 7 * 86400}", "max_points": "2000"})).json()
+    assert sum(each or 0 for each in week["versions"][0]["requests"]) == 2000
+
+
+async def test_seconds_that_are_summed_up_are_counted_once(world: World, http: httpx.AsyncClient) -> None:
+    await fill(world)
+    world.clock.move(builders.seconds(5 * 3600))
+    await Summing(store=world.store, clock=world.clock, leads=lambda: True).turn()
+    for hours in (1, 6, 24, 24 * 9, 24 * 300):
+        until = END + min(hours, 5) * 3600 - 1800
+        query = {"since": f"{until - hours * 3600}", "until": f"{until}", "max_points": "1000"}
+        found = (await http.get(SERIES, params=query)).json()["versions"]
+        assert [sum(each or 0 for each in version["requests"]) for version in found] == [2000, 100], hours
+        assert sum(each or 0 for each in found[1]["errors"]) == 20
+
+
+async def test_weights_are_those_that_were_asked_for_and_those_that_were_live(
+    world: World, http: httpx.AsyncClient
+) -> None:
+    await world.declare()
+    world.clock.move(builders.seconds(10))
+    rollout = await world.roll()
+    for state in (Shifting(0, NOW, NO_STEP), Baking(0, NOW), Shifting(1, NOW, 0), RollingBack(NOW, SLO, "bad")):
+        world.clock.move(builders.seconds(10))
+        rollout = await world.move(rollout, state)
+    await world.move(rollout, RolledBack(NOW, SLO, "bad"))
+    query = {"since": f"{builders.TICK}", "until": f"{builders.TICK + 55}", "max_points": "6"}
+    world.clock.move(builders.seconds(30))
+    v1, v2 = (await http.get(SERIES, params=query)).json()["versions"]
+    assert v2["weight_set_bp"] == [0, 0, 500, 500, 2500, 0]
+    assert v2["weight_acked_bp"] == [None, None, None, 500, 500, 0]
+    assert v1["weight_set_bp"] == [10_000, 10_000, 9500, 9500, 7500, 10_000]
+
+
+async def test_evidence_is_there_as_odds_per_objective_with_the_limit(world: World, http: httpx.AsyncClient) -> None:
+    await world.declare()
+    rollout = await world.judge(await world.roll(), errors=[0, 0, 2, 2, 2, 2, 2, 2])
+    world.clock.move(builders.seconds(30))
+    query = {"rollout": rollout.id, "until": f"{builders.TICK + 20}"}
+    found = (await http.get(SERIES, params=query)).json()
+    evidence = {each["name"]: each for each in found["evidence"]}
+    odds = [each for each in evidence["error_abs"]["odds"] if each is not None]
+    assert odds[0] < 2
+    assert odds[-1] == max(odds) > 10
+    assert evidence["error_abs"]["odds_limit"] > 100
+    assert {"error_rel", "latency_abs"} <= evidence.keys()

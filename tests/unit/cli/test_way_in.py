@@ -147,6 +147,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
         *("undo", "retry", "queue", "freeze", "unfreeze"),
         *(
             "history",
+            "events",
             "ready",
             "explain",
             "replay",

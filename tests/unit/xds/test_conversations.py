@@ -8,7 +8,7 @@ from google.protobuf.any_pb2 import Any as PackedAny
 from google.protobuf.json_format import MessageToDict
 from prometheus_client import CollectorRegistry
 
-from controlplane.ports import NodeStatus
+from controlplane.ports import EnvoyAnswer, NodeStatus
 from controlplane.traffic.model import ServedService, TrafficPlan
 from controlplane.xds.bootstrap import config_source
 from controlplane.xds.conversations import Clients, DeltaConversation, SotwConversation
@@ -39,7 +39,8 @@ class Rows:
     def __init__(self) -> None:
         self.nodes: dict[str, NodeStatus] = {}
 
-    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
+    async def record_nodes(self, nodes: Sequence[NodeStatus], *, answers: Sequence[EnvoyAnswer] = ()) -> None:
+        del answers
         for node in nodes:
             self.nodes[node.node] = node
 

@@ -4,12 +4,13 @@ import asyncio
 import dataclasses
 from collections.abc import Sequence
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from controlplane.errors import UnavailableError
-from controlplane.ports import NodeStatus, PastRefusal
+from controlplane.ports import EnvoyAnswer, NodeStatus, PastRefusal
 from controlplane.xds.channel import Acked, Level, Nacked, Node
-from controlplane.xds.fleet import Fleet
+from controlplane.xds.fleet import MAX_NAMED, Fleet
 from controlplane.xds.kinds import Kind
 from controlplane.xds.metrics import XdsMetrics
 from tests.builders import NOW, seconds
@@ -24,13 +25,15 @@ class Rows:
 
     failures: int = 0
     batches: list[tuple[NodeStatus, ...]] = dataclasses.field(default_factory=list)
+    answers: list[EnvoyAnswer] = dataclasses.field(default_factory=list)
     written: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
-    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
+    async def record_nodes(self, nodes: Sequence[NodeStatus], *, answers: Sequence[EnvoyAnswer] = ()) -> None:
         if self.failures:
             self.failures -= 1
             raise UnavailableError("the database is away")
         self.batches.append(tuple(nodes))
+        self.answers.extend(answers)
         self.written.set()
 
 
@@ -158,6 +161,29 @@ async def test_answers_are_counted_and_told() -> None:
     value = parts.registry.get_sample_value
     assert value("hueshift_xds_push_to_ack_seconds_bucket", {"type": "rds", "le": "0.005"}) == 1
     assert value("hueshift_xds_nacks_total", {"type": "cds"}) == 1
+
+
+async def test_the_same_answer_of_many_is_told_once_also_when_the_database_was_away() -> None:
+    parts = make()
+    links = [
+        parts.fleet.connected(dataclasses.replace(NODE, id=f"n{number}"), variant="delta")
+        for number in range(MAX_NAMED + 5)
+    ]
+    for link in links:
+        parts.fleet.reacted(link, Acked(Kind.RDS, "v1", 0.004))
+    parts.fleet.reacted(links[0], Nacked(Kind.CDS, "v2", "bad"))
+    parts.rows.failures = 1
+    with pytest.raises(UnavailableError):
+        await parts.fleet.write()
+    parts.fleet.reacted(links[0], Acked(Kind.RDS, "v1", 0.004))
+    await parts.fleet.write()
+    told = [(each.kind, each.version, each.acked, each.words, each.count) for each in parts.rows.answers]
+    assert told == [("rds", "v1", True, "", MAX_NAMED + 6), ("cds", "v2", False, "bad", 1)]
+    assert parts.rows.answers[0].nodes == tuple(f"n{number}" for number in range(MAX_NAMED))
+    parts.rows.answers.clear()
+    parts.fleet.disconnected(links[0])
+    await parts.fleet.write()
+    assert parts.rows.answers == []
 
 
 async def test_batches_are_bounded() -> None:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from controlplane.errors import InvalidInputError, NotFoundError, UnavailableError
-from controlplane.ports import NodeStatus
+from controlplane.ports import EnvoyAnswer, NodeStatus
 from controlplane.xds import rest
 from controlplane.xds.conversations import Clients
 from controlplane.xds.fleet import Fleet
@@ -34,7 +34,8 @@ class Rows:
     def __init__(self) -> None:
         self.nodes: dict[str, NodeStatus] = {}
 
-    async def record_nodes(self, nodes: Sequence[NodeStatus]) -> None:
+    async def record_nodes(self, nodes: Sequence[NodeStatus], *, answers: Sequence[EnvoyAnswer] = ()) -> None:
+        del answers
         for node in nodes:
             self.nodes[node.node] = node
 
