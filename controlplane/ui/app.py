@@ -1,7 +1,8 @@
-"""Serves the pages' files: no build step, nothing from other hosts, and nothing in them that needs a key.
+"""Serves the pages' files: built from `web/` and committed, nothing from other hosts, nothing that needs a key.
 
 The browser is told to run and load nothing but these files and to speak to nobody but us (Content-Security-Policy), so
-that a name or a reason in somebody's job can never become a script.
+that a name or a reason in somebody's job can never become a script. Svelte's templates, which are in the script
+itself, are the one thing that may become HTML (its policy of trusted types).
 """
 
 import hashlib
@@ -11,10 +12,20 @@ from typing import Final
 from fastapi import APIRouter, FastAPI, Request, Response
 
 STATIC: Final = pathlib.Path(__file__).parent / "static"
-PAGES: Final = {"/jobs": "jobs.html"}
+APP: Final = "index.html"
+PAGES: Final = {
+    "/": APP,
+    "/login": APP,
+    "/services/{name}": APP,
+    "/services/{name}/pictures": APP,
+    "/audit": APP,
+    "/jobs": "jobs.html",
+}
+"""The file of each page, by path; the app looks at the path itself."""
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script';"
+    " trusted-types svelte-trusted-html"
 )
 _HEADERS: Final = {
     "Content-Security-Policy": _POLICY,
