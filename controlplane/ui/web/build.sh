@@ -22,13 +22,13 @@ if ! cmp -s package-lock.json node_modules/.hueshift-lock; then
 fi
 
 write_types() {
-  npx --no-install openapi-typescript "$openapi" --output "$1" >/dev/null
+  npx --no-install openapi-typescript "$openapi" --output "$1" >/dev/null 2>&1
 }
 
 case $1 in
 build)
   if [ -e "$openapi" ]; then write_types "$types"; fi
-  npm run --silent build
+  npm run --silent build -- --logLevel warn
   ;;
 check)
   out=$(mktemp -d)
@@ -40,7 +40,7 @@ check)
       exit 1
     }
   fi
-  npm run --silent check
+  npm run --silent check >"$out/log" 2>&1 || { cat "$out/log" >&2; exit 1; }
   npm run --silent build -- --outDir "$out/static" --emptyOutDir --logLevel warn
   diff -r "$out/static" "$static" >&2 || {
     echo 'controlplane/ui/static is not what controlplane/ui/web builds to: run make ui' >&2

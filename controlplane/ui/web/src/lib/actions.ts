@@ -1,7 +1,7 @@
 /** What one can do with a rollout as it stands. */
 
 import type { Rollout } from "./api";
-import type { Action } from "../parts/Actions.svelte";
+import type { Action } from "./shapes";
 
 const MOVING = ["preparing", "shifting", "baking"];
 

@@ -5,9 +5,8 @@ import {
   type Explanation, type HistoryEntry, type Proxy, type Rollout, type SeriesAnswer, type Service, type Status,
 } from "./api";
 import { MAX_POINTS, Series } from "./series";
+import type { Happened, Judged } from "./shapes";
 import { follow } from "./stream.svelte";
-import type { Judged } from "../parts/Evidence.svelte";
-import type { Happened } from "../parts/Timeline.svelte";
 
 /** As many events as are kept in the page. */
 export const MAX_EVENTS = 500;
