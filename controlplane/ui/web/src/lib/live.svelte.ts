@@ -60,6 +60,7 @@ export class Live {
   #isLoading = false;
   #again = false;
   #isReading = false;
+  #words = new Map<string, string>();
 
   constructor(readonly service: string) {}
 
@@ -98,6 +99,7 @@ export class Live {
       this.words = status.rollout?.words ?? "";
       this.#remember(status.events.map(happened));
       this.problem = "";
+      if (this.versions.length && this.rollouts[0]?.id !== status.rollout?.id) void this.readOnce();
     } catch (error) {
       this.problem = wordsOf(error);
     } finally {
@@ -127,6 +129,7 @@ export class Live {
     if (!this.rollout) return;
     try {
       const told = await askJson<Explanation>(servicePath(this.service, "/explain"));
+      this.#words = new Map(told.objectives.map((each) => [each.name, each.words]));
       if (!this.judged.length || !this.rollout.active) this.judged = told.objectives as Judged[];
       this.sentence = told.summary;
       this.next = told.next;
@@ -211,7 +214,8 @@ export class Live {
         void this.readFleet();
         break;
       case "evidence":
-        this.judged = data["objectives"] as Judged[];
+        // The explanation's words know how fast requests come; the stream's do not.
+        this.judged = (data["objectives"] as Judged[]).map((each) => ({ ...each, words: this.#words.get(each.name) ?? each.words }));
         if (typeof data["sentence"] === "string") this.sentence = data["sentence"];
         break;
       case "begin":

@@ -56,12 +56,17 @@ export class Series {
     if (old > 0) this.rows.splice(0, old);
   }
 
+  /** All but the second that is not over yet. */
+  get settled(): Row[] {
+    return this.step === 1 ? this.rows.slice(0, -1) : this.rows;
+  }
+
   get at(): number[] {
-    return this.rows.map((row) => row.at);
+    return this.settled.map((row) => row.at);
   }
 
   column(version: string, read: (point: Point, step: number) => number | null): (number | null)[] {
-    return this.rows.map((row) => {
+    return this.settled.map((row) => {
       const point = row.by[version];
       return point ? read(point, row.step) : null;
     });
@@ -69,9 +74,11 @@ export class Series {
 
   /** Sum up the last *seconds* that are known. */
   recent(version: string, seconds: number): { requests: number; errors: number; seconds: number; p95: number | null } {
-    const begin = this.end - seconds;
+    const rows = this.settled;
+    const last = rows.at(-1);
+    const begin = (last ? last.at + last.step : 0) - seconds;
     const found = { requests: 0, errors: 0, seconds: 0, p95: null as number | null };
-    for (const row of this.rows) {
+    for (const row of rows) {
       const point = row.at >= begin ? row.by[version] : undefined;
       if (!point || point.requests === null) continue;
       found.requests += point.requests;
