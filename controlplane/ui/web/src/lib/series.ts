@@ -72,6 +72,26 @@ export class Series {
     });
   }
 
+  /** The error rate of the *seconds* before each point: one second alone has too few requests to say much. */
+  failing(version: string, seconds: number): { name: string; values: (number | null)[]; low: (number | null)[]; high: (number | null)[] } {
+    const rows = this.settled;
+    const found = { name: version, values: [] as (number | null)[], low: [] as (number | null)[], high: [] as (number | null)[] };
+    let [requests, errors, oldest] = [0, 0, 0];
+    for (const row of rows) {
+      requests += row.by[version]?.requests ?? 0;
+      errors += row.by[version]?.errors ?? 0;
+      for (; (rows[oldest]?.at ?? row.at) <= row.at - seconds; oldest += 1) {
+        requests -= rows[oldest]?.by[version]?.requests ?? 0;
+        errors -= rows[oldest]?.by[version]?.errors ?? 0;
+      }
+      const interval = wilson(errors, requests);
+      found.values.push(requests ? errors / requests : null);
+      found.low.push(interval?.[0] ?? null);
+      found.high.push(interval?.[1] ?? null);
+    }
+    return found;
+  }
+
   /** Sum up the last *seconds* that are known. */
   recent(version: string, seconds: number): { requests: number; errors: number; seconds: number; p95: number | null } {
     const rows = this.settled;
@@ -88,6 +108,17 @@ export class Series {
     }
     return found;
   }
+}
+
+/** Where a share lies with 95 % confidence (E. B. Wilson 1927), as the control plane computes it. */
+export function wilson(bad: number, total: number): [number, number] | null {
+  if (total === 0) return null;
+  const z = 1.959964;
+  const share = bad / total;
+  const spread = 1 + z ** 2 / total;
+  const centre = (share + z ** 2 / (2 * total)) / spread;
+  const half = (z * Math.sqrt((share * (1 - share)) / total + z ** 2 / (4 * total ** 2))) / spread;
+  return [Math.max(0, centre - half), Math.min(1, centre + half)];
 }
 
 function pointOf(version: VersionSeries, place: number): Point {
