@@ -98,9 +98,11 @@ class RevokedKeyError(UnauthorizedError):
 class ForbiddenError(ControlPlaneError):
     """Whoever asks is known, but this is not for them to do, on *service* where it is about one."""
 
-    def __init__(self, words: str, *, service: str = "") -> None:
+    def __init__(self, words: str, *, service: str = "", who: str = "") -> None:
         super().__init__(words)
         self.service = service
+        self.who = who
+        """Who it is, where the request does not tell."""
 
 
 class HiddenError(NotFoundError):

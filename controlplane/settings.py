@@ -94,6 +94,27 @@ class Settings(BaseSettings):
     that polls."""
     public_reads: bool = False
     """Whether reading needs no API key. Writing always does."""
+    public_url: str = ""
+    """Where browsers reach the pages, through a proxy that speaks TLS for us: ``https://hueshift.example.org``, without
+    a path. With https, cookies are sent over https alone. Empty: as browsers call us themselves."""
+    session_idle: dt.timedelta = Field(
+        default=dt.timedelta(hours=2), ge=dt.timedelta(minutes=2), le=dt.timedelta(days=30)
+    )
+    """How long a browser's session lasts without a request."""
+    session_longest: dt.timedelta = Field(
+        default=dt.timedelta(hours=12), ge=dt.timedelta(minutes=2), le=dt.timedelta(days=30)
+    )
+    """How long it lasts at most, however much it is used."""
+    oidc_issuer: str = ""
+    """The OpenID Connect provider that people log in at, exactly as it calls itself, ``https://login.example.org/it``.
+    Empty: nobody does. It needs *public_url*, and there the redirect URI ``PUBLIC_URL/login/oidc/callback``."""
+    oidc_client_id: str = ""
+    """Who we are to it. Tokens for anybody else are refused."""
+    oidc_client_secret_file: pathlib.Path | None = None
+    """The file with the secret that proves it, on one line. Without it we are a public client, with PKCE alone."""
+    oidc_roles: str = ""
+    """What the values of one claim mean: ``groups: sre=admin, ml=operator:colorize, *=viewer``; ``*`` is whoever the
+    provider knows. It is asked at each request: a change here changes what those who are logged in may."""
     interval: dt.timedelta = Field(default=dt.timedelta(seconds=1), gt=dt.timedelta(0), le=dt.timedelta(minutes=1))
     """The loops' fallback pause; commits wake them at once. Longer only delays what another process committed."""
     telemetry_retention: dt.timedelta = Field(

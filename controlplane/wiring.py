@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 from controlplane.api.access import Certificates
 from controlplane.api.access import Parts as ApiParts
 from controlplane.api.app import create_app, create_discovery_app
-from controlplane.auth.denials import Denials
 from controlplane.auth.keys import KeyRing
 from controlplane.auth.parts import AuthParts
+from controlplane.auth_parts import open_auth
 from controlplane.clock import SystemClock
 from controlplane.controller.examiner import Examiner
 from controlplane.controller.janitor import Janitor
@@ -146,15 +146,18 @@ async def build(
         )
         if await ground.keys.ensure_admin_key(settings.admin_key_file):
             log.info("key.created", file=str(settings.admin_key_file))
-        async with open_jobs(settings, store=store, clock=clock, board=board) as jobs:
-            parts = _assemble(ground, jobs, on_ack)
+        async with (
+            open_jobs(settings, store=store, clock=clock, board=board) as jobs,
+            open_auth(settings, store=store, keys=ground.keys, clock=clock) as auth,
+        ):
+            parts = _assemble(ground, jobs, auth, on_ack)
             async with parts.prometheus or contextlib.nullcontext(), parts.models:
                 yield parts
     finally:
         await store.close()
 
 
-def _assemble(ground: Ground, jobs: JobParts, on_ack: AckHook | None) -> Parts:
+def _assemble(ground: Ground, jobs: JobParts, auth: AuthParts, on_ack: AckHook | None) -> Parts:
     settings, store, clock = ground.settings, ground.store, ground.clock
     xds = build_xds(settings, store=store, clock=clock, board=ground.board, registry=ground.registry, on_ack=on_ack)
     check = _config_check(settings)
@@ -191,7 +194,7 @@ def _assemble(ground: Ground, jobs: JobParts, on_ack: AckHook | None) -> Parts:
         jobs=jobs,
         xds=xds,
         events=events,
-        api=_api(ground, xds, jobs, events, check, compares_pictures=gate is not None),
+        api=_api(ground, xds, jobs, auth, events, check, compares_pictures=gate is not None),
     )
 
 
@@ -222,6 +225,7 @@ def _api(
     ground: Ground,
     xds: XdsParts,
     jobs: JobParts,
+    auth: AuthParts,
     events: EventFeed,
     check: ConfigCheck | None,
     *,
@@ -233,7 +237,7 @@ def _api(
     parts = ApiParts(
         store=store,
         clock=ground.clock,
-        auth=AuthParts(keys=ground.keys, denials=Denials(store=store, clock=ground.clock), audit=store),
+        auth=auth,
         missing=lambda: _missing(store, xds.cache, settings),
         public_reads=settings.public_reads,
         inspector=xds.inspector,

@@ -5,19 +5,21 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Header, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controlplane.api.permissions import RULES, refuse
+from controlplane.api.identity import COOKIE, Identity, identify, recognise
+from controlplane.api.permissions import RULES, Rule, refuse
 from controlplane.api.permissions import Scope as Where
 from controlplane.api.schemas import one_line
 from controlplane.auth.parts import AuthParts
+from controlplane.auth.ports import Change
 from controlplane.auth.roles import EVERY, PUBLIC, READS_ALL, Principal
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
-from controlplane.errors import InvalidInputError, UnauthorizedError
+from controlplane.errors import InvalidInputError
 from controlplane.events.feed import EventFeed
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
@@ -89,17 +91,29 @@ def parts_of(request: Request) -> Parts:
 UseParts: TypeAlias = Annotated[Parts, Depends(parts_of)]
 
 _bearer = HTTPBearer(auto_error=False, description="An API key, `hs_...`: made with `hueshift keys create NAME`.")
-_Credentials: TypeAlias = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+_cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="The session that POST /v1/session begins.")
 
 
-async def _permitted(request: Request, parts: UseParts, credentials: _Credentials) -> Principal:
-    """Return who asks, if the rule of the route that was found lets them."""
-    route = request.scope["route"].path
-    rule = RULES[f"{request.method} {route}"]
-    if credentials is None and rule.public and parts.public_reads:
-        principal = PUBLIC
-    else:
-        principal = await _identify(parts, credentials)
+async def permitted_identity(
+    request: Request,
+    parts: UseParts,
+    _key: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None,
+    _session: Annotated[str | None, Depends(_cookie)] = None,
+) -> Identity:
+    """Return who asks, if the rule of the route that was found lets them; the last two are for the API's description.
+
+    Raises:
+        UnauthorizedError: Nobody who is known.
+        ForbiddenError: They may not.
+        HiddenError: They may not even know of it.
+    """
+    return await _permitted(request, parts)
+
+
+async def _permitted(request: Request, parts: Parts) -> Identity:
+    rule = RULES[f"{request.method} {request.scope['route'].path}"]
+    identity = await _identify(request, parts, rule)
+    principal = identity.principal
     request.state.principal = principal
     if rule.role is None or principal.may(rule.role, EVERY):
         refuse(principal, rule, service=EVERY)
@@ -110,28 +124,35 @@ async def _permitted(request: Request, parts: UseParts, credentials: _Credential
         refuse(principal, rule, service=await _service_of(parts, rollout), kind="rollout", name=rollout)
     else:
         refuse(principal, rule, service=EVERY)
-    return principal
+    return identity
 
 
-async def _identify(parts: Parts, credentials: HTTPAuthorizationCredentials | None) -> Principal:
-    if credentials is None:
-        raise UnauthorizedError("no API key was sent; send the header Authorization: Bearer hs_...")
-    principal = await parts.auth.keys.authenticate(credentials.credentials)
-    if parts.public_reads and not principal.sees_all:  # or they would see more without their key
-        return dataclasses.replace(principal, grants=(*principal.grants, READS_ALL))
-    return principal
+async def _identify(request: Request, parts: Parts, rule: Rule) -> Identity:
+    if parts.public_reads and rule.public and "authorization" not in request.headers:
+        known = await recognise(request, parts.auth)
+        identity = Identity(PUBLIC if known is None else known.principal)
+    else:
+        identity = await identify(request, parts.auth)
+    if parts.public_reads and not identity.principal.sees_all:  # or they would see more if they were not known
+        grants = (*identity.principal.grants, READS_ALL)
+        return dataclasses.replace(identity, principal=dataclasses.replace(identity.principal, grants=grants))
+    return identity
 
 
 async def _service_of(parts: Parts, rollout: str) -> str:
     return (await parts.store.load(RolloutId(rollout))).service
 
 
-Permitted: TypeAlias = Annotated[Principal, Depends(_permitted)]
+async def _principal(identity: Annotated[Identity, Depends(permitted_identity)]) -> Principal:
+    return identity.principal
 
 
-async def _again(request: Request, parts: UseParts, credentials: _Credentials) -> Callable[[], Awaitable[Principal]]:
+Permitted: TypeAlias = Annotated[Principal, Depends(_principal)]
+
+
+async def _again(request: Request, parts: UseParts) -> Callable[[], Awaitable[Principal]]:
     async def ask() -> Principal:
-        return await _permitted(request, parts, credentials)
+        return (await _permitted(request, parts)).principal
 
     return ask
 
@@ -164,6 +185,11 @@ Owner: TypeAlias = Annotated[str, Depends(_owner)]
 """The name of whoever reads what is theirs alone; a key is always needed."""
 StillAllowed: TypeAlias = Annotated[Callable[[], Awaitable[Principal]], Depends(_again)]
 """Asks again whether whoever asked may still do so, for answers that go on and on."""
+
+
+async def tell(parts: Parts, caller: Caller, what: str, words: str, *, why: str = "") -> None:
+    """Have the audit tell of a change that is no service's, after it was made."""
+    await parts.auth.audit.add_change(what, words, Change(caller.name, why or caller.why, parts.clock.now()))
 
 
 class BodyLimit:

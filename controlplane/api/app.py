@@ -19,6 +19,7 @@ from controlplane.api import (
     job_routes,
     keys,
     kinds,
+    logins,
     operations,
     owners,
     quality,
@@ -27,10 +28,13 @@ from controlplane.api import (
     rollouts,
     series,
     services,
+    sessions,
+    shares,
 )
 from controlplane.api.access import BodyLimit, Parts
 from controlplane.api.answers import ProblemView
 from controlplane.api.discovery import Discovery, make_router
+from controlplane.api.headers import StrictHeaders
 from controlplane.api.job_metrics import JobCollector
 from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
@@ -43,6 +47,9 @@ from controlplane.pictures.facts import MAX_PHOTO_BYTES
 MAX_BODY_BYTES = 1024 * 1024
 
 ROUTED: Final = (
+    sessions,
+    shares,
+    logins,
     keys,
     audit,
     services,
@@ -135,4 +142,5 @@ def create_discovery_app(*, discovery: Discovery, registry: CollectorRegistry, c
 def _finish(app: FastAPI, registry: CollectorRegistry, clock: Clock) -> None:
     add_refusals(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, larger={JOBS: MAX_PHOTO_BYTES + MAX_BODY_BYTES})
+    app.add_middleware(StrictHeaders)
     app.add_middleware(RequestMetrics, registry=registry, clock=clock)

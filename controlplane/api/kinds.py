@@ -5,7 +5,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Path
 
-from controlplane.api.access import Reader, UseParts, Writer
+from controlplane.api.access import Reader, UseParts, Writer, tell
 from controlplane.api.job_schemas import KindAppliedView, KindDocument, kind_document, kind_from
 from controlplane.errors import InvalidInputError
 
@@ -34,4 +34,5 @@ async def apply_kind(
     changed = await parts.desk.store.apply_kind(meant, now=parts.clock.now())
     if changed:
         log.info("job_kind.applied", kind=kind, by=caller.name)
+        await tell(parts, caller, "job-kind-apply", f"the kind {kind} was declared")
     return KindAppliedView(kind=kind, changed=changed, words=f"{kind} is {'applied' if changed else 'unchanged'}")

@@ -5,7 +5,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Path, status
 
-from controlplane.api.access import Reader, UseParts, Writer
+from controlplane.api.access import Reader, UseParts, Writer, tell
 from controlplane.api.owner_schemas import (
     OwnerAppliedView,
     OwnerDocument,
@@ -54,6 +54,7 @@ async def apply_owner(owner: Which, document: OwnerDocument, parts: UseParts, ca
     changed = await parts.desk.store.apply_owner(meant, now=parts.clock.now())
     if changed:
         log.info("job_owner.applied", owner=owner, by=caller.name)
+        await tell(parts, caller, "job-owner-apply", f"something else was agreed with {owner}")
     return OwnerAppliedView(owner=owner, changed=changed, words=f"{owner} is {'applied' if changed else 'unchanged'}")
 
 
@@ -62,3 +63,4 @@ async def delete_owner(owner: Which, parts: UseParts, caller: Writer) -> None:
     """Have the settings hold for this owner again."""
     await parts.desk.store.delete_owner(owner)
     log.info("job_owner.deleted", owner=owner, by=caller.name)
+    await tell(parts, caller, "job-owner-delete", f"what was agreed with {owner} holds no more")

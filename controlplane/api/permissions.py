@@ -42,6 +42,8 @@ class Rule:
 
 Rules: TypeAlias = Mapping[str, Rule]
 
+OPEN: Final = Rule(None, Scope.ANY, public=True)
+"""Nobody need be known: it is how one becomes it. The route itself asks for nothing here."""
 LISTED: Final = Rule(None, Scope.ANY, public=True)
 OWN: Final = Rule(None, Scope.ANY, shared=False)
 """Whoever has a key or an account, for what is theirs alone: never public."""
@@ -108,6 +110,12 @@ RULES: Final[Rules] = {
     "DELETE /v1/job-callbacks/{callback}": OWN,
     "POST /v1/job-callbacks/{callback}/secret": OWN,
     "POST /v1/job-callbacks/{callback}/test": OWN,
+    "POST /v1/session": OPEN,
+    "GET /v1/session": Rule(None, Scope.ANY),
+    "DELETE /v1/session": Rule(None, Scope.ANY),
+    "GET /v1/shares": OWN,
+    "POST /v1/shares": OWN,
+    "DELETE /v1/shares/{share}": OWN,
     "GET /v1/audit": Rule(None, Scope.ANY),
     "GET /v1/keys": OWNS_ALL,
     "POST /v1/keys": OWNS_ALL,

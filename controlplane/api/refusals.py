@@ -156,7 +156,7 @@ async def _tell_denial(request: Request, exc: ControlPlaneError) -> None:
         by, words = exc.name, "with a key that was revoked"
     else:
         principal, service, words = _principal(request), exc.service, str(exc)
-        by = principal.name if principal else ""
+        by = principal.name if principal else getattr(exc, "who", "")
     route = getattr(request.scope.get("route"), "path", "unknown")
     await parts.auth.denials.add(by=by, what=f"{request.method} {route}", service=service, words=words)
 

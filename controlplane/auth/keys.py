@@ -25,7 +25,7 @@ CONSOLE = "console"
 """Who changes keys on the control plane's own machine, where nobody asks for one."""
 
 _UNKNOWN = "the API key is not known or was revoked; make one with: hueshift keys create NAME"
-_SHOWN_CHARS = len(MARK) + 6
+SHOWN_CHARS = len(MARK) + 6
 _FORM = re.compile(rf"{MARK}[0-9a-f]{{64}}")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,61}[A-Za-z0-9])?")
 
@@ -142,7 +142,7 @@ class KeyRing:
         return True
 
     async def _add(self, name: str, key: str, grants: tuple[Grant, ...], change: Change) -> None:
-        made = ApiKey(name, key[:_SHOWN_CHARS], digest(key), change.at, grants=grants)
+        made = ApiKey(name, key[:SHOWN_CHARS], digest(key), change.at, grants=grants)
         await self.store.add_key(made, change)
 
     def _change(self, by: str, why: str) -> Change:

@@ -33,6 +33,7 @@ from controlplane.store.models import SqlModels
 from controlplane.store.quality import SqlQuality
 from controlplane.store.rollouts import SqlRollouts
 from controlplane.store.samples import SqlSamples
+from controlplane.store.sessions import SqlSessions
 from controlplane.store.specs import SpecCache
 from controlplane.store.telemetry import SqlTelemetry
 from controlplane.store.urls import is_memory, is_sqlite, parse_url
@@ -52,6 +53,7 @@ class SqlStore(
     SqlModels,
     SqlKeys,
     SqlAudit,
+    SqlSessions,
     SqlLease,
     SqlJobs,
     SqlAttempts,

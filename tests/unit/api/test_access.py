@@ -36,6 +36,9 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", MAKES_KEYS, {"name": "bob", "grants": []}),
     ("PUT", "/v1/keys/ada/grants", {"grants": [{"role": "admin"}]}),
     ("DELETE", "/v1/keys/bob", {}),
+    ("DELETE", "/v1/session", {}),
+    ("POST", "/v1/shares", {"service": "nowhere", "expires_in": "1h"}),
+    ("DELETE", "/v1/shares/1", {}),
 ]
 READS = [
     "/v1/services",
@@ -60,6 +63,8 @@ PRIVATE = [
     "/v1/job-callbacks",
     "/v1/keys",
     "/v1/audit",
+    "/v1/session",
+    "/v1/shares",
 ]
 OPEN = ["/healthz", "/readyz", "/metrics"]
 
@@ -104,6 +109,16 @@ def make_public(world: World) -> None:
 async def test_probes_and_metrics_need_no_key(world: World, path: str) -> None:
     async with world.http(None) as http:
         assert (await http.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/services", "/v1/nowhere", "/openapi.json", "/metrics", "/share/x", "/login/oidc"]
+)
+async def test_no_answer_is_a_page_that_runs_anything(http: httpx.AsyncClient, path: str) -> None:
+    headers = (await http.get(path)).headers
+    assert headers["content-security-policy"].startswith("default-src 'none'")
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
 
 
 async def test_a_revoked_key_opens_nothing(world: World, http: httpx.AsyncClient) -> None:
@@ -269,12 +284,16 @@ async def test_openapi_describes_every_route_its_bodies_and_its_key(world: World
         "/v1/keys/{key}",
         "/v1/keys/{key}/grants",
         "/v1/audit",
+        "/v1/session",
+        "/v1/shares",
+        "/v1/shares/{share}",
     }
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             assert operation.get("summary"), (path, method)
             if path.startswith("/v1"):
-                assert operation["security"] == [{"HTTPBearer": []}]
+                if (path, method) != ("/v1/session", "post"):
+                    assert operation["security"] == [{"HTTPBearer": []}, {"APIKeyCookie": []}]
                 assert "401" in operation["responses"]
     body = schema["paths"]["/v1/services/{name}"]["put"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["$ref"].startswith("#/components/schemas/ServiceDocument")

@@ -110,6 +110,23 @@ async def test_the_audit_tells_who_did_what_and_what_was_denied(world: World, ht
         assert (await eve.get("/v1/audit", params={"service": "colorize"})).json()["items"] == []
 
 
+async def test_the_audit_tells_of_changes_that_are_no_services(http: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        await http.put(
+            "/v1/job-owners/bob", json={"owner": "bob", "max_daily": 5}, headers={"X-Hueshift-Reason": "new"}
+        )
+        await http.put("/v1/job-drains", json={"on": True, "why": "disks"})
+    await http.put("/v1/job-drains", json={"on": False})
+    await http.delete("/v1/job-owners/bob")
+    told = [(each["what"], each["words"]) for each in (await http.get("/v1/audit")).json()["items"]][::-1]
+    assert told[1:] == [
+        ("job-owner-apply", "something else was agreed with bob: new"),
+        ("job-drain", "no jobs of any kind are started now: disks"),
+        ("job-drain-end", "jobs of any kind are started"),
+        ("job-owner-delete", "what was agreed with bob holds no more"),
+    ]
+
+
 async def test_the_audit_comes_in_pages_and_refuses_foreign_cursors(http: httpx.AsyncClient) -> None:
     for number in range(3):
         await make(http, f"key-{number}")

@@ -47,7 +47,8 @@ TAKES = {
     """,
     "any key": """
         GET /v1/services  GET /v1/job-kinds  GET /v1/job-drains  GET /v1/job-owners/{owner}  GET /v1/audit
-        GET /v1/events
+        GET /v1/events  POST /v1/session  GET /v1/session  DELETE /v1/session  GET /v1/shares
+        POST /v1/shares  DELETE /v1/shares/{share}
         GET /v1/jobs  POST /v1/jobs  GET /v1/jobs/events  GET /v1/jobs/{job}  DELETE /v1/jobs/{job}
         GET /v1/jobs/{job}/result  GET /v1/jobs/{job}/photo  GET /v1/jobs/{job}/events  GET /v1/jobs/{job}/attempts
         POST /v1/jobs/{job}/cancel  POST /v1/jobs/{job}/retry  GET /v1/job-callbacks
@@ -69,6 +70,7 @@ PLACES = {
     "job": "1",
     "callback": "shop",
     "key": "nobody",
+    "share": "1",
 }
 
 

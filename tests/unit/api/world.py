@@ -16,9 +16,12 @@ from prometheus_client import CollectorRegistry
 
 from controlplane.api.access import Parts
 from controlplane.api.app import create_app
+from controlplane.auth.attempts import Attempts
 from controlplane.auth.denials import Denials
 from controlplane.auth.keys import KeyRing
 from controlplane.auth.parts import AuthParts
+from controlplane.auth.sessions import SessionDesk
+from controlplane.auth.shares import ShareDesk
 from controlplane.blobs.directory import DirectoryBlobs
 from controlplane.broker.rabbitmq import RabbitQueue
 from controlplane.clock import Clock
@@ -174,7 +177,21 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
 
 def make_auth(store: SqlStore, clock: ManualClock) -> AuthParts:
     """Build what wiring builds."""
-    return AuthParts(keys=KeyRing(store=store, clock=clock), denials=Denials(store=store, clock=clock), audit=store)
+    return AuthParts(
+        keys=KeyRing(store=store, clock=clock),
+        denials=Denials(store=store, clock=clock),
+        audit=store,
+        sessions=SessionDesk(
+            store=store,
+            keys=store,
+            shares=store,
+            clock=clock,
+            idle=dt.timedelta(hours=2),
+            longest=dt.timedelta(hours=12),
+        ),
+        shares=ShareDesk(store=store, clock=clock),
+        attempts=Attempts(clock=clock),
+    )
 
 
 def make_feed(store: SqlStore, clock: Clock, board: WakeBoard) -> JobFeed:
