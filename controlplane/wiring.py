@@ -3,6 +3,7 @@
 `running` runs what is built here.
 """
 
+import functools
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
@@ -250,7 +251,8 @@ def _api(
         preview=Preview(compiler=ground.compiler, check=check),
         compares_pictures=compares_pictures,
     )
-    return create_app(parts, registry=ground.registry, discovery=xds.discovery, pages=add_pages)
+    pages = functools.partial(add_pages, oidc=parts.auth.logins is not None)
+    return create_app(parts, registry=ground.registry, discovery=xds.discovery, pages=pages)
 
 
 def _event_feed(ground: Ground) -> EventFeed:
