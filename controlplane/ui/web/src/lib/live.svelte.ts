@@ -6,6 +6,7 @@ import {
 } from "./api";
 import { MAX_POINTS, Series } from "./series";
 import type { Happened, Judged } from "./shapes";
+import { whyNot } from "./session.svelte";
 import { follow } from "./stream.svelte";
 
 /** As many events as are kept in the page. */
@@ -139,10 +140,11 @@ export class Live {
   }
 
   async readFleet(): Promise<void> {
-    if (document.hidden) return;
+    // Envoys carry all services, so that they are shown to those alone who may see them all.
+    this.fleetProblem = whyNot("viewer", "*");
+    if (document.hidden || this.fleetProblem) return;
     try {
-      this.proxies = (await askPage<Proxy>("/v1/proxies")).items;
-      this.fleetProblem = "";
+      this.proxies = (await askPage<Proxy>("/v1/proxies?limit=200")).items;
     } catch (error) {
       this.fleetProblem = wordsOf(error);
       if (error instanceof Problem && error.status === 403) this.proxies = [];

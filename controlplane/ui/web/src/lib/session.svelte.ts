@@ -116,5 +116,6 @@ export function whyNot(role: Role, service: string): string {
   if (session.grants === null) return "";
   const has = roleOn(service);
   if (has !== null && ROLES.indexOf(has) >= ROLES.indexOf(role)) return "";
-  return `Takes the role ${role} on ${service}; you have ${has === null ? "none" : `only ${has}`}.`;
+  const where = service === "*" ? "all services" : service;
+  return `Takes the role ${role} on ${where}; you have ${has === null ? "none" : `only ${has}`}.`;
 }
