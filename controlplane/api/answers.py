@@ -35,8 +35,31 @@ class ProblemView(Problem):
     problems: list[Problem] = []
 
 
+class MeasuredView(View):
+    """The *share* of the service's requests that a version really got of late, and how many *requests* that is."""
+
+    share: str
+    share_bp: int
+    requests: int
+
+
+class WorkerView(View):
+    """One worker of a version. *healthy* is None where Envoys did not say which: they count healthy ones by cluster.
+
+    *models* is what it says that it serves, *words* why it did not answer when it was asked that.
+    """
+
+    address: str
+    healthy: bool | None
+    models: list[str]
+    words: str
+
+
 class ShareView(View):
-    """A version's part of the split, and how many of its workers the Envoys find healthy (None: nobody said)."""
+    """A version's part of the split, and how many of its workers the Envoys find healthy (None: nobody said).
+
+    *measured* is None without requests. It and *workers* are there where a service's status is shown.
+    """
 
     version: str
     cluster: str
@@ -44,6 +67,32 @@ class ShareView(View):
     weight_bp: int
     healthy: int | None = None
     total: int | None = None
+    measured: MeasuredView | None = None
+    workers: list[WorkerView] = []
+
+
+class EnvoyView(View):
+    """One Envoy of a service, against what it should run: the worst *status* of its types, and for how long that is.
+
+    *behind* names the types that are not SYNCED, *words* are the Envoy's own about what it refuses.
+    """
+
+    node: str
+    connected: bool
+    status: str
+    age_s: float | None
+    behind: list[str]
+    words: str
+
+
+class AdviceView(View):
+    """Something to be said of a service: *code* as in the catalogue, *level* Error, Warn or Info, and what to *run*."""
+
+    code: str
+    level: str
+    subject: str
+    words: str
+    run: str
 
 
 class WorkerModelView(View):
@@ -85,7 +134,11 @@ class RevisionView(View):
 
 
 class RolloutView(View):
-    """A rollout. *step* counts from 1; 0 is before the first. *weight_bp* is what the state asks for."""
+    """A rollout. *step* counts from 1; 0 is before the first. *weight_bp* is what the state asks for.
+
+    One that has not begun is ``queued`` or ``scheduled``, with the plan that would count now; if it never will, its
+    outcome is ``cancelled``. *undoes*: it is the way back of an undo, without steps and judge.
+    """
 
     id: str
     service: str
@@ -94,7 +147,7 @@ class RolloutView(View):
     state: str
     phase: str
     active: bool
-    outcome: Literal["promoted", "rolled_back"] | None
+    outcome: Literal["promoted", "rolled_back", "cancelled"] | None
     cause: str | None
     words: str
     step: int
@@ -110,6 +163,26 @@ class RolloutView(View):
     plan: PlanDocument
     objectives: list[str]
     evidence: dict[str, Any] | None
+    undoes: bool = False
+
+
+class WaitingView(View):
+    """A start that waits under the id of its rollout to come; *state* is ``queued``, ``scheduled``, or how it ended.
+
+    *words* say what it waits for, or why it ended.
+    """
+
+    id: str
+    service: str
+    candidate: str
+    state: str
+    words: str
+    supersede: bool
+    only_after_success: bool
+    not_before: dt.datetime | None
+    by: str
+    why: str
+    at: dt.datetime
 
 
 class AcksView(View):
@@ -156,7 +229,7 @@ class AppliedView(View):
 
 
 class SummaryView(View):
-    """One line of the list of services."""
+    """One line of the list of services: how many starts wait, and which freeze it is under, if any."""
 
     name: str
     listener: str
@@ -164,6 +237,8 @@ class SummaryView(View):
     revision: int
     revision_status: str
     rollout: RolloutView | None
+    waiting: int = 0
+    frozen: str = ""
 
 
 class MeasureView(View):
@@ -208,7 +283,12 @@ class QualityReportView(QualityRunView):
 
 
 class StatusView(View):
-    """Everything about a service on one page. *quality*: the last verdict on pictures, after a run without one."""
+    """Everything about a service on one page. *quality*: the last verdict on pictures, after a run without one.
+
+    *aside* are versions that have no share now, of the rollout or with a pinned model. *measured_s* is over how many
+    seconds measured shares are. *envoys* are at most 100, those first that need a look.
+    *waiting* are the starts that wait, in their order; *frozen* says which freeze forbids more traffic, if any.
+    """
 
     service: str
     listener: str
@@ -221,6 +301,12 @@ class StatusView(View):
     events: list[EventView]
     quality: list[QualityRunView] = []
     models: list[ProvenanceView] = []
+    envoys: list[EnvoyView] = []
+    advice: list[AdviceView] = []
+    measured_s: int = 0
+    aside: list[ShareView] = []
+    waiting: list[WaitingView] = []
+    frozen: str = ""
 
 
 class TrafficView(View):
@@ -274,6 +360,8 @@ class ExplanationView(View):
     rate: float
     next: str
     quality: list[QualityRunView] = []
+    advice: list[AdviceView] = []
+    waiting: list[WaitingView] = []
 
 
 class SaidView(View):
@@ -326,12 +414,16 @@ class EventsView(View):
 
 
 class CommandView(View):
-    """A command that was taken down; the controller carries it out within moments."""
+    """A command that was taken down; the controller carries it out within moments. *number* 0: it is done already.
+
+    *note* says what else is worth knowing.
+    """
 
     number: int
     service: str
     command: str
     words: str
+    note: str = ""
 
 
 class RefusalView(View):

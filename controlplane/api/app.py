@@ -30,6 +30,7 @@ from controlplane.api import (
     services,
     sessions,
     shares,
+    steering,
 )
 from controlplane.api.access import BodyLimit, Parts
 from controlplane.api.answers import ProblemView
@@ -54,6 +55,7 @@ ROUTED: Final = (
     audit,
     services,
     rollouts,
+    steering,
     explanations,
     quality,
     replays,

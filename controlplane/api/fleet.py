@@ -28,7 +28,7 @@ async def list_proxies(
     ] = None,
     group: Annotated[str | None, Query(description="Only Envoys that belong to this group.")] = None,
 ) -> list[ProxyView]:
-    """List every Envoy ever seen: per resource type SYNCED, STALE, NACKED or NEVER SENT."""
+    """List every Envoy ever seen: per resource type SYNCED, STALE, NACKED or NOT SENT."""
     nodes = sorted(await parts.store.load_nodes(), key=lambda node: (node.disconnected_at is not None, node.node))
     wanted = await parts.inspector.wanted(nodes)
     now = parts.clock.now()

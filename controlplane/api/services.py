@@ -1,5 +1,6 @@
 """Services: apply a declaration, read it back, set the split by hand, follow the history."""
 
+import collections
 import datetime as dt
 from collections.abc import Collection
 from typing import Annotated
@@ -14,6 +15,7 @@ from controlplane.api.documents import spec_from, split_from
 from controlplane.api.guards import refuse_dead_version
 from controlplane.api.schemas import ServiceDocument, SplitRequest, one_line
 from controlplane.api.views import event_view, service_view, split_now, summary_view
+from controlplane.controller.line import frozen_words
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.rollout.slo import quality_slo
 from controlplane.traffic.model import ServiceSpec
@@ -35,8 +37,16 @@ async def list_services(parts: UseParts, reader: Reader) -> list[SummaryView]:
     """List the services that one may see, by name."""
     nodes = await parts.store.load_nodes()
     health = await parts.store.load_health()
+    now = parts.clock.now()
+    agenda = await parts.store.load_agenda(since=now)
+    lined_up = collections.Counter(each.service for each in agenda.waiting)
     return [
-        summary_view(record, await parts.store.load_latest(record.name), nodes, health)
+        summary_view(record, await parts.store.load_latest(record.name), nodes, health).model_copy(
+            update={
+                "waiting": lined_up[record.name],
+                "frozen": frozen_words(agenda.freezes, record.name, now=now),
+            }
+        )
         for record in await parts.store.list_services()
         if reader.sees(record.name)
     ]

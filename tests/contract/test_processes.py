@@ -151,7 +151,7 @@ import asyncio, sys
 from controlplane.clock import SystemClock
 from controlplane.store import open_store
 from controlplane.wake import WakeBoard
-from tests.builders import make_key
+from tests.builders import make_change, make_key
 
 async def main():
     async with await open_store(sys.argv[1], board=WakeBoard(), clock=SystemClock()) as store:

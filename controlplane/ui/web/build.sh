@@ -11,7 +11,7 @@ if ! command -v npm >/dev/null; then
     echo 'make ui-check: skipped, it needs the Debian package npm'
     exit 0
   fi
-  echo "make ui: needs Node 20 or newer with npm (Debian: apt-get install npm)" >&2
+  echo "make ui: needs Node 18 or newer with npm (Debian: apt-get install npm)" >&2
   exit 1
 fi
 
