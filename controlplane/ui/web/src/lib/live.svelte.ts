@@ -227,6 +227,7 @@ export class Live {
           this.#remember([{ id: Number(id), at: data["at"] as string, kind: type, words: data["sentence"], state: (data["after"] as string) ?? "" }]);
         }
         if (type === "apply") void this.readOnce();
+        this.#follow(data["rollout"], data["after"]);
     }
   }
 
@@ -257,6 +258,13 @@ export class Live {
     };
     if (state !== known.state) void this.explain();
     if (hasEnded) void this.load().then(() => this.readOnce());
+  }
+
+  /** Look again where an event tells of a rollout, or of an end, that no state has told of: it may be over already. */
+  #follow(rollout: unknown, after: unknown): void {
+    if (typeof rollout !== "string") return;
+    const isOver = after === "Promoted" || after === "RolledBack";
+    if (rollout !== this.rollout?.id || (isOver && this.rollout.active)) void this.load().then(() => this.explain());
   }
 
   #remember(found: Happened[]): void {
