@@ -3,9 +3,9 @@
 `running` runs what is built here.
 """
 
-import functools
 import contextlib
 import dataclasses
+import functools
 from collections.abc import AsyncIterator, Sequence
 
 import structlog
