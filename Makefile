@@ -10,7 +10,10 @@ PROTOS := $(sort $(wildcard protos/*.proto))
 PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-torch test-rabbitmq4 lint format protos protos-check docs bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-events bench-ddcolor bench-gpu torch soak clean
+# What the pages are built with; users need none of it, for the build is committed.
+WEB := controlplane/ui/web
+
+.PHONY: help ui ui-check venv demo test test-torch test-rabbitmq4 lint format protos protos-check docs bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-events bench-ddcolor bench-gpu torch soak clean
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
@@ -55,6 +58,12 @@ protos-check: venv
 	  $(PROTOC) --python_out=$$out --pyi_out=$$out --grpc_python_out=$$out $(PROTOS:protos/%=controlplane/pb/%) && \
 	  diff -r -x __init__.py -x __pycache__ $$out/controlplane/pb controlplane/pb >&2 || \
 	  { echo 'controlplane/pb is not what protos/ compiles to: run make protos' >&2; exit 1; },:)
+
+ui: ## build the web pages from controlplane/ui/web into controlplane/ui/static (needs Node 18 or newer)
+	@$(WEB)/build.sh build
+
+ui-check: ## types of the web pages, and whether controlplane/ui/static is what they build to; skipped without Node
+	@$(WEB)/build.sh check
 
 docs: venv ## write the reference in docs/ anew, from the code
 	@for book in cli codes settings metrics; do $(HUESHIFT) reference $$book > docs/$$book.md; done

@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import AsyncIterator, Sequence
 
 import structlog
@@ -270,7 +271,8 @@ def _api(
         preview=Preview(compiler=ground.compiler, check=check),
         compares_pictures=compares_pictures,
     )
-    return create_app(parts, registry=ground.registry, discovery=xds.discovery, pages=add_pages)
+    pages = functools.partial(add_pages, oidc=parts.auth.logins is not None)
+    return create_app(parts, registry=ground.registry, discovery=xds.discovery, pages=pages)
 
 
 def _event_feed(ground: Ground) -> EventFeed:

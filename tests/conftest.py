@@ -22,6 +22,7 @@ OF_JOBS = frozenset(
         "test_kafka_queue.py",
         "test_mail_and_chat.py",
         "test_page.py",
+        "test_ui.py",
         "test_webhooks.py",
     }
 )

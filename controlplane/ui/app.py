@@ -1,7 +1,8 @@
-"""Serves the pages' files: no build step, nothing from other hosts, and nothing in them that needs a key.
+"""Serves the pages' files: built from `web/` and committed, nothing from other hosts, nothing that needs a key.
 
 The browser is told to run and load nothing but these files and to speak to nobody but us (Content-Security-Policy), so
-that a name or a reason in somebody's job can never become a script.
+that a name or a reason in somebody's job can never become a script. Svelte's templates, which are in the script
+itself, are the one thing that may become HTML (its policy of trusted types).
 """
 
 import hashlib
@@ -9,12 +10,25 @@ import pathlib
 from typing import Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 
 STATIC: Final = pathlib.Path(__file__).parent / "static"
-PAGES: Final = {"/jobs": "jobs.html"}
+APP: Final = "index.html"
+PAGES: Final = {
+    "/": APP,
+    "/login": APP,
+    "/services/{name}": APP,
+    "/services/{name}/pictures": APP,
+    "/audit": APP,
+    "/jobs": "jobs.html",
+}
+"""The file of each page, by path; the app looks at the path itself."""
+ABOUT: Final = "/ui/about.json"
+"""What a page needs to know of this control plane before anybody has logged in."""
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script';"
+    " trusted-types svelte-trusted-html"
 )
 _HEADERS: Final = {
     "Content-Security-Policy": _POLICY,
@@ -28,13 +42,22 @@ _HEADERS: Final = {
 _TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-def add_pages(app: FastAPI) -> None:
-    """Serve each page of `PAGES` at its path, and the files that they load under ``/ui/``."""
+def add_pages(app: FastAPI, *, oidc: bool = False) -> None:
+    """Serve each page of `PAGES` at its path, and the files that they load under ``/ui/``.
+
+    *oidc*: whether people can log in with an account, which the log-in page then offers.
+    """
     router = APIRouter(include_in_schema=False)
+
+    async def about() -> Response:
+        return JSONResponse({"oidc": oidc}, headers=_HEADERS)
+
+    router.add_api_route(ABOUT, about)
+    pages = set(PAGES.values())
     for path, name in PAGES.items():
         _serve(router, path, STATIC / name)
     for file in sorted(STATIC.iterdir()):
-        if file.name not in PAGES.values():
+        if file.name not in pages:
             _serve(router, f"/ui/{file.name}", file)
     app.include_router(router)
 
@@ -49,4 +72,4 @@ def _serve(router: APIRouter, path: str, file: pathlib.Path) -> None:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=_TYPES[file.suffix], headers=headers)
 
-    router.add_api_route(path, answer, methods=["GET", "HEAD"], name=f"file:{file.name}")
+    router.add_api_route(path, answer, methods=["GET", "HEAD"], name=f"file:{path}")

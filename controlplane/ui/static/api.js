@@ -10,6 +10,31 @@ export const key = {
   forget: () => sessionStorage.removeItem(KEY),
 };
 
+const SESSION = "hueshift.session"; // that this browser has logged in on the other pages: its cookie cannot be read
+
+/** A session of the other pages, in place of a key. */
+export const session = {
+  csrf: "",
+  get mayBe() {
+    return localStorage.getItem(SESSION) !== null;
+  },
+  /** Find out whether there is one. */
+  async recall() {
+    try {
+      this.csrf = (await askJson("/v1/session")).csrf ?? "";
+    } catch {
+      this.csrf = "";
+    }
+    return this.csrf !== "";
+  },
+};
+
+/** What proves who asks. */
+function proof(method) {
+  if (key.get()) return { Authorization: `Bearer ${key.get()}` };
+  return session.csrf && method !== "GET" ? { "X-Hueshift-CSRF": session.csrf } : {};
+}
+
 /** What the API refused, in its own sentence; status 0 means that there was no answer. */
 export class Problem extends Error {
   constructor(status, words, retryAfterS = null) {
@@ -43,7 +68,7 @@ export async function ask(path, { method = "GET", signal, headers = {} } = {}) {
     answer = await fetch(path, {
       method,
       signal,
-      headers: { Authorization: `Bearer ${key.get()}`, ...headers },
+      headers: { ...proof(method), ...headers },
       cache: "no-store",
     });
   } catch (error) {
@@ -64,7 +89,7 @@ export function upload(photo, { idempotencyKey, query, onProgress }) {
   const request = new XMLHttpRequest();
   const done = new Promise((resolve, reject) => {
     request.open("POST", `/v1/jobs?${new URLSearchParams(query)}`);
-    request.setRequestHeader("Authorization", `Bearer ${key.get()}`);
+    for (const [name, value] of Object.entries(proof("POST"))) request.setRequestHeader(name, value);
     request.setRequestHeader("Idempotency-Key", idempotencyKey);
     const known = /^image\/[\w.+-]+$/.test(photo.type);
     request.setRequestHeader("Content-Type", known ? photo.type : "application/octet-stream");

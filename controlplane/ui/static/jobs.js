@@ -1,6 +1,6 @@
 // The page: asks for the key, takes photos, lists jobs and keeps the list true. Everything it shows is the API's.
 
-import { Problem, ask, askJson, follow, key } from "./api.js";
+import { Problem, ask, askJson, follow, key, session } from "./api.js";
 import { Card, FINAL } from "./cards.js";
 import { Compare } from "./compare.js";
 import { Figures } from "./figures.js";
@@ -309,7 +309,7 @@ async function enter() {
   await askJson("/v1/jobs?limit=1"); // kinds may be public, jobs are not
   show("enter", false);
   show("work", true);
-  show("leave", true);
+  show("leave", key.get() !== null); // a session is left where it was begun
   showKinds();
   uploads = new Uploads({ onChange: showUpload, onJob: becomeJob, onRefused: (problem) => leave(problem.message) });
   await listEarlier();
@@ -345,7 +345,7 @@ async function tryKey() {
     if (error.status === 401) leave("This key is not known, or was revoked. Check it, or make another one.");
     else {
       leave(`${error.message}; it is tried again.`, { keepsKey: true });
-      setTimeout(() => key.get() && byId("work").hidden && tryKey(), AGAIN_MS);
+      setTimeout(() => (key.get() || session.csrf) && byId("work").hidden && tryKey(), AGAIN_MS);
     }
   } finally {
     button.disabled = false;
@@ -388,6 +388,7 @@ function start() {
     if (!byId("work").hidden) takeDropped(event.dataTransfer);
   });
   if (key.get()) tryKey();
+  else if (session.mayBe) session.recall().then((isIn) => (isIn ? tryKey() : leave("")));
   else leave("");
 }
 

@@ -1,5 +1,7 @@
 """The pages' files: served without a key, with everything forbidden that they do not need, and in the wheel."""
 
+import gzip
+import json
 import pathlib
 import re
 import zipfile
@@ -13,7 +15,11 @@ from controlplane.pictures.facts import MAX_PHOTO_BYTES
 from controlplane.ui.app import PAGES, STATIC, add_pages
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
+WEB = ROOT / "controlplane" / "ui" / "web"
 FILES = sorted(STATIC.iterdir())
+WRITTEN = sorted(file for folder in ("src", "public") for file in (WEB / folder).rglob("*") if file.is_file())
+MAX_BUNDLE_BYTES = 100 * 1000
+"""Of everything, as it goes over the wire, compressed."""
 
 
 @pytest.fixture
@@ -21,6 +27,10 @@ def app() -> FastAPI:
     made = FastAPI()
     add_pages(made)
     return made
+
+
+OF_LIBRARIES = r"https?://(?:www\.w3\.org/|svelte\.dev/e/)"
+"""Names of namespaces, and where Svelte explains its errors: nothing is loaded from there."""
 
 
 def client(app: FastAPI) -> httpx.AsyncClient:
@@ -40,7 +50,7 @@ async def test_a_page_needs_no_key_and_may_load_nothing_but_our_own_files(app: F
 
 
 async def test_every_file_is_served_as_what_it_is_and_asked_for_again_only_when_it_changed(app: FastAPI) -> None:
-    pages = {name: path for path, name in PAGES.items()}
+    pages = {name: path.format(name="colorize") for path, name in PAGES.items()}
     async with client(app) as http:
         for file in FILES:
             path = pages.get(file.name, f"/ui/{file.name}")
@@ -56,14 +66,47 @@ async def test_every_file_is_served_as_what_it_is_and_asked_for_again_only_when_
             assert (await http.get(path)).status_code == 404
 
 
+async def test_every_page_of_the_app_is_the_same_file_which_looks_at_its_path(app: FastAPI) -> None:
+    async with client(app) as http:
+        for path in ("/", "/login", "/services/colorize", "/services/colorize/pictures", "/audit"):
+            answer = await http.get(path)
+            assert answer.content == (STATIC / "index.html").read_bytes(), path
+        assert (await http.get("/services")).status_code == 404
+        assert (await http.get("/services/colorize/else")).status_code == 404
+
+
+@pytest.mark.parametrize("oidc", [False, True])
+async def test_the_log_in_page_learns_whether_accounts_can_be_used(*, oidc: bool) -> None:
+    made = FastAPI()
+    add_pages(made, oidc=oidc)
+    async with client(made) as http:
+        assert (await http.get("/ui/about.json")).json() == {"oidc": oidc}
+
+
+def test_all_that_a_browser_may_load_is_small() -> None:
+    assert sum(len(gzip.compress(file.read_bytes())) for file in FILES) <= MAX_BUNDLE_BYTES
+
+
+def test_the_lock_of_what_pages_are_built_with_names_no_registry() -> None:
+    lock = json.loads((WEB / "package-lock.json").read_text())
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert packages
+    for name, package in packages.items():
+        assert "integrity" in package, name
+        assert "resolved" not in package, name
+
+
 def test_no_file_has_a_script_or_a_style_inline_or_names_another_host() -> None:
     for file in FILES:
-        text = file.read_text().replace('xmlns="http://www.w3.org/2000/svg"', "")
+        text = re.sub(OF_LIBRARIES, "", file.read_text())
         assert re.findall(r"(?:https?:)?//[a-z][\w.-]*\.[a-z]{2,}", text) == [], file.name
         if file.suffix == ".html":
             assert re.findall(r"""<style|\bstyle=|\son\w+=|javascript:""", text) == []
             assert re.findall(r"<script(?![^>]*\ssrc=)", text) == []
+    for file in WRITTEN:
+        text = file.read_text()
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text)
+        assert not re.search(r"\{@html|\sstyle=", text), file.name
 
 
 def test_every_file_that_is_loaded_is_there() -> None:

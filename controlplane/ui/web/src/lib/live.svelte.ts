@@ -1,0 +1,280 @@
+/** All that a rollout page shows, brought up to date by the stream and by a look at the series once a second. */
+
+import {
+  askJson, askPage, Problem, rolloutPath, servicePath, wordsOf,
+  type Explanation, type HistoryEntry, type Proxy, type Rollout, type SeriesAnswer, type Service, type Status,
+} from "./api";
+import { MAX_POINTS, Series } from "./series";
+import type { Happened, Judged } from "./shapes";
+import { whyNot } from "./session.svelte";
+import { follow } from "./stream.svelte";
+
+/** As many events as are kept in the page. */
+export const MAX_EVENTS = 500;
+const SERIES_EVERY_MS = 1_000;
+const FLEET_EVERY_MS = 5_000;
+const EXPLAIN_EVERY_MS = 5_000;
+/** The newest seconds are read again: Envoys' reports of them may still come in. */
+const UNSETTLED_S = 3;
+
+export const WINDOWS = [
+  { name: "10 min", seconds: 600 },
+  { name: "1 h", seconds: 3_600 },
+  { name: "6 h", seconds: 21_600 },
+  { name: "24 h", seconds: 86_400 },
+];
+
+export interface Weights {
+  set: Record<string, number>;
+  acked: Record<string, number> | null;
+  envoys: number;
+  envoys_acked: number;
+  waiting: string[];
+  refusals: string[];
+}
+
+export class Live {
+  status = $state.raw<Status | null>(null);
+  rollout = $state.raw<Rollout | null>(null);
+  phase = $state("");
+  cause = $state<string | null>(null);
+  words = $state("");
+  weights = $state.raw<Weights | null>(null);
+  judged = $state.raw<Judged[]>([]);
+  sentence = $state("");
+  next = $state("");
+  events = $state.raw<Happened[]>([]);
+  proxies = $state.raw<Proxy[]>([]);
+  fleetProblem = $state("");
+  versions = $state.raw<string[]>([]);
+  rollouts = $state.raw<Rollout[]>([]);
+  problem = $state("");
+  objectives = $state.raw<SeriesAnswer["objectives"]>([]);
+  /** Counts the changes of `series`, which is too large to be watched itself. */
+  drawn = $state(0);
+  windowS = $state(600);
+  readonly series = new Series(600);
+
+  #timers: number[] = [];
+  #end = () => {};
+  #isGone = false;
+  #isLoading = false;
+  #again = false;
+  #isReading = false;
+  #words = new Map<string, string>();
+
+  constructor(readonly service: string) {}
+
+  async start(): Promise<void> {
+    await this.load();
+    if (this.#isGone || !this.status) return;
+    this.#end = follow(`/v1/events?service=${encodeURIComponent(this.service)}`, (type, data, id) => this.#hear(type, data, id));
+    this.#every(SERIES_EVERY_MS, () => this.readSeries());
+    this.#every(FLEET_EVERY_MS, () => this.readFleet());
+    this.#every(EXPLAIN_EVERY_MS, () => this.explain());
+    void this.readSeries();
+    void this.readFleet();
+    void this.explain();
+    void this.readOnce();
+  }
+
+  stop(): void {
+    this.#isGone = true;
+    this.#timers.forEach((timer) => clearInterval(timer));
+    this.#end();
+  }
+
+  /** Read how the service stands, all of it. */
+  async load(): Promise<void> {
+    if (this.#isLoading) {
+      this.#again = true;
+      return;
+    }
+    this.#isLoading = true;
+    try {
+      const status = await askJson<Status>(servicePath(this.service, "/status?events=100"));
+      this.status = status;
+      this.rollout = status.rollout ?? null;
+      this.phase = status.rollout?.phase ?? "";
+      this.cause = status.rollout?.cause ?? null;
+      this.words = status.rollout?.words ?? "";
+      this.#remember(status.events.map(happened));
+      this.problem = "";
+      if (this.versions.length && this.rollouts[0]?.id !== status.rollout?.id) void this.readOnce();
+    } catch (error) {
+      this.problem = wordsOf(error);
+    } finally {
+      this.#isLoading = false;
+      if (this.#again && !this.#isGone) {
+        this.#again = false;
+        void this.load();
+      }
+    }
+  }
+
+  /** Read what seldom changes: the versions there are, and the rollouts there were. */
+  async readOnce(): Promise<void> {
+    try {
+      const [service, rollouts] = await Promise.all([
+        askJson<Service>(servicePath(this.service)),
+        askPage<Rollout>(servicePath(this.service, "/rollouts?limit=50")),
+      ]);
+      this.versions = service.document.versions.map((version) => version.name);
+      this.rollouts = rollouts.items;
+    } catch (error) {
+      this.problem = wordsOf(error);
+    }
+  }
+
+  async explain(): Promise<void> {
+    if (!this.rollout) return;
+    try {
+      const told = await askJson<Explanation>(servicePath(this.service, "/explain"));
+      this.#words = new Map(told.objectives.map((each) => [each.name, each.words]));
+      if (!this.judged.length || !this.rollout.active) this.judged = told.objectives as Judged[];
+      this.sentence = told.summary;
+      this.next = told.next;
+    } catch (error) {
+      if (!(error instanceof Problem && error.status === 0)) this.sentence = wordsOf(error);
+    }
+  }
+
+  async readFleet(): Promise<void> {
+    // Envoys carry all services, so that they are shown to those alone who may see them all.
+    this.fleetProblem = whyNot("viewer", "*");
+    if (document.hidden || this.fleetProblem) return;
+    try {
+      this.proxies = (await askPage<Proxy>("/v1/proxies?limit=200")).items;
+    } catch (error) {
+      this.fleetProblem = wordsOf(error);
+      if (error instanceof Problem && error.status === 403) this.proxies = [];
+    }
+  }
+
+  /** Show another span of time. */
+  show(seconds: number): void {
+    this.windowS = this.series.windowS = seconds;
+    this.series.clear();
+    this.drawn += 1;
+    void this.readSeries();
+  }
+
+  async readSeries(): Promise<void> {
+    const { series } = this;
+    const now = Date.now() / 1000;
+    if (this.#isReading || document.hidden) return;
+    const behind = now - series.end;
+    const isFresh = series.rows.length > 0 && behind < series.windowS;
+    if (isFresh && behind < series.step) return;
+    this.#isReading = true;
+    try {
+      const query = new URLSearchParams();
+      if (isFresh) {
+        const from = series.step === 1 ? series.end - UNSETTLED_S : series.end;
+        query.set("since", new Date(from * 1000).toISOString());
+        query.set("max_points", String(series.step === 1 ? MAX_POINTS : 2));
+      } else {
+        query.set("since", new Date((now - series.windowS) * 1000).toISOString());
+        query.set("max_points", String(Math.min(series.windowS + 2, 722)));
+        series.clear();
+      }
+      const told = await askJson<SeriesAnswer>(servicePath(this.service, `/series?${query}`));
+      if (this.#isGone) return;
+      this.objectives = told.objectives;
+      series.merge(told);
+      this.drawn += 1;
+    } catch (error) {
+      if (error instanceof Problem && error.status !== 0 && error.status < 500) this.problem = wordsOf(error);
+    } finally {
+      this.#isReading = false;
+    }
+  }
+
+  async loadEvents(rollout: string): Promise<Happened[]> {
+    const told = await askPage<HistoryEntry>(servicePath(this.service, `/history?rollout=${encodeURIComponent(rollout)}`));
+    return told.items.map(happened);
+  }
+
+  loadRollout(id: string): Promise<Rollout> {
+    return askJson<Rollout>(rolloutPath(id));
+  }
+
+  #every(ms: number, act: () => Promise<void>): void {
+    this.#timers.push(window.setInterval(() => void act(), ms));
+  }
+
+  #hear(type: string, data: Record<string, unknown>, id: string): void {
+    switch (type) {
+      case "reset":
+        void this.load();
+        break;
+      case "state":
+        this.#stand(data["rollout"] as Record<string, unknown> | null);
+        break;
+      case "weights":
+        this.weights = data as unknown as Weights;
+        void this.readFleet();
+        break;
+      case "evidence":
+        // The explanation's words know how fast requests come; the stream's do not.
+        this.judged = (data["objectives"] as Judged[]).map((each) => ({ ...each, words: this.#words.get(each.name) ?? each.words }));
+        if (typeof data["sentence"] === "string") this.sentence = data["sentence"];
+        break;
+      case "begin":
+        break;
+      default:
+        if (id && typeof data["sentence"] === "string") {
+          this.#remember([{ id: Number(id), at: data["at"] as string, kind: type, words: data["sentence"], state: (data["after"] as string) ?? "" }]);
+        }
+        if (type === "apply") void this.readOnce();
+        this.#follow(data["rollout"], data["after"]);
+    }
+  }
+
+  #stand(told: Record<string, unknown> | null): void {
+    if (!told) return;
+    const known = this.rollout;
+    if (known === null || known.id !== told["id"]) {
+      this.judged = [];
+      void this.load().then(() => Promise.all([this.readOnce(), this.explain()]));
+      return;
+    }
+    const state = told["state"] as string;
+    const hasEnded = known.active && !told["active"];
+    this.phase = told["phase"] as string;
+    this.cause = (told["cause"] as string | null) ?? null;
+    this.words = told["words"] as string;
+    this.rollout = {
+      ...known,
+      state,
+      phase: this.phase,
+      active: told["active"] as boolean,
+      cause: this.cause,
+      words: this.words,
+      step: (told["step"] as number | null) ?? (state === "promoted" ? known.steps : 0),
+      weight_bp: told["weight_bp"] as number,
+      since: told["since"] as string,
+      outcome: state === "promoted" ? "promoted" : state === "rolled_back" ? "rolled_back" : null,
+    };
+    if (state !== known.state) void this.explain();
+    if (hasEnded) void this.load().then(() => this.readOnce());
+  }
+
+  /** Look again where an event tells of a rollout, or of an end, that no state has told of: it may be over already. */
+  #follow(rollout: unknown, after: unknown): void {
+    if (typeof rollout !== "string") return;
+    const isOver = after === "Promoted" || after === "RolledBack";
+    if (rollout !== this.rollout?.id || (isOver && this.rollout.active)) void this.load().then(() => this.explain());
+  }
+
+  #remember(found: Happened[]): void {
+    const known = new Map(this.events.map((event) => [event.id, event]));
+    // The stream's sentences are fuller than the rows' own.
+    for (const event of found) if (!known.has(event.id) || event.kind !== "row") known.set(event.id, event);
+    this.events = [...known.values()].sort((a, b) => b.id - a.id).slice(0, MAX_EVENTS);
+  }
+}
+
+function happened(entry: HistoryEntry): Happened {
+  return { id: entry.number, at: entry.at, kind: "row", words: entry.words, state: entry.after };
+}
