@@ -102,8 +102,8 @@ async def open_share(request: Request, parts: UseParts, token: Annotated[str, Pa
     except UnauthorizedError as exc:
         auth.attempts.failed(whose)
         return _page("Not shared", str(exc), LANDING, "Go to Hueshift", status=404)
-    where = {"service": share.service, **({"rollout": share.rollout} if share.rollout else {})}
-    href = f"{LANDING}?{urllib.parse.urlencode(where)}"
+    at = f"?{urllib.parse.urlencode({'rollout': share.rollout})}" if share.rollout else ""
+    href = f"/services/{urllib.parse.quote(share.service, safe='')}{at}"
     answer = _page("Shared with you", f"You may look at {share.service}.", href, "Go on", leads_on=True)
     known = await recognise(request, auth)
     if known is not None and known.principal.sees(share.service):

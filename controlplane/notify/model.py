@@ -240,8 +240,7 @@ class Report:
     def _page(self) -> str:
         if not self.place.url:
             return ""
-        where = f"rollouts/{self.telling.rollout}" if self.telling.rollout else f"services/{self.telling.service}"
-        return f"{self.place.url}/{where}"
+        return f"{self.place.url}/services/{self.telling.service}"
 
     @property
     def _links(self) -> Sequence[tuple[str, str]]:

@@ -113,7 +113,7 @@ async def test_in_a_browser_another_sites_links_lead_into_a_session(tmp_path: pa
         for page in (ada, guest):
             await page.goto(place.elsewhere)
             await page.click("a >> nth=1")
-            await page.wait_for_url(f"{place.here}/?service=colorize")
+            await page.wait_for_url(f"{place.here}/services/colorize")
             await page.goto(f"{place.here}/jobs")
         assert await ada.evaluate(WHO) == "user:ada@example.org", "who sees it anyway stays who they are"
         assert str(await guest.evaluate(WHO)).startswith("share:")

@@ -199,7 +199,7 @@ async def test_slack_and_wecom_are_told_who_what_how_much_and_where(monkeypatch:
         assert "rolled back v2: error rate 4.7 % (47/1000) > 1 %" in last
         assert "measured: error rate 4.7 % > 1 % (47 of 1000 requests, odds 310:1)" in last
         assert "by hueshift" in last
-        assert f"https://hueshift.example.org/rollouts/{rollout.id}" in last
+        assert f"https://hueshift.example.org/services/{rollout.service}" in last
 
 
 async def test_a_webhook_is_verified_and_decoded_by_libraries_that_know_nothing_of_us() -> None:

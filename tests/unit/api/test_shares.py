@@ -29,7 +29,7 @@ async def test_a_link_shows_one_service_and_nothing_else(world: World, http: htt
     async with world.http(None) as guest:
         page = await guest.get(made["url"])
         assert page.status_code == 200
-        assert 'content="0;url=/?service=colorize&amp;rollout=colorize-1"' in page.text
+        assert 'content="0;url=/services/colorize?rollout=colorize-1"' in page.text
         assert "script" not in page.headers["content-security-policy"].replace("default-src 'none'", "")
         view = (await guest.get("/v1/session")).json()
         assert (view["kind"], view["grants"]) == ("share", [{"role": "viewer", "service": "colorize"}])
@@ -91,7 +91,7 @@ async def test_who_may_see_it_anyway_stays_who_they_are(world: World, http: http
         assert "set-cookie" not in from_a_chat.headers
         assert f'content="0;url={url.removeprefix("http://hueshift.test")}"' in from_a_chat.text
         answer = await ada.get(url, headers={"Sec-Fetch-Site": "same-origin"})
-        assert 'url=/?service=colorize"' in answer.text
+        assert 'url=/services/colorize"' in answer.text
         assert (await ada.get("/v1/session")).json()["name"] == "ada"
     bobs = await KeyRing(store=world.store, clock=world.clock).create("bob", (Grant(Role.ADMIN, "other"),))
     async with world.http(None) as bob:
