@@ -25,6 +25,8 @@ ELECT = (
     "[ra:trigger_election(amqqueue:get_pid(Q)) ||"
     " Q <- rabbit_amqqueue:list(), amqqueue:get_type(Q) =:= rabbit_quorum_queue]."
 )
+ELECTIONS = 3
+BETWEEN_ELECTIONS = dt.timedelta(seconds=1)
 CLOCK = SystemClock()
 START_WITHIN = dt.timedelta(seconds=90)
 CONTROL_WITHIN = dt.timedelta(seconds=30)
@@ -117,7 +119,9 @@ class RabbitServer:
         """
         await self.start()
         await self.control("await_startup")
-        await self.control("eval", ELECT)
+        for _ in range(ELECTIONS):  # a queue may not be there yet; one that has a leader does not heed it
+            await self.control("eval", ELECT)
+            await CLOCK.sleep(BETWEEN_ELECTIONS)
 
     async def control(self, *words: str) -> None:
         """Run rabbitmqctl; again, while the broker does not know it yet."""

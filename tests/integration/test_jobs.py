@@ -159,7 +159,7 @@ async def test_every_job_ends_once_whatever_is_killed(tmp_path: pathlib.Path, ca
     assert report.audit.states == {"done": JOBS - BAD, "dead": BAD}
     assert set(report.kills.values()) == {KILLS}
     assert len(report.kills) == (5 if carrier == "rabbitmq" else 4)
-    assert report.audit.repeated > 0, "no kill has met a job"
+    assert report.audit.repeated or report.audit.strays, "no kill has met a job: none ran again, no file was left"
 
 
 def publish_like_the_article(url: str, tasks: Sequence[Mapping[str, object]]) -> None:
