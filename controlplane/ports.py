@@ -7,7 +7,7 @@ what loops read announce it on the `WakeBoard` after their commit.
 import dataclasses
 import datetime as dt
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NewType, Protocol
 
 from controlplane.rollout.model import Command, Plan, State
@@ -82,8 +82,8 @@ class CatalogueStore(Protocol):
             NotFoundError: There is none of that name.
         """
 
-    async def list_services(self) -> tuple[ServiceRecord, ...]:
-        """Return all services, by name."""
+    async def list_services(self, *, after: str = "", limit: int | None = None) -> tuple[ServiceRecord, ...]:
+        """Return services, by name: those whose names come later than *after*, all of them without a *limit*."""
 
     async def set_split(self, service: str, split: Split, *, by: str, why: str, now: dt.datetime) -> None:
         """Replace the live split, with an audit row.
@@ -211,11 +211,16 @@ class RolloutStore(Protocol):
     async def load_latest(self, service: str) -> Rollout | None:
         """Return the service's newest rollout, active or not."""
 
+    async def load_latest_of(self, services: Collection[str]) -> Mapping[str, Rollout]:
+        """Return the newest rollouts of several services, in one go; a service without one is absent."""
+
     async def load_active(self) -> tuple[Rollout, ...]:
         """Return every rollout that has not ended."""
 
-    async def list_rollouts(self, service: str | None = None, *, limit: int = 50) -> tuple[Rollout, ...]:
-        """Return rollouts, newest first."""
+    async def list_rollouts(
+        self, service: str | None = None, *, before: RolloutId | None = None, limit: int = 50
+    ) -> tuple[Rollout, ...]:
+        """Return rollouts, newest first; of one service also those that are older than its rollout *before*."""
 
     async def add_command(self, service: str, command: Command, *, key: str | None, now: dt.datetime) -> PendingCommand:
         """Queue a command for the service's active rollout, with an audit row; the same *key* again changes nothing.
@@ -250,8 +255,20 @@ class RolloutStore(Protocol):
     async def load_judged(self, rollout: RolloutId, *, after: int = 0, limit: int = 600) -> tuple[JudgedTick, ...]:
         """Return the ticks later than *after* that the judge of *rollout* has seen, oldest first, as far as kept."""
 
-    async def history(self, service: str, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
-        """Return what happened to a service and its rollouts, oldest first."""
+    async def history(
+        self, service: str, *, rollout: str | None = None, before: int | None = None, limit: int = 200
+    ) -> tuple[HistoryEntry, ...]:
+        """Return what happened last to a service and its rollouts, oldest first.
+
+        Args:
+            service: Whose.
+            rollout: Only what belongs to this one.
+            before: Only entries with lower numbers.
+            limit: How many, the newest of them.
+        """
+
+    async def history_since(self, service: str, after: int, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
+        """Return the first entries of a service's history with numbers above *after*, oldest first."""
 
 
 # -- the fleet and its snapshots ---------------------------------------------------------------------------------------
@@ -703,6 +720,43 @@ class LeaseStore(Protocol):
         """Take or renew the lease; return its epoch, or None while someone else's has not expired."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenAnswer:
+    """What a request was answered with."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class AnswerStore(Protocol):
+    """What requests with idempotency keys were answered, for a bounded time."""
+
+    async def claim_answer(self, key: str, *, request: str, digest: str, now: dt.datetime) -> GivenAnswer | None:
+        """Return what the request *key* was answered with, or None: then the caller is the one to answer it.
+
+        Args:
+            key: Unmistakable for any other caller's.
+            request: What was asked for, as a person reads it.
+            digest: Of all that makes two requests the same.
+            now: A claim older than `CLAIMED_FOR` counts for nothing, an answer older than `ANSWERS_KEPT` is forgotten.
+
+        Raises:
+            ConflictError: The key was used for another request, or somebody is answering this one.
+        """
+
+    async def keep_answer(self, key: str, answer: GivenAnswer, *, claimed_at: dt.datetime) -> None:
+        """Keep what a claimed request was answered with; nothing happens if the claim was lost meanwhile."""
+
+    async def drop_claim(self, key: str, *, claimed_at: dt.datetime) -> None:
+        """Let a claimed request be made again: it was refused, or broke off."""
+
+
+CLAIMED_FOR = dt.timedelta(minutes=2)
+"""Longer than any request takes: whoever claimed one for longer has died."""
+ANSWERS_KEPT = dt.timedelta(hours=24)
+
+
 class Store(
     CatalogueStore,
     RolloutStore,
@@ -714,6 +768,7 @@ class Store(
     ModelStore,
     KeyStore,
     LeaseStore,
+    AnswerStore,
     Protocol,
 ):
     """Everything that remembers, as one SQL database gives it."""

@@ -9,18 +9,17 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from controlplane.api.repeats import check_key, claim_once
 from controlplane.api.schemas import one_line
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
-from controlplane.errors import InvalidInputError, UnauthorizedError
+from controlplane.errors import UnauthorizedError
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.feed import JobFeed
 from controlplane.jobs.overseer import Overseer
 from controlplane.ports import Store
-
-MAX_IDEMPOTENCY_KEY_CHARS = 128
 
 Authenticate: TypeAlias = Callable[[str], Awaitable[str]]
 """Return the name of a live key, or raise UnauthorizedError."""
@@ -89,6 +88,7 @@ async def _owner(parts: UseParts, credentials: _Credentials) -> str:
 
 
 async def _caller(
+    request: Request,
     parts: UseParts,
     credentials: _Credentials,
     idempotency_key: Annotated[
@@ -97,13 +97,10 @@ async def _caller(
     x_hueshift_reason: Annotated[str, Header(description="The reason, for the audit, if the body has none.")] = "",
 ) -> Caller:
     name = await _name(parts, credentials)
-    if idempotency_key is not None and not 1 <= len(idempotency_key) <= MAX_IDEMPOTENCY_KEY_CHARS:
-        raise InvalidInputError(
-            "Idempotency-Key",
-            f"has {len(idempotency_key)} characters",
-            f"use 1 to {MAX_IDEMPOTENCY_KEY_CHARS}",
-        )
-    return Caller(name, one_line("X-Hueshift-Reason", x_hueshift_reason), idempotency_key)
+    check_key(idempotency_key)
+    caller = Caller(name, one_line("X-Hueshift-Reason", x_hueshift_reason), idempotency_key)
+    await claim_once(request, caller.scoped_key, store=parts.store, clock=parts.clock)
+    return caller
 
 
 async def _operator(parts: UseParts, caller: Annotated[Caller, Depends(_caller)]) -> Caller:

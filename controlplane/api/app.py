@@ -136,6 +136,7 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         fleet.router,
         job_events.router,
         job_routes.router,
+        job_routes.changes,
         job_operations.router,
         kinds.router,
         owners.router,

@@ -14,12 +14,13 @@ from controlplane.api.callback_schemas import (
     CallbackView,
     callback_view,
 )
+from controlplane.api.repeats import RepeatableRoute
 from controlplane.errors import InvalidInputError
 from controlplane.jobs.callbacks import Unheard
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1/job-callbacks", tags=["jobs"])
+router = APIRouter(prefix="/v1/job-callbacks", tags=["jobs"], route_class=RepeatableRoute)
 
 Name = Annotated[str, Path(description="Its name.", max_length=40)]
 

@@ -22,13 +22,14 @@ from controlplane.api.job_figures import (
 )
 from controlplane.api.job_routes import Which
 from controlplane.api.job_schemas import JobView, job_view
+from controlplane.api.repeats import RepeatableRoute
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.jobs.figures import MAX_SINCE
 from controlplane.jobs.model import JobId
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=RepeatableRoute)
 
 
 @router.get("/jobs/{job}/attempts")

@@ -12,6 +12,8 @@ from starlette.datastructures import UploadFile
 from controlplane.api.access import Owner, UseParts, Writer
 from controlplane.api.callback_schemas import JobDetailView, job_detail
 from controlplane.api.job_schemas import JobView, job_view
+from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
+from controlplane.api.repeats import RepeatableRoute
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.model import JobId, JobState, Order, Picture
 from controlplane.jobs.photos import ending_of
@@ -27,6 +29,7 @@ _FIELDS: Final = ("task_id", "workflow_type", "size", "model", "priority", "imag
 _PHOTO_FIELDS: Final = ("image", "file")
 
 router = APIRouter(prefix=JOBS, tags=["jobs"])
+changes = APIRouter(prefix=JOBS, tags=["jobs"], route_class=RepeatableRoute)
 
 Which = Annotated[str, Path(description="Its id.", max_length=64)]
 
@@ -76,6 +79,10 @@ async def submit_job(request: Request, response: Response, parts: UseParts, call
     return job_view(job)
 
 
+class JobPage(Page[JobView]):
+    """Jobs, newest first."""
+
+
 @router.get("")
 async def list_jobs(
     parts: UseParts,
@@ -83,10 +90,17 @@ async def list_jobs(
     state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
     before: Annotated[str | None, Query(description="Only those submitted before this one.", max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
-) -> list[JobView]:
+    cursor: Cursor = None,
+) -> JobPage:
     """List your jobs, newest first."""
-    after = None if before is None else JobId(before)
-    return [job_view(job) for job in await parts.desk.store.list_jobs(owner, state=state, before=after, limit=limit)]
+    store = parts.desk.store
+    if before is not None:
+        await store.load_job(JobId(before), owner=owner)
+    place = read_cursor(cursor, "jobs") or before
+    asked = None if place is None else JobId(place)
+    found = await store.list_jobs(owner, state=state, before=asked, limit=limit + 1)
+    page, last = cut(found, limit)
+    return JobPage(items=[job_view(job) for job in page], next=None if last is None else write_cursor("jobs", last.id))
 
 
 @router.get("/{job}")
@@ -121,7 +135,7 @@ def _picture(name: str, picture: Picture | None, content: bytes, more: dict[str,
     return Response(content, media_type=media_type, headers=headers)
 
 
-@router.post("/{job}/cancel", status_code=status.HTTP_202_ACCEPTED)
+@changes.post("/{job}/cancel", status_code=status.HTTP_202_ACCEPTED)
 async def cancel_job(job: Which, parts: UseParts, caller: Writer) -> JobView:
     """End a job that waits or runs. What a worker may still make of it is thrown away."""
     cancelled = await parts.desk.store.cancel_job(JobId(job), owner=caller.name, now=parts.clock.now())

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Path
 
 from controlplane.api.access import Reader, UseParts, Writer
 from controlplane.api.job_schemas import KindAppliedView, KindDocument, kind_document, kind_from
+from controlplane.api.repeats import RepeatableRoute
 from controlplane.errors import InvalidInputError
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1/job-kinds", tags=["jobs"])
+router = APIRouter(prefix="/v1/job-kinds", tags=["jobs"], route_class=RepeatableRoute)
 
 
 @router.get("")

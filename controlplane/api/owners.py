@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Path, status
+from fastapi import APIRouter, Path, Query, status
 
 from controlplane.api.access import Owner, UseParts, Writer
 from controlplane.api.owner_schemas import (
@@ -14,19 +14,35 @@ from controlplane.api.owner_schemas import (
     owner_from,
     owner_view,
 )
+from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
+from controlplane.api.repeats import RepeatableRoute
 from controlplane.errors import InvalidInputError, NotFoundError
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1/job-owners", tags=["jobs"])
+router = APIRouter(prefix="/v1/job-owners", tags=["jobs"], route_class=RepeatableRoute)
+
+MAX_NAMED = 20
+"""Owners that are named when another one is asked for."""
 
 Which = Annotated[str, Path(description="The name of the API key.", max_length=63)]
 
 
+class OwnerPage(Page[OwnerDocument]):
+    """Agreements, by name."""
+
+
 @router.get("")
-async def list_owners(parts: UseParts, _: Owner) -> list[OwnerDocument]:
-    """List all agreements, by name; for owners without one the settings hold."""
-    return [owner_document(owner) for owner in await parts.desk.store.list_owners()]
+async def list_owners(
+    parts: UseParts, _: Owner, limit: Annotated[int, Query(ge=1, le=200)] = 100, cursor: Cursor = None
+) -> OwnerPage:
+    """List agreements, by name; for owners without one the settings hold."""
+    found = await parts.desk.store.list_owners(after=read_cursor(cursor, "owners") or "", limit=limit + 1)
+    page, last = cut(found, limit)
+    return OwnerPage(
+        items=[owner_document(owner) for owner in page],
+        next=None if last is None else write_cursor("owners", last.name),
+    )
 
 
 @router.get("/{owner}")
@@ -34,7 +50,7 @@ async def show_owner(owner: Which, parts: UseParts, caller: Owner) -> OwnerView:
     """Show what holds for an owner, and what is used of it; yourself, or one with whom something is agreed."""
     agreed = await parts.desk.store.find_owner(owner)
     if agreed is None and owner != caller:
-        known = tuple(each.name for each in await parts.desk.store.list_owners())
+        known = tuple(each.name for each in await parts.desk.store.list_owners(limit=MAX_NAMED))
         raise NotFoundError("job owner", owner, known)
     quotas, usage = await parts.desk.look_up(owner)
     return owner_view(owner, agreed, quotas, usage)

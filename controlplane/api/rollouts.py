@@ -10,7 +10,9 @@ from controlplane.api.access import Caller, Parts, Reader, UseParts, Writer
 from controlplane.api.answers import CommandView, RolloutView, StatusView
 from controlplane.api.documents import plan_from
 from controlplane.api.guards import refuse_dead_version, refuse_other_model
+from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
 from controlplane.api.quality import newest_comparisons
+from controlplane.api.repeats import RepeatableRoute
 from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
 from controlplane.api.services import Name
 from controlplane.api.views import rollout_view, status_view
@@ -24,7 +26,7 @@ from controlplane.traffic.model import Version
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1", tags=["rollouts"])
+router = APIRouter(prefix="/v1", tags=["rollouts"], route_class=RepeatableRoute)
 
 
 @router.post("/services/{name}/rollouts", status_code=status.HTTP_202_ACCEPTED)
@@ -47,13 +49,27 @@ async def start_rollout(name: Name, body: StartRequest, parts: UseParts, caller:
     return rollout_view(rollout)
 
 
+class RolloutPage(Page[RolloutView]):
+    """Rollouts, newest first."""
+
+
 @router.get("/services/{name}/rollouts")
 async def list_rollouts(
-    name: Name, parts: UseParts, _: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 50
-) -> list[RolloutView]:
+    name: Name,
+    parts: UseParts,
+    _: Reader,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Cursor = None,
+) -> RolloutPage:
     """List a service's rollouts, newest first."""
     await parts.store.load_service(name)
-    return [rollout_view(rollout) for rollout in await parts.store.list_rollouts(name, limit=limit)]
+    place = read_cursor(cursor, "rollouts")
+    before = None if place is None else RolloutId(place)
+    page, last = cut(await parts.store.list_rollouts(name, before=before, limit=limit + 1), limit)
+    return RolloutPage(
+        items=[rollout_view(rollout) for rollout in page],
+        next=None if last is None else write_cursor("rollouts", last.id),
+    )
 
 
 @router.get("/rollouts/{rollout}")

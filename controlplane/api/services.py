@@ -12,6 +12,8 @@ from controlplane.api.access import Reader, UseParts, Writer
 from controlplane.api.answers import AppliedView, EventsView, EventView, ServiceView, SummaryView
 from controlplane.api.documents import spec_from, split_from
 from controlplane.api.guards import refuse_dead_version
+from controlplane.api.paging import MAX_NUMBER_DIGITS, Cursor, Page, cut, read_cursor, read_number, write_cursor
+from controlplane.api.repeats import RepeatableRoute
 from controlplane.api.schemas import ServiceDocument, SplitRequest, one_line
 from controlplane.api.views import event_view, service_view, split_now, summary_view
 from controlplane.errors import InvalidInputError, UnavailableError
@@ -20,9 +22,11 @@ from controlplane.traffic.model import ServiceSpec
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1/services", tags=["services"])
+router = APIRouter(prefix="/v1/services", tags=["services"], route_class=RepeatableRoute)
 
+MAX_SERVICES = 200
 MAX_EVENTS = 1000
+MAX_NUMBER = 10**MAX_NUMBER_DIGITS
 MAX_WAIT = dt.timedelta(seconds=60)
 MAX_WATCHERS = 100
 POLL = dt.timedelta(milliseconds=500)
@@ -30,15 +34,28 @@ POLL = dt.timedelta(milliseconds=500)
 Name = Annotated[str, Path(description="The service's name.", max_length=63)]
 
 
+class ServicePage(Page[SummaryView]):
+    """Services, by name."""
+
+
+class HistoryPage(Page[EventView]):
+    """What happened, newest first."""
+
+
 @router.get("")
-async def list_services(parts: UseParts, _: Reader) -> list[SummaryView]:
-    """List all services, by name."""
-    nodes = await parts.store.load_nodes()
-    health = await parts.store.load_health()
-    return [
-        summary_view(record, await parts.store.load_latest(record.name), nodes, health)
-        for record in await parts.store.list_services()
-    ]
+async def list_services(
+    parts: UseParts, _: Reader, limit: Annotated[int, Query(ge=1, le=MAX_SERVICES)] = 100, cursor: Cursor = None
+) -> ServicePage:
+    """List services, by name, with what is served and the newest rollout of each."""
+    store = parts.store
+    records = await store.list_services(after=read_cursor(cursor, "services") or "", limit=limit + 1)
+    page, last = cut(records, limit)
+    latest = await store.load_latest_of([record.name for record in page])
+    nodes, health = await store.load_nodes(), await store.load_health()
+    return ServicePage(
+        items=[summary_view(record, latest.get(record.name), nodes, health) for record in page],
+        next=None if last is None else write_cursor("services", last.name),
+    )
 
 
 @router.get("/{name}")
@@ -118,13 +135,18 @@ async def show_history(
     parts: UseParts,
     _: Reader,
     limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 200,
-    rollout: Annotated[str | None, Query(description="Only what belongs to this rollout.")] = None,
-) -> list[EventView]:
-    """Show what happened to a service and its rollouts, oldest first."""
+    cursor: Cursor = None,
+    rollout: Annotated[str | None, Query(description="Only what belongs to this rollout.", max_length=80)] = None,
+) -> HistoryPage:
+    """Show what happened to a service and its rollouts, newest first."""
     await parts.store.load_service(name)
-    entries = await parts.store.history(name, limit=limit if rollout is None else MAX_EVENTS)
-    found = [event_view(entry) for entry in entries if rollout is None or entry.rollout == rollout]
-    return found[-limit:]
+    before = read_number(cursor, "history")
+    entries = await parts.store.history(name, rollout=rollout, before=before, limit=limit + 1)
+    page, last = cut(entries[::-1], limit)
+    return HistoryPage(
+        items=[event_view(entry) for entry in page],
+        next=None if last is None else write_cursor("history", str(last.number)),
+    )
 
 
 @router.get("/{name}/events")
@@ -133,7 +155,7 @@ async def follow_events(
     request: Request,
     parts: UseParts,
     _: Reader,
-    after: Annotated[int, Query(ge=0, description="The last number you know; 0 for all.")] = 0,
+    after: Annotated[int, Query(ge=0, le=MAX_NUMBER, description="The last number you know; 0 for all.")] = 0,
     wait: Annotated[str, Query(description="How long to wait for one, up to 60s.", max_length=20)] = "0s",
 ) -> EventsView:
     """Return events after *after*, waiting for one if there is none yet.
@@ -154,7 +176,7 @@ async def follow_events(
 async def _next_events(name: str, request: Request, parts: UseParts, after: int, patience: dt.timedelta) -> EventsView:
     give_up = parts.clock.steady() + patience.total_seconds()
     while True:
-        found = [entry for entry in await parts.store.history(name, limit=MAX_EVENTS) if entry.number > after]
+        found = await parts.store.history_since(name, after, limit=MAX_EVENTS)
         if found or parts.clock.steady() >= give_up or await request.is_disconnected():
             return EventsView(events=[event_view(entry) for entry in found], next=found[-1].number if found else after)
         await parts.clock.sleep(POLL)

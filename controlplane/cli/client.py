@@ -17,6 +17,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from controlplane.api.answers import Problem
+from controlplane.api.paging import Page
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
@@ -167,6 +168,20 @@ class Client:
         """
         return self._ask(answer, "GET", path, query=query)
 
+    def get_all(self, item: type[T], *path: str, **query: str | int) -> list[T]:
+        """Read a list to its end, page by page; raises as `get` does."""
+        found: list[T] = []
+        while True:
+            page = self.get_page(item, *path, **query)
+            found += page.items
+            if page.next is None:
+                return found
+            query["cursor"] = page.next
+
+    def get_page(self, item: type[T], *path: str, **query: str | int) -> Page[T]:
+        """Read one page of a list; raises as `get` does."""
+        return self._ask(Page[item], "GET", path, query=query)  # type: ignore[valid-type] # pydantic makes the class
+
     def get_bytes(self, *path: str) -> bytes:
         """Read something that is no JSON; raises as `get` does."""
         return self._request("GET", path).content
@@ -215,7 +230,7 @@ class Client:
         query: Mapping[str, str | int] | None = None,
     ) -> httpx.Response:
         address = "/v1/" + "/".join(urllib.parse.quote(part, safe="") for part in path)
-        headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
+        headers = {"Idempotency-Key": uuid.uuid4().hex} if method in {"POST", "PUT"} else {}
         if content is not None:
             headers["Content-Type"] = "application/octet-stream"
         request = self._http.build_request(method, address, json=body, content=content, params=query, headers=headers)

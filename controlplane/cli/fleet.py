@@ -76,8 +76,8 @@ def proxies(
     part = {"group": group} if group is not None else {}
     chosen = {"state": state.value.replace("-", " ").upper()} if state else {}
     with surroundings.client() as client:
-        found = client.get(list[ProxyView], "proxies", **part, **chosen)
-        everyone = client.get(list[ProxyView], "proxies", **part) if check and chosen else found
+        found = client.get_all(ProxyView, "proxies", **part, **chosen)
+        everyone = client.get_all(ProxyView, "proxies", **part) if check and chosen else found
     if output is Format.JSON:
         printing.print_json(found)
     elif output is Format.YAML:

@@ -30,7 +30,7 @@ def list_owners(context: typer.Context, output: OutputOption = Format.TABLE) -> 
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
-        found = client.get(list[OwnerDocument], "job-owners")
+        found = client.get_all(OwnerDocument, "job-owners")
     if is_json(output):
         printing.print_json(found)
     elif found:

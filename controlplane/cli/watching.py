@@ -144,7 +144,7 @@ def _find(client: Client, name: str, rollout: str | None) -> RolloutView:
         if found.service != name:
             raise NotFoundError(f"rollout of {name}", rollout)
         return found
-    latest = client.get(list[RolloutView], "services", name, "rollouts", limit=1)
+    latest = client.get_page(RolloutView, "services", name, "rollouts", limit=1).items
     if not latest:
         raise NotFoundError(f"rollout of {name}", "latest")
     return latest[0]

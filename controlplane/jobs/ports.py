@@ -89,8 +89,8 @@ class OwnerStore(Protocol):
     async def apply_owner(self, owner: JobOwner, *, now: dt.datetime) -> bool:
         """Make *owner* what was agreed with whom its name means. Return whether that changed anything."""
 
-    async def list_owners(self) -> tuple[JobOwner, ...]:
-        """Return all agreements, by name."""
+    async def list_owners(self, *, after: str = "", limit: int | None = None) -> tuple[JobOwner, ...]:
+        """Return agreements, by name: with names later than *after*, all of them without a *limit*."""
 
     async def find_owner(self, name: str) -> JobOwner | None:
         """Return what was agreed with an owner; None where nothing was."""
@@ -162,7 +162,7 @@ class JobStore(OwnerStore, EndStore, Protocol):
     async def list_jobs(
         self, owner: str, *, state: JobState | None = None, before: JobId | None = None, limit: int = 50
     ) -> tuple[Job, ...]:
-        """Return an owner's jobs, newest first, those submitted before the job *before*."""
+        """Return an owner's jobs, newest first; those submitted before the job *before*, which may be deleted."""
 
     async def cancel_job(self, job: JobId, *, owner: str, now: dt.datetime) -> Job:
         """End a job that has not ended; one that was cancelled before stays so.

@@ -13,6 +13,7 @@ from controlplane.store import tables
 from controlplane.store.engine import Tx
 from controlplane.store.queries import (
     Part,
+    ServiceRows,
     active_rollouts,
     append_history,
     audit,
@@ -21,6 +22,7 @@ from controlplane.store.queries import (
     newest_revisions,
     no_service,
     replace_split,
+    services_after,
     unrejected_revisions,
     with_why,
 )
@@ -46,8 +48,15 @@ class SqlCatalogue(Part):
 
         return await self.database.read(work)
 
-    async def list_services(self) -> tuple[ServiceRecord, ...]:
-        return await self.database.read(lambda tx: tuple(_records(tx.conn, self.specs)))
+    async def list_services(self, *, after: str = "", limit: int | None = None) -> tuple[ServiceRecord, ...]:
+        def work(tx: Tx) -> tuple[ServiceRecord, ...]:
+            if limit is None:
+                found = _records(tx.conn, self.specs)
+                return tuple(record for record in found if record.name > after)
+            rows = services_after(tx.conn, after, limit)
+            return tuple(_records_of(tx.conn, self.specs, rows))
+
+        return await self.database.read(work)
 
     async def set_split(self, service: str, split: Split, *, by: str, why: str, now: dt.datetime) -> None:
         check_split(split)
@@ -107,18 +116,20 @@ def _reviewed(service: str, after: str, words: str, at: dt.datetime) -> HistoryE
 
 
 def _records(conn: sa.Connection, specs: SpecCache, name: str | None = None) -> list[ServiceRecord]:
-    newest = newest_revisions(conn, name)
-    unrejected = unrejected_revisions(conn, name)
-    splits = load_splits(conn, name)
+    rows = ServiceRows(newest_revisions(conn, name), unrejected_revisions(conn, name), load_splits(conn, name))
+    return _records_of(conn, specs, rows)
+
+
+def _records_of(conn: sa.Connection, specs: SpecCache, rows: ServiceRows) -> list[ServiceRecord]:
     records = []
-    for service, row in sorted(newest.items()):
-        served = unrejected.get(service, row)
+    for service, row in sorted(rows.newest.items()):
+        served = rows.unrejected.get(service, row)
         records.append(
             ServiceRecord(
                 name=service,
                 newest=revision_of(row, specs.load(conn, row)),
                 served=revision_of(served, specs.load(conn, served)),
-                split=splits[service],
+                split=rows.splits[service],
             )
         )
     return records

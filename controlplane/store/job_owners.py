@@ -21,8 +21,8 @@ class SqlOwners(Part):
     async def apply_owner(self, owner: JobOwner, *, now: dt.datetime) -> bool:
         return await self.database.write(lambda tx: _apply(tx, owner, now))
 
-    async def list_owners(self) -> tuple[JobOwner, ...]:
-        query = sa.select(job_owner).order_by(job_owner.c.name)
+    async def list_owners(self, *, after: str = "", limit: int | None = None) -> tuple[JobOwner, ...]:
+        query = sa.select(job_owner).where(job_owner.c.name > after).order_by(job_owner.c.name).limit(limit)
         return await self.database.read(lambda tx: tuple(_owner_of(row) for row in tx.conn.execute(query)))
 
     async def find_owner(self, name: str) -> JobOwner | None:

@@ -61,10 +61,13 @@ class SqlJobs(Part):
         query = sa.select(job).where(job.c.owner == owner, _UNDELETED).order_by(job.c.number.desc()).limit(limit)
         if state is not None:
             query = query.where(job.c.state == state.value)
+        if before is not None:
+            # Also one that was deleted since: whoever pages must not stumble over that.
+            theirs = sa.select(job.c.number).where(job.c.id == before, job.c.owner == owner)
+            query = query.where(job.c.number < theirs.scalar_subquery())
 
         def work(tx: Tx) -> tuple[Job, ...]:
-            asked = query if before is None else query.where(job.c.number < _load(tx.conn, before, owner).number)
-            return tuple(job_of(row) for row in tx.conn.execute(asked))
+            return tuple(job_of(row) for row in tx.conn.execute(query))
 
         return await self.database.read(work)
 

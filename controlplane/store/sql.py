@@ -14,6 +14,7 @@ from controlplane.store.catalogue import SqlCatalogue
 from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.fleet import SqlFleet
+from controlplane.store.given_answers import SqlGivenAnswers
 from controlplane.store.job_attempts import SqlAttempts
 from controlplane.store.job_callbacks import SqlCallbacks
 from controlplane.store.job_ends import SqlEnds
@@ -49,6 +50,7 @@ class SqlStore(
     SqlModels,
     SqlKeys,
     SqlLease,
+    SqlGivenAnswers,
     SqlJobs,
     SqlAttempts,
     SqlJobLooks,

@@ -304,7 +304,7 @@ async def test_nobody_sees_another_owners_jobs(world: World, http: httpx.AsyncCl
     job = (await submit(http)).json()["id"]
     await finish(world, job)
     async with world.http(await KeyRing(store=world.store, clock=world.clock).create("bob")) as bobs:
-        assert (await bobs.get("/v1/jobs")).json() == []
+        assert (await bobs.get("/v1/jobs")).json() == {"items": [], "next": None}
         for method, path in (
             ("GET", f"/v1/jobs/{job}"),
             ("GET", f"/v1/jobs/{job}/result"),
@@ -321,10 +321,13 @@ async def test_a_list_is_read_page_by_page(world: World, http: httpx.AsyncClient
     await finish(world, ids[0])
 
     async def listed(**query: str | int) -> list[str]:
-        return [job["id"] for job in (await http.get("/v1/jobs", params=query)).json()]
+        return [job["id"] for job in (await http.get("/v1/jobs", params=query)).json()["items"]]
 
     assert await listed() == ids[::-1]
     assert await listed(limit=2) == [ids[2], ids[1]]
-    assert await listed(before=ids[1]) == [ids[0]]
+    following = (await http.get("/v1/jobs", params={"limit": 2})).json()["next"]
+    await http.delete(f"/v1/jobs/{ids[1]}")
+    assert await listed(limit=2, cursor=following) == [ids[0]], "a job that is deleted leaves its place"
+    assert await listed(before=ids[2]) == [ids[0]]
     assert await listed(state="done") == [ids[0]]
     assert (await http.get("/v1/jobs", params={"state": "blue"})).status_code == 422
