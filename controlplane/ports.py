@@ -65,12 +65,16 @@ class ServiceRecord:
 class CatalogueStore(Protocol):
     """Services and their revisions."""
 
-    async def apply(self, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime) -> tuple[Revision, bool]:
+    async def apply(
+        self, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime, expected: int | None = None
+    ) -> tuple[Revision, bool]:
         """Make *spec* the newest revision of its service, with an audit row; return it and whether it is new.
 
         The same declaration again is a no-op (False). The first revision sets the live split to its initial one.
+        *expected* is the number that the newest revision must have, 0 for none yet; None takes whatever it is.
 
         Raises:
+            PreconditionFailedError: The newest revision is another one than *expected*.
             ConflictError: Another service owns the listener's name or port, a cluster, or the route configuration;
                 or the spec lacks a version that carries traffic now or that an active rollout moves.
         """

@@ -22,14 +22,14 @@ from controlplane.api.job_figures import (
 )
 from controlplane.api.job_routes import Which
 from controlplane.api.job_schemas import JobView, job_view
-from controlplane.api.repeats import RepeatableRoute
+from controlplane.api.routing import ApiRoute
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.jobs.figures import MAX_SINCE
 from controlplane.jobs.model import JobId
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1", tags=["jobs"], route_class=RepeatableRoute)
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=ApiRoute)
 
 
 @router.get("/jobs/{job}/attempts")

@@ -13,7 +13,7 @@ from controlplane.api.access import Owner, UseParts, Writer
 from controlplane.api.callback_schemas import JobDetailView, job_detail
 from controlplane.api.job_schemas import JobView, job_view
 from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
-from controlplane.api.repeats import RepeatableRoute
+from controlplane.api.routing import ApiRoute
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.model import JobId, JobState, Order, Picture
 from controlplane.jobs.photos import ending_of
@@ -29,7 +29,7 @@ _FIELDS: Final = ("task_id", "workflow_type", "size", "model", "priority", "imag
 _PHOTO_FIELDS: Final = ("image", "file")
 
 router = APIRouter(prefix=JOBS, tags=["jobs"])
-changes = APIRouter(prefix=JOBS, tags=["jobs"], route_class=RepeatableRoute)
+changes = APIRouter(prefix=JOBS, tags=["jobs"], route_class=ApiRoute)
 
 Which = Annotated[str, Path(description="Its id.", max_length=64)]
 

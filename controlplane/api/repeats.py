@@ -9,10 +9,9 @@ here: a job is its own record of the request that made it.
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
 
 from controlplane.clock import Clock
 from controlplane.errors import InvalidInputError
@@ -20,8 +19,10 @@ from controlplane.ports import AnswerStore, GivenAnswer
 
 HEADER: Final = "Idempotency-Key"
 MAX_KEY_CHARS: Final = 128
-REPEATABLE: Final = frozenset({"POST", "PUT"})
 _KEPT_HEADERS: Final = ("content-type", "etag", "location")
+
+
+Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class _Answered(Exception):  # noqa: N818 - no error: the way past a route to the answer it gave before
@@ -58,25 +59,21 @@ class _Claim:
         await store.keep_answer(key, answer, claimed_at=at)
 
 
-class RepeatableRoute(APIRoute):
-    """A route whose changes are made once per idempotency key."""
+def once(handler: Handler) -> Handler:
+    """Let a route that changes something do so once per idempotency key."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap the route's handler."""
-        handler = super().get_route_handler()
+    async def answer(request: Request) -> Response:
+        claim = request.state.claim = _Claim()
+        response = None
+        try:
+            response = await handler(request)
+        except _Answered as exc:
+            return Response(exc.answer.body, exc.answer.status, dict(exc.answer.headers))
+        finally:
+            await claim.settle(response)
+        return response
 
-        async def once(request: Request) -> Response:
-            claim = request.state.claim = _Claim()
-            response = None
-            try:
-                response = await handler(request)
-            except _Answered as exc:
-                return Response(exc.answer.body, exc.answer.status, dict(exc.answer.headers))
-            finally:
-                await claim.settle(response)
-            return response
-
-        return once if REPEATABLE & (self.methods or set()) else handler
+    return answer
 
 
 def check_key(key: str | None) -> None:

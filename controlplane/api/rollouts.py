@@ -12,7 +12,7 @@ from controlplane.api.documents import plan_from
 from controlplane.api.guards import refuse_dead_version, refuse_other_model
 from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
 from controlplane.api.quality import newest_comparisons
-from controlplane.api.repeats import RepeatableRoute
+from controlplane.api.routing import ApiRoute
 from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
 from controlplane.api.services import Name
 from controlplane.api.views import rollout_view, status_view
@@ -26,7 +26,7 @@ from controlplane.traffic.model import Version
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1", tags=["rollouts"], route_class=RepeatableRoute)
+router = APIRouter(prefix="/v1", tags=["rollouts"], route_class=ApiRoute)
 
 
 @router.post("/services/{name}/rollouts", status_code=status.HTTP_202_ACCEPTED)

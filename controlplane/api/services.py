@@ -5,24 +5,25 @@ from collections.abc import Collection
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from controlplane.api import units
-from controlplane.api.access import Reader, UseParts, Writer
+from controlplane.api.access import Parts, Reader, UseParts, Writer
 from controlplane.api.answers import AppliedView, EventsView, EventView, ServiceView, SummaryView
 from controlplane.api.documents import spec_from, split_from
 from controlplane.api.guards import refuse_dead_version
 from controlplane.api.paging import MAX_NUMBER_DIGITS, Cursor, Page, cut, read_cursor, read_number, write_cursor
-from controlplane.api.repeats import RepeatableRoute
+from controlplane.api.routing import ApiRoute
 from controlplane.api.schemas import ServiceDocument, SplitRequest, one_line
+from controlplane.api.tags import Conditions, set_state
 from controlplane.api.views import event_view, service_view, split_now, summary_view
-from controlplane.errors import InvalidInputError, UnavailableError
+from controlplane.errors import InvalidInputError, NotFoundError, UnavailableError
 from controlplane.rollout.slo import quality_slo
 from controlplane.traffic.model import ServiceSpec
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1/services", tags=["services"], route_class=RepeatableRoute)
+router = APIRouter(prefix="/v1/services", tags=["services"], route_class=ApiRoute)
 
 MAX_SERVICES = 200
 MAX_EVENTS = 1000
@@ -59,9 +60,10 @@ async def list_services(
 
 
 @router.get("/{name}")
-async def show_service(name: Name, parts: UseParts, _: Reader) -> ServiceView:
-    """Show a service's newest declaration and what is served of it."""
+async def show_service(name: Name, response: Response, parts: UseParts, _: Reader) -> ServiceView:
+    """Show a service's newest declaration and what is served of it. Its ETag begins with the revision's number."""
     record = await parts.store.load_service(name)
+    set_state(response, str(record.newest.number))
     return service_view(
         record,
         await parts.store.load_latest(name),
@@ -74,11 +76,17 @@ async def show_service(name: Name, parts: UseParts, _: Reader) -> ServiceView:
 async def apply_service(
     name: Name,
     document: ServiceDocument,
+    response: Response,
     parts: UseParts,
     caller: Writer,
+    conditions: Conditions,
     why: Annotated[str, Query(description="The reason, for the audit.")] = "",
 ) -> AppliedView:
-    """Make the document the service's newest revision; the same one again changes nothing."""
+    """Make the document the service's newest revision; the same one again changes nothing.
+
+    With ``If-Match: "7"`` it is refused unless revision 7 is the newest still, with ``If-None-Match: *`` if there is
+    any.
+    """
     spec = spec_from(document)
     if spec.name != name:
         raise InvalidInputError("service", f"{spec.name!r} is not the {name!r} of the path", f"write service: {name}")
@@ -88,11 +96,26 @@ async def apply_service(
     reason = one_line("why", why) or caller.why
     if parts.preview is not None:
         await parts.preview.refuse(spec)
-    revision, changed = await parts.store.apply(spec, by=caller.name, why=reason, now=parts.clock.now())
+    expected = await _expected(parts, name, conditions)
+    now = parts.clock.now()
+    revision, changed = await parts.store.apply(spec, by=caller.name, why=reason, now=now, expected=expected)
+    set_state(response, str(revision.number))
     if changed:
         log.info("service.applied", service=name, revision=revision.number, by=caller.name)
     words = f"{name} is now at revision {revision.number}" if changed else f"{name} is unchanged"
     return AppliedView(service=name, revision=revision.number, changed=changed, words=words)
+
+
+async def _expected(parts: Parts, name: str, conditions: Conditions) -> int | None:
+    """Return the revision that a change must replace, 0 for none and None for whichever there is."""
+    if conditions.are_none:
+        return None
+    try:
+        number = (await parts.store.load_service(name)).newest.number
+    except NotFoundError:
+        number = 0
+    conditions.check(str(number) if number else None, what=f"service {name!r}")
+    return number
 
 
 def _check_certificate(name: str, known: Collection[str]) -> None:

@@ -21,6 +21,7 @@ from controlplane.jobs.callbacks import (
     is_webhook,
     new_secret,
 )
+from controlplane.jobs.expected import Expected
 from controlplane.jobs.model import JobState
 
 MAX_TESTS: Final = 4
@@ -78,13 +79,21 @@ class CallbackDesk:
             )
 
     async def apply(
-        self, owner: str, name: str, address: str, events: Iterable[JobState] = EVENTS, *, secret: str | None = None
+        self,
+        owner: str,
+        name: str,
+        address: str,
+        events: Iterable[JobState] = EVENTS,
+        *,
+        secret: str | None = None,
+        expected: Expected[Callback] | None = None,
     ) -> tuple[bool, str | None]:
         """Make a callback what its name means; return whether that changed anything, and its secret if that is new.
 
         Raises:
             InvalidInputError: It is not sound, or its address may not be called.
             ConflictError: The owner has too many.
+            PreconditionFailedError: It is not what was *expected*.
         """
         callback = Callback(owner=owner, name=name, address=address, events=frozenset(events))
         if address:
@@ -97,7 +106,9 @@ class CallbackDesk:
                 raise InvalidInputError("secret", "is given for what is not signed", "leave it out for mail and chat")
             check_secret(secret)
         spare = new_secret()
-        done = await self.store.apply_callback(callback, secret=secret, spare=spare, now=self.clock.now())
+        done = await self.store.apply_callback(
+            callback, secret=secret, spare=spare, now=self.clock.now(), expected=expected
+        )
         return done.changed, spare if done.fresh else None
 
     async def renew_secret(self, owner: str, name: str) -> str:

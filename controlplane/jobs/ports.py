@@ -5,6 +5,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
+from controlplane.jobs.expected import Expected
 from controlplane.jobs.lanes import Lane
 from controlplane.jobs.model import (
     Again,
@@ -86,8 +87,14 @@ class OutboxEntry:
 class OwnerStore(Protocol):
     """What was agreed with owners of jobs, and what they have."""
 
-    async def apply_owner(self, owner: JobOwner, *, now: dt.datetime) -> bool:
-        """Make *owner* what was agreed with whom its name means. Return whether that changed anything."""
+    async def apply_owner(
+        self, owner: JobOwner, *, now: dt.datetime, expected: Expected[JobOwner] | None = None
+    ) -> bool:
+        """Make *owner* what was agreed with whom its name means. Return whether that changed anything.
+
+        Raises:
+            PreconditionFailedError: What was agreed before is not what was *expected*.
+        """
 
     async def list_owners(self, *, after: str = "", limit: int | None = None) -> tuple[JobOwner, ...]:
         """Return agreements, by name: with names later than *after*, all of them without a *limit*."""
@@ -127,10 +134,11 @@ class EndStore(Protocol):
 class JobStore(OwnerStore, EndStore, Protocol):
     """Jobs, their kinds, and the outbox: a job and the wake-up for it are one transaction."""
 
-    async def apply_kind(self, kind: JobKind, *, now: dt.datetime) -> bool:
+    async def apply_kind(self, kind: JobKind, *, now: dt.datetime, expected: Expected[JobKind] | None = None) -> bool:
         """Make *kind* what its name means; jobs that wait follow it. Return whether that changed anything.
 
         Raises:
+            PreconditionFailedError: The name does not mean what was *expected*.
             ConflictError: Another kind has its workflow.
         """
 

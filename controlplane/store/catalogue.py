@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from controlplane.errors import ConflictError
+from controlplane.errors import ConflictError, PreconditionFailedError
 from controlplane.ports import HistoryEntry, Revision, RevisionStatus, ServiceRecord
 from controlplane.store import tables
 from controlplane.store.engine import Tx
@@ -36,8 +36,20 @@ class SqlCatalogue(Part):
 
     __slots__ = ()
 
-    async def apply(self, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime) -> tuple[Revision, bool]:
-        return await self.database.write(lambda tx: _apply(tx, self.specs, spec, by=by, why=why, now=now))
+    async def apply(
+        self, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime, expected: int | None = None
+    ) -> tuple[Revision, bool]:
+        def work(tx: Tx) -> tuple[Revision, bool]:
+            tx.lock("catalogue")  # what one declaration claims is checked against all others
+            newest = newest_revisions(tx.conn, spec.name).get(spec.name)
+            number = 0 if newest is None else newest.number
+            if expected is not None and expected != number:
+                raise PreconditionFailedError(
+                    f"service {spec.name!r} is at revision {number}, not {expected}; read it again and decide anew"
+                )
+            return _apply(tx, self.specs, spec, newest, by=by, why=why, now=now)
+
+        return await self.database.write(work)
 
     async def load_service(self, name: str) -> ServiceRecord:
         def work(tx: Tx) -> ServiceRecord:
@@ -157,10 +169,8 @@ def _set_split(tx: Tx, specs: SpecCache, service: str, split: Split, *, by: str,
 
 
 def _apply(
-    tx: Tx, specs: SpecCache, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime
+    tx: Tx, specs: SpecCache, spec: ServiceSpec, newest: sa.Row[Any] | None, *, by: str, why: str, now: dt.datetime
 ) -> tuple[Revision, bool]:
-    tx.lock("catalogue")  # what one declaration claims is checked against all others
-    newest = newest_revisions(tx.conn, spec.name).get(spec.name)
     if newest is None:
         number = 1
         tx.conn.execute(tables.service.insert(), {"name": spec.name, "created_at": now})

@@ -140,7 +140,7 @@ async def test_a_request_that_is_repeated_is_one_job(world: World, http: httpx.A
     assert (again.status_code, again.json()) == (202, first.json())
     other = await http.post("/v1/jobs", files=UPLOAD, data={"workflow_type": WORKFLOW, "size": "500"}, headers=key)
     assert other.status_code == 409
-    assert len((await http.get("/v1/jobs")).json()) == 1
+    assert len((await http.get("/v1/jobs")).json()["items"]) == 1
     photos = [path.name for path in (world.blobs.folder / "photos").iterdir()]
     assert photos == [first.json()["id"]], "the photos of the other two are not kept"
 
@@ -182,7 +182,7 @@ async def test_a_task_that_is_not_sound_leaves_no_row_no_photo_and_no_message(
 ) -> None:
     answer = await http.post("/v1/jobs", json=task)
     assert (answer.status_code, answer.json()["field"]) == (422, field)
-    assert (await http.get("/v1/jobs")).json() == []
+    assert (await http.get("/v1/jobs")).json()["items"] == []
     assert await world.store.load_outbox(now=world.clock.now()) == ()
     assert not world.blobs.folder.exists()
 

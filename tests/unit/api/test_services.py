@@ -251,11 +251,14 @@ async def test_the_list_shows_split_revision_and_rollout(world: World, http: htt
 async def test_the_history_is_whole_ordered_and_can_be_narrowed(world: World, http: httpx.AsyncClient) -> None:
     await world.declare()
     await world.move(await world.roll(), Promoted(at=builders.NOW, words="all kept"))
-    history = (await http.get("/v1/services/colorize/history")).json()
-    assert [entry["number"] for entry in history] == sorted(entry["number"] for entry in history)
+    history = (await http.get("/v1/services/colorize/history")).json()["items"]
+    assert [entry["number"] for entry in history] == sorted((entry["number"] for entry in history), reverse=True)
     assert {entry["kind"] for entry in history} == {"audit", "transition"}
-    assert (await http.get("/v1/services/colorize/history", params={"limit": 1})).json() == history[-1:]
-    narrowed = (await http.get("/v1/services/colorize/history", params={"rollout": "colorize-1"})).json()
+    first = (await http.get("/v1/services/colorize/history", params={"limit": 1})).json()
+    assert first["items"] == history[:1]
+    rest = (await http.get("/v1/services/colorize/history", params={"cursor": first["next"]})).json()
+    assert (rest["items"], rest["next"]) == (history[1:], None)
+    narrowed = (await http.get("/v1/services/colorize/history", params={"rollout": "colorize-1"})).json()["items"]
     assert narrowed == [entry for entry in history if entry["rollout"] == "colorize-1"]
     assert 0 < len(narrowed) < len(history)
 
