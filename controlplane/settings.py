@@ -178,6 +178,21 @@ class Settings(BaseSettings):
     """The least serious log lines that are written: debug, info, warning or error."""
 
     @property
+    def serves_xds(self) -> bool:
+        """Whether Envoys connect to this process."""
+        return self.role in {Role.ALL, Role.XDS}
+
+    @property
+    def answers_polls(self) -> bool:
+        """Whether Envoys may poll this process over REST."""
+        return self.serves_xds and self.rest_discovery is not RestDiscovery.OFF
+
+    @property
+    def serves_http(self) -> bool:
+        """Whether this process has a port for REST."""
+        return self.role in {Role.ALL, Role.API} or self.answers_polls
+
+    @property
     def channel_files(self) -> ChannelFiles | None:
         """The files of mutual TLS with Envoys; None where plaintext is allowed.
 

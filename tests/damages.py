@@ -19,7 +19,7 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import any_pb2
 
-from controlplane import wiring
+from controlplane import running
 from controlplane.ports import CompiledConfig
 from controlplane.settings import read_settings
 from controlplane.traffic.model import ServiceSpec, TrafficPlan
@@ -350,7 +350,7 @@ def wanted_damage(spec: ServiceSpec) -> str:
 def main() -> None:
     """Serve, damaged."""
     settings = read_settings()
-    asyncio.run(wiring.serve(settings, compiler=DamagingCompiler()))
+    asyncio.run(running.serve(settings, compiler=DamagingCompiler()))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from controlplane.api.discovery import Discovery
 from controlplane.clock import SystemClock
 from controlplane.errors import UnavailableError
 from controlplane.ports import NodeStatus, SnapshotRecord, SnapshotStatus
+from controlplane.running import serve_api
 from controlplane.settings import XdsTransport, read_settings
 from controlplane.tls.channel import ChannelFiles, ChannelTls
 from controlplane.tls.metrics import TlsMetrics
 from controlplane.traffic.model import ServedService, TrafficPlan
-from controlplane.wiring import TRANSPORTS, _serve_api
 from controlplane.xds import bootstrap
 from controlplane.xds.bootstrap import Variant
 from controlplane.xds.cache import SnapshotCache
@@ -36,6 +36,7 @@ from controlplane.xds.secrets import CertificateFolder
 from controlplane.xds.server import XdsServer
 from controlplane.xds.snapshot import SnapshotCompiler
 from controlplane.xds.transport import bind_port
+from controlplane.xds_parts import TRANSPORTS
 from tests.certificates import Authority
 
 CLOCK = SystemClock()
@@ -175,7 +176,7 @@ async def running_plane(
                 rest_port = listening.getsockname()[1]
                 jobs += [
                     tasks.create_task(polls.run()),
-                    tasks.create_task(_serve_api(app, listening, drain_s=1)),
+                    tasks.create_task(serve_api(app, listening, drain_s=1)),
                 ]
             try:
                 yield Plane(

@@ -32,6 +32,10 @@ Certificates: TypeAlias = Callable[[], Collection[str]]
 """Tells the names of the certificates that listeners may have."""
 
 
+async def _nothing_missing() -> Sequence[str]:
+    return ()
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What the routes need."""
@@ -39,16 +43,23 @@ class Parts:
     store: Store
     clock: Clock
     authenticate: Authenticate
-    missing: Missing
-    public_reads: bool
+    """Tells whose API key it is; `auth.keys.KeyRing.authenticate`."""
     inspector: Inspector
     desk: JobDesk
     callbacks: CallbackDesk
     feed: JobFeed
+    """Tells what becomes of jobs; somebody has to run it."""
     overseer: Overseer
+    missing: Missing = _nothing_missing
+    """What /readyz reports."""
+    public_reads: bool = False
+    """Whether reading needs no key."""
     certificates: Certificates | None = None
+    """Those that listeners may name; None where this process does not know."""
     preview: Preview | None = None
+    """Tries declarations before they are stored; None stores what the documents' own checks let through."""
     compares_pictures: bool = True
+    """Whether objectives about pictures can be kept here: the extra `quality` is installed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The REST API: one factory for all of its routes."""
 
 import http
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -23,7 +23,7 @@ from controlplane.api import (
     rollouts,
     services,
 )
-from controlplane.api.access import Authenticate, BodyLimit, Certificates, Missing, Parts
+from controlplane.api.access import BodyLimit, Parts
 from controlplane.api.answers import ProblemView
 from controlplane.api.discovery import Discovery, make_router
 from controlplane.api.job_metrics import JobCollector
@@ -32,16 +32,27 @@ from controlplane.api.metrics import RequestMetrics
 from controlplane.api.refusals import PROBLEM_TYPE, STATUS, add_refusals
 from controlplane.api.sse import Streams
 from controlplane.clock import Clock
-from controlplane.controller.inspection import Inspector
-from controlplane.controller.preview import Preview
-from controlplane.jobs.callback_desk import CallbackDesk
-from controlplane.jobs.desk import JobDesk
-from controlplane.jobs.feed import JobFeed
-from controlplane.jobs.overseer import Overseer
 from controlplane.pictures.facts import MAX_PHOTO_BYTES
-from controlplane.ports import Store
 
 MAX_BODY_BYTES = 1024 * 1024
+
+ROUTED: Final = (
+    services,
+    rollouts,
+    explanations,
+    quality,
+    replays,
+    recent,
+    fleet,
+    job_events,
+    job_routes,
+    job_operations,
+    kinds,
+    owners,
+    callback_routes,
+    operations,
+)
+"""The modules whose routes make up the API."""
 
 _DOCUMENTED: dict[int | str, dict[str, Any]] = {
     status.value: {
@@ -53,47 +64,19 @@ _DOCUMENTED: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def _nothing_missing() -> Sequence[str]:
-    return ()
-
-
-def create_app(  # noqa: PLR0913 - one per thing that the API stands on
+def create_app(
+    parts: Parts,
     *,
-    store: Store,
-    clock: Clock,
     registry: CollectorRegistry,
-    authenticate: Authenticate,
-    inspector: Inspector,
-    desk: JobDesk,
-    callbacks: CallbackDesk,
-    feed: JobFeed,
-    overseer: Overseer,
-    missing: Missing = _nothing_missing,
-    public_reads: bool = False,
-    certificates: Certificates | None = None,
-    preview: Preview | None = None,
     discovery: Discovery | None = None,
-    compares_pictures: bool = True,
     pages: Callable[[FastAPI], None] | None = None,
 ) -> FastAPI:
     """Build the API.
 
     Args:
-        store: What remembers.
-        clock: What tells the time.
+        parts: What the routes need.
         registry: Where /metrics reads, and where the API's own counters go.
-        inspector: Knows what each Envoy runs.
-        desk: Where jobs are handed in and collected.
-        callbacks: Where owners say whom they want told of their jobs' ends.
-        feed: Tells what becomes of them; somebody has to run it.
-        overseer: Who looks after them.
-        authenticate: Tells whose API key it is; `auth.keys.KeyRing.authenticate`.
-        missing: What /readyz reports.
-        public_reads: Whether reading needs no key.
-        certificates: Those that listeners may name; None where this process does not know.
-        preview: Tries declarations before they are stored; None stores what the documents' own checks let through.
         discovery: What answers Envoys that poll; without it those paths are not there.
-        compares_pictures: Whether objectives about pictures can be kept here: the extra `quality` is installed.
         pages: Adds the web pages; without it there are none.
     """
     app = FastAPI(
@@ -105,50 +88,20 @@ def create_app(  # noqa: PLR0913 - one per thing that the API stands on
         redoc_url=None,
         responses=_DOCUMENTED,
     )
-    app.state.parts = Parts(
-        store=store,
-        clock=clock,
-        authenticate=authenticate,
-        missing=missing,
-        public_reads=public_reads,
-        certificates=certificates,
-        preview=preview,
-        inspector=inspector,
-        desk=desk,
-        callbacks=callbacks,
-        feed=feed,
-        overseer=overseer,
-        compares_pictures=compares_pictures,
-    )
+    app.state.parts = parts
     app.state.registry = registry
-    registry.register(JobCollector(overseer.meter))
+    registry.register(JobCollector(parts.overseer.meter))
     app.state.watchers = 0
     app.state.replays = 0
     app.state.uploads = 0
     app.state.streams = Streams(registry)
-    for router in (
-        services.router,
-        rollouts.router,
-        explanations.router,
-        quality.router,
-        replays.router,
-        recent.router,
-        fleet.router,
-        job_events.router,
-        job_routes.router,
-        job_routes.changes,
-        job_operations.router,
-        kinds.router,
-        owners.router,
-        callback_routes.router,
-        operations.router,
-    ):
-        app.include_router(router)
+    for module in ROUTED:
+        app.include_router(module.router)
     if discovery is not None:
         app.include_router(make_router(discovery))
     if pages is not None:
         pages(app)
-    _finish(app, registry, clock)
+    _finish(app, registry, parts.clock)
     return app
 
 

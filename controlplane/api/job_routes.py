@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import structlog
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response, status
+from fastapi.routing import APIRoute
 from starlette.datastructures import UploadFile
 
 from controlplane.api.access import Owner, UseParts, Writer
@@ -28,8 +29,7 @@ MAX_LISTED: Final = 200
 _FIELDS: Final = ("task_id", "workflow_type", "size", "model", "priority", "image_url", "callback_url")
 _PHOTO_FIELDS: Final = ("image", "file")
 
-router = APIRouter(prefix=JOBS, tags=["jobs"])
-changes = APIRouter(prefix=JOBS, tags=["jobs"], route_class=ApiRoute)
+router = APIRouter(prefix=JOBS, tags=["jobs"], route_class=ApiRoute)
 
 Which = Annotated[str, Path(description="Its id.", max_length=64)]
 
@@ -68,7 +68,6 @@ _BODY: Final = {
 }
 
 
-@router.post("", status_code=status.HTTP_202_ACCEPTED, openapi_extra=_BODY)
 async def submit_job(request: Request, response: Response, parts: UseParts, caller: Writer) -> JobView:
     """Take a photo in, to be coloured when a worker has room. The same idempotency key, or task_id, again is no job."""
     with _one_upload(request.app):
@@ -77,6 +76,17 @@ async def submit_job(request: Request, response: Response, parts: UseParts, call
     log.info("job.submitted", job=job.id, kind=job.kind, by=caller.name)
     response.headers["Location"] = f"{JOBS}/{job.id}"
     return job_view(job)
+
+
+router.add_api_route(
+    "",
+    submit_job,
+    methods=["POST"],
+    status_code=status.HTTP_202_ACCEPTED,
+    openapi_extra=_BODY,
+    # A photo is not read into memory to be told from another one: the job knows which request made it.
+    route_class_override=APIRoute,
+)
 
 
 class JobPage(Page[JobView]):
@@ -135,7 +145,7 @@ def _picture(name: str, picture: Picture | None, content: bytes, more: dict[str,
     return Response(content, media_type=media_type, headers=headers)
 
 
-@changes.post("/{job}/cancel", status_code=status.HTTP_202_ACCEPTED)
+@router.post("/{job}/cancel", status_code=status.HTTP_202_ACCEPTED)
 async def cancel_job(job: Which, parts: UseParts, caller: Writer) -> JobView:
     """End a job that waits or runs. What a worker may still make of it is thrown away."""
     cancelled = await parts.desk.store.cancel_job(JobId(job), owner=caller.name, now=parts.clock.now())

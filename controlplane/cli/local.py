@@ -61,12 +61,12 @@ def serve(
     """
     import asyncio  # noqa: PLC0415 - see main
 
-    from controlplane import wiring  # noqa: PLC0415
+    from controlplane import running  # noqa: PLC0415
 
     settings = _settings(
         database_url=database_url, role=role, api_port=api_port, xds_port=xds_port, telemetry_port=telemetry_port
     )
-    asyncio.run(wiring.serve(settings))
+    asyncio.run(running.serve(settings))
 
 
 # -- the database ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from controlplane import wiring
+from controlplane import running
 from controlplane.api.documents import read_document, spec_from
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import InvalidInputError, UnavailableError
@@ -299,7 +299,7 @@ def main(
     json_file: Path | None = None,
 ) -> int:
     """Run the bench, print its table, and return 0 if everything holds."""
-    wiring.configure_logging(read_settings(log_level="warning"))
+    running.configure_logging(read_settings(log_level="warning"))
     directory = Path(tempfile.mkdtemp(prefix="hueshift-bench-envoys-"))
     clock = SystemClock()
     try:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from controlplane import wiring
+from controlplane import running, wiring
 from controlplane.api.documents import read_document, spec_from
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import UnavailableError
@@ -226,7 +226,7 @@ def main(
     json_file: Path | None = None,
 ) -> int:
     """Run the bench, print its table, and return 0 if everything holds. *requests* is the sum over the variants."""
-    wiring.configure_logging(read_settings(log_level="warning"))
+    running.configure_logging(read_settings(log_level="warning"))
     directory = Path(tempfile.mkdtemp(prefix="hueshift-bench-flips-"))
     each = -(-requests // len(variants))
     try:

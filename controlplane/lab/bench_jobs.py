@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import aio_pika
 
-from controlplane import wiring
+from controlplane import running
 from controlplane.blobs.directory import DirectoryBlobs
 from controlplane.broker.rabbitmq import PREFIX, RabbitQueue
 from controlplane.clock import Clock, SystemClock
@@ -285,7 +285,7 @@ async def _remove_queues(url: str, kind: JobKind) -> None:
 
 def main(*, jobs: int = 5_000, queue_url: str = "", database_url: str = "", json_file: Path | None = None) -> int:
     """Run the bench, print a line per figure, and return 0 if all hold."""
-    wiring.configure_logging(read_settings(log_level="error"))
+    running.configure_logging(read_settings(log_level="error"))
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="hueshift-bench-jobs-", ignore_cleanup_errors=True) as name:
         try:

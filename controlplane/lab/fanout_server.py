@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from controlplane import wiring
+from controlplane import running, wiring
 from controlplane.api.documents import read_document, spec_from
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import ControlPlaneError
@@ -72,12 +72,12 @@ class Server:
         return {"called": called, "committed": self._clock.steady()}
 
     def _measure(self) -> dict[str, Any]:
-        served = self._parts.xds_server.streams.cache.served()
+        served = self._parts.xds.server.streams.cache.served()
         return {
             "at": self._clock.steady(),
             "cpu_s": time.process_time(),
             "rss_kib": resident_kib(),
-            "streams": self._parts.xds_server.stream_count,
+            "streams": self._parts.xds.server.stream_count,
             "published": served.published_at if served is not None else 0.0,
         }
 
@@ -96,17 +96,17 @@ async def run(directory: Path, transport: str) -> None:
         database_url="",
         log_level="warning",
     )
-    wiring.configure_logging(settings)
+    running.configure_logging(settings)
     async with wiring.build(settings) as parts:
-        wiring.tune_collector()
+        running.tune_collector()
         clock = SystemClock()
         server = Server(parts, clock)
         lines: asyncio.Queue[bytes] = asyncio.Queue()
         async with asyncio.TaskGroup() as tasks:
-            jobs = [tasks.create_task(wiring.run(parts, api_socket=None)), tasks.create_task(server.obey(lines))]
-            while not parts.xds_server.port:
+            jobs = [tasks.create_task(running.run(parts, api_socket=None)), tasks.create_task(server.obey(lines))]
+            while not parts.xds.server.port:
                 await clock.sleep(START_POLL)
-            say({"port": parts.xds_server.port})
+            say({"port": parts.xds.server.port})
             await read_lines(lines.put_nowait)
             for job in jobs:
                 job.cancel()

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from controlplane import wiring
+from controlplane import running, wiring
 from controlplane.lab.stack import Ports
 from controlplane.settings import read_settings
 from controlplane.xds.fleet import AckHook
@@ -27,8 +27,8 @@ async def control_plane_inside(
         data_dir=directory, xds_port=ports.xds, telemetry_port=ports.telemetry, database_url=database_url
     )
     async with wiring.build(settings, on_ack=on_ack) as parts, asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(wiring.run(parts, api_socket=None))
+        going = tasks.create_task(running.run(parts, api_socket=None))
         try:
             yield parts
         finally:
-            running.cancel()
+            going.cancel()

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from controlplane import wiring
+from controlplane import running, wiring
 from controlplane.settings import read_settings
 from controlplane.xds.transport import bind_port
 from tests.envoy import wait_until
@@ -24,7 +24,7 @@ async def test_role_xds_answers_polls_and_nothing_else(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     async with wiring.build(settings) as parts, asyncio.TaskGroup() as tasks:
         assert parts.serves_api
-        running = tasks.create_task(wiring.run(parts, api_socket=listening, drain_s=1))
+        going = tasks.create_task(running.run(parts, api_socket=listening, drain_s=1))
         async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
 
             async def is_up() -> bool:
@@ -35,7 +35,7 @@ async def test_role_xds_answers_polls_and_nothing_else(tmp_path: Path) -> None:
 
             await wait_until(is_up, "an answer that nothing is loaded")
             assert (await http.get("/v1/services")).status_code == 404
-        running.cancel()
+        going.cancel()
 
 
 async def test_without_the_setting_role_xds_has_no_http(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from envoy.admin.v3 import config_dump_shared_pb2
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 from google.protobuf import json_format
 
-from controlplane import wiring
+from controlplane import running, wiring
 from controlplane.cli.main import run
 from controlplane.cli.surroundings import Surroundings
 from controlplane.lab.api_client import service_document
@@ -80,7 +80,7 @@ class Seen:
 
     async def csds(self, request: Any = None) -> dict[str, Any]:
         """Return what the status service says, by node."""
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.parts.rpc_server.port}") as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.parts.xds.rpc_server.port}") as channel:
             stub = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
             answer = await stub.FetchClientStatus(request or csds_pb2.ClientStatusRequest())
         return {config.node.id: config for config in answer.config}
@@ -122,17 +122,17 @@ async def running_seen(
     async with wiring.build(settings, compiler=compiler) as parts:
         with bind_port("127.0.0.1", 0, "HUESHIFT_API_PORT") as listening:
             async with asyncio.TaskGroup() as tasks:
-                running = [
-                    tasks.create_task(wiring.run(parts, api_socket=None)),
-                    tasks.create_task(wiring._serve_api(parts.api, listening, 1.0)),
+                going = [
+                    tasks.create_task(running.run(parts, api_socket=None)),
+                    tasks.create_task(running.serve_api(parts.api, listening, 1.0)),
                 ]
                 seen = Seen(parts, listening.getsockname()[1], (folder / "admin.key").read_text().strip())
                 try:
-                    await wait_until(lambda: parts.rpc_server.port > 0, "the control plane listens")
+                    await wait_until(lambda: parts.xds.rpc_server.port > 0, "the control plane listens")
                     yield seen
                 finally:
                     await seen.http.aclose()
-                    for task in running:
+                    for task in going:
                         task.cancel()
 
 
@@ -224,7 +224,7 @@ async def test_all_ways_of_looking_agree_with_the_envoy(
 ) -> None:
     async with running_seen(tmp_path) as seen, contextlib.AsyncExitStack() as stack:
         await seen.put("/services/shop", document)
-        bootstrap = bootstrap_for(seen.parts.xds_server.port, variant=variant)
+        bootstrap = bootstrap_for(seen.parts.xds.server.port, variant=variant)
         envoy = await stack.enter_async_context(running_envoy(bootstrap, tmp_path / "envoy"))
         await seen.wait_synced()
         await check_agreement(seen, envoy, variant)
@@ -329,7 +329,7 @@ async def test_what_envoy_takes_of_a_response_that_it_refuses_is_seen_as_well(
     slo = {"name": f"{MARK}{damage}", "kind": "error_rate", "max": "20%"}
     async with running_seen(tmp_path, compiler=DamagingCompiler()) as seen:
         await seen.put("/services/shop", document)
-        bootstrap = bootstrap_for(seen.parts.xds_server.port, variant=variant)
+        bootstrap = bootstrap_for(seen.parts.xds.server.port, variant=variant)
         async with running_envoy(bootstrap, tmp_path / "envoy") as envoy:
             await seen.wait_synced()
             before = await own_dump(envoy)
@@ -357,7 +357,7 @@ async def test_a_certificate_is_named_and_its_key_is_shown_nowhere(
     document["listener"]["tls"] = {"certificate": "edge"}
     async with running_seen(tmp_path / "plane", certificates=folder) as seen:
         await seen.put("/services/shop", document)
-        bootstrap = bootstrap_for(seen.parts.xds_server.port, variant=variant)
+        bootstrap = bootstrap_for(seen.parts.xds.server.port, variant=variant)
         async with running_envoy(bootstrap, tmp_path / "envoy") as envoy:
             await seen.wait_synced()
             await seen.wait_statuses(sds="SYNCED")
@@ -393,11 +393,11 @@ async def test_the_status_service_answers_for_the_nodes_that_are_asked_for(
     request = csds_pb2.ClientStatusRequest
     async with running_seen(tmp_path) as seen:
         await seen.put("/services/shop", document)
-        port = seen.parts.xds_server.port
+        port = seen.parts.xds.server.port
         async with (
             running_envoy(bootstrap_for(port), tmp_path / "one"),
             running_envoy(bootstrap_for(port, node_id="envoy-2"), tmp_path / "two"),
-            grpc.aio.insecure_channel(f"127.0.0.1:{seen.parts.rpc_server.port}") as channel,
+            grpc.aio.insecure_channel(f"127.0.0.1:{seen.parts.xds.rpc_server.port}") as channel,
         ):
             await seen.wait_synced()
             await wait_until(lambda: _is_synced(seen, "envoy-2"), "the second one is in sync")

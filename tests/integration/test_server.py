@@ -85,7 +85,7 @@ async def test_servers_end_with_the_program_that_started_them_even_when_it_is_ki
 def test_a_process_takes_all_the_open_files_it_may_have() -> None:
     program = """
 import resource
-from controlplane.wiring import raise_file_limit
+from controlplane.running import raise_file_limit
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
 raise_file_limit()

@@ -27,11 +27,11 @@ from controlplane.traffic.model import (
     ServedService,
     ServiceSpec,
 )
-from controlplane.wiring import TRANSPORTS
 from controlplane.xds.bootstrap import Variant, config_source
 from controlplane.xds.envoy_process import EnvoyProcess
 from controlplane.xds.kinds import Kind
 from controlplane.xds.server import XdsServer
+from controlplane.xds_parts import TRANSPORTS
 from tests.builders import make_spec, make_split, make_version
 from tests.envoy import (
     Plane,

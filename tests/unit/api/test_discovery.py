@@ -1,5 +1,6 @@
 """Discovery over REST, as HTTP: statuses, one-line refusals, and who is let in."""
 
+import dataclasses
 import json
 
 import httpx
@@ -117,18 +118,8 @@ async def test_the_api_has_no_such_paths_unless_asked_for(http: httpx.AsyncClien
 
 
 async def test_the_api_answers_polls_where_asked_for(world: World) -> None:
-    app = create_app(
-        store=world.store,
-        clock=world.clock,
-        registry=CollectorRegistry(),
-        inspector=world.app.state.parts.inspector,
-        desk=world.app.state.parts.desk,
-        callbacks=world.app.state.parts.callbacks,
-        feed=world.feed,
-        overseer=world.app.state.parts.overseer,
-        authenticate=refuse_everybody,
-        discovery=Discovery(polls=Polls()),
-    )
+    parts = dataclasses.replace(world.app.state.parts, authenticate=refuse_everybody)
+    app = create_app(parts, registry=CollectorRegistry(), discovery=Discovery(polls=Polls()))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hueshift.test") as http:
         assert (await http.post(PATH, json=ENVOY)).status_code == 304
         assert (await http.get("/v1/services")).status_code == 401

@@ -154,10 +154,9 @@ def _shared_app() -> tuple[FastAPI, CollectorRegistry]:
 
 
 def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> FastAPI:
-    return create_app(
+    parts = Parts(
         store=store,
         clock=clock,
-        registry=registry,
         authenticate=KeyRing(store=store, clock=clock).authenticate,
         inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
         desk=JobDesk(store=store, blobs=DirectoryBlobs(pathlib.Path()), source=FakePhotos(), clock=clock),
@@ -165,6 +164,7 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
         feed=make_feed(store, clock, WakeBoard()),
         overseer=make_overseer(store, DirectoryBlobs(pathlib.Path()), clock, queue=RabbitQueue("amqp://nowhere")),
     )
+    return create_app(parts, registry=registry)
 
 
 def make_feed(store: SqlStore, clock: Clock, board: WakeBoard) -> JobFeed:

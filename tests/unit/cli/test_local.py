@@ -168,8 +168,8 @@ def test_serve_gets_the_settings_of_the_command_line(
     async def serve(settings: Settings) -> None:
         served.append(settings)
 
-    monkeypatch.setitem(sys.modules, "controlplane.wiring", types.SimpleNamespace(serve=serve))
-    monkeypatch.setattr("controlplane.wiring", sys.modules["controlplane.wiring"], raising=False)
+    monkeypatch.setitem(sys.modules, "controlplane.running", types.SimpleNamespace(serve=serve))
+    monkeypatch.setattr("controlplane.running", sys.modules["controlplane.running"], raising=False)
     assert cli("serve", "--role", "xds", "--api-port", "0", "--xds-port", "1801").code == 0
     (settings,) = served
     assert (settings.role.value, settings.api_port, settings.xds_port, settings.data_dir) == ("xds", 0, 1801, folder)

@@ -221,7 +221,7 @@ def test_only_the_comparison_needs_pillow() -> None:
     code = """
 import sys
 sys.modules["PIL"] = None
-import controlplane.wiring
+import controlplane.running
 from controlplane.cli.main import run
 from controlplane.cli.surroundings import Surroundings
 sys.exit(run(["quality", "compare", "http://v1", "http://v2"], Surroundings()))

@@ -155,7 +155,18 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
 
 
 def test_help_waits_for_no_heavy_import() -> None:
-    heavy = ("rich", "httpx", "fastapi", "pydantic", "sqlalchemy", "grpc", "numpy", "yaml", "controlplane.wiring")
+    heavy = (
+        "rich",
+        "httpx",
+        "fastapi",
+        "pydantic",
+        "sqlalchemy",
+        "grpc",
+        "numpy",
+        "yaml",
+        "controlplane.wiring",
+        "controlplane.running",
+    )
     code = f"""
 import sys
 from controlplane.cli.main import run
