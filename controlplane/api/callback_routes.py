@@ -89,7 +89,7 @@ async def renew_secret(callback: Name, parts: UseParts, caller: Writer) -> Callb
 
 
 @router.post("/{callback}/test")
-async def check_callback(callback: Name, parts: UseParts, caller: Writer) -> CallbackTestView:
+async def test_callback(callback: Name, parts: UseParts, caller: Writer) -> CallbackTestView:
     """Send a callback a message that is of no job, now, and say what came of it."""
     outcome = await parts.callbacks.test(caller.name, callback)
     words = outcome.words if isinstance(outcome, Unheard) else "delivered"

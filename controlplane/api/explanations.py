@@ -12,6 +12,7 @@ from controlplane.api import units
 from controlplane.api.access import Reader, UseParts
 from controlplane.api.answers import ExplanationView, StandingView
 from controlplane.api.quality import newest_comparisons
+from controlplane.api.routing import ApiRoute
 from controlplane.api.services import Name
 from controlplane.api.views import state_name
 from controlplane.controller.fleet import FleetLevel, unready_members
@@ -35,11 +36,11 @@ from controlplane.rollout.verdict import ObjectiveEvidence
 
 RATE_OVER: Final = dt.timedelta(seconds=60)
 
-router = APIRouter(prefix="/v1", tags=["rollouts"])
+router = APIRouter(prefix="/v1", tags=["rollouts"], route_class=ApiRoute)
 
 
 @router.get("/services/{name}/explain")
-async def explain(name: Name, parts: UseParts, _: Reader) -> ExplanationView:
+async def explain_rollout(name: Name, parts: UseParts, _: Reader) -> ExplanationView:
     """Explain why the service's newest rollout stands where it stands, and what it waits for."""
     store = parts.store
     record = await store.load_service(name)

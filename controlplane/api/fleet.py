@@ -7,12 +7,13 @@ from fastapi import APIRouter, Path, Query
 from controlplane.api.access import Parts, Reader, UseParts
 from controlplane.api.answers import ProxyConfigView, ProxyView
 from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
+from controlplane.api.routing import ApiRoute
 from controlplane.api.views import proxy_config_view, proxy_view
 from controlplane.controller.inspection import Sync, kinds_of
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.ports import NodeStatus
 
-router = APIRouter(prefix="/v1/proxies", tags=["fleet"])
+router = APIRouter(prefix="/v1/proxies", tags=["fleet"], route_class=ApiRoute)
 
 MAX_NAMED = 20
 """Envoys that are named when another one is asked for."""

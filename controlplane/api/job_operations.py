@@ -75,7 +75,7 @@ async def list_drains(parts: UseParts, _: Reader) -> list[DrainView]:
 
 
 @router.put("/job-drains")
-async def drain(document: DrainDocument, parts: UseParts, caller: Operator) -> DrainedView:
+async def set_drain(document: DrainDocument, parts: UseParts, caller: Operator) -> DrainedView:
     """Stop jobs from being started, of one kind or of all, or let them be started again. What runs goes on."""
     store = parts.overseer.store
     change = store.begin_drain if document.on else store.end_drain

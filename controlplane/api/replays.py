@@ -10,6 +10,7 @@ from controlplane.api import units
 from controlplane.api.access import Reader, UseParts
 from controlplane.api.answers import ReplayedView, ReplayView, SaidView
 from controlplane.api.objectives import describe_slo, objectives_from
+from controlplane.api.routing import ApiRoute
 from controlplane.api.schemas import ReplayRequest
 from controlplane.api.views import state_name
 from controlplane.errors import UnavailableError
@@ -33,7 +34,7 @@ MAX_REPLAYS: Final = 2
 MAX_SECONDS: Final = 4 * 3600
 """Judged seconds after which a replay stops and says so."""
 
-router = APIRouter(prefix="/v1", tags=["rollouts"])
+router = APIRouter(prefix="/v1", tags=["rollouts"], route_class=ApiRoute)
 
 
 @router.post("/rollouts/{rollout}/replay")

@@ -106,26 +106,30 @@ async def show_status(
 
 
 @router.post("/services/{name}/rollout/pause", status_code=status.HTTP_202_ACCEPTED)
-async def pause(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
+async def pause_rollout(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
     """Stop the active rollout where it is. The judge watches on: a breach still rolls back."""
     return await _command(name, Pause(caller.name, _why(body, caller)), parts, caller)
 
 
 @router.post("/services/{name}/rollout/resume", status_code=status.HTTP_202_ACCEPTED)
-async def resume(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
+async def resume_rollout(
+    name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None
+) -> CommandView:
     """Let a paused rollout go on."""
     return await _command(name, Resume(caller.name, _why(body, caller)), parts, caller)
 
 
 @router.post("/services/{name}/rollout/promote", status_code=status.HTTP_202_ACCEPTED)
-async def promote(name: Name, parts: UseParts, caller: Writer, body: PromoteRequest | None = None) -> CommandView:
+async def promote_rollout(
+    name: Name, parts: UseParts, caller: Writer, body: PromoteRequest | None = None
+) -> CommandView:
     """Take the next step, or with *full* the last one, without waiting for the judge."""
     full = body.full if body else False
     return await _command(name, Promote(caller.name, _why(body, caller), full), parts, caller)
 
 
 @router.post("/services/{name}/rollout/abort", status_code=status.HTTP_202_ACCEPTED)
-async def abort(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
+async def abort_rollout(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
     """Give all traffic back to the old version."""
     return await _command(name, Abort(caller.name, _why(body, caller)), parts, caller)
 

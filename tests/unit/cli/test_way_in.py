@@ -190,7 +190,7 @@ def test_an_interrupt_is_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch)
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(client_module.Client, "get", interrupted)
+    monkeypatch.setattr(client_module.Client, "get_all", interrupted)
     ended = cli("list")
     assert (ended.code, ended.err) == (130, "")
 
