@@ -24,7 +24,7 @@ class ReadinessView(View):
     """Whether this process can be used, and what is missing if not."""
 
     status: str
-    missing: list[str] = []
+    missing: tuple[str, ...] = ()
 
 
 _NOT_READY: Final[dict[int | str, dict[str, Any]]] = {503: {"model": ReadinessView, "description": "Not yet."}}

@@ -82,7 +82,7 @@ PLACES: Final[Mapping[str, Any]] = {
     "number": 1,
     "place": 1,
     "node": "edge-1",
-    "job": "01JDQ7Z3W0M8S5V9T2K4X6B8CD",
+    "job": "fe8134dc67624788a0cd742ad84e8b86",
     "kind": "person",
     "owner": "ada",
     "callback": "shop",

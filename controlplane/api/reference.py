@@ -42,7 +42,7 @@ _DETAILS: Final[Mapping[int, str]] = {
     403: "queues: are for operators; HUESHIFT_OPERATORS names them (now: ada)",
     404: "service 'colourise' does not exist (known: colorize)",
     409: "rollout colorize-1 of 'colorize' is active; wait until it has ended or abort it",
-    410: "job 01JDQ7Z3W0M8S5V9T2K4X6B8CD is done, but its pictures were removed on 2026-11-27",
+    410: "job fe8134dc67624788a0cd742ad84e8b86 is done, but its pictures were removed on 2026-11-27",
     412: "If-Match: service 'colorize' has changed since you read it (it is '8' now); read it again and decide anew",
     413: "the body is larger than 1024 KiB; send less",
     422: "limit: '0' is refused; input should be greater than or equal to 1",
@@ -225,4 +225,4 @@ def _problem_schemas() -> Json:
 
 def write_document(document: Json) -> str:
     """Write the document as the committed file has it."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

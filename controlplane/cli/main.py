@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import batch, fleet, job_operations, jobs, local, measure, quality, release
+from controlplane.cli import batch, fleet, job_operations, jobs, local, measure, openapi, quality, release
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import ControlPlaneError
 
@@ -56,6 +56,7 @@ measure.register(app)
 quality.register(app)
 jobs.register(app)
 job_operations.register()
+openapi.register(app)
 batch.register(app)
 
 

@@ -1,11 +1,12 @@
 """A world in which there is one of everything, so that no route has nothing to tell."""
 
 import dataclasses
+import datetime as dt
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from controlplane.jobs.model import AttemptOutcome, Claim, JobId, result_key
+from controlplane.jobs.model import Again, AttemptOutcome, Claim, JobId, result_key
 from controlplane.jobs.ports import EndedAttempt
 from controlplane.ports import (
     ClusterHealth,
@@ -89,8 +90,9 @@ async def _roll(world: World) -> None:
     baking = Baking(0, NOW)
     await world.move(rollout, baking, words="5 % is live", evidence=rollout.evidence or json.dumps(EVIDENCE))
     for ago in (3, 2):
-        counts = {"colorize_v1": builders.make_counts(95), "colorize_v2": builders.make_counts(5)}
-        await store.record(builders.make_batch("one", tick=builders.TICK - ago, **counts))
+        old, new = builders.make_counts(95), builders.make_counts(5)
+        batch = builders.make_batch("one", tick=builders.TICK - ago, colorize_v1=old, colorize_v2=new)
+        await store.record(batch)
 
 
 async def _connect(world: World) -> None:
@@ -111,7 +113,9 @@ async def _connect(world: World) -> None:
     types = {kind: TypeStatus(sent=each, acked=each, acked_at=NOW) for kind, each in config.versions.items()}
     node: NodeStatus = dataclasses.replace(builders.make_node("edge-1"), user_agent="envoy 1.40.0", types=types)
     await world.store.record_nodes([node])
-    await world.report_health(ClusterHealth("edge-1", "colorize_v1", 2, 2), ClusterHealth("edge-1", "colorize_v2", 1, 1))
+    await world.report_health(
+        ClusterHealth("edge-1", "colorize_v1", 2, 2), ClusterHealth("edge-1", "colorize_v2", 1, 1)
+    )
 
 
 async def _work(world: World) -> str:
@@ -135,7 +139,8 @@ async def _work(world: World) -> str:
     assert claimed is not None
     words = "503 from version v1: the queue is full"
     failed = EndedAttempt(AttemptOutcome.FAILED, words, "v1")
-    await world.store.release_job(Claim(job, claimed.attempts), failed, words=words, due=now, now=now)
+    again = Again(words, dt.timedelta(0), counts=True)
+    assert await world.store.retry_job(Claim(job, claimed.attempts), failed, again=again, now=now)
     claimed = await world.store.claim_job(job, holder="test", until=now, now=now)
     assert claimed is not None
     picture = make_picture(result_key(job, claimed.attempts), PNG)

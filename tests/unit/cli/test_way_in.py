@@ -146,6 +146,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
             "jobs",
             "batch",
             "quality",
+            "openapi",
         ),
     ):
         assert f"\n  {name} " in ended.out
