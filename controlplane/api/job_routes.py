@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import structlog
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response, status
 from fastapi.routing import APIRoute
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 
 from controlplane.api.access import Owner, UseParts, Writer
@@ -189,6 +190,13 @@ async def _read(request: Request) -> tuple[Order, bytes | None]:
 
 
 async def _read_form(request: Request) -> tuple[Order, bytes | None]:
+    try:
+        return await _read_parts(request)
+    except FormParserError as exc:  # Starlette lets some of them through
+        raise InvalidInputError("body", "is no form", "send valid multipart/form-data") from exc
+
+
+async def _read_parts(request: Request) -> tuple[Order, bytes | None]:
     async with request.form(max_files=1, max_fields=len(_FIELDS) + 1) as form:
         photo = None
         fields: dict[str, str] = {}
