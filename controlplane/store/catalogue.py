@@ -133,6 +133,7 @@ def _records(conn: sa.Connection, specs: SpecCache, name: str | None = None) -> 
 
 
 def _records_of(conn: sa.Connection, specs: SpecCache, rows: ServiceRows) -> list[ServiceRecord]:
+    specs.load_all(conn, [*rows.newest.values(), *rows.unrejected.values()])
     records = []
     for service, row in sorted(rows.newest.items()):
         served = rows.unrejected.get(service, row)

@@ -90,8 +90,8 @@ async def _roll(world: World) -> None:
     baking = Baking(0, NOW)
     await world.move(rollout, baking, words="5 % is live", evidence=rollout.evidence or json.dumps(EVIDENCE))
     for ago in (3, 2):
-        old, new = builders.make_counts(95), builders.make_counts(5)
-        batch = builders.make_batch("one", tick=builders.TICK - ago, colorize_v1=old, colorize_v2=new)
+        stable, canary = builders.make_counts(95), builders.make_counts(5)
+        batch = builders.make_batch("one", tick=builders.TICK - ago, colorize_v1=stable, colorize_v2=canary)
         await store.record(batch)
 
 
