@@ -275,6 +275,33 @@ class RolloutStore(Protocol):
         """Return the first entries of a service's history with numbers above *after*, oldest first."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoggedEntry:
+    """An entry of the history with the versions of its rollout, "" where it has none.
+
+    *outcome* are the words that the rollout ended with, "" while it goes on.
+    """
+
+    entry: HistoryEntry
+    baseline: str = ""
+    candidate: str = ""
+    outcome: str = ""
+
+
+class EventLog(Protocol):
+    """The history of all services as one log. Entries appear in the order of their numbers.
+
+    Whoever has seen an entry has seen, or will never see, every entry with a lower number: a transaction that is late
+    gets a higher number, and one that fails leaves a gap.
+    """
+
+    async def load_log(self, *, after: int, limit: int) -> tuple[LoggedEntry, ...]:
+        """Return the first *limit* entries later than *after*, oldest first."""
+
+    async def load_log_end(self, *, limit: int) -> tuple[LoggedEntry, ...]:
+        """Return the last *limit* entries, oldest first."""
+
+
 # -- the fleet and its snapshots ---------------------------------------------------------------------------------------
 
 
@@ -764,6 +791,7 @@ ANSWERS_KEPT = dt.timedelta(hours=24)
 class Store(
     CatalogueStore,
     RolloutStore,
+    EventLog,
     FleetStore,
     DesiredStore,
     TelemetryStore,

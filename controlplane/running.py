@@ -68,6 +68,7 @@ async def run(parts: Parts, *, api_socket: socket.socket | None, drain_s: float 
             tasks.create_task(parts.jobs.overseer.meter.run(), name="job-meter")
         if parts.serves_api and api_socket is not None:
             tasks.create_task(parts.jobs.feed.run(), name="job-feed")
+            tasks.create_task(parts.events.run(), name="event-feed")
             tasks.create_task(serve_api(parts.api, api_socket, drain_s), name="api")
 
 

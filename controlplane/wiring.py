@@ -25,6 +25,7 @@ from controlplane.controller.provenance import ProvenanceWatch
 from controlplane.controller.sampler import Sampler
 from controlplane.discovery.dns import Resolver
 from controlplane.errors import UnavailableError
+from controlplane.events.feed import EventFeed
 from controlplane.job_parts import JobParts, open_jobs
 from controlplane.ports import ConfigCheck, ConfigCompiler, PictureGate, Store
 from controlplane.prometheus.client import Prometheus
@@ -82,6 +83,7 @@ class Parts:
     janitor: Janitor
     jobs: JobParts
     xds: XdsParts
+    events: EventFeed
     api: FastAPI
 
     @property
@@ -158,6 +160,7 @@ def _assemble(ground: Ground, jobs: JobParts, on_ack: AckHook | None) -> Parts:
     prometheus = _prometheus(settings, ground.registry)
     gate = _picture_gate(settings, clock, ground.registry)
     models = HttpModels()
+    events = _event_feed(ground)
 
     def leads() -> bool:
         return controller.leads
@@ -185,7 +188,8 @@ def _assemble(ground: Ground, jobs: JobParts, on_ack: AckHook | None) -> Parts:
         janitor=Janitor(store=store, clock=clock, retention=settings.telemetry_retention),
         jobs=jobs,
         xds=xds,
-        api=_api(ground, xds, jobs, check, compares_pictures=gate is not None),
+        events=events,
+        api=_api(ground, xds, jobs, events, check, compares_pictures=gate is not None),
     )
 
 
@@ -213,7 +217,13 @@ def _projector(ground: Ground, cache: SnapshotCache, check: ConfigCheck | None) 
 
 
 def _api(
-    ground: Ground, xds: XdsParts, jobs: JobParts, check: ConfigCheck | None, *, compares_pictures: bool
+    ground: Ground,
+    xds: XdsParts,
+    jobs: JobParts,
+    events: EventFeed,
+    check: ConfigCheck | None,
+    *,
+    compares_pictures: bool,
 ) -> FastAPI:
     settings, store = ground.settings, ground.store
     if xds.discovery is not None and settings.role is Role.XDS:
@@ -228,12 +238,23 @@ def _api(
         desk=jobs.desk,
         callbacks=jobs.callbacks,
         feed=jobs.feed,
+        events=events,
         overseer=jobs.overseer,
         certificates=_known_certificates(settings, xds.certificates),
         preview=Preview(compiler=ground.compiler, check=check),
         compares_pictures=compares_pictures,
     )
     return create_app(parts, registry=ground.registry, discovery=xds.discovery, pages=add_pages)
+
+
+def _event_feed(ground: Ground) -> EventFeed:
+    return EventFeed(
+        store=ground.store,
+        clock=ground.clock,
+        wake=ground.listening(Topic.DESIRED, Topic.COMMANDS, Topic.FLEET, Topic.TELEMETRY),
+        standing_wake=ground.listening(Topic.DESIRED, Topic.FLEET),
+        interval=ground.settings.interval,
+    )
 
 
 def _known_certificates(settings: Settings, folder: CertificateFolder | None) -> Certificates | None:

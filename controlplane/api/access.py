@@ -15,6 +15,7 @@ from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
 from controlplane.errors import UnauthorizedError
+from controlplane.events.feed import EventFeed
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.feed import JobFeed
@@ -49,6 +50,8 @@ class Parts:
     callbacks: CallbackDesk
     feed: JobFeed
     """Tells what becomes of jobs; somebody has to run it."""
+    events: EventFeed
+    """Tells what happens to services and rollouts; somebody has to run it, too."""
     overseer: Overseer
     missing: Missing = _nothing_missing
     """What /readyz reports."""

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from controlplane.api import (
     callback_routes,
+    event_stream,
     explanations,
     fleet,
     job_events,
@@ -20,6 +21,7 @@ from controlplane.api import (
     recent,
     replays,
     rollouts,
+    series,
     services,
 )
 from controlplane.api.access import BodyLimit, Parts
@@ -50,6 +52,8 @@ ROUTED: Final = (
     owners,
     callback_routes,
     operations,
+    event_stream,
+    series,
 )
 """The modules whose routes make up the API."""
 

@@ -14,13 +14,12 @@ from controlplane.api.answers import ExplanationView, StandingView
 from controlplane.api.quality import newest_comparisons
 from controlplane.api.routing import ApiRoute
 from controlplane.api.services import Name
-from controlplane.api.views import state_name
 from controlplane.controller.fleet import FleetLevel, unready_members
 from controlplane.controller.groups import carriers, level_of, load_newest_groups, nodes_of
 from controlplane.controller.holds import load_holds
 from controlplane.errors import NotFoundError
 from controlplane.ports import Rollout, ServiceRecord, Store
-from controlplane.rollout.lifecycle import describe
+from controlplane.rollout.lifecycle import describe, state_name
 from controlplane.rollout.model import (
     Baking,
     Paused,

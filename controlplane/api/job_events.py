@@ -22,7 +22,7 @@ router = APIRouter(prefix=JOBS, tags=["jobs"])
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
-_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": "Events, one by one."}
 }
 _KNOWN: Final[dict[int | str, dict[str, Any]]] = {204: {"description": "You know how it ended."}}
@@ -39,7 +39,7 @@ class FollowedJobView(JobView):
 _VIEWS: Final = TypeAdapter(list[FollowedJobView])
 
 
-@router.get("/events", status_code=200, response_class=EventStream, responses=_STREAM)
+@router.get("/events", status_code=200, response_class=EventStream, responses=STREAM)
 async def follow_jobs(
     request: Request, parts: UseParts, owner: Owner, credentials: Credentials, last_event_id: LastEventId = None
 ) -> Response:
@@ -53,7 +53,7 @@ async def follow_jobs(
     return _streams(request).open(owner, news, still_good=_asking(parts, credentials))
 
 
-@router.get("/{job}/events", status_code=200, response_class=EventStream, responses=_STREAM | _KNOWN)
+@router.get("/{job}/events", status_code=200, response_class=EventStream, responses=STREAM | _KNOWN)
 async def follow_job(
     job: Which,
     request: Request,

@@ -17,6 +17,8 @@ REFUSALS: Final[Mapping[str, tuple[int, ...]]] = {
     "showHistory": NO_SUCH,
     "followEvents": NO_SUCH,
     "showTraffic": NO_SUCH,
+    "showSeries": NO_SUCH,
+    "followEverything": (429,),
     # rollouts
     "startRollout": STEERING,
     "listRollouts": NO_SUCH,
@@ -92,6 +94,7 @@ PLACES: Final[Mapping[str, Any]] = {
 TAGS: Final[Mapping[str, str]] = {
     "services": "What is declared, what is served of it, and what happened to it.",
     "rollouts": "Moves of traffic from one version to the next: start, steer, understand.",
+    "events": "Everything that happens, told as it happens.",
     "fleet": "The Envoys: what each was sent, acknowledged, refused and runs.",
     "jobs": "Photos handed in to be coloured when there is room, and whoever hands them in.",
     "operations": "For whoever runs the control plane; none of these needs a key.",

@@ -12,11 +12,10 @@ from controlplane.api.answers import ReplayedView, ReplayView, SaidView
 from controlplane.api.objectives import describe_slo, objectives_from
 from controlplane.api.routing import ApiRoute
 from controlplane.api.schemas import ReplayRequest
-from controlplane.api.views import state_name
 from controlplane.errors import UnavailableError
 from controlplane.ports import Rollout, RolloutId, Store
 from controlplane.rollout.judge import Policy
-from controlplane.rollout.lifecycle import describe
+from controlplane.rollout.lifecycle import describe, state_name
 from controlplane.rollout.objectives import policy_of
 from controlplane.rollout.replay import (
     IncompleteRecordError,

@@ -25,7 +25,7 @@ from controlplane.errors import TooManyError, UnauthorizedError, UnavailableErro
 
 log = structlog.get_logger(__name__)
 
-MAX_STREAMS: Final = 200
+MAX_STREAMS: Final = 500
 MAX_STREAMS_EACH: Final = 8
 KEEP_ALIVE: Final = dt.timedelta(seconds=15)
 """How long a stream may be silent before a comment is sent, which proxies and readers take for life."""
@@ -51,8 +51,11 @@ class Event:
         return format_sse_event(event=self.name, data_str=self.data, id=self.id)
 
 
-News: TypeAlias = AsyncGenerator[Event | None, None]
-"""Events in order; None when there was none for `KEEP_ALIVE`. Its end is the stream's."""
+News: TypeAlias = AsyncGenerator[Event | bytes | None, None]
+"""Events in order, or several as they go over the wire; None when there was none for `KEEP_ALIVE`.
+
+Its end is the stream's. A TimeoutError says that the reader is too slow.
+"""
 StillGood: TypeAlias = Callable[[], Awaitable[object]]
 """Raises UnauthorizedError when the reader's key is no longer good."""
 
@@ -68,15 +71,16 @@ class Streams:
             "hueshift_api_event_streams_cut", "Event streams cut off since nobody read them.", registry=registry
         )
 
-    def open(self, reader: str, news: News, *, still_good: StillGood) -> "EventStream":
+    def open(self, reader: str, news: News, *, still_good: StillGood, most_each: int | None = None) -> "EventStream":
         """Return the answer that tells *news* to *reader*; it counts from now on until it was sent.
 
         Raises:
-            TooManyError: This reader has `MAX_STREAMS_EACH` already.
+            TooManyError: This reader has *most_each* (by default `MAX_STREAMS_EACH`) already.
             UnavailableError: All together have `MAX_STREAMS`.
         """
-        if self._open[reader] >= MAX_STREAMS_EACH:
-            raise TooManyError(f"{reader} follows {MAX_STREAMS_EACH} event streams already; close one, then ask again")
+        most_each = MAX_STREAMS_EACH if most_each is None else most_each
+        if self._open[reader] >= most_each:
+            raise TooManyError(f"{reader} follows {most_each} event streams already; close one, then ask again")
         if self._open.total() >= MAX_STREAMS:
             raise UnavailableError(f"{MAX_STREAMS} event streams are open already; ask again in a moment")
         self._open[reader] += 1
@@ -130,7 +134,7 @@ class EventStream(Response):
             await _send(send, {"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:  # without an end the server closes the connection
             self._cut()
-            log.info("stream.cut", words=f"its reader took nothing for {SLOW_AFTER.total_seconds():g} s")
+            log.info("stream.cut", words=f"took nothing for {SLOW_AFTER.total_seconds():g} s, or fell behind")
 
     async def _tell_all(self, send: Send) -> None:
         body = {"type": "http.response.body", "more_body": True}
@@ -143,7 +147,17 @@ class EventStream(Response):
                     await self._still_good()
                 except (UnauthorizedError, UnavailableError):
                     return
-            await _send(send, body | {"body": b": still here\n\n" if event is None else event.encode()})
+            await _send(send, body | {"body": _encoded(event)})
+
+
+def _encoded(news: Event | bytes | None) -> bytes:
+    match news:
+        case None:
+            return b": still here\n\n"
+        case Event():
+            return news.encode()
+        case _:
+            return news
 
 
 async def _send(send: Send, message: dict[str, object]) -> None:

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import re
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
@@ -54,7 +53,7 @@ from controlplane.ports import (
     SnapshotRecord,
     TypeStatus,
 )
-from controlplane.rollout.lifecycle import describe, weight_bp
+from controlplane.rollout.lifecycle import describe, state_name, weight_bp
 from controlplane.rollout.model import (
     Baking,
     Paused,
@@ -330,11 +329,6 @@ def _resource_view(held: HeldResource, reader: ConfigReader) -> ResourceView:
         resource=dict(reader.document(runs)) if runs else None,
         wanted_resource=dict(reader.document(wanted)) if wanted and held.sync is not Sync.SYNCED else None,
     )
-
-
-def state_name(state: State) -> str:
-    """Return a state's name as programs read it: ``rolling_back``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(state).__name__).lower()
 
 
 def _type_view(kind: str, node: NodeStatus, snapshot: SnapshotRecord | None, now: dt.datetime) -> TypeView:

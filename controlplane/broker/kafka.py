@@ -18,9 +18,11 @@ import contextlib
 import dataclasses
 import datetime as dt
 import re
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
+import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # it is documented
 
@@ -31,6 +33,8 @@ from controlplane.jobs.operations import DeadTask
 from controlplane.jobs.ports import MAX_BATCH, DeadLetter, Delivery, ForeignTask, WakeUp
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 SETTING: Final = "HUESHIFT_QUEUE_URL"
 TASKS: Final = "photo_repair_tasks"
@@ -136,8 +140,7 @@ class KafkaQueue:
 
     async def close(self) -> None:
         def work() -> None:
-            for reader in self._readers.values():
-                reader.close()
+            _leave(tuple(self._readers.values()), self._patience_s)
             self._readers.clear()
             self._producer = self._admin = None  # their ends may take a while, too
 
@@ -332,6 +335,24 @@ def _drain(readers: Sequence[Reader], found: list[Taken], *, limit: int) -> None
         if taken is not None:
             found.append(taken)
             waiting.append(reader)
+
+
+def _leave(readers: Sequence[Reader], patience_s: float) -> None:
+    """Have all leave their groups; not for longer than brokers may take to answer, since the library knows no limit.
+
+    Who could not leave in time is taken for dead by the group after a while. The thread goes with the process.
+    """
+
+    def work() -> None:
+        for reader in readers:
+            with contextlib.suppress(KafkaException):
+                reader.close()
+
+    leaving = threading.Thread(target=work, name="kafka-leave", daemon=True)
+    leaving.start()
+    leaving.join(patience_s)
+    if leaving.is_alive():
+        log.warning("kafka.not_left", words="a group of Kafka's was not left in time; it will notice by itself")
 
 
 def _deliver(producer: Producer, letters: Sequence[_Letter], patience_s: float) -> None:

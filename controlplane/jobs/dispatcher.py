@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -43,6 +43,7 @@ from controlplane.jobs.ports import (
     PhotoSource,
     WakeUp,
     Workers,
+    Workload,
 )
 from controlplane.pictures.labels import Label
 from controlplane.wake import Wake
@@ -78,9 +79,7 @@ class Dispatcher:
     slots: int
     interval: dt.timedelta
     luck: Callable[[], float] = random.random
-    _kinds: Mapping[str, JobKind] = dataclasses.field(default_factory=dict)
-    _drained: frozenset[str] = frozenset()
-    _lanes: Mapping[str, Lane] = dataclasses.field(default_factory=dict)
+    _known: Workload = dataclasses.field(default_factory=Workload)
     _known_at: float = float("-inf")
     _held: dict[Claim, asyncio.Timeout] = dataclasses.field(default_factory=dict)
     _seats: Seats = dataclasses.field(init=False)
@@ -103,8 +102,8 @@ class Dispatcher:
     async def _take(self) -> tuple[Delivery, ...]:
         try:
             await self._look()
-            room = self._seats.room({self._lane(kind) for kind in self._kinds.values()})
-            queues = sorted({kind.queue for kind in self._kinds.values() if kind.name not in self._drained})
+            room = self._seats.room({self._lane(kind) for kind in self._known.kinds.values()})
+            queues = sorted({kind.queue for kind in self._known.kinds.values() if kind.name not in self._known.drained})
             return await self.queue.take(queues, limit=room) if queues and room else ()
         except ControlPlaneError as exc:
             log.warning("jobs.queue_not_read", error=str(exc))
@@ -116,20 +115,23 @@ class Dispatcher:
         now = self.clock.steady()
         if now - self._known_at < KNOWN_FOR_S:
             return
-        self._kinds = {kind.name: kind for kind in await self.store.list_kinds()}
-        self._drained = await self.store.list_drained()
-        lanes = await self.store.load_lanes()
-        self._known_at = now
-        if lanes != self._lanes:
-            self._lanes = lanes
+        before, self._known_at = self._known_at, now  # first, so that the others do not all look, too
+        try:
+            known = await self.store.load_workload()
+        except BaseException:
+            self._known_at = before
+            raise
+        is_split_anew = known.lanes != self._known.lanes
+        self._known = known
+        if is_split_anew:
             self._seats.rearrange()
 
     def _lane(self, kind: JobKind) -> Lane:
-        return self._lanes.get(kind.service, NO_LANE)
+        return self._known.lanes.get(kind.service, NO_LANE)
 
     def _seat(self, wake_up: WakeUp) -> Seat:
         """Choose a place before the job is read: its queue tells the service, unless kinds of several share it."""
-        lanes = {self._lane(kind) for kind in self._kinds.values() if kind.queue == wake_up.queue}
+        lanes = {self._lane(kind) for kind in self._known.kinds.values() if kind.queue == wake_up.queue}
         lane = lanes.pop() if len(lanes) == 1 else NO_LANE
         return Seat(lane.service, lane.version_of(draw(wake_up.job)))
 
@@ -210,7 +212,7 @@ class Dispatcher:
 
     async def _attempt(self, claim: Claim, job: Job) -> str | None:
         """Run an attempt and store what it came to; say why, when the job is dead now."""
-        kind = self._kinds.get(job.kind) or {k.name: k for k in await self.store.list_kinds()}[job.kind]
+        kind = self._known.kinds.get(job.kind) or {k.name: k for k in await self.store.list_kinds()}[job.kind]
         found = await self._photo_of(claim, job, kind)
         if not isinstance(found, tuple):
             return await self._settle(claim, job, kind, found)

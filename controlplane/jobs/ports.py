@@ -76,6 +76,18 @@ class EndedAttempt:
     was_called: bool = True
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What a dispatcher works by."""
+
+    kinds: Mapping[str, JobKind] = dataclasses.field(default_factory=dict)
+    """All kinds, by name."""
+    drained: frozenset[str] = frozenset()
+    """The names of those of which no job is started now; `claim_job` knows by itself."""
+    lanes: Mapping[str, Lane] = dataclasses.field(default_factory=dict)
+    """How the services that kinds name are split, by their names; those that exist."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class OutboxEntry:
     """A wake-up that is to be in the queue, but may not be yet."""
@@ -145,9 +157,6 @@ class JobStore(OwnerStore, EndStore, Protocol):
     async def list_kinds(self) -> tuple[JobKind, ...]:
         """Return all kinds, by name."""
 
-    async def list_drained(self) -> frozenset[str]:
-        """Return the names of the kinds of which no job is started now; `claim_job` knows by itself."""
-
     async def submit(self, new: NewJob, *, key: str | None, now: dt.datetime, quotas: Quotas = DEFAULT_QUOTAS) -> Job:
         """Insert a waiting job and its wake-up; the same *key*, or task_id of an owner, again gives the first one.
 
@@ -214,8 +223,8 @@ class JobStore(OwnerStore, EndStore, Protocol):
     async def bury_job(self, claim: Claim, ended: EndedAttempt, *, words: str, now: dt.datetime) -> bool:
         """Give the job up. False as in `finish_job`."""
 
-    async def load_lanes(self) -> Mapping[str, Lane]:
-        """Return how the services that kinds name are split now, by their names; those that exist."""
+    async def load_workload(self) -> Workload:
+        """Return what jobs are run by now, as one picture."""
 
     async def reroute_jobs(self, *, now: dt.datetime) -> int:
         """Have jobs that a rollout's candidate failed run again, once that rollout went back; return how many.

@@ -7,6 +7,7 @@ behaviour is a changed cell. Consequence: a pair that makes no sense is an error
 
 import dataclasses
 import datetime as dt
+import re
 
 from controlplane.errors import ConflictError
 from controlplane.rollout.model import (
@@ -96,6 +97,11 @@ def carries_traffic(state: State) -> bool:
             return step != NO_STEP
         case _:
             return False
+
+
+def state_name(state: State) -> str:
+    """Return a state's name as programs read it: ``rolling_back``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(state).__name__).lower()
 
 
 def describe(state: State) -> str:

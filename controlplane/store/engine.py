@@ -16,7 +16,7 @@ import dataclasses
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -92,8 +92,11 @@ class Runner(Protocol):
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run *work* on one consistent picture."""
 
-    async def write(self, work: Callable[[Tx], T]) -> T:
-        """Run *work* and commit, or roll everything back."""
+    async def write(self, work: Callable[[Tx], T], *, origin: str) -> T:
+        """Run *work* and commit, or roll everything back; tell other processes what it announced, as *origin*'s."""
+
+    async def run(self, statement: sa.UpdateBase, facts: Mapping[str, object]) -> Sequence[sa.Row[Any]]:
+        """Run one statement, a transaction of its own that announces nothing; return its rows, if it returns some."""
 
     async def close(self) -> None:
         """Close all connections."""
@@ -128,28 +131,40 @@ class Database:
         """
         topics: set[Topic] = set()
 
-        def work_and_notify(tx: Tx) -> T:
+        def work_noting_topics(tx: Tx) -> T:
             value = work(tx)
             topics.clear()
             topics.update(tx.topics)
-            if topics and tx.conn.dialect.name == "postgresql":
-                payload = f"{self.origin}:{','.join(sorted(topic.value for topic in topics))}"
-                tx.conn.execute(_NOTIFY, {"channel": CHANNEL, "payload": payload})
             return value
 
         try:
-            value = await self.runner.write(work_and_notify)
+            value = await self.runner.write(work_noting_topics, origin=self.origin)
         except ERRORS as exc:
             raise translate(exc, self.url) from exc
         self.board.announce(*topics)
         return value
 
+    async def run(
+        self, statement: sa.UpdateBase, facts: Mapping[str, object], *, announces: Topic | None = None
+    ) -> Sequence[sa.Row[Any]]:
+        """Run one statement, a transaction of its own, for a third of what `write` costs; return its rows, if any.
+
+        What it *announces*, if it returns rows, is heard in this process alone: others find it when they next look.
+
+        Raises:
+            UnavailableError: The database does not answer.
+        """
+        try:
+            rows = await self.runner.run(statement, facts)
+        except ERRORS as exc:
+            raise translate(exc, self.url) from exc
+        if announces is not None and rows:
+            self.board.announce(announces)
+        return rows
+
     async def close(self) -> None:
         """Close all connections."""
         await self.runner.close()
-
-
-_NOTIFY: Final = sa.text("SELECT pg_notify(:channel, :payload)")
 
 
 def translate(exc: Exception, url: sa.URL) -> ControlPlaneError:
@@ -206,9 +221,14 @@ class SqliteRunner:
         """Run *work* on one consistent picture."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._run, work, True)
 
-    async def write(self, work: Callable[[Tx], T]) -> T:
-        """Run *work* alone and commit."""
+    async def write(self, work: Callable[[Tx], T], *, origin: str) -> T:
+        """Run *work* alone and commit. Nobody is told: no other process serves from this file."""
+        del origin
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._run, work, False)
+
+    async def run(self, statement: sa.UpdateBase, facts: Mapping[str, object]) -> Sequence[sa.Row[Any]]:
+        """Run one statement."""
+        return await self.write(lambda tx: _rows(tx.conn.execute(statement, facts)), origin="")
 
     async def close(self) -> None:
         """Wait for what runs, then close all connections."""
@@ -254,27 +274,35 @@ class PostgresRunner:
             hide_parameters=True,
         )
         self._reads = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._singles = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run *work* on one consistent picture."""
-        return await self._repeat(self._reads, work)
+        return await self._repeat(self._reads, work, "")
 
-    async def write(self, work: Callable[[Tx], T]) -> T:
-        """Run *work* and commit."""
-        return await self._repeat(self._engine, work)
+    async def write(self, work: Callable[[Tx], T], *, origin: str) -> T:
+        """Run *work*, notify and commit."""
+        return await self._repeat(self._engine, work, origin)
+
+    async def run(self, statement: sa.UpdateBase, facts: Mapping[str, object]) -> Sequence[sa.Row[Any]]:
+        """Run one statement, without the way there and back that BEGIN and COMMIT take each."""
+        return await self._repeat(self._singles, lambda tx: _rows(tx.conn.execute(statement, facts)), "")
 
     async def close(self) -> None:
         """Close all connections."""
         await self._engine.dispose()
 
-    async def _repeat(self, engine: sa_async.AsyncEngine, work: Callable[[Tx], T]) -> T:
+    async def _repeat(self, engine: sa_async.AsyncEngine, work: Callable[[Tx], T], origin: str) -> T:
         attempt = 1
         while True:
             committing = False
+            topics: set[Topic] = set()
             try:
                 async with engine.connect() as connection, connection.begin() as transaction:
-                    value = await connection.run_sync(lambda sync: work(Tx(sync)))
+                    value = await connection.run_sync(lambda sync: work(Tx(sync, topics)))  # noqa: B023 - awaited here
                     committing = True
+                    if topics:
+                        await _notify_and_commit(connection, origin, topics)
                     await transaction.commit()
                     return value
             except sa.exc.DBAPIError as exc:
@@ -284,9 +312,28 @@ class PostgresRunner:
             attempt += 1
 
 
+async def _notify_and_commit(connection: sa_async.AsyncConnection, origin: str, topics: Collection[Topic]) -> None:
+    """Send NOTIFY and COMMIT at once, which saves what a statement costs: a third of a small transaction.
+
+    The commit that follows finds nothing left to do, and sends nothing. Origins and topics are our own words, without
+    quotes in them.
+    """
+    raw = await connection.get_raw_connection()
+    driver: Any = raw.driver_connection
+    payload = f"{origin}:{','.join(sorted(topic.value for topic in topics))}"
+    try:
+        await driver.execute(f"NOTIFY {CHANNEL}, '{payload}'; COMMIT", prepare=False)
+    except connection.dialect.loaded_dbapi.Error as exc:
+        raise sa.exc.OperationalError("COMMIT", None, exc) from exc
+
+
 def _is_passing(exc: sa.exc.DBAPIError) -> bool:
     """Whether a second try may succeed: the server was restarted since it was last asked, or two writers crossed."""
     return exc.connection_invalidated or getattr(exc.orig, "sqlstate", None) in {"40001", "40P01"}
+
+
+def _rows(result: sa.CursorResult[Any]) -> Sequence[sa.Row[Any]]:
+    return result.all() if result.returns_rows else ()
 
 
 def make_runner(url: sa.URL) -> Runner:

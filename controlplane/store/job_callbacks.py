@@ -122,6 +122,11 @@ class SqlCallbacks(Part):
 # -- for whatever ends a job -------------------------------------------------------------------------------------------
 
 
+def has_callbacks(owner: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Say in SQL whether *owner* has named anybody to tell, so that `record_end` is not asked in vain."""
+    return sa.exists().where(job_callback.c.owner == owner)
+
+
 def record_end(tx: Tx, ended: sa.Row[Any]) -> None:
     """Have those told who want to hear of the end of the job in *ended*, which this transaction has just brought."""
     rows = []

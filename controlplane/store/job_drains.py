@@ -12,7 +12,7 @@ _HOLDS: Final = job_drain.c.ended_at.is_(None)
 DRAINED: Final = sa.exists().where(_HOLDS, sa.or_(job_drain.c.kind == ALL_KINDS, job_drain.c.kind == job.c.kind))
 """Whether a row of ``job`` is of a kind that is drained."""
 
-DRAINED_KINDS: Final = sa.select(job_kind.c.name).where(
-    sa.exists().where(_HOLDS, sa.or_(job_drain.c.kind == ALL_KINDS, job_drain.c.kind == job_kind.c.name))
+KIND_DRAINED: Final = sa.exists().where(
+    _HOLDS, sa.or_(job_drain.c.kind == ALL_KINDS, job_drain.c.kind == job_kind.c.name)
 )
-"""The names of the kinds that are drained."""
+"""Whether a row of ``job_kind`` is drained."""

@@ -1,19 +1,22 @@
 """What jobs know of rollouts: how their services are split, and which jobs a rollout that went back has failed."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from controlplane.jobs.lanes import Lane
 from controlplane.jobs.model import AttemptOutcome, JobState
+from controlplane.jobs.ports import Workload
 from controlplane.store import tables
 from controlplane.store.engine import Tx
-from controlplane.store.job_rows import wake
+from controlplane.store.job_drains import KIND_DRAINED
+from controlplane.store.job_rows import kind_of, wake
 from controlplane.store.job_tables import job, job_attempt, job_kind, job_reroute
 from controlplane.store.queries import Part, active_rollouts, load_splits, unrejected_revisions
 
+_KINDS: Final = sa.select(job_kind, KIND_DRAINED.label("is_drained")).order_by(job_kind.c.name)
 _SERVICES: Final = sa.select(job_kind.c.service).where(job_kind.c.service != "").distinct()
 _FAILURES: Final = (AttemptOutcome.FAILED.value, AttemptOutcome.REFUSED.value)
 _UNHEEDED: Final = (
@@ -32,8 +35,8 @@ class SqlLanes(Part):
 
     __slots__ = ()
 
-    async def load_lanes(self) -> Mapping[str, Lane]:
-        return await self.database.read(lambda tx: _lanes(tx.conn))
+    async def load_workload(self) -> Workload:
+        return await self.database.read(lambda tx: _workload(tx.conn))
 
     async def reroute_jobs(self, *, now: dt.datetime) -> int:
         if not await self.database.read(lambda tx: tx.conn.execute(_UNHEEDED.limit(1)).first()):
@@ -41,9 +44,18 @@ class SqlLanes(Part):
         return await self.database.write(lambda tx: _reroute(tx, now))
 
 
-def _lanes(conn: sa.Connection) -> dict[str, Lane]:
+def _workload(conn: sa.Connection) -> Workload:
+    kinds = {row.name: (kind_of(row), row.is_drained) for row in conn.execute(_KINDS)}
+    return Workload(
+        kinds={name: kind for name, (kind, _) in kinds.items()},
+        drained=frozenset(name for name, (_, is_drained) in kinds.items() if is_drained),
+        lanes=_lanes(conn, sorted({kind.service for kind, _ in kinds.values() if kind.service})),
+    )
+
+
+def _lanes(conn: sa.Connection, services: Sequence[str]) -> dict[str, Lane]:
     found = {}
-    for service in conn.scalars(_SERVICES).all():
+    for service in services:
         revision = unrejected_revisions(conn, service).get(service)
         split = load_splits(conn, service).get(service)
         if revision is None or split is None:

@@ -19,6 +19,28 @@ TAKEN_FOR: Final = dt.timedelta(minutes=1)
 begun by then, a second look finds nothing to do."""
 
 _LIVE: Final = job_message.c.dead_words.is_(None)
+_NOW: Final = sa.bindparam("now", type_=job_message.c.taken_until.type)
+_FIRST: Final = (
+    sa.select(job_message.c.number)
+    .where(
+        job_message.c.queue.in_(sa.bindparam("these", expanding=True)),
+        _LIVE,
+        sa.or_(job_message.c.taken_until.is_(None), job_message.c.taken_until < _NOW),
+    )
+    .order_by(job_message.c.vip.desc(), job_message.c.number)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+    .cte("first")  # found once: a plain subquery might be asked again, and then take more than the limit
+)
+_TAKE: Final = (
+    job_message.update()
+    .where(job_message.c.number.in_(sa.select(_FIRST.c.number)))
+    .values(taken_until=sa.bindparam("until", type_=job_message.c.taken_until.type), taken=job_message.c.taken + 1)
+    .returning(job_message)
+)
+_IS: Final = sa.and_(job_message.c.number == sa.bindparam("of"), job_message.c.taken == sa.bindparam("time"))
+"""The row of a delivery, unless it was given to somebody else since."""
+_REMOVE: Final = job_message.delete().where(_IS)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -41,49 +63,31 @@ class SqlQueue:
 
     async def take(self, queues: Sequence[str], *, limit: int) -> tuple[Delivery, ...]:
         now = self.clock.now()
-        table = job_message
-        visible = sa.or_(table.c.taken_until.is_(None), table.c.taken_until < now)
-        query = (
-            sa.select(table)
-            .where(table.c.queue.in_(queues), _LIVE, visible)
-            .order_by(table.c.vip.desc(), table.c.number)
-            .limit(min(limit, MAX_BATCH))
-            .with_for_update(skip_locked=True)
-        )
-
-        def work(tx: Tx) -> tuple[Delivery, ...]:
-            rows = tx.conn.execute(query).all()
-            numbers = [row.number for row in rows]
-            if numbers:
-                taken = {"taken_until": now + self.taken_for, "taken": table.c.taken + 1}
-                tx.conn.execute(table.update().where(table.c.number.in_(numbers)).values(taken))
-            return tuple(
-                Delivery(WakeUp(JobId(row.job), row.queue, row.vip), (row.number, row.taken + 1)) for row in rows
-            )
-
-        return await self.database.write(work)
+        most = min(limit, MAX_BATCH)
+        facts = {"these": list(queues), "most": most, "now": now, "until": now + self.taken_for}
+        rows = sorted(await self.database.run(_TAKE, facts), key=lambda row: (not row.vip, row.number))
+        return tuple(Delivery(WakeUp(JobId(row.job), row.queue, row.vip), (row.number, row.taken)) for row in rows)
 
     async def acknowledge(self, delivery: Delivery) -> None:
-        removal = job_message.delete().where(_is(delivery))
-        await self.database.write(lambda tx: tx.conn.execute(removal).rowcount)
+        await self.database.run(_REMOVE, _tag(delivery))
 
     async def release(self, delivery: Delivery) -> None:
-        change = job_message.update().where(_is(delivery)).values(taken_until=None)
+        change = job_message.update().where(_IS).values(taken_until=None)
 
         def work(tx: Tx) -> None:
-            tx.conn.execute(change)
+            tx.conn.execute(change, _tag(delivery))
             tx.announce(Topic.JOBS)
 
         await self.database.write(work)
 
     async def bury(self, delivery: Delivery, *, words: str) -> None:
-        change = job_message.update().where(_is(delivery)).values(dead_words=words)
+        change = job_message.update().where(_IS).values(dead_words=words)
         wake_up = delivery.wake_up
         letter = {"job": wake_up.job, "queue": wake_up.queue, "vip": wake_up.vip, "taken": 0, "dead_words": words}
 
         def work(tx: Tx) -> None:
             # Where the job took longer than its wake-up stayed hidden, a second look has removed that since.
-            if not tx.conn.execute(change).rowcount:
+            if not tx.conn.execute(change, _tag(delivery)).rowcount:
                 tx.conn.execute(job_message.insert(), letter)
 
         await self.database.write(work)
@@ -98,8 +102,8 @@ class SqlQueue:
         """Do nothing: the database is the store's."""
 
 
-def _is(delivery: Delivery) -> sa.ColumnElement[bool]:
-    """Find the row of *delivery*, unless it was given to somebody else since."""
+def _tag(delivery: Delivery) -> dict[str, object]:
+    """Return what `_IS` asks for."""
     assert isinstance(delivery.tag, tuple)  # noqa: S101 - we made it
     number, taken = delivery.tag
-    return sa.and_(job_message.c.number == number, job_message.c.taken == taken)
+    return {"of": number, "time": taken}

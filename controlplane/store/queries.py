@@ -173,10 +173,16 @@ def active_rollouts(conn: sa.Connection, service: str | None = None) -> dict[str
 
 
 _APPEND: Final = tables.history.insert()
+_IN_TURN: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('hueshift.history'))")
 
 
 def append_history(conn: sa.Connection, entries: Iterable[HistoryEntry]) -> None:
-    """Append to the history; the database numbers the entries anew."""
+    """Append to the history; the database numbers the entries anew.
+
+    PostgreSQL gives numbers when rows are written and shows rows when they are committed, so of two transactions the
+    later number could be seen first, and whoever goes on from there would never see the other. So one waits for the
+    other's end before it takes its numbers. On SQLite there is one writer at a time anyway.
+    """
     rows = [
         {
             "at": entry.at,
@@ -192,6 +198,8 @@ def append_history(conn: sa.Connection, entries: Iterable[HistoryEntry]) -> None
         for entry in entries
     ]
     if rows:
+        if conn.dialect.name == "postgresql":
+            conn.execute(_IN_TURN)
         conn.execute(_APPEND, rows)
 
 

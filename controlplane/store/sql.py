@@ -13,6 +13,7 @@ from controlplane.store import schema, tables
 from controlplane.store.catalogue import SqlCatalogue
 from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
+from controlplane.store.event_log import SqlEventLog
 from controlplane.store.fleet import SqlFleet
 from controlplane.store.given_answers import SqlGivenAnswers
 from controlplane.store.job_attempts import SqlAttempts
@@ -42,6 +43,7 @@ from controlplane.wake import WakeBoard
 class SqlStore(
     SqlCatalogue,
     SqlRollouts,
+    SqlEventLog,
     SqlFleet,
     SqlDesired,
     SqlTelemetry,

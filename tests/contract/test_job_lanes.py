@@ -91,12 +91,12 @@ async def test_attempts_that_were_cut_off_are_on_record(store: SqlStore) -> None
 
 async def test_a_lane_tells_the_split_and_the_candidate_of_a_service(store: SqlStore) -> None:
     lane = Lane(service="colorize", draw_header="x-draw", split=(("v1", 10_000),))
-    assert await store.load_lanes() == {"colorize": lane}
+    assert (await store.load_workload()).lanes == {"colorize": lane}
     await store.apply_kind(make_kind("third", service="not-there"), now=NOW)
     rollout = await store.start(make_new_rollout(), key=None, now=NOW)
     await store.save(rollout, split=make_split(v1=9_500, v2=500), now=NOW)
     moved = dataclasses.replace(lane, split=(("v1", 9_500), ("v2", 500)), candidate="v2")
-    assert await store.load_lanes() == {"colorize": moved}
+    assert (await store.load_workload()).lanes == {"colorize": moved}
 
 
 # -- rollouts that went back -------------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ async def test_no_job_of_a_drained_kind_is_started_until_the_end_wakes_those_tha
     assert await store.begin_drain("person", by="ada", why="new disks", now=NOW)
     assert await ears.heard() == {Topic.JOBS}
     assert not await other.begin_drain("person", by="bob", why="", now=NOW + SECOND)
-    assert await other.list_drained() == {"person"}
+    assert (await other.load_workload()).drained == {"person"}
     assert await other.claim_job(person.id, holder="other", until=NOW + LEASE, now=NOW) is None
     assert await other.renew_jobs([mine], until=NOW + LEASE) == {mine}, "what runs goes on"
     await claim(other, building)
@@ -164,12 +164,12 @@ async def test_a_drain_of_all_kinds_holds_until_all_end(store: SqlStore) -> None
     of = await submit(store)
     await store.begin_drain("building", by="ada", why="", now=NOW)
     await store.begin_drain(ALL_KINDS, by="ada", why="", now=NOW)
-    assert await store.list_drained() == {"person", "building"}
+    assert (await store.load_workload()).drained == {"person", "building"}
     assert await store.claim_job(of.id, holder="main", until=NOW + LEASE, now=NOW) is None
     with pytest.raises(ConflictError, match="all kinds are drained"):
         await store.end_drain("person", by="ada", why="", now=NOW)
     assert await store.end_drain(ALL_KINDS, by="ada", why="", now=NOW)
-    assert await store.list_drained() == frozenset()
+    assert (await store.load_workload()).drained == frozenset()
     await store.begin_drain("building", by="bob", why="", now=NOW)
     live, *ended = await store.load_drains()
     assert (live.began_by, live.ended_at) == ("bob", None)

@@ -129,6 +129,17 @@ async def test_one_of_two_gets_the_claim_and_only_it_may_finish(store: SqlStore,
     assert (done.started_at, done.finished_at) == (NOW, NOW + SECOND)
 
 
+async def test_a_claim_is_heard_in_the_process_that_made_it(store: SqlStore, ears: Ears) -> None:
+    job = await submit(store)
+    await ears.heard()
+    mine = await claim(store, job)
+    assert await ears.heard() == {Topic.JOB_STATES}
+    assert await store.claim_job(job.id, holder="other", until=NOW + LEASE, now=NOW) is None
+    assert await ears.heard() == set()
+    assert await finish(store, mine)
+    assert await ears.heard() == {Topic.JOB_STATES}
+
+
 async def test_a_job_that_failed_waits_until_it_is_due(store: SqlStore) -> None:
     job = await submit(store)
     (entry,) = await store.load_outbox(now=NOW)

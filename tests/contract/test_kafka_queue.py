@@ -3,9 +3,11 @@
 import asyncio
 import datetime as dt
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from confluent_kafka import Consumer
 
 from controlplane.broker.kafka import DEAD_TASKS, TASKS, KafkaQueue, read_address
 from controlplane.clock import SystemClock
@@ -238,6 +240,25 @@ async def test_a_topic_that_may_not_be_read_is_an_error(kafka: MockKafka) -> Non
         await queue.take(["photos"], limit=1)
     kafka.break_topic("hueshift.photos", 0)
     await queue.close()
+
+
+async def test_a_group_that_cannot_be_left_does_not_hold_up_the_stop(
+    kafka: MockKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What librdkafka does now and then after a topic's error: its close waits for ever."""
+    may_leave = threading.Event()
+
+    class Stuck(Consumer):
+        def close(self) -> None:
+            may_leave.wait()
+            super().close()
+
+    monkeypatch.setattr("controlplane.broker.kafka.Consumer", Stuck)
+    queue = open_queue(kafka.url, patience=SHORT)
+    assert await take_wake_ups(queue) == []
+    await queue.close()
+    assert not may_leave.is_set()
+    may_leave.set()
 
 
 async def test_what_is_no_job_of_ours_goes_to_the_dead_letters(kafka: MockKafka, queue: KafkaQueue) -> None:

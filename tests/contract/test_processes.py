@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from controlplane.clock import SystemClock
-from controlplane.errors import ConflictError, ControlPlaneError, StaleWriteError
+from controlplane.errors import ConflictError, ControlPlaneError, StaleWriteError, UnavailableError
 from controlplane.ports import Rollout
 from controlplane.store import SqlStore, open_store
 from controlplane.store.engine import Tx
@@ -207,6 +207,27 @@ async def test_a_transaction_that_crossed_another_is_repeated(postgres_store: Sq
         return attempts
 
     assert await postgres_store.database.write(work) == 3
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("announces", [True, False])
+async def test_a_commit_that_is_cut_off_is_said_and_not_repeated(
+    postgres: Postgres, postgres_url: str, postgres_store: SqlStore, *, announces: bool
+) -> None:
+    attempts = 0
+
+    def work(tx: Tx) -> None:
+        nonlocal attempts
+        attempts += 1
+        tx.conn.execute(sa.text("SELECT 1"))
+        if announces:
+            tx.announce(Topic.JOBS)
+        postgres.disconnect_all(postgres_url)
+
+    with pytest.raises(UnavailableError, match="HUESHIFT_DATABASE_URL"):
+        await postgres_store.database.write(work)
+    assert attempts == 1
+    assert await postgres_store.list_services() == ()  # it is connected again
 
 
 # -- news --------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from controlplane.broker.rabbitmq import RabbitQueue
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.observer import Clusters, judge_ticks
+from controlplane.events.feed import EventFeed
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.feed import JobFeed
 from controlplane.ports import ClusterHealth, Occurrence, Rollout, TelemetryBatch, TickRead
@@ -66,6 +67,7 @@ class World:
     missing: list[str]
     blobs: DirectoryBlobs
     feed: JobFeed
+    events: EventFeed
 
     def http(self, key: str | None = "") -> httpx.AsyncClient:
         """Return a client: with ada's key, another one, or (None) without."""
@@ -164,6 +166,7 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
         desk=JobDesk(store=store, blobs=DirectoryBlobs(pathlib.Path()), source=FakePhotos(), clock=clock),
         callbacks=make_callback_desk(store, clock),
         feed=make_feed(store, clock, WakeBoard()),
+        events=make_event_feed(store, clock, WakeBoard()),
         overseer=make_overseer(store, DirectoryBlobs(pathlib.Path()), clock, queue=RabbitQueue("amqp://nowhere")),
     )
     return create_app(parts, registry=registry)
@@ -174,6 +177,15 @@ def make_feed(store: SqlStore, clock: Clock, board: WakeBoard) -> JobFeed:
     wake = Wake()
     board.listen(wake, Topic.JOBS, Topic.JOB_STATES)
     return JobFeed(store=store, clock=clock, wake=wake, interval=dt.timedelta(seconds=60))
+
+
+def make_event_feed(store: SqlStore, clock: Clock, board: WakeBoard) -> EventFeed:
+    """Build what wiring builds; a test runs it."""
+    wake, standing = Wake(), Wake()
+    board.listen(wake, Topic.DESIRED, Topic.COMMANDS, Topic.FLEET, Topic.TELEMETRY)
+    board.listen(standing, Topic.DESIRED, Topic.FLEET)
+    interval = dt.timedelta(seconds=60)
+    return EventFeed(store=store, clock=clock, wake=wake, standing_wake=standing, interval=interval)
 
 
 @contextlib.asynccontextmanager
@@ -193,6 +205,7 @@ async def open_world(
     board = WakeBoard()
     async with await open_store(f"sqlite:///{path}", board=board, clock=clock) as store:
         feed = make_feed(store, clock, board)
+        events = make_event_feed(store, clock, board)
         ring = KeyRing(store=store, clock=clock)
         app, registry = _shared_app()
         callbacks = make_callback_desk(store, clock)
@@ -212,6 +225,7 @@ async def open_world(
             ),
             callbacks=callbacks,
             feed=feed,
+            events=events,
             overseer=make_overseer(store, blobs, clock),
         )
-        yield World(app, store, clock, registry, await ring.create("ada"), missing, blobs, feed)
+        yield World(app, store, clock, registry, await ring.create("ada"), missing, blobs, feed, events)

@@ -1,0 +1,104 @@
+"""Everything that happens to services and rollouts, told as it happens, to those who may see it."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from controlplane.api.access import Credentials, Parts, Reader, UseParts
+from controlplane.api.job_events import STREAM
+from controlplane.api.sse import KEEP_ALIVE, EventStream, News, StillGood, Streams
+from controlplane.clock import Clock
+from controlplane.errors import InvalidInputError
+from controlplane.events.feed import EventFeed, FellBehindError
+from controlplane.events.model import EventType, Wanted
+
+router = APIRouter(prefix="/v1", tags=["events"])
+
+MAX_NAMED: Final = 20
+"""Services that one stream may be asked for by name."""
+ASK_KEY_S: Final = 15.0
+"""How long a stream may live on after its key was revoked, at most, if anything happens at all."""
+MAX_EACH: Final = 32
+"""Streams of one key: a team may share it, and each page that it has open is one."""
+PUBLIC: Final = "the public"
+MAX_PUBLIC: Final = 200
+
+LastEventId = Annotated[
+    str | None, Header(description="The id of the last event that you know: go on after it.", max_length=100)
+]
+Names = Annotated[
+    list[str] | None, Query(description="Only these services; again, or separated by commas.", max_length=MAX_NAMED)
+]
+Kinds = Annotated[list[str] | None, Query(description="Only these types; again, or separated by commas.")]
+
+
+@router.get("/events", status_code=200, response_class=EventStream, responses=STREAM)
+async def follow_everything(
+    request: Request,
+    parts: UseParts,
+    reader: Reader,
+    credentials: Credentials,
+    service: Names = None,
+    types: Kinds = None,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Tell what happens to services and rollouts, as server-sent events.
+
+    The first one is ``begin``, or ``reset``: the place of ``Last-Event-ID`` is too far back to go on from, so forget
+    what you know. What happens has an id: ``rollout``, ``command``, ``refused``, ``apply``, ``split``, ``revision``,
+    ``pictures``; who comes back with the last id misses none of these and gets none twice, from any replica. How things
+    stand has none: ``state``, ``weights``, ``evidence`` and, for services asked for by name, ``series`` are told whole
+    to begin with and whenever they change; of several changes only the last may be told.
+    """
+    wanted = Wanted(services=_names(service), types=_types(types))
+    asking = _asking_now_and_then(parts.clock, parts, credentials)
+    streams: Streams = request.app.state.streams
+    return streams.open(
+        f"{reader or PUBLIC} (everything)",
+        _news(parts.events, wanted, last_event_id),
+        still_good=asking,
+        most_each=MAX_EACH if reader else MAX_PUBLIC,
+    )
+
+
+async def _news(feed: EventFeed, wanted: Wanted, since: str | None) -> News:
+    with feed.follow(wanted, since=since) as follower:
+        while not follower.is_closed:
+            try:
+                news = await follower.wait_news(KEEP_ALIVE)
+            except FellBehindError as exc:
+                raise TimeoutError(str(exc)) from exc
+            yield follower.heartbeat if news is None else news
+
+
+def _asking_now_and_then(clock: Clock, parts: Parts, credentials: Credentials) -> StillGood:
+    """Return what asks whether the key is still good: a stream has news ten times a second, and keys are rows."""
+    asked = clock.steady()
+
+    async def ask() -> None:
+        nonlocal asked
+        if credentials is not None and clock.steady() - asked >= ASK_KEY_S:
+            asked = clock.steady()
+            await parts.authenticate(credentials.credentials)
+
+    return ask
+
+
+def _names(given: list[str] | None) -> frozenset[str] | None:
+    names = _split(given)
+    if len(names) > MAX_NAMED:
+        raise InvalidInputError("service", f"names {len(names)} services", f"name {MAX_NAMED} at most, or none for all")
+    return frozenset(names) or None
+
+
+def _types(given: list[str] | None) -> frozenset[EventType] | None:
+    known = {each.value: each for each in EventType}
+    names = _split(given)
+    unknown = sorted(names - known.keys())
+    if unknown:
+        raise InvalidInputError("types", f"{unknown[0]!r} is no type of event", f"use some of {', '.join(known)}")
+    return frozenset(known[name] for name in names) or None
+
+
+def _split(given: list[str] | None) -> set[str]:
+    return {name.strip() for text in given or () for name in text.split(",")} - {""}
