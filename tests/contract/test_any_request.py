@@ -1,0 +1,202 @@
+"""Whatever the OpenAPI document allows, and whatever it does not, is answered as the document says, to whoever asks.
+
+Requests are made up by schemathesis from the document and sent to the real API on a real store; it checks statuses,
+types, shapes and headers of the answers, and that what is malformed is refused. Who may do what is ours to check.
+"""
+
+import asyncio
+import collections
+import copy
+import functools
+import logging
+import pathlib
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+import structlog
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis.config import SchemathesisConfig
+from schemathesis.generation import GenerationMode
+
+from controlplane.auth.keys import KeyRing
+from tests.unit.api.documented import document
+from tests.unit.api.filled import fill
+from tests.unit.api.world import World, make_template, open_world
+
+ALLOWED = ("2xx", "304", "400", "403", "404", "409", "410", "412", "422", "429")
+"""A request that fits the document may still be refused: shapes cannot tell that a version does not exist."""
+REFUSED = ("400", "401", "403", "404", "409", "410", "412", "413", "422", "429")
+UNREAD = frozenset({400, 401, 413, 422})
+"""What somebody without a key may hear: that there is no key, or that the request could not even be read."""
+
+
+async def bob(world: World) -> str:
+    return await KeyRing(store=world.store, clock=world.clock).create("bob")
+
+
+CALLERS: Mapping[str, tuple[Callable[[World], Coroutine[Any, Any, str]] | None, frozenset[str], bool]] = {
+    "operator": (None, frozenset[str](), True),
+    "another": (bob, frozenset({"showQueues", "setDrain"}), True),
+    "nobody": (None, frozenset[str](), False),
+}
+"""What makes their key, where it is not the world's own; operations that answer them 403; whether they are known."""
+
+
+@functools.cache
+def operations() -> tuple[Any, ...]:
+    """Return schemathesis' operations. Keys are ours to send, so it is told of none."""
+    told = copy.deepcopy(dict(document()))
+    for methods in told["paths"].values():
+        for operation in methods.values():
+            operation.pop("security", None)
+    told["components"].pop("securitySchemes")
+    checks = {
+        "positive_data_acceptance": {"expected-statuses": list(ALLOWED)},
+        "negative_data_rejection": {"expected-statuses": list(REFUSED)},
+    }
+    schema = schemathesis.openapi.from_dict(told, config=SchemathesisConfig.from_dict({"checks": checks}))
+    return tuple(found.ok() for found in schema.get_all_operations())  # type: ignore[union-attr] # it raises what is wrong
+
+
+def requests_of(operation: Any, places: Mapping[str, Any]) -> Iterator[st.SearchStrategy[Any]]:
+    """Return sources of requests: sound ones to what is there, sound ones to anything, malformed ones."""
+    here = {name: places[name] for name in places if f"{{{name}}}" in operation.path}
+    if here:
+        yield operation.as_strategy(GenerationMode.POSITIVE, path_parameters=here)
+    yield operation.as_strategy(GenerationMode.POSITIVE)
+    yield operation.as_strategy(GenerationMode.NEGATIVE)
+    if here:
+        yield operation.as_strategy(GenerationMode.NEGATIVE, path_parameters=here)
+
+
+class Asking:
+    """One caller's requests to one world, and what came of them."""
+
+    def __init__(self, runner: asyncio.Runner, world: World, key: str | None) -> None:
+        self._runner = runner
+        self._key = key
+        transport = httpx.ASGITransport(world.app, raise_app_exceptions=False)
+        self._http = httpx.AsyncClient(transport=transport, base_url="http://hueshift.test")
+        self.statuses: collections.Counter[tuple[str, int]] = collections.Counter()
+
+    def send(self, case: Any) -> httpx.Response | None:
+        """Send one request; None if it is none that HTTP can carry."""
+        made = case.as_transport_kwargs(base_url="http://hueshift.test")
+        made.pop("cookies", None)
+        data = made.pop("data", None)
+        if isinstance(data, str | bytes):
+            made["content"] = data
+        elif data is not None:
+            made["data"] = data
+        if made.get("files") is not None:
+            made["files"] = [(name, _part(*part)) for name, part in made["files"]]
+        made["headers"] = {name: value for name, value in made["headers"].items() if name.lower() != "authorization"}
+        if self._key is not None:
+            made["headers"]["Authorization"] = f"Bearer {self._key}"
+        try:
+            request = self._http.build_request(**made)
+        except (httpx.InvalidURL, UnicodeError):
+            return None
+        return self._runner.run(self._answer(request))
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        return await self._http.send(request)
+
+    def try_out(self, operation: Any, source: st.SearchStrategy[Any], count: int, caller: str) -> None:
+        """Send *count* requests of one source, and hold each answer against the document."""
+        _, forbidden, is_known = CALLERS[caller]
+        name = operation.definition.raw["operationId"]
+        secured = operation.path.startswith("/v1")
+
+        def ask(case: Any) -> None:
+            response = self.send(case)
+            if response is None:
+                return
+            self.statuses[name, response.status_code] += 1
+            case.validate_response(response)
+            if secured and not is_known:
+                assert response.status_code in UNREAD, (name, response.status_code, response.text)
+            if name in forbidden:
+                assert response.status_code in UNREAD | {403}, (name, response.status_code, response.text)
+
+        run = settings(
+            max_examples=count,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )(given(case=source)(ask))
+        try:
+            run()
+        except Unsatisfiable:
+            return  # there is nothing about it that could be malformed
+
+
+def _part(filename: str | None, content: Any, *rest: Any) -> tuple[Any, ...]:
+    return (filename, content if isinstance(content, str | bytes) else str(content), *rest)
+
+
+def try_everything(template: pathlib.Path, folder: pathlib.Path, caller: str, count: int) -> collections.Counter[int]:
+    """Send *count* requests of each source of each operation as *caller*; return how often each status came."""
+    make_key, _, is_known = CALLERS[caller]
+    with asyncio.Runner() as runner:
+        opened = open_world(template, folder)
+        world = runner.run(opened.__aenter__())
+        try:
+            places = runner.run(fill(world))
+            key = runner.run(make_key(world)) if make_key else world.key if is_known else None
+            asking = Asking(runner, world, key)
+            for operation in operations():
+                streams = "text/event-stream" in str(operation.definition.raw["responses"].get("200"))
+                if streams and is_known:
+                    continue  # it would go on until somebody leaves
+                for source in requests_of(operation, places):
+                    asking.try_out(operation, source, count, caller)
+        finally:
+            runner.run(opened.__aexit__(None, None, None))
+    found: collections.Counter[int] = collections.Counter()
+    for (_, status), times in asking.statuses.items():
+        found[status] += times
+    return found
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return make_template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def _quiet() -> Iterator[None]:
+    """Keep thousands of refusals out of a failure's report."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize(("caller", "count"), [("operator", 2), ("another", 1), ("nobody", 1)])
+def test_any_request_is_answered_as_the_document_says(
+    template: pathlib.Path, tmp_path: pathlib.Path, caller: str, count: int
+) -> None:
+    statuses = try_everything(template, tmp_path, caller, count)
+    assert sum(statuses.values()) > 100 * count
+    if CALLERS[caller][2]:
+        assert {200, 202, 404, 409, 422} <= set(statuses), "it was let in, and said no for many reasons"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize(("caller", "count"), [("operator", 25), ("another", 15), ("nobody", 10)])
+def test_ten_thousand_requests_are_answered_as_the_document_says(
+    template: pathlib.Path, tmp_path: pathlib.Path, caller: str, count: int
+) -> None:
+    assert sum(try_everything(template, tmp_path, caller, count).values()) > 150 * count
