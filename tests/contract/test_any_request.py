@@ -19,7 +19,6 @@ import schemathesis
 import structlog
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.errors import Unsatisfiable
 from schemathesis.config import SchemathesisConfig
 from schemathesis.generation import GenerationMode
 
@@ -28,7 +27,7 @@ from tests.unit.api.documented import document
 from tests.unit.api.filled import fill
 from tests.unit.api.world import World, make_template, open_world
 
-ALLOWED = ("2xx", "304", "400", "403", "404", "409", "410", "412", "422", "429")
+ALLOWED = ("2xx", "304", "400", "401", "403", "404", "409", "410", "412", "422", "429")
 """A request that fits the document may still be refused: shapes cannot tell that a version does not exist."""
 REFUSED = ("400", "401", "403", "404", "409", "410", "412", "413", "422", "429")
 UNREAD = frozenset({400, 401, 413, 422})
@@ -63,15 +62,19 @@ def operations() -> tuple[Any, ...]:
     return tuple(found.ok() for found in schema.get_all_operations())  # type: ignore[union-attr] # it raises what is wrong
 
 
-def requests_of(operation: Any, places: Mapping[str, Any]) -> Iterator[st.SearchStrategy[Any]]:
-    """Return sources of requests: sound ones to what is there, sound ones to anything, malformed ones."""
+def requests_of(operation: Any, places: Mapping[str, Any]) -> st.SearchStrategy[Any]:
+    """Return where requests come from: sound ones to what is there, sound ones to anything, malformed ones."""
     here = {name: places[name] for name in places if f"{{{name}}}" in operation.path}
+    sources = [operation.as_strategy(GenerationMode.POSITIVE, path_parameters=here or None)]
+    raw = operation.definition.raw
+    # Any text is a sound header, so that what has nothing else cannot be malformed.
+    if "requestBody" in raw or any(each["in"] != "header" for each in raw.get("parameters", ())):
+        sources.append(operation.as_strategy(GenerationMode.NEGATIVE))
     if here:
-        yield operation.as_strategy(GenerationMode.POSITIVE, path_parameters=here)
-    yield operation.as_strategy(GenerationMode.POSITIVE)
-    yield operation.as_strategy(GenerationMode.NEGATIVE)
-    if here:
-        yield operation.as_strategy(GenerationMode.NEGATIVE, path_parameters=here)
+        sources.append(operation.as_strategy(GenerationMode.POSITIVE))
+    if "requestBody" in raw:
+        sources.append(operation.as_strategy(GenerationMode.NEGATIVE, path_parameters=here or None))
+    return st.one_of(sources)
 
 
 class Asking:
@@ -109,7 +112,7 @@ class Asking:
         return await self._http.send(request)
 
     def try_out(self, operation: Any, source: st.SearchStrategy[Any], count: int, caller: str) -> None:
-        """Send *count* requests of one source, and hold each answer against the document."""
+        """Send *count* requests from *source*, and hold each answer against the document."""
         _, forbidden, is_known = CALLERS[caller]
         name = operation.definition.raw["operationId"]
         secured = operation.path.startswith("/v1")
@@ -122,6 +125,8 @@ class Asking:
             case.validate_response(response)
             if secured and not is_known:
                 assert response.status_code in UNREAD, (name, response.status_code, response.text)
+            if is_known:
+                assert response.status_code != 401, (name, response.text)
             if name in forbidden:
                 assert response.status_code in UNREAD | {403}, (name, response.status_code, response.text)
 
@@ -133,10 +138,7 @@ class Asking:
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )(given(case=source)(ask))
-        try:
-            run()
-        except Unsatisfiable:
-            return  # there is nothing about it that could be malformed
+        run()
 
 
 def _part(filename: str | None, content: Any, *rest: Any) -> tuple[Any, ...]:
@@ -144,7 +146,7 @@ def _part(filename: str | None, content: Any, *rest: Any) -> tuple[Any, ...]:
 
 
 def try_everything(template: pathlib.Path, folder: pathlib.Path, caller: str, count: int) -> collections.Counter[int]:
-    """Send *count* requests of each source of each operation as *caller*; return how often each status came."""
+    """Send *count* requests to each operation as *caller*; return how often each status came."""
     make_key, _, is_known = CALLERS[caller]
     with asyncio.Runner() as runner:
         opened = open_world(template, folder)
@@ -157,8 +159,7 @@ def try_everything(template: pathlib.Path, folder: pathlib.Path, caller: str, co
                 streams = "text/event-stream" in str(operation.definition.raw["responses"].get("200"))
                 if streams and is_known:
                     continue  # it would go on until somebody leaves
-                for source in requests_of(operation, places):
-                    asking.try_out(operation, source, count, caller)
+                asking.try_out(operation, requests_of(operation, places), count, caller)
         finally:
             runner.run(opened.__aexit__(None, None, None))
     found: collections.Counter[int] = collections.Counter()
@@ -182,21 +183,21 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_quiet")
-@pytest.mark.parametrize(("caller", "count"), [("operator", 2), ("another", 1), ("nobody", 1)])
+@pytest.mark.parametrize(("caller", "count"), [("operator", 6), ("another", 2), ("nobody", 2)])
 def test_any_request_is_answered_as_the_document_says(
     template: pathlib.Path, tmp_path: pathlib.Path, caller: str, count: int
 ) -> None:
     statuses = try_everything(template, tmp_path, caller, count)
-    assert sum(statuses.values()) > 100 * count
+    assert sum(statuses.values()) > 40 * count
     if CALLERS[caller][2]:
-        assert {200, 202, 404, 409, 422} <= set(statuses), "it was let in, and said no for many reasons"
+        assert {200, 202, 404, 422} <= set(statuses), "it was let in, and said no for many reasons"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("_quiet")
-@pytest.mark.parametrize(("caller", "count"), [("operator", 25), ("another", 15), ("nobody", 10)])
+@pytest.mark.parametrize(("caller", "count"), [("operator", 110), ("another", 50), ("nobody", 30)])
 def test_ten_thousand_requests_are_answered_as_the_document_says(
     template: pathlib.Path, tmp_path: pathlib.Path, caller: str, count: int
 ) -> None:
-    assert sum(try_everything(template, tmp_path, caller, count).values()) > 150 * count
+    assert sum(try_everything(template, tmp_path, caller, count).values()) > 40 * count
