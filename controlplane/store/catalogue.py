@@ -128,14 +128,15 @@ def _reviewed(service: str, after: str, words: str, at: dt.datetime) -> HistoryE
 
 
 def _records(conn: sa.Connection, specs: SpecCache, name: str | None = None) -> list[ServiceRecord]:
-    rows = ServiceRows(newest_revisions(conn, name), unrejected_revisions(conn, name), load_splits(conn, name))
+    newest = dict(sorted(newest_revisions(conn, name).items()))
+    rows = ServiceRows(newest, unrejected_revisions(conn, name), load_splits(conn, name))
     return _records_of(conn, specs, rows)
 
 
 def _records_of(conn: sa.Connection, specs: SpecCache, rows: ServiceRows) -> list[ServiceRecord]:
     specs.load_all(conn, [*rows.newest.values(), *rows.unrejected.values()])
     records = []
-    for service, row in sorted(rows.newest.items()):
+    for service, row in rows.newest.items():
         served = rows.unrejected.get(service, row)
         records.append(
             ServiceRecord(

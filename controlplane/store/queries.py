@@ -105,7 +105,10 @@ def _splits_of(rows: sa.CursorResult[Any]) -> dict[str, Split]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServiceRows:
-    """What is stored of some services, by name: newest revisions, newest unrejected ones, and live splits."""
+    """What is stored of some services, by name: newest revisions, newest unrejected ones, and live splits.
+
+    The order is that of *newest*.
+    """
 
     newest: dict[str, sa.Row[Any]]
     unrejected: dict[str, sa.Row[Any]]
@@ -116,9 +119,11 @@ def services_after(conn: sa.Connection, after: str, limit: int) -> ServiceRows:
     """Return the rows of the *limit* services whose names come next after *after*; four statements, however many."""
     table = tables.service
     query = sa.select(table.c.name).where(table.c.name > after).order_by(table.c.name).limit(limit)
-    named = {"services": list(conn.scalars(query))}
+    names = list(conn.scalars(query))
+    named = {"services": names}
     newest, unrejected = ({row.service: row for row in conn.execute(each, named)} for each in _NAMED)
-    return ServiceRows(newest, unrejected, _splits_of(conn.execute(_NAMED_SPLITS, named)))
+    in_order = {name: newest[name] for name in names}  # the database's, by which the next page goes on
+    return ServiceRows(in_order, unrejected, _splits_of(conn.execute(_NAMED_SPLITS, named)))
 
 
 def replace_split(conn: sa.Connection, service: str, split: Split) -> None:
