@@ -42,11 +42,12 @@ class InvalidInputsError(InvalidInputError):
 
 
 class NotFoundError(ControlPlaneError):
-    """A named thing does not exist; *known* lists what does."""
+    """A named thing does not exist; *known* lists what does, where the caller may know that."""
 
-    def __init__(self, kind: str, name: str, known: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: str, name: str, known: tuple[str, ...] | None = ()) -> None:
         hint = f"known: {', '.join(known)}" if known else "there is none yet"
-        super().__init__(f"{kind} {name!r} does not exist ({hint})")
+        words = "or is not yours to see" if known is None else f"({hint})"
+        super().__init__(f"{kind} {name!r} does not exist{',' if known is None else ''} {words}")
         self.kind = kind
         self.name = name
 
@@ -90,5 +91,25 @@ class UnauthorizedError(ControlPlaneError):
     """No API key, or one that is not known."""
 
 
+class RevokedKeyError(UnauthorizedError):
+    """The API key was that of *name* until it was revoked; whoever shows it learns no more than with an unknown one."""
+
+    def __init__(self, words: str, *, name: str) -> None:
+        super().__init__(words)
+        self.name = name
+
+
 class ForbiddenError(ControlPlaneError):
-    """The API key is known, but this is not for it to do."""
+    """Whoever asks is known, but this is not for them to do, on *service* where it is about one."""
+
+    def __init__(self, words: str, *, service: str = "") -> None:
+        super().__init__(words)
+        self.service = service
+
+
+class HiddenError(NotFoundError):
+    """Something of *service*, which is there or not: the caller may not know. It reads as if it were not."""
+
+    def __init__(self, kind: str, name: str, *, service: str) -> None:
+        super().__init__(kind, name, None)
+        self.service = service

@@ -115,7 +115,7 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
         yield JobParts(
             desk=desk,
             feed=feed,
-            overseer=_overseer(settings, store, queue, desk, clock),
+            overseer=_overseer(store, queue, desk, clock),
             relay=relay,
             keeper=JobKeeper(
                 store=store,
@@ -182,9 +182,7 @@ def _rabbitmq(url: str) -> "RabbitQueue":
     return RabbitQueue(url)
 
 
-def _overseer(
-    settings: Settings, store: SqlStore, queue: "SqlQueue | RabbitQueue | KafkaQueue", desk: JobDesk, clock: Clock
-) -> Overseer:
+def _overseer(store: SqlStore, queue: "SqlQueue | RabbitQueue | KafkaQueue", desk: JobDesk, clock: Clock) -> Overseer:
     return Overseer(
         store=store,
         queue=queue,
@@ -192,7 +190,6 @@ def _overseer(
         blobs=desk.blobs,
         clock=clock,
         meter=JobMeter(store=store, clock=clock),
-        operators=frozenset(name for each in settings.operators.split(",") if (name := each.strip())),
     )
 
 

@@ -86,8 +86,13 @@ class CatalogueStore(Protocol):
             NotFoundError: There is none of that name.
         """
 
-    async def list_services(self, *, after: str = "", limit: int | None = None) -> tuple[ServiceRecord, ...]:
-        """Return services, by name: those whose names come later than *after*, all of them without a *limit*."""
+    async def list_services(
+        self, *, after: str = "", limit: int | None = None, only: Collection[str] | None = None
+    ) -> tuple[ServiceRecord, ...]:
+        """Return services, by name: those whose names come later than *after*, all of them without a *limit*.
+
+        *only* names those that are wanted, None wants all.
+        """
 
     async def set_split(self, service: str, split: Split, *, by: str, why: str, now: dt.datetime) -> None:
         """Replace the live split, with an audit row.
@@ -717,33 +722,6 @@ class ModelStore(Protocol):
 # -- who may ask -------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A key's public half: its name is the actor in the audit, its prefix helps people recognise it."""
-
-    name: str
-    prefix: str
-    digest: str
-    created_at: dt.datetime
-    revoked_at: dt.datetime | None = None
-
-
-class KeyStore(Protocol):
-    """API keys, by SHA-256 digest; the keys themselves are never stored."""
-
-    async def add_key(self, key: ApiKey) -> None:
-        """Store a new key. Raises ConflictError when the name is taken by a live key."""
-
-    async def find_key(self, digest: str) -> ApiKey | None:
-        """Return the live key with this digest."""
-
-    async def list_keys(self) -> tuple[ApiKey, ...]:
-        """Return all keys, newest first."""
-
-    async def revoke_key(self, name: str, *, now: dt.datetime) -> None:
-        """End a key. Raises NotFoundError."""
-
-
 class LeaseStore(Protocol):
     """Who may move rollouts. One holder at a time; *epoch* grows with each change of holder (a fencing token)."""
 
@@ -798,7 +776,6 @@ class Store(
     SampleStore,
     QualityStore,
     ModelStore,
-    KeyStore,
     LeaseStore,
     AnswerStore,
     Protocol,

@@ -141,9 +141,6 @@ class Settings(BaseSettings):
     tasks_owner: str = ""
     """The API key whose jobs the tasks on the broker's queue ``photo_repair_tasks`` become, which any producer may put
     there (roles all and controller). Empty: that queue is left alone."""
-    operators: str = "admin"
-    """API keys, by name, that may look at the queues of all owners' jobs and stop jobs from being started: ``admin,
-    ops``. Empty: none may."""
     jobs_envoy: str = ""
     """The listener of the Envoy that jobs are coloured behind, ``http://127.0.0.1:8080`` (roles all and controller).
     Empty: this process runs no jobs; they wait for one that does."""

@@ -14,7 +14,9 @@ from prometheus_client import CollectorRegistry
 from controlplane.api.access import Certificates
 from controlplane.api.access import Parts as ApiParts
 from controlplane.api.app import create_app, create_discovery_app
+from controlplane.auth.denials import Denials
 from controlplane.auth.keys import KeyRing
+from controlplane.auth.parts import AuthParts
 from controlplane.clock import SystemClock
 from controlplane.controller.examiner import Examiner
 from controlplane.controller.janitor import Janitor
@@ -231,7 +233,7 @@ def _api(
     parts = ApiParts(
         store=store,
         clock=ground.clock,
-        authenticate=ground.keys.authenticate,
+        auth=AuthParts(keys=ground.keys, denials=Denials(store=store, clock=ground.clock), audit=store),
         missing=lambda: _missing(store, xds.cache, settings),
         public_reads=settings.public_reads,
         inspector=xds.inspector,

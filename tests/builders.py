@@ -4,8 +4,8 @@ import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
 
+from controlplane.auth.ports import ApiKey, Change
 from controlplane.ports import (
-    ApiKey,
     Beat,
     ClusterTick,
     NewRollout,
@@ -249,6 +249,11 @@ def make_judged(
 # -- keys --------------------------------------------------------------------------------------------------------------
 
 
+def make_change(by: str = "ada", *, why: str = "", at: dt.datetime = NOW) -> Change:
+    """Return who changes something."""
+    return Change(by, why, at)
+
+
 def make_key(name: str = "ada", *, digest: str = "d1", at: dt.datetime = NOW) -> ApiKey:
-    """Return a live key."""
+    """Return a live key from before there were grants."""
     return ApiKey(name=name, prefix="hs_abc", digest=digest, created_at=at)

@@ -111,9 +111,8 @@ def make_overseer(
     *,
     queue: JobQueue | None = None,
     tasks: DeadTasks | None = None,
-    operators: frozenset[str] = frozenset({"ada"}),
 ) -> Overseer:
-    """An overseer of *store*, for whom ada is an operator."""
+    """An overseer of *store*."""
     return Overseer(
         store=store,
         queue=queue or SqlQueue(database=store.database, clock=clock),
@@ -121,7 +120,6 @@ def make_overseer(
         blobs=blobs,
         clock=clock,
         meter=JobMeter(store=store, clock=clock),
-        operators=operators,
     )
 
 

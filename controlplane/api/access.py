@@ -1,4 +1,4 @@
-"""What stands between a request and the store: the API key, who asks and why."""
+"""What stands between a request and the store: who asks, whether they may, and why they do."""
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -9,8 +9,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from controlplane.api.permissions import RULES, refuse
+from controlplane.api.permissions import Scope as Where
 from controlplane.api.repeats import check_key, claim_once
 from controlplane.api.schemas import one_line
+from controlplane.auth.parts import AuthParts
+from controlplane.auth.roles import EVERY, PUBLIC, READS_ALL, Principal
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
@@ -20,10 +24,7 @@ from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.feed import JobFeed
 from controlplane.jobs.overseer import Overseer
-from controlplane.ports import Store
-
-Authenticate: TypeAlias = Callable[[str], Awaitable[str]]
-"""Return the name of a live key, or raise UnauthorizedError."""
+from controlplane.ports import RolloutId, Store
 
 Missing: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 """Say what is still missing before this process can be used, one phrase each; nothing when it is ready."""
@@ -43,8 +44,7 @@ class Parts:
 
     store: Store
     clock: Clock
-    authenticate: Authenticate
-    """Tells whose API key it is; `auth.keys.KeyRing.authenticate`."""
+    auth: AuthParts
     inspector: Inspector
     desk: JobDesk
     callbacks: CallbackDesk
@@ -91,53 +91,77 @@ _bearer = HTTPBearer(auto_error=False, description="An API key, `hs_...`: made w
 _Credentials: TypeAlias = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
-async def _reader(parts: UseParts, credentials: _Credentials) -> str:
-    if credentials is None and parts.public_reads:
-        return ""
-    return await _name(parts, credentials)
+async def _permitted(request: Request, parts: UseParts, credentials: _Credentials) -> Principal:
+    """Return who asks, if the rule of the route that was found lets them."""
+    route = request.scope["route"].path
+    rule = RULES[f"{request.method} {route}"]
+    if credentials is None and rule.public and parts.public_reads:
+        principal = PUBLIC
+    else:
+        principal = await _identify(parts, credentials)
+    request.state.principal = principal
+    if rule.role is None or principal.may(rule.role, EVERY):
+        refuse(principal, rule, service=EVERY)
+    elif rule.scope is Where.NAME:
+        refuse(principal, rule, service=request.path_params["name"])
+    elif rule.scope is Where.ROLLOUT:
+        rollout = request.path_params["rollout"]
+        refuse(principal, rule, service=await _service_of(parts, rollout), kind="rollout", name=rollout)
+    else:
+        refuse(principal, rule, service=EVERY)
+    return principal
 
 
-async def _owner(parts: UseParts, credentials: _Credentials) -> str:
-    return await _name(parts, credentials)
+async def _identify(parts: Parts, credentials: HTTPAuthorizationCredentials | None) -> Principal:
+    if credentials is None:
+        raise UnauthorizedError("no API key was sent; send the header Authorization: Bearer hs_...")
+    principal = await parts.auth.keys.authenticate(credentials.credentials)
+    if parts.public_reads and not principal.sees_all:  # or they would see more without their key
+        return dataclasses.replace(principal, grants=(*principal.grants, READS_ALL))
+    return principal
+
+
+async def _service_of(parts: Parts, rollout: str) -> str:
+    return (await parts.store.load(RolloutId(rollout))).service
+
+
+Permitted: TypeAlias = Annotated[Principal, Depends(_permitted)]
+
+
+async def _again(request: Request, parts: UseParts, credentials: _Credentials) -> Callable[[], Awaitable[Principal]]:
+    async def ask() -> Principal:
+        return await _permitted(request, parts, credentials)
+
+    return ask
+
+
+async def _owner(principal: Permitted) -> str:
+    return principal.name
 
 
 async def _caller(
     request: Request,
     parts: UseParts,
-    credentials: _Credentials,
+    principal: Permitted,
     idempotency_key: Annotated[
         str | None, Header(description="Send the same value when you repeat a request: it is done once.")
     ] = None,
     x_hueshift_reason: Annotated[str, Header(description="The reason, for the audit, if the body has none.")] = "",
 ) -> Caller:
-    name = await _name(parts, credentials)
     check_key(idempotency_key)
-    caller = Caller(name, one_line("X-Hueshift-Reason", x_hueshift_reason), idempotency_key)
+    caller = Caller(principal.name, one_line("X-Hueshift-Reason", x_hueshift_reason), idempotency_key)
     await claim_once(request, caller.scoped_key, store=parts.store, clock=parts.clock)
     return caller
 
 
-async def _operator(parts: UseParts, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
-    parts.overseer.check_operator(caller.name)
-    return caller
-
-
-async def _name(parts: Parts, credentials: HTTPAuthorizationCredentials | None) -> str:
-    if credentials is None:
-        raise UnauthorizedError("no API key was sent; send the header Authorization: Bearer hs_...")
-    return await parts.authenticate(credentials.credentials)
-
-
-Reader: TypeAlias = Annotated[str, Depends(_reader)]
-"""The name of the key that reads; "" where reading is public."""
+Reader: TypeAlias = Permitted
+"""Who reads, if `permissions.RULES` lets them; `roles.PUBLIC` where reading is public."""
 Writer: TypeAlias = Annotated[Caller, Depends(_caller)]
-"""Who changes something. Always needs a key."""
-Credentials: TypeAlias = _Credentials
-"""The key as it was sent, for those who must ask again later whether it is still good."""
-Operator: TypeAlias = Annotated[Caller, Depends(_operator)]
-"""Who sees or stops what is everybody's: an operator's key."""
+"""Who changes something, if `permissions.RULES` lets them. Always needs a key."""
 Owner: TypeAlias = Annotated[str, Depends(_owner)]
-"""Who reads what is theirs alone: the name of the key, which is always needed."""
+"""The name of whoever reads what is theirs alone; a key is always needed."""
+StillAllowed: TypeAlias = Annotated[Callable[[], Awaitable[Principal]], Depends(_again)]
+"""Asks again whether whoever asked may still do so, for answers that go on and on."""
 
 
 class BodyLimit:

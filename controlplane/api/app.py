@@ -1,12 +1,14 @@
 """The REST API: one factory for all of its routes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
 from controlplane.api import (
+    audit,
     callback_routes,
     event_stream,
     explanations,
@@ -14,6 +16,7 @@ from controlplane.api import (
     job_events,
     job_operations,
     job_routes,
+    keys,
     kinds,
     operations,
     owners,
@@ -29,6 +32,7 @@ from controlplane.api.discovery import Discovery, make_router
 from controlplane.api.job_metrics import JobCollector
 from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
+from controlplane.api.permissions import check_complete
 from controlplane.api.reference import TITLE, VERSION, add_reference, complete, name_operation
 from controlplane.api.refusals import add_refusals
 from controlplane.api.sse import Streams
@@ -38,6 +42,8 @@ from controlplane.pictures.facts import MAX_PHOTO_BYTES
 MAX_BODY_BYTES = 1024 * 1024
 
 ROUTED: Final = (
+    keys,
+    audit,
     services,
     rollouts,
     explanations,
@@ -56,6 +62,14 @@ ROUTED: Final = (
     series,
 )
 """The modules whose routes make up the API."""
+
+
+def served() -> Iterator[str]:
+    """Yield method and path of each route under /v1/."""
+    for module in ROUTED:
+        for route in module.router.routes:
+            if isinstance(route, APIRoute) and route.path.startswith("/v1/"):
+                yield from (f"{method} {route.path}" for method in sorted(route.methods or ()))
 
 
 def create_app(
@@ -82,6 +96,7 @@ def create_app(
     app.state.uploads = 0
     app.state.streams = Streams(registry)
     _add_routes(app)
+    check_complete(served())
     if discovery is not None:
         app.include_router(make_router(discovery))
     if pages is not None:

@@ -4,11 +4,12 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from controlplane.api.access import Credentials, Parts, Reader, UseParts
+from controlplane.api.access import Reader, StillAllowed, UseParts
 from controlplane.api.job_events import STREAM
 from controlplane.api.sse import KEEP_ALIVE, EventStream, News, StillGood, Streams
+from controlplane.auth.roles import Principal
 from controlplane.clock import Clock
-from controlplane.errors import InvalidInputError
+from controlplane.errors import ForbiddenError, HiddenError, InvalidInputError
 from controlplane.events.feed import EventFeed, FellBehindError
 from controlplane.events.model import EventType, Wanted
 
@@ -17,7 +18,7 @@ router = APIRouter(prefix="/v1", tags=["events"])
 MAX_NAMED: Final = 20
 """Services that one stream may be asked for by name."""
 ASK_KEY_S: Final = 15.0
-"""How long a stream may live on after its key was revoked, at most, if anything happens at all."""
+"""How long a stream may live on after its key was revoked, or may less, at most, if anything happens at all."""
 MAX_EACH: Final = 32
 """Streams of one key: a team may share it, and each page that it has open is one."""
 PUBLIC: Final = "the public"
@@ -37,7 +38,7 @@ async def follow_everything(
     request: Request,
     parts: UseParts,
     reader: Reader,
-    credentials: Credentials,
+    still: StillAllowed,
     service: Names = None,
     types: Kinds = None,
     last_event_id: LastEventId = None,
@@ -50,14 +51,15 @@ async def follow_everything(
     stand has none: ``state``, ``weights``, ``evidence`` and, for services asked for by name, ``series`` are told whole
     to begin with and whenever they change; of several changes only the last may be told.
     """
-    wanted = Wanted(services=_names(service), types=_types(types))
-    asking = _asking_now_and_then(parts.clock, parts, credentials)
+    named = _names(service)
+    wanted = Wanted(services=named, types=_types(types), sees=_seen(reader, named))
+    asking = _asking_now_and_then(parts.clock, still, wanted)
     streams: Streams = request.app.state.streams
     return streams.open(
-        f"{reader or PUBLIC} (everything)",
+        f"{reader.name or PUBLIC} (everything)",
         _news(parts.events, wanted, last_event_id),
         still_good=asking,
-        most_each=MAX_EACH if reader else MAX_PUBLIC,
+        most_each=MAX_EACH if reader.name else MAX_PUBLIC,
     )
 
 
@@ -71,15 +73,28 @@ async def _news(feed: EventFeed, wanted: Wanted, since: str | None) -> News:
             yield follower.heartbeat if news is None else news
 
 
-def _asking_now_and_then(clock: Clock, parts: Parts, credentials: Credentials) -> StillGood:
-    """Return what asks whether the key is still good: a stream has news ten times a second, and keys are rows."""
+def _seen(reader: Principal, named: frozenset[str] | None) -> frozenset[str] | None:
+    """Return the services that the reader may see, None for all.
+
+    Raises:
+        HiddenError: One that is named is none of them.
+    """
+    for name in sorted(named or ()):
+        if not reader.sees(name):
+            raise HiddenError("service", name, service=name)
+    return None if reader.sees_all else frozenset(grant.service for grant in reader.grants)
+
+
+def _asking_now_and_then(clock: Clock, still: StillAllowed, wanted: Wanted) -> StillGood:
+    """Return what asks whether the reader may still see it: a stream has news ten times a second, and keys are rows."""
     asked = clock.steady()
 
     async def ask() -> None:
         nonlocal asked
-        if credentials is not None and clock.steady() - asked >= ASK_KEY_S:
+        if clock.steady() - asked >= ASK_KEY_S:
             asked = clock.steady()
-            await parts.authenticate(credentials.credentials)
+            if _seen(await still(), wanted.services) != wanted.sees:
+                raise ForbiddenError("what this key may see has changed; ask again")
 
     return ask
 

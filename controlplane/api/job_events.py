@@ -6,14 +6,12 @@ import json
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Request, Response
-from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import TypeAdapter
 
-from controlplane.api.access import Credentials, Owner, Parts, UseParts
+from controlplane.api.access import Owner, StillAllowed, UseParts
 from controlplane.api.job_routes import JOBS, Which
 from controlplane.api.job_schemas import JobView, job_view
-from controlplane.api.sse import KEEP_ALIVE, MEDIA_TYPE, Event, EventStream, News, StillGood, Streams
-from controlplane.errors import UnauthorizedError
+from controlplane.api.sse import KEEP_ALIVE, MEDIA_TYPE, Event, EventStream, News, Streams
 from controlplane.jobs.feed import JobFeed, Sighting
 from controlplane.jobs.feed import News as JobNews
 from controlplane.jobs.model import FINAL, JobId
@@ -41,7 +39,7 @@ _VIEWS: Final = TypeAdapter(list[FollowedJobView])
 
 @router.get("/events", status_code=200, response_class=EventStream, responses=STREAM)
 async def follow_jobs(
-    request: Request, parts: UseParts, owner: Owner, credentials: Credentials, last_event_id: LastEventId = None
+    request: Request, parts: UseParts, owner: Owner, still: StillAllowed, last_event_id: LastEventId = None
 ) -> Response:
     """Tell what becomes of your jobs: ``jobs`` events, the first of which (``first``) is how they stand now.
 
@@ -50,7 +48,7 @@ async def follow_jobs(
     your last 50, and with the header ``Last-Event-ID`` also what has ended since that event.
     """
     news = _owners_news(parts.feed, owner, _moment(last_event_id))
-    return _streams(request).open(owner, news, still_good=_asking(parts, credentials))
+    return _streams(request).open(owner, news, still_good=still)
 
 
 @router.get("/{job}/events", status_code=200, response_class=EventStream, responses=STREAM | _KNOWN)
@@ -59,7 +57,7 @@ async def follow_job(
     request: Request,
     parts: UseParts,
     owner: Owner,
-    credentials: Credentials,
+    still: StillAllowed,
     last_event_id: LastEventId = None,
 ) -> Response:
     """Tell what becomes of one job: ``job`` events, the first of which is how it stands now, until it has ended.
@@ -71,21 +69,12 @@ async def follow_job(
     if found.state in FINAL and _job_event(Sighting(found, None)).id == last_event_id:
         return Response(status_code=204)
     news = _jobs_news(parts.feed, owner, found.id, last_event_id)
-    return _streams(request).open(owner, news, still_good=_asking(parts, credentials))
+    return _streams(request).open(owner, news, still_good=still)
 
 
 def _streams(request: Request) -> Streams:
     streams: Streams = request.app.state.streams
     return streams
-
-
-def _asking(parts: Parts, credentials: HTTPAuthorizationCredentials | None) -> StillGood:
-    async def ask() -> None:
-        if credentials is None:
-            raise UnauthorizedError("no API key was sent")
-        await parts.authenticate(credentials.credentials)
-
-    return ask
 
 
 async def _jobs_news(feed: JobFeed, owner: str, job: JobId, known: str | None) -> News:

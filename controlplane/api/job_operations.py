@@ -7,7 +7,7 @@ import structlog
 from fastapi import APIRouter, Query, status
 
 from controlplane.api import units
-from controlplane.api.access import Operator, Owner, Reader, UseParts, Writer
+from controlplane.api.access import Owner, Reader, UseParts, Writer
 from controlplane.api.job_figures import (
     AttemptView,
     DrainDocument,
@@ -63,7 +63,7 @@ async def show_figures(
 
 
 @router.get("/job-queues")
-async def show_queues(parts: UseParts, _: Operator) -> QueuesView:
+async def show_queues(parts: UseParts, _: Reader) -> QueuesView:
     """Show all queues, with the jobs of all owners: backlog, oldest age, running, drains and dead letters."""
     return queues_view(await parts.overseer.report(), now=parts.clock.now())
 
@@ -75,7 +75,7 @@ async def list_drains(parts: UseParts, _: Reader) -> list[DrainView]:
 
 
 @router.put("/job-drains")
-async def set_drain(document: DrainDocument, parts: UseParts, caller: Operator) -> DrainedView:
+async def set_drain(document: DrainDocument, parts: UseParts, caller: Writer) -> DrainedView:
     """Stop jobs from being started, of one kind or of all, or let them be started again. What runs goes on."""
     store = parts.overseer.store
     change = store.begin_drain if document.on else store.end_drain

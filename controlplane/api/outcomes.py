@@ -49,8 +49,7 @@ REFUSALS: Final[Mapping[str, tuple[int, ...]]] = {
     "listAttempts": NO_SUCH,
     "retryJob": STEERING,
     "showFigures": NO_SUCH,
-    "showQueues": (403,),
-    "setDrain": (403, 404, 409),
+    "setDrain": (404, 409),
     "showKind": NO_SUCH,
     "showOwner": NO_SUCH,
     "deleteOwner": NO_SUCH,
@@ -58,6 +57,10 @@ REFUSALS: Final[Mapping[str, tuple[int, ...]]] = {
     "renewSecret": STEERING,
     "testCallback": NO_SUCH,
     "deleteCallback": NO_SUCH,
+    # access
+    "createKey": (409,),
+    "revokeKey": STEERING,
+    "setGrants": STEERING,
 }
 """The statuses with which an operation may say no."""
 
@@ -88,8 +91,12 @@ PLACES: Final[Mapping[str, Any]] = {
     "kind": "person",
     "owner": "ada",
     "callback": "shop",
+    "key": "ci",
 }
 """An example of each part of a path."""
+
+OWN_KEYS: Final = frozenset({"submitJob"})
+"""Operations that know their repetitions by other means than all others."""
 
 TAGS: Final[Mapping[str, str]] = {
     "services": "What is declared, what is served of it, and what happened to it.",
@@ -97,5 +104,6 @@ TAGS: Final[Mapping[str, str]] = {
     "events": "Everything that happens, told as it happens.",
     "fleet": "The Envoys: what each was sent, acknowledged, refused and runs.",
     "jobs": "Photos handed in to be coloured when there is room, and whoever hands them in.",
+    "access": "Keys, what each may do, and who did or tried what.",
     "operations": "For whoever runs the control plane; none of these needs a key.",
 }

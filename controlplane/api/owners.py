@@ -5,7 +5,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Path, Query, Response, status
 
-from controlplane.api.access import Owner, UseParts, Writer
+from controlplane.api.access import Reader, UseParts, Writer
 from controlplane.api.owner_schemas import (
     OwnerAppliedView,
     OwnerDocument,
@@ -17,7 +17,7 @@ from controlplane.api.owner_schemas import (
 from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
 from controlplane.api.routing import ApiRoute
 from controlplane.api.tags import Conditions, digest_of, set_state
-from controlplane.errors import InvalidInputError, NotFoundError
+from controlplane.errors import HiddenError, InvalidInputError, NotFoundError
 from controlplane.jobs.expected import Expected
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class OwnerPage(Page[OwnerDocument]):
 
 @router.get("")
 async def list_owners(
-    parts: UseParts, _: Owner, limit: Annotated[int, Query(ge=1, le=200)] = 100, cursor: Cursor = None
+    parts: UseParts, _: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 100, cursor: Cursor = None
 ) -> OwnerPage:
     """List agreements, by name; for owners without one the settings hold."""
     found = await parts.desk.store.list_owners(after=read_cursor(cursor, "owners") or "", limit=limit + 1)
@@ -48,10 +48,15 @@ async def list_owners(
 
 
 @router.get("/{owner}")
-async def show_owner(owner: Which, response: Response, parts: UseParts, caller: Owner) -> OwnerView:
-    """Show what holds for an owner, and what is used of it; yourself, or one with whom something is agreed."""
+async def show_owner(owner: Which, response: Response, parts: UseParts, caller: Reader) -> OwnerView:
+    """Show what holds for an owner, and what is used of it; yourself, or one with whom something is agreed.
+
+    Others than oneself takes the role viewer on all services.
+    """
+    if owner != caller.name and not caller.sees_all:
+        raise HiddenError("job owner", owner, service="")
     agreed = await parts.desk.store.find_owner(owner)
-    if agreed is None and owner != caller:
+    if agreed is None and owner != caller.name:
         known = tuple(each.name for each in await parts.desk.store.list_owners(limit=MAX_NAMED))
         raise NotFoundError("job owner", owner, known)
     if agreed is not None:

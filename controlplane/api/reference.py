@@ -19,7 +19,8 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, iter_route_contexts
 
 from controlplane.api.answers import ProblemView
-from controlplane.api.outcomes import CONTENT, HEADERS, PLACES, REFUSALS, TAGS
+from controlplane.api.outcomes import CONTENT, HEADERS, OWN_KEYS, PLACES, REFUSALS, TAGS
+from controlplane.api.permissions import RULES, Scope
 from controlplane.api.refusals import KINDS, PROBLEM_TYPE, TYPE_PREFIX
 from controlplane.api.routing import ApiRoute
 
@@ -39,7 +40,8 @@ _METHODS: Final = frozenset({"get", "put", "post", "delete"})
 _DETAILS: Final[Mapping[int, str]] = {
     400: "body: cannot be read; send valid JSON in UTF-8",
     401: "no API key was sent; send the header Authorization: Bearer hs_...",
-    403: "queues: are for operators; HUESHIFT_OPERATORS names them (now: ada)",
+    403: "key ada has only the role viewer on 'colorize', and this takes operator; an admin gives it with: "
+    "hueshift keys grant ada --role operator --service colorize",
     404: "service 'colourise' does not exist (known: colorize)",
     409: "rollout colorize-1 of 'colorize' is active; wait until it has ended or abort it",
     410: "job fe8134dc67624788a0cd742ad84e8b86 is done, but its pictures were removed on 2026-11-27",
@@ -111,6 +113,11 @@ def refusals_of(operation: Json, route: APIRoute, method: str) -> set[int]:
     parameters = {each["name"].lower() for each in operation.get("parameters", ())}
     if operation.get("security"):
         found |= {401, 503}
+    rule = RULES.get(f"{method.upper()} {route.path}")
+    if rule is not None and (rule.role is not None or not rule.shared):
+        found.add(403)
+    if rule is not None and rule.scope in {Scope.NAME, Scope.ROLLOUT}:
+        found.add(404)
     if parameters or "requestBody" in operation:
         found.add(422)
     if "requestBody" in operation:
@@ -162,8 +169,9 @@ def _complete_parameters(operation: Json, route: APIRoute, method: str) -> None:
     for each in operation.get("parameters", ()):
         if each["in"] == "header":
             each["name"] = _header_name(each["name"])
-            if each["name"] == "Idempotency-Key" and method == "delete":
-                continue  # what is deleted twice is as gone as after the first time
+            kept_by = isinstance(route, ApiRoute) or operation["operationId"] in OWN_KEYS
+            if each["name"] == "Idempotency-Key" and (method == "delete" or not kept_by):
+                continue  # it has no effect there
         if each["in"] == "path":
             each["example"] = PLACES[each["name"]]
         each["schema"].pop("title", None)

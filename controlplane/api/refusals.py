@@ -17,15 +17,18 @@ from starlette.exceptions import HTTPException
 from controlplane.api.answers import Problem, ProblemView
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES, known_fields
+from controlplane.auth.roles import Principal
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
     ForbiddenError,
     GoneError,
+    HiddenError,
     InvalidInputError,
     NotFoundError,
     OverQuotaError,
     PreconditionFailedError,
+    RevokedKeyError,
     StaleWriteError,
     TooManyError,
     UnauthorizedError,
@@ -131,10 +134,11 @@ def _view(
     )
 
 
-async def _refused(_: Request, exc: Exception) -> JSONResponse:
+async def _refused(request: Request, exc: Exception) -> JSONResponse:
     if not isinstance(exc, ControlPlaneError):
         raise exc
-    view = problem_of(exc)
+    await _tell_denial(request, exc)
+    view = problem_of(_without_hints(request, exc))
     headers = {}
     if view.status == http.HTTPStatus.SERVICE_UNAVAILABLE or isinstance(exc, TooManyError):
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -143,6 +147,33 @@ async def _refused(_: Request, exc: Exception) -> JSONResponse:
     if isinstance(exc, OverQuotaError) and exc.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(exc.retry_after.total_seconds()))
     return _answer(view, headers)
+
+
+async def _tell_denial(request: Request, exc: ControlPlaneError) -> None:
+    """Have the audit tell of what somebody known tried, and may not."""
+    parts = getattr(request.app.state, "parts", None)
+    if parts is None or not isinstance(exc, ForbiddenError | HiddenError | RevokedKeyError):
+        return
+    service = ""
+    if isinstance(exc, RevokedKeyError):
+        by, words = exc.name, "with a key that was revoked"
+    else:
+        principal, service, words = _principal(request), exc.service, str(exc)
+        by = principal.name if principal else ""
+    route = getattr(request.scope.get("route"), "path", "unknown")
+    await parts.auth.denials.add(by=by, what=f"{request.method} {route}", service=service, words=words)
+
+
+def _without_hints(request: Request, exc: ControlPlaneError) -> ControlPlaneError:
+    """Name nothing that there is to somebody from whom some of it is hidden."""
+    principal = _principal(request)
+    if isinstance(exc, NotFoundError) and principal is not None and not principal.sees_all:
+        return NotFoundError(exc.kind, exc.name, None)
+    return exc
+
+
+def _principal(request: Request) -> Principal | None:
+    return getattr(request.state, "principal", None)
 
 
 async def _malformed(request: Request, exc: Exception) -> JSONResponse:

@@ -45,11 +45,12 @@ class HistoryPage(Page[EventView]):
 
 @router.get("")
 async def list_services(
-    parts: UseParts, _: Reader, limit: Annotated[int, Query(ge=1, le=MAX_SERVICES)] = 100, cursor: Cursor = None
+    parts: UseParts, reader: Reader, limit: Annotated[int, Query(ge=1, le=MAX_SERVICES)] = 100, cursor: Cursor = None
 ) -> ServicePage:
-    """List services, by name, with what is served and the newest rollout of each."""
+    """List the services that one may see, by name, with what is served and the newest rollout of each."""
     store = parts.store
-    records = await store.list_services(after=read_cursor(cursor, "services") or "", limit=limit + 1)
+    only = None if reader.sees_all else [grant.service for grant in reader.grants]
+    records = await store.list_services(after=read_cursor(cursor, "services") or "", limit=limit + 1, only=only)
     page, last = cut(records, limit)
     latest = await store.load_latest_of([record.name for record in page])
     nodes, health = await store.load_nodes(), await store.load_health()

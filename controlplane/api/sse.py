@@ -21,7 +21,7 @@ from fastapi.sse import format_sse_event
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.types import Receive, Scope, Send
 
-from controlplane.errors import TooManyError, UnauthorizedError, UnavailableError
+from controlplane.errors import ForbiddenError, NotFoundError, TooManyError, UnauthorizedError, UnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ News: TypeAlias = AsyncGenerator[Event | bytes | None, None]
 Its end is the stream's. A TimeoutError says that the reader is too slow.
 """
 StillGood: TypeAlias = Callable[[], Awaitable[object]]
-"""Raises UnauthorizedError when the reader's key is no longer good."""
+"""Raises UnauthorizedError or ForbiddenError when the reader may no longer read."""
 
 
 class Streams:
@@ -145,7 +145,7 @@ class EventStream(Response):
             if turns % ASK_AGAIN == 0:
                 try:
                     await self._still_good()
-                except (UnauthorizedError, UnavailableError):
+                except (UnauthorizedError, ForbiddenError, NotFoundError, UnavailableError):
                     return
             await _send(send, body | {"body": _encoded(event)})
 

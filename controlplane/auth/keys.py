@@ -12,14 +12,19 @@ import os
 import pathlib
 import re
 import secrets
+from collections.abc import Iterable
 
+from controlplane.auth.ports import ApiKey, Change, KeyStore
+from controlplane.auth.roles import EVERYTHING, Grant, Principal, PrincipalKind, settle
 from controlplane.clock import Clock
-from controlplane.errors import ConflictError, InvalidInputError, UnauthorizedError
-from controlplane.ports import ApiKey, KeyStore
+from controlplane.errors import ConflictError, InvalidInputError, NotFoundError, RevokedKeyError, UnauthorizedError
 
 MARK = "hs_"
 ADMIN = "admin"
+CONSOLE = "console"
+"""Who changes keys on the control plane's own machine, where nobody asks for one."""
 
+_UNKNOWN = "the API key is not known or was revoked; make one with: hueshift keys create NAME"
 _SHOWN_CHARS = len(MARK) + 6
 _FORM = re.compile(rf"{MARK}[0-9a-f]{{64}}")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,61}[A-Za-z0-9])?")
@@ -52,19 +57,24 @@ class KeyRing:
     store: KeyStore
     clock: Clock
 
-    async def authenticate(self, key: str) -> str:
-        """Return the name of the live key *key*.
+    async def authenticate(self, key: str) -> Principal:
+        """Return who has the live key *key*, and what they may do now.
 
         Raises:
             UnauthorizedError: It is not one.
+            RevokedKeyError: It was one.
         """
         wanted = digest(key)
         found = await self.store.find_key(wanted) if _FORM.fullmatch(key) else None
-        if found is None or found.revoked_at is not None or not hmac.compare_digest(found.digest, wanted):
-            raise UnauthorizedError("the API key is not known or was revoked; make one with: hueshift keys create NAME")
-        return found.name
+        if found is None or not hmac.compare_digest(found.digest, wanted):
+            raise UnauthorizedError(_UNKNOWN)
+        if found.revoked_at is not None:
+            raise RevokedKeyError(_UNKNOWN, name=found.name)
+        return principal_of(found)
 
-    async def create(self, name: str) -> str:
+    async def create(
+        self, name: str, grants: tuple[Grant, ...] = EVERYTHING, *, by: str = CONSOLE, why: str = ""
+    ) -> str:
         """Make a key for *name* and return it; it cannot be shown again.
 
         Raises:
@@ -73,16 +83,43 @@ class KeyRing:
         """
         check_key_name(name)
         key = make_key()
-        await self._add(name, key)
+        await self._add(name, key, settle(grants), self._change(by, why))
         return key
 
-    async def revoke(self, name: str) -> None:
+    async def revoke(self, name: str, *, by: str = CONSOLE, why: str = "", spare_last_admin: bool = False) -> None:
         """End the live key of *name*.
 
         Raises:
             NotFoundError: There is none.
+            ConflictError: It is the last one that may do everything, and that is to be spared.
         """
-        await self.store.revoke_key(name, now=self.clock.now())
+        await self.store.revoke_key(name, self._change(by, why), spare_last_admin=spare_last_admin)
+
+    async def set_grants(
+        self,
+        name: str,
+        grants: Iterable[Grant],
+        *,
+        by: str = CONSOLE,
+        why: str = "",
+        spare_last_admin: bool = False,
+    ) -> tuple[Grant, ...]:
+        """Have the live key of *name* have *grants* and no others; return them. Raises as `revoke` does."""
+        settled = settle(grants)
+        await self.store.set_grants(name, settled, self._change(by, why), spare_last_admin=spare_last_admin)
+        return settled
+
+    async def find(self, name: str) -> ApiKey:
+        """Return the live key of *name*.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        found = await self.store.find_live_key(name)
+        if found is None:
+            known = {key.name for key in await self.store.list_keys() if key.revoked_at is None}
+            raise NotFoundError("API key", name, tuple(sorted(known)))
+        return found
 
     async def ensure_admin_key(self, path: pathlib.Path) -> bool:
         """Make the first key if there has never been one, and write it to *path*, mode 0600. Say whether it was made.
@@ -96,7 +133,7 @@ class KeyRing:
             return False
         key, written = await asyncio.to_thread(_write_or_read, path)
         try:
-            await self._add(ADMIN, key)
+            await self._add(ADMIN, key, EVERYTHING, self._change(CONSOLE, "the first start"))
         except ConflictError:
             # Another replica was faster. Its key is the one that counts; ours must not lie around.
             if written:
@@ -104,8 +141,17 @@ class KeyRing:
             return False
         return True
 
-    async def _add(self, name: str, key: str) -> None:
-        await self.store.add_key(ApiKey(name, key[:_SHOWN_CHARS], digest(key), self.clock.now()))
+    async def _add(self, name: str, key: str, grants: tuple[Grant, ...], change: Change) -> None:
+        made = ApiKey(name, key[:_SHOWN_CHARS], digest(key), change.at, grants=grants)
+        await self.store.add_key(made, change)
+
+    def _change(self, by: str, why: str) -> Change:
+        return Change(by, why, self.clock.now())
+
+
+def principal_of(key: ApiKey) -> Principal:
+    """Return who has a key."""
+    return Principal(key.name, PrincipalKind.KEY, key.may)
 
 
 async def ensure_admin_key(store: KeyStore, path: pathlib.Path, clock: Clock) -> bool:

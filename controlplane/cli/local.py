@@ -1,9 +1,7 @@
 """Commands for whoever runs the control plane: they work on this machine, not over the API."""
 
-import contextlib
 import enum
 import pathlib
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +10,6 @@ from controlplane.cli.options import Format, OutputOption, is_json, surroundings
 from controlplane.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
-    from controlplane.auth.keys import KeyRing
     from controlplane.settings import Settings
     from controlplane.xds.bootstrap import ChannelTls
 
@@ -40,9 +37,6 @@ DatabaseOption = Annotated[
                  show_default=False),
 ]  # fmt: skip
 
-keys = typer.Typer(
-    no_args_is_help=True, help="Make and end API keys. Works on the database, so that the first one needs none."
-)
 database = typer.Typer(no_args_is_help=True, help="The database's schema.")
 
 
@@ -95,7 +89,7 @@ def current(database_url: DatabaseOption = None, output: OutputOption = Format.T
 
     from controlplane.store import schema  # noqa: PLC0415
 
-    state = asyncio.run(schema.current(_existing(database_url)))
+    state = asyncio.run(schema.current(existing_url(database_url)))
     if is_json(output):
         from controlplane.cli import output as printing  # noqa: PLC0415
 
@@ -105,92 +99,6 @@ def current(database_url: DatabaseOption = None, output: OutputOption = Format.T
     else:
         print(f"at {state.revision}, as this release needs it")
     raise typer.Exit(int(state.is_behind))
-
-
-# -- keys --------------------------------------------------------------------------------------------------------------
-
-
-@keys.command()
-def create(
-    name: Annotated[str, typer.Argument(help="Who will use it: the actor in the audit.", show_default=False)],
-    database_url: DatabaseOption = None,
-    output: OutputOption = Format.TABLE,
-) -> None:
-    """Make a key and print it, once: only its digest is kept."""
-    import asyncio  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
-    async def work() -> str:
-        async with _key_ring(database_url) as ring:
-            return await ring.create(name)
-
-    key = asyncio.run(work())
-    if is_json(output):
-        from controlplane.cli import output as printing  # noqa: PLC0415
-
-        printing.print_json({"name": name, "key": key})
-        return
-    print(key)
-    print(f"keep it: it cannot be shown again. Use it as HUESHIFT_API_KEY; it acts as {name!r}.", file=sys.stderr)
-
-
-@keys.command("list")
-def list_keys(database_url: DatabaseOption = None, output: OutputOption = Format.TABLE) -> None:
-    """List all keys by name and first characters."""
-    import asyncio  # noqa: PLC0415
-
-    from controlplane.cli import output as printing  # noqa: PLC0415
-    from controlplane.ports import ApiKey  # noqa: PLC0415
-
-    async def work() -> tuple[ApiKey, ...]:
-        async with _key_ring(database_url) as ring:
-            return await ring.store.list_keys()
-
-    found = asyncio.run(work())
-    if is_json(output):
-        printing.print_json({"keys": [_key_row(key) for key in found]})
-    elif found:
-        printing.print_page(printing.rows_table([_key_row(key) for key in found]))
-    else:
-        print("there is no key yet; make one with: hueshift keys create NAME")
-
-
-@keys.command()
-def revoke(
-    name: Annotated[str, typer.Argument(help="Whose key ends.", show_default=False)],
-    database_url: DatabaseOption = None,
-) -> None:
-    """End a key at once."""
-    import asyncio  # noqa: PLC0415
-
-    async def work() -> None:
-        async with _key_ring(database_url) as ring:
-            await ring.revoke(name)
-
-    asyncio.run(work())
-    print(f"the key of {name!r} is revoked")
-
-
-def _key_row(key: Any) -> dict[str, str]:
-    return {
-        "name": key.name,
-        "prefix": f"{key.prefix}...",
-        "created": key.created_at.isoformat(timespec="seconds"),
-        "revoked": key.revoked_at.isoformat(timespec="seconds") if key.revoked_at else "",
-    }
-
-
-@contextlib.asynccontextmanager
-async def _key_ring(database_url: str | None) -> "AsyncIterator[KeyRing]":
-    from controlplane.auth.keys import KeyRing  # noqa: PLC0415
-    from controlplane.clock import SystemClock  # noqa: PLC0415
-    from controlplane.store import open_store  # noqa: PLC0415
-    from controlplane.wake import WakeBoard  # noqa: PLC0415
-
-    clock = SystemClock()
-    store = await open_store(_existing(database_url), board=WakeBoard(), clock=clock)
-    async with store:
-        yield KeyRing(store=store, clock=clock)
 
 
 # -- Envoy -------------------------------------------------------------------------------------------------------------
@@ -395,10 +303,9 @@ def register(app: typer.Typer) -> None:
     for command in (serve, bootstrap, envoy):
         app.command()(command)
     app.add_typer(database, name="db")
-    app.add_typer(keys, name="keys")
 
 
-def _existing(database_url: str | None) -> str:
+def existing_url(database_url: str | None) -> str:
     """Return the database's URL; for the embedded one, say what makes it if there is none."""
     settings = _settings(database_url=database_url)
     if not settings.database_url and not settings.data_dir.is_dir():

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import batch, fleet, job_operations, jobs, local, measure, openapi, quality, release
+from controlplane.cli import audit, batch, fleet, job_operations, jobs, keys, local, measure, openapi, quality, release
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import ControlPlaneError
 
@@ -52,6 +52,8 @@ def hueshift(
 release.register(app)
 fleet.register(app)
 local.register(app)
+keys.register(app)
+audit.register(app)
 measure.register(app)
 quality.register(app)
 jobs.register(app)

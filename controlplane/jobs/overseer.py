@@ -7,7 +7,7 @@ from typing import Protocol
 import structlog
 
 from controlplane.clock import Clock
-from controlplane.errors import ConflictError, ForbiddenError, UnavailableError
+from controlplane.errors import ConflictError, UnavailableError
 from controlplane.jobs.figures import FigureStore, KindFigures, figures_of
 from controlplane.jobs.meter import JobMeter, TotalStore
 from controlplane.jobs.model import Job, JobId, JobState
@@ -25,8 +25,7 @@ class OverseerStore(JobStore, TotalStore, FigureStore, Protocol):
 class Overseer:
     """Looks at rows and at the queue, and changes rows.
 
-    *tasks* is None where no foreign producers are; *operators* are the names of the API keys that may see and stop
-    what is everybody's.
+    *tasks* is None where no foreign producers are.
     """
 
     store: OverseerStore
@@ -35,19 +34,6 @@ class Overseer:
     blobs: BlobStore
     clock: Clock
     meter: JobMeter
-    operators: frozenset[str]
-
-    def check_operator(self, name: str) -> None:
-        """Refuse whoever may not see or stop what is everybody's.
-
-        Raises:
-            ForbiddenError: *name* is no operator's.
-        """
-        if name not in self.operators:
-            known = ", ".join(sorted(self.operators)) or "nobody"
-            raise ForbiddenError(
-                f"the API key {name!r} is no operator's, which this takes; HUESHIFT_OPERATORS names them (now: {known})"
-            )
 
     async def retry(self, job: JobId, *, owner: str) -> Job:
         """Let a dead or cancelled job wait again, as if it had never failed; one that waits or runs stays so.

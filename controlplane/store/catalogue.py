@@ -2,7 +2,7 @@
 
 import datetime as dt
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -60,12 +60,13 @@ class SqlCatalogue(Part):
 
         return await self.database.read(work)
 
-    async def list_services(self, *, after: str = "", limit: int | None = None) -> tuple[ServiceRecord, ...]:
+    async def list_services(
+        self, *, after: str = "", limit: int | None = None, only: Collection[str] | None = None
+    ) -> tuple[ServiceRecord, ...]:
         def work(tx: Tx) -> tuple[ServiceRecord, ...]:
-            if limit is None:
-                found = _records(tx.conn, self.specs)
-                return tuple(record for record in found if record.name > after)
-            rows = services_after(tx.conn, after, limit)
+            if limit is None and only is None:
+                return tuple(record for record in _records(tx.conn, self.specs) if record.name > after)
+            rows = services_after(tx.conn, after, limit, only)
             return tuple(_records_of(tx.conn, self.specs, rows))
 
         return await self.database.read(work)

@@ -3,7 +3,7 @@
 import dataclasses
 import datetime as dt
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -115,10 +115,15 @@ class ServiceRows:
     splits: dict[str, Split]
 
 
-def services_after(conn: sa.Connection, after: str, limit: int) -> ServiceRows:
-    """Return the rows of the *limit* services whose names come next after *after*; four statements, however many."""
+def services_after(conn: sa.Connection, after: str, limit: int | None, only: Collection[str] | None) -> ServiceRows:
+    """Return the rows of the *limit* services whose names come next after *after*; four statements, however many.
+
+    *only* names those that are wanted, None wants all.
+    """
     table = tables.service
     query = sa.select(table.c.name).where(table.c.name > after).order_by(table.c.name).limit(limit)
+    if only is not None:
+        query = query.where(table.c.name.in_(only))
     names = list(conn.scalars(query))
     named = {"services": names}
     newest, unrejected = ({row.service: row for row in conn.execute(each, named)} for each in _NAMED)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from controlplane.clock import Clock
 from controlplane.store import schema, tables
+from controlplane.store.audit import SqlAudit
 from controlplane.store.catalogue import SqlCatalogue
 from controlplane.store.desired import SqlDesired
 from controlplane.store.engine import Database, Tx, make_runner
@@ -51,6 +52,7 @@ class SqlStore(
     SqlQuality,
     SqlModels,
     SqlKeys,
+    SqlAudit,
     SqlLease,
     SqlGivenAnswers,
     SqlJobs,
@@ -64,7 +66,10 @@ class SqlStore(
     SqlCallbacks,
     SqlLanes,
 ):
-    """The ports `Store`, `JobStore` and `CallbackStore` on one SQL database. Close it, or use it in `with`."""
+    """The ports `Store`, `KeyStore`, `AuditStore`, `JobStore` and `CallbackStore` on one SQL database.
+
+    Close it, or use it in `with`.
+    """
 
     clock: Clock
     scratch: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)

@@ -298,6 +298,8 @@ history = sa.Table(
     sqlite_autoincrement=True,
 )
 """Append-only: triggers refuse every UPDATE and DELETE."""
+_TOLD = sa.text("kind IN ('audit', 'refused')")
+sa.Index("ix_history_told", history.c.at, history.c.number, sqlite_where=_TOLD, postgresql_where=_TOLD)
 
 idempotency_key = sa.Table(
     "idempotency_key",
@@ -370,7 +372,9 @@ api_key = sa.Table(
     sa.Column("digest", sa.Text, nullable=False, unique=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("revoked_at", UtcDateTime),
+    sa.Column("grants", Json),
 )
+"""*grants* is null for keys from before there were any, an empty list for those that may nothing."""
 sa.Index(
     "uq_api_key_live",
     api_key.c.name,

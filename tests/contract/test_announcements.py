@@ -13,6 +13,7 @@ from controlplane.wake import Topic
 from tests.builders import (
     NOW,
     make_batch,
+    make_change,
     make_key,
     make_new_rollout,
     make_node,
@@ -60,7 +61,7 @@ STEPS: list[tuple[str, Step, set[Topic]]] = [
     ("forget health", lambda s, _: s.forget_health(("edge-2",)), {Topic.FLEET}),
     ("forget no health", lambda s, _: s.forget_health(("edge-9",)), set()),
     ("prune", lambda s, _: s.prune_telemetry(before_tick=2), set()),
-    ("key", lambda s, _: s.add_key(make_key()), set()),
+    ("key", lambda s, _: s.add_key(make_key(), make_change()), set()),
     ("lease", lambda s, _: s.acquire_lease("a", ttl=seconds(1), now=NOW), set()),
 ]
 

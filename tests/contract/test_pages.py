@@ -11,6 +11,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from controlplane.auth.keys import KeyRing
 from controlplane.rollout.model import Promoted
 from controlplane.store import tables
 from controlplane.store.engine import Tx
@@ -63,7 +64,7 @@ def crowded_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             (latest,) = await world.store.list_rollouts("colorize")
             await world.move(latest, Promoted(at=builders.NOW, words="all kept"))
             await world.store.database.write(crowd)
-            await world.store.revoke_key("ada", now=world.clock.now())  # each world makes one of that name
+            await KeyRing(store=world.store, clock=world.clock).revoke("ada")  # each world makes one of that name
         (path,) = folder.glob("store-*.sqlite3")
         return path
 

@@ -18,7 +18,17 @@ from controlplane.store import SqlStore, open_store
 from controlplane.store.engine import Tx
 from controlplane.store.listener import Listener
 from controlplane.wake import Topic, WakeBoard
-from tests.builders import NOW, make_batch, make_counts, make_key, make_new_rollout, make_snapshot, make_spec, seconds
+from tests.builders import (
+    NOW,
+    make_batch,
+    make_change,
+    make_counts,
+    make_key,
+    make_new_rollout,
+    make_snapshot,
+    make_spec,
+    seconds,
+)
 from tests.contract.conftest import Ears
 from tests.pg import Postgres
 
@@ -110,8 +120,8 @@ async def test_one_process_gets_the_lease(store: SqlStore, other: SqlStore) -> N
 async def test_snapshots_and_keys_of_two_processes_get_in_line(store: SqlStore, other: SqlStore) -> None:
     results = await race(
         *[lambda at=at, n=n: at.propose_snapshot(make_snapshot(f"s{n}")) for n, at in enumerate((store, other) * 5)],
-        lambda: store.add_key(make_key(digest="d1")),
-        lambda: other.add_key(make_key(digest="d2")),
+        lambda: store.add_key(make_key(digest="d1"), make_change()),
+        lambda: other.add_key(make_key(digest="d2"), make_change()),
     )
     assert results[:10] == [None] * 10
     assert sum(isinstance(result, ConflictError) for result in results) == 1
@@ -147,7 +157,7 @@ async def main():
     async with await open_store(sys.argv[1], board=WakeBoard(), clock=SystemClock()) as store:
         number = 0
         while True:
-            await store.add_key(make_key(f"key-{number}", digest=f"d{number}"))
+            await store.add_key(make_key(f"key-{number}", digest=f"d{number}"), make_change())
             print(number, flush=True)
             number += 1
 
@@ -166,7 +176,7 @@ async def test_what_was_committed_outlives_kill_9(database_url: str, store: SqlS
     found = [key.name for key in await store.list_keys()]
     assert len(found) - (confirmed + 1) in {0, 1}  # one commit may not have been told any more
     assert sorted(found) == sorted(f"key-{number}" for number in range(len(found)))
-    await store.add_key(make_key("after", digest="after"))
+    await store.add_key(make_key("after", digest="after"), make_change())
 
 
 async def test_everything_is_there_after_reopening(database_url: str, store: SqlStore) -> None:

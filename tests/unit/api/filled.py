@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from controlplane.auth.keys import KeyRing
+from controlplane.auth.roles import Grant, Role
 from controlplane.jobs.model import Again, AttemptOutcome, Claim, JobId, result_key
 from controlplane.jobs.ports import EndedAttempt
 from controlplane.ports import (
@@ -56,6 +58,8 @@ async def fill(world: World) -> Mapping[str, Any]:
     await _roll(world)
     await _connect(world)
     job = await _work(world)
+    grants = (Grant(Role.OPERATOR, "colorize"),)
+    await KeyRing(store=world.store, clock=world.clock).create("ci", grants, by="ada", why="for the pipeline")
     return {
         "name": "colorize",
         "rollout": "colorize-1",
@@ -66,6 +70,7 @@ async def fill(world: World) -> Mapping[str, Any]:
         "kind": "person",
         "owner": "ada",
         "callback": "shop",
+        "key": "ci",
     }
 
 

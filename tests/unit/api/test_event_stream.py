@@ -14,6 +14,7 @@ import pytest
 
 from controlplane.api import event_stream, sse
 from controlplane.auth.keys import KeyRing
+from controlplane.auth.roles import Grant, Role
 from controlplane.events.feed import FellBehindError
 from controlplane.events.model import Wanted
 from controlplane.rollout.model import NO_STEP, Baking, Pause, RollbackCause, RolledBack, RollingBack, Shifting
@@ -267,3 +268,33 @@ async def test_nobody_follows_without_a_key_unless_reading_is_public(world: Worl
     await world.declare()
     async with listening(world, key=None) as stream:
         await stream.wait_text("event: state")
+
+
+async def test_who_sees_some_services_is_told_of_these_alone(world: World) -> None:
+    await world.declare()
+    ring = KeyRing(store=world.store, clock=world.clock)
+    key = await ring.create("bob", (Grant(Role.VIEWER, "other"),))
+    async with listening(world, key=key) as stream:
+        await stream.wait_text("event: begin")
+        await set_split(world)
+        await world.store.apply(builders.make_spec("other", port=8090), by="ada", why="", now=world.clock.now())
+        assert await wait_sentence(stream, "declared other") == ["ada declared other: revision 1 declared"]
+    assert "colorize" not in json.dumps(stream.events)
+    async with world.http(key) as http:
+        assert (await http.get("/v1/events", params={"service": "colorize"})).status_code == 404
+
+
+async def test_a_stream_ends_when_its_reader_may_see_less(world: World) -> None:
+    await world.declare()
+    ring = KeyRing(store=world.store, clock=world.clock)
+    key = await ring.create("bob", (Grant(Role.VIEWER, "colorize"), Grant(Role.VIEWER, "other")))
+    async with listening(world, key=key) as stream:
+        await stream.wait_text("event: begin")
+        await ring.set_grants("bob", [Grant(Role.VIEWER, "other")])
+        for _ in range(2 * sse.ASK_AGAIN):
+            world.clock.move(dt.timedelta(seconds=event_stream.ASK_KEY_S))
+            await set_split(world)
+            if stream.has_end:
+                break
+            await world.clock.sleep(dt.timedelta(0))
+        await stream.wait_end()

@@ -16,7 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from controlplane.api.access import Parts
 from controlplane.api.app import create_app
+from controlplane.auth.denials import Denials
 from controlplane.auth.keys import KeyRing
+from controlplane.auth.parts import AuthParts
 from controlplane.blobs.directory import DirectoryBlobs
 from controlplane.broker.rabbitmq import RabbitQueue
 from controlplane.clock import Clock
@@ -161,7 +163,7 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
     parts = Parts(
         store=store,
         clock=clock,
-        authenticate=KeyRing(store=store, clock=clock).authenticate,
+        auth=make_auth(store, clock),
         inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),
         desk=JobDesk(store=store, blobs=DirectoryBlobs(pathlib.Path()), source=FakePhotos(), clock=clock),
         callbacks=make_callback_desk(store, clock),
@@ -170,6 +172,11 @@ def _build(store: SqlStore, clock: ManualClock, registry: CollectorRegistry) -> 
         overseer=make_overseer(store, DirectoryBlobs(pathlib.Path()), clock, queue=RabbitQueue("amqp://nowhere")),
     )
     return create_app(parts, registry=registry)
+
+
+def make_auth(store: SqlStore, clock: ManualClock) -> AuthParts:
+    """Build what wiring builds."""
+    return AuthParts(keys=KeyRing(store=store, clock=clock), denials=Denials(store=store, clock=clock), audit=store)
 
 
 def make_feed(store: SqlStore, clock: Clock, board: WakeBoard) -> JobFeed:
@@ -212,7 +219,7 @@ async def open_world(
         app.state.parts = Parts(
             store=store,
             clock=clock,
-            authenticate=ring.authenticate,
+            auth=make_auth(store, clock),
             missing=say_missing,
             public_reads=public_reads,
             inspector=Inspector(store=store, reader=SnapshotReader(), clock=clock),

@@ -1,15 +1,18 @@
 """API keys: made once, shown once, and never a table without a way in."""
 
+import dataclasses
 import datetime as dt
 import pathlib
 import re
 import stat
+from typing import Any
 
 import pytest
 
 from controlplane.auth.keys import KeyRing, digest, ensure_admin_key, make_key
+from controlplane.auth.ports import ApiKey, Change, KeyStore
+from controlplane.auth.roles import Grant
 from controlplane.errors import ConflictError, InvalidInputError, NotFoundError, UnauthorizedError
-from controlplane.ports import ApiKey, KeyStore
 from tests import builders
 
 
@@ -32,22 +35,41 @@ class MemoryKeys:
     def __init__(self) -> None:
         self.keys: list[ApiKey] = []
 
-    async def add_key(self, key: ApiKey) -> None:
+    async def add_key(self, key: ApiKey, change: Change) -> None:
+        assert change.by
         if any(known.name == key.name and known.revoked_at is None for known in self.keys):
             raise ConflictError(f"name: {key.name!r} is taken by a live key")
         self.keys.append(key)
 
-    async def find_key(self, wanted: str) -> ApiKey | None:
-        return next((key for key in self.keys if key.digest == wanted and key.revoked_at is None), None)
+    async def find_key(self, digest: str) -> ApiKey | None:
+        return next((key for key in self.keys if key.digest == digest), None)
+
+    async def find_live_key(self, name: str) -> ApiKey | None:
+        return next((key for key in self.keys if key.name == name and key.revoked_at is None), None)
 
     async def list_keys(self) -> tuple[ApiKey, ...]:
         return tuple(reversed(self.keys))
 
-    async def revoke_key(self, name: str, *, now: dt.datetime) -> None:
+    async def page_keys(self, *, before: int | None, limit: int) -> tuple[tuple[int, ApiKey], ...]:
+        found = [(number, key) for number, key in enumerate(self.keys) if before is None or number < before]
+        return tuple(found[::-1][:limit])
+
+    async def revoke_key(self, name: str, change: Change, *, spare_last_admin: bool = False) -> None:
+        assert not spare_last_admin
+        self._replace(name, revoked_at=change.at)
+
+    async def set_grants(
+        self, name: str, grants: tuple[Grant, ...], change: Change, *, spare_last_admin: bool = False
+    ) -> bool:
+        assert change.by
+        assert not spare_last_admin
+        return self._replace(name, grants=grants)
+
+    def _replace(self, name: str, **changed: Any) -> bool:
         for place, key in enumerate(self.keys):
             if key.name == name and key.revoked_at is None:
-                self.keys[place] = ApiKey(key.name, key.prefix, key.digest, key.created_at, now)
-                return
+                self.keys[place] = dataclasses.replace(key, **changed)
+                return self.keys[place] != key
         raise NotFoundError("API key", name)
 
 
@@ -73,7 +95,7 @@ def test_a_key_is_marked_long_and_never_the_same() -> None:
 
 async def test_a_key_opens_until_it_is_revoked(ring: KeyRing, keys: MemoryKeys) -> None:
     key = await ring.create("ci@github")
-    assert await ring.authenticate(key) == "ci@github"
+    assert (await ring.authenticate(key)).name == "ci@github"
     await ring.revoke("ci@github")
     with pytest.raises(UnauthorizedError, match="not known or was revoked"):
         await ring.authenticate(key)
@@ -129,7 +151,7 @@ async def test_the_first_start_writes_a_key_that_only_the_owner_can_read(
     path = tmp_path / "new" / "admin.key"
     assert await ensure_admin_key(keys, path, StillClock())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert await ring.authenticate(path.read_text("ascii").strip()) == "admin"
+    assert (await ring.authenticate(path.read_text("ascii").strip())).name == "admin"
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -153,7 +175,7 @@ async def test_a_crash_before_the_key_was_stored_leaves_one_that_the_next_start_
     assert await ring.ensure_admin_key(path)
     assert path.read_text("ascii") == written
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert await ring.authenticate(written) == "admin"
+    assert (await ring.authenticate(written)).name == "admin"
     assert len(keys.keys) == 1
 
 

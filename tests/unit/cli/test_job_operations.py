@@ -236,13 +236,14 @@ def test_queues_are_for_operators(cli: Cli, photo: str) -> None:
     for command in (("queues",), ("drain",)):
         ended = cli("jobs", *command)
         assert (ended.code, len(ended.lines)) == (4, 1)
-        assert "'bob' is no operator's" in ended.err
+        assert "hueshift keys grant bob --role operator" in ended.err
 
 
 async def make_key(world: World) -> str:
     from controlplane.auth.keys import KeyRing  # noqa: PLC0415 - of this one
+    from controlplane.auth.roles import READS_ALL  # noqa: PLC0415
 
-    return await KeyRing(store=world.store, clock=world.clock).create("bob")
+    return await KeyRing(store=world.store, clock=world.clock).create("bob", (READS_ALL,))
 
 
 def test_queues_on_80_columns() -> None:

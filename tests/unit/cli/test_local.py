@@ -60,13 +60,55 @@ def test_keys_are_made_listed_and_revoked_without_a_server(cli: Cli, folder: pat
     assert "cannot be shown again" in made.err
     assert json.loads(cli("keys", "create", "ada", "-o", "json").out)["key"].startswith("hs_")
     listed = cli("keys", "list")
-    assert listed.out.splitlines()[0].split() == ["NAME", "PREFIX", "CREATED", "REVOKED"]
+    assert listed.out.splitlines()[0].split() == ["NAME", "PREFIX", "GRANTS", "CREATED", "REVOKED"]
     assert key not in listed.out
     assert f"{key[:9]}..." in listed.out
     assert cli("keys", "revoke", "ci").code == 0
     rows = json.loads(cli("keys", "list", "-o", "json").out)["keys"]
     assert [(row["name"], bool(row["revoked"])) for row in rows] == [("ada", False), ("ci", True)]
     assert key not in (folder / "hueshift.sqlite3").read_bytes().decode("latin-1")
+
+
+def test_keys_have_grants_which_are_given_and_taken(cli: Cli, folder: pathlib.Path) -> None:
+    assert folder.name == "data"
+    cli("db", "upgrade")
+    assert "it acts as 'all' and may: admin:*" in cli("keys", "create", "all").err
+    made = cli("keys", "create", "ci", "--role", "operator", "--service", "a", "--service", "b", "--grant", "viewer:*")
+    assert "may: viewer:*, operator:a, operator:b" in made.err
+    assert "jobs of its own, and nothing else" in cli("keys", "create", "shop", "--jobs-only").err
+    assert cli("keys", "grant", "shop", "--role", "viewer").out == "'shop' may: viewer:*\n"
+    assert cli("keys", "grant", "ci", "--grant", "approver:a").out == "'ci' may: viewer:*, approver:a, operator:b\n"
+    assert cli("keys", "ungrant", "ci", "--grant", "approver:a", "--role", "viewer").out == "'ci' may: operator:b\n"
+    assert cli("keys", "ungrant", "all", "--role", "admin").code == 0, "on this machine nobody is locked out"
+    rows = json.loads(cli("keys", "list", "-o", "json").out)["keys"]
+    assert [(row["name"], row["grants"]) for row in rows] == [
+        ("shop", ["viewer:*"]),
+        ("ci", ["operator:b"]),
+        ("all", []),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("create", "x", "--role", "king"), 2, "--role: 'king' is no role; use viewer, operator, approver, admin"),
+        (("create", "x", "--service", "a"), 2, "--service: is given without a role"),
+        (("create", "x", "--role", "viewer", "--jobs-only"), 2, "--jobs-only: is given beside a role"),
+        (("create", "x", "--grant", "viewer:A b"), 2, "--grant: 'A b' cannot name a service"),
+        (("grant", "ci"), 2, "--role: is not given"),
+        (("grant", "bob", "--role", "viewer"), 4, "API key 'bob' does not exist (known: ci)"),
+        (("ungrant", "ci", "--role", "viewer"), 4, "grant of 'ci' 'viewer:*' does not exist (known: operator:*)"),
+    ],
+)
+def test_grants_that_make_no_sense_are_refused(
+    cli: Cli, folder: pathlib.Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    assert folder.name == "data"
+    cli("db", "upgrade")
+    cli("keys", "create", "ci", "--role", "operator")
+    ended = cli("keys", *arguments)
+    assert (ended.code, len(ended.lines)) == (code, 1)
+    assert words in ended.err
 
 
 def test_keys_refuse_what_makes_no_sense(cli: Cli, folder: pathlib.Path) -> None:

@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from controlplane.errors import ConflictError, ForbiddenError, UnavailableError
+from controlplane.errors import ConflictError, UnavailableError
 from controlplane.jobs.model import Failed, JobState, Refused, photo_key
 from controlplane.jobs.operations import ALL_KINDS, DeadTask, Letters
 from controlplane.jobs.ports import MAX_BATCH, DeadLetter
@@ -88,13 +88,6 @@ async def test_a_report_has_what_rows_say_though_the_broker_is_away(works: Works
     assert report.trouble.startswith("HUESHIFT_QUEUE_URL: the broker is away")
     overseer = make_overseer(works.store, works.blobs, works.clock, queue=works.queue, tasks=Tasks())
     assert (await overseer.report()).tasks == Letters(reasons=(("body: is not JSON", 2),))
-
-
-def test_only_operators_see_and_stop_what_is_everybodys(works: Works) -> None:
-    overseer = make_overseer(works.store, works.blobs, works.clock, operators=frozenset({"ops", "admin"}))
-    overseer.check_operator("ops")
-    with pytest.raises(ForbiddenError, match=r"'ada' is no operator's.*HUESHIFT_OPERATORS.*\(now: admin, ops\)"):
-        overseer.check_operator("ada")
 
 
 async def test_a_drained_kind_starts_nothing_on_any_replica_and_goes_on_by_itself(works: Works) -> None:
