@@ -18,7 +18,7 @@ REFUSALS: Final[Mapping[str, tuple[int, ...]]] = {
     "followEvents": NO_SUCH,
     "showTraffic": NO_SUCH,
     "showSeries": NO_SUCH,
-    "followEverything": (429,),
+    "followEverything": (404, 429),
     # rollouts
     "startRollout": STEERING,
     "listRollouts": NO_SUCH,

@@ -203,8 +203,8 @@ def _quiet() -> Iterator[None]:
 def test_any_request_is_answered_as_the_document_says(
     template: pathlib.Path, tmp_path: pathlib.Path, caller: str
 ) -> None:
-    statuses = try_everything(template, tmp_path, caller, 2 if caller == "admin" else 1)
-    assert sum(statuses.values()) > 50
+    statuses = try_everything(template, tmp_path, caller, 8 if caller == "admin" else 3)
+    assert sum(statuses.values()) > 100
     if caller == "admin":
         assert {200, 202, 404, 422} <= set(statuses), "it was let in, and said no for many reasons"
 

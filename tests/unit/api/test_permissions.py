@@ -162,7 +162,7 @@ async def test_a_hidden_service_cannot_be_told_from_none(world: World) -> None:
             not_there = await http.request(method, path.format("nowhere"), json=body)
             assert there.status_code == not_there.status_code == 404
             assert there.text.replace("colorize", "nowhere") == not_there.text
-        assert (await http.get("/v1/services")).json() == []
+        assert (await http.get("/v1/services")).json()["items"] == []
         granted = await http.get("/v1/services/mine")
         assert granted.json()["detail"] == "service 'mine' does not exist, or is not yours to see"
     async with world.http() as all_seeing:
@@ -191,7 +191,7 @@ async def test_grants_are_looked_up_at_each_request(world: World) -> None:
     async with world.http(await ring.create("bob", ())) as http:
         assert (await http.get("/v1/services/colorize")).status_code == 404
         await ring.set_grants("bob", [Grant(Role.VIEWER, "colorize")])
-        assert [each["name"] for each in (await http.get("/v1/services")).json()] == ["colorize"]
+        assert [each["name"] for each in (await http.get("/v1/services")).json()["items"]] == ["colorize"]
         assert (await http.get("/v1/services/colorize")).status_code == 200
         await ring.set_grants("bob", [])
         assert (await http.get("/v1/services/colorize")).status_code == 404
