@@ -751,7 +751,8 @@ class AnswerStore(Protocol):
             now: A claim older than `CLAIMED_FOR` counts for nothing, an answer older than `ANSWERS_KEPT` is forgotten.
 
         Raises:
-            ConflictError: The key was used for another request, or somebody is answering this one.
+            ConflictError: The key was used for another request.
+            UnavailableError: Somebody is answering this one; ask again.
         """
 
     async def keep_answer(self, key: str, answer: GivenAnswer, *, claimed_at: dt.datetime) -> None:
@@ -761,8 +762,8 @@ class AnswerStore(Protocol):
         """Let a claimed request be made again: it was refused, or broke off."""
 
 
-CLAIMED_FOR = dt.timedelta(minutes=2)
-"""Longer than any request takes: whoever claimed one for longer has died."""
+CLAIMED_FOR = dt.timedelta(seconds=30)
+"""Longer than requests take: whoever claimed one for longer has died, and so long a client must wait for an answer."""
 ANSWERS_KEPT = dt.timedelta(hours=24)
 
 

@@ -94,7 +94,8 @@ async def claim_once(request: Request, key: str | None, *, store: AnswerStore, c
     """See that a request with the idempotency *key*, which its caller's name is part of, is done once.
 
     Raises:
-        ConflictError: The key was used for another request, or a copy of this one is being answered.
+        ConflictError: The key was used for another request.
+        UnavailableError: A copy of this one is being answered.
     """
     claim: _Claim | None = getattr(request.state, "claim", None)
     if claim is not None and key is not None:

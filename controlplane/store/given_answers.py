@@ -5,7 +5,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from controlplane.errors import ConflictError
+from controlplane.errors import ConflictError, UnavailableError
 from controlplane.ports import ANSWERS_KEPT, CLAIMED_FOR, GivenAnswer
 from controlplane.store.engine import Tx
 from controlplane.store.queries import Part
@@ -54,7 +54,7 @@ def _claim(tx: Tx, key: str, request: str, digest: str, now: dt.datetime) -> Giv
         if found.status is not None:
             return GivenAnswer(found.status, found.headers, found.body)
         if found.at > now - CLAIMED_FOR:
-            raise ConflictError(f"{request!r} with this idempotency key is being answered; ask again in a moment")
+            raise UnavailableError(f"{request!r} with this idempotency key is being answered; ask again in a moment")
     row = {"request": request, "digest": digest, "at": now, "status": None, "headers": {}, "body": b""}
     tx.conn.execute(table.delete().where(table.c.key == key))
     tx.conn.execute(table.insert(), {"key": key, **row})

@@ -5,7 +5,7 @@ import datetime as dt
 
 import pytest
 
-from controlplane.errors import ConflictError
+from controlplane.errors import ConflictError, UnavailableError
 from controlplane.ports import ANSWERS_KEPT, CLAIMED_FOR, GivenAnswer, Store
 from controlplane.store import SqlStore
 from tests.builders import NOW, make_new_rollout, make_spec
@@ -29,14 +29,14 @@ async def test_a_kept_answer_is_given_again_as_it_was(store: Store) -> None:
 
 async def test_a_claim_is_one_callers_until_it_is_dropped_or_too_old(store: Store) -> None:
     assert await claim(store) is None
-    with pytest.raises(ConflictError, match="is being answered; ask again in a moment"):
+    with pytest.raises(UnavailableError, match="is being answered; ask again in a moment"):
         await claim(store, at=NOW + CLAIMED_FOR - SECOND)
     await store.drop_claim("ada/k", claimed_at=NOW)
     assert await claim(store, at=NOW + SECOND) is None
     late = NOW + SECOND + CLAIMED_FOR
     assert await claim(store, at=late) is None, "whoever had it has died"
     await store.keep_answer("ada/k", ANSWER, claimed_at=NOW + SECOND)
-    with pytest.raises(ConflictError):
+    with pytest.raises(UnavailableError):
         await claim(store, at=late)
     await store.keep_answer("ada/k", ANSWER, claimed_at=late)
     await store.drop_claim("ada/k", claimed_at=late)
@@ -65,7 +65,7 @@ async def test_of_two_copies_at_once_one_is_done(store: SqlStore, other: SqlStor
     async def one(which: SqlStore) -> None:
         try:
             outcomes.append(await claim(which))
-        except ConflictError as exc:
+        except UnavailableError as exc:
             outcomes.append(str(exc))
 
     async with asyncio.TaskGroup() as tasks:

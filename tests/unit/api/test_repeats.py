@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from controlplane.auth.keys import KeyRing
+from controlplane.errors import UnavailableError
 from controlplane.ports import ANSWERS_KEPT, CLAIMED_FOR
 from tests.unit.api.test_services import document
 from tests.unit.api.world import World
@@ -86,9 +87,12 @@ async def test_a_copy_that_comes_while_the_first_is_at_work_is_told_to_wait(
     path = "/v1/job-callbacks/task/secret"
     first = await send(http, "POST", path, {}, "done")
     assert first.is_success
-    assert await store.claim_answer("ada/k", request=f"POST {path}", digest="x", now=now) is None
+    digest = "of the first"
+    assert await store.claim_answer("ada/k", request=f"POST {path}", digest=digest, now=now) is None
     other = await send(http, "POST", path, {}, "k")
     assert other.status_code == 409, "another request"
+    with pytest.raises(UnavailableError, match="is being answered"):
+        await store.claim_answer("ada/k", request=f"POST {path}", digest=digest, now=now)
     await store.drop_claim("ada/k", claimed_at=now)
     assert (await send(http, "POST", path, {}, "k")).is_success
 
