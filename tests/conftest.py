@@ -27,12 +27,18 @@ OF_JOBS = frozenset(
 )
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist's, which a run in one process goes without
+def pytest_xdist_auto_num_workers() -> int:
+    """Run one process more than there are cores: most of what real servers are tested with is waiting for them."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """pyproject.toml disables sockets for all tests; those that start real servers get loopback back.
 
     With several processes (`make test`) one of them runs all of those, one after the other: two fleets of Envoys on one
     machine would only wait for each other. Another one runs those of jobs, which wait for brokers and back-offs more
-    than they work, and then, as all others do, what waits for nobody.
+    than they work. The others run what waits for nobody.
     """
     for item in items:
         if item.get_closest_marker("integration"):

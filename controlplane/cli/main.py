@@ -10,7 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli import audit, batch, fleet, job_operations, jobs, keys, local, measure, openapi, quality, release
+from controlplane.cli import (
+    audit,
+    batch,
+    fleet,
+    job_operations,
+    jobs,
+    keys,
+    local,
+    measure,
+    openapi,
+    quality,
+    readiness,
+    release,
+)
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import ControlPlaneError
 
@@ -50,6 +63,7 @@ def hueshift(
 
 
 release.register(app)
+readiness.register(app)
 fleet.register(app)
 local.register(app)
 keys.register(app)

@@ -127,3 +127,25 @@ def test_the_readme_layout_table_names_nothing_else() -> None:
         r"`((?:controlplane|inference_worker|tests|deploy|migrations|protos)/[\w./-]*)`", layout_section()
     )
     assert [name for name in mentioned if not (ROOT / name).exists()] == [], "README.md, layout table"
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+
+def anchors_of(text: str) -> set[str]:
+    """Return what a page's headings are called in links, as GitHub makes them."""
+    plain = re.sub(r"(?ms)^```.*?^```", "", text)
+    headings = re.findall(r"(?m)^#+ (.+)$", plain)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    lost = []
+    for name in ("README.md", *(each for each in tracked() if re.fullmatch(r"docs/[\w-]+\.md", each))):
+        page = ROOT / name
+        for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", page.read_text("utf-8")):
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path).resolve() if path else page
+            if not there.exists() or (anchor and anchor not in anchors_of(there.read_text("utf-8"))):
+                lost.append(f"{name}: {target}")
+    assert lost == []

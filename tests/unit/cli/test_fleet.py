@@ -306,3 +306,19 @@ def test_before_there_is_a_snapshot_there_is_nothing_to_differ_from(cli: Cli) ->
     connect(cli, dataclasses.replace(node(), types={}))
     ended = cli("proxy", NODE, "diff")
     assert (ended.code, ended.out) == (0, "there is nothing that it should run yet\n")
+
+
+# -- ready -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_service_waits_for_an_envoy_and_for_healthy_workers(cli: Cli) -> None:
+    cli.do(cli.world.declare)
+    publish(cli, OLD)
+    cli.later(cli.world.store.record_nodes, (node(),))
+    cli.later(cli.world.report_health, ClusterHealth(NODE, "colorize_v1", 1, 2))
+    ended = cli("ready", "colorize", "--timeout", "5s")
+    assert ended.lines == [
+        "waiting: no Envoy is connected; start one with: hueshift envoy --node-id NAME",
+        "waiting: no Envoy finds a healthy worker of v1",
+    ]
+    assert (ended.code, ended.out) == (0, "colorize is ready\n")

@@ -130,6 +130,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
         *("apply", "lint", "list", "get", "start", "status", "pause", "resume", "promote", "abort", "set-weight"),
         *(
             "history",
+            "ready",
             "explain",
             "replay",
             "proxies",

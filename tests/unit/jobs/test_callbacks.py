@@ -35,7 +35,7 @@ from controlplane.jobs.model import JobId, JobState
 from tests.builders import NOW
 from tests.unit.jobs.test_model import make_job
 
-README = pathlib.Path(__file__).parents[3] / "README.md"
+HOW_TO = pathlib.Path(__file__).parents[3] / "docs/jobs.md"
 HOUR = dt.timedelta(hours=1)
 SECOND = dt.timedelta(seconds=1)
 DAY = dt.timedelta(days=1)
@@ -121,7 +121,7 @@ def test_a_signature_is_what_the_specification_says() -> None:
 
 
 def test_the_lines_of_the_readme_verify_it() -> None:
-    (lines,) = re.findall(r"```python\n(import base64.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (lines,) = re.findall(r"```python\n(import base64.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {}
     exec(lines, names)  # noqa: S102 - our own words
     secret, body, now = new_secret(), b'{"id":"evt_1"}', SystemClock().now()
