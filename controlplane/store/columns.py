@@ -1,9 +1,11 @@
 """Column types: aware moments, spans, JSON and serial numbers, alike on both databases."""
 
 import datetime as dt
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
 
 
 class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
@@ -37,6 +39,27 @@ class Span(sa.types.TypeDecorator[dt.timedelta]):
 
     def process_result_value(self, value: int | None, dialect: sa.Dialect) -> dt.timedelta | None:  # noqa: ARG002 - SQLAlchemy's signature
         return None if value is None else dt.timedelta(microseconds=value)
+
+
+class later(sa.sql.functions.FunctionElement[dt.datetime]):  # noqa: N801 - it is called as SQL's functions are
+    """The moment a span after another, in SQL: ``later(moment, span)``; on SQLite by whole seconds."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(later, "postgresql")
+def _later_on_postgresql(element: later, compiler: sa.sql.compiler.SQLCompiler, **options: Any) -> str:
+    moment, span = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"({moment} + ({span}) * interval '1 microsecond')"
+
+
+@compiles(later, "sqlite")
+def _later_on_sqlite(element: later, compiler: sa.sql.compiler.SQLCompiler, **options: Any) -> str:
+    moment, span = (compiler.process(clause, **options) for clause in element.clauses)
+    seconds = f"(({span}) / 1000000) || ' seconds'"
+    # Of the moment's text the part below a second stays as it is: SQLite's own arithmetic keeps milliseconds.
+    return f"(strftime('%Y-%m-%d %H:%M:%S', substr({moment}, 1, 19), {seconds}) || substr({moment}, 20))"
 
 
 Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")

@@ -7,13 +7,13 @@ from typing import Final
 import sqlalchemy as sa
 
 from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobId, JobState, Picture
-from controlplane.jobs.owners import keep_for
 from controlplane.jobs.ports import MAX_BATCH, EndedAttempt, OutboxEntry, WakeUp
+from controlplane.store.columns import later
 from controlplane.store.engine import Tx
 from controlplane.store.job_callbacks import has_callbacks, record_end
 from controlplane.store.job_drains import DRAINED
-from controlplane.store.job_rows import job_of, wake
-from controlplane.store.job_tables import job, job_attempt, job_kind, job_outbox, job_owner
+from controlplane.store.job_rows import job_of, shortest_keep, wake
+from controlplane.store.job_tables import job, job_attempt, job_kind, job_outbox
 from controlplane.store.queries import Part
 from controlplane.wake import Topic
 
@@ -121,6 +121,8 @@ _ATTACH: Final = (
         photo_sha256=sa.bindparam("digest"),
     )
 )
+_GONE_AT: Final = later(_moment("now"), shortest_keep(job.c.kind, job.c.owner))
+_IS_HEARD: Final = has_callbacks(job.c.owner)
 _FINISH: Final = (
     job.update()
     .where(_CLAIMED)
@@ -132,10 +134,11 @@ _FINISH: Final = (
         result_sha256=sa.bindparam("digest"),
         version=sa.bindparam("by_version"),
         finished_at=_moment("now"),
-        expires_at=_moment("until"),
+        expires_at=_GONE_AT,
         words="",
         **IDLE,
     )
+    .returning(_IS_HEARD)
 )
 _RETRY: Final = (
     job.update()
@@ -157,22 +160,11 @@ _BURY: Final = (
         words=sa.bindparam("why"),
         failures=job.c.failures + 1,
         finished_at=_moment("now"),
-        expires_at=_moment("until"),
+        expires_at=_GONE_AT,
         **IDLE,
     )
+    .returning(_IS_HEARD)
 )
-_TERMS: Final = (
-    sa.select(
-        job_kind.c.keep_us.label("kind_keep"),
-        job_owner.c.keep_us.label("owner_keep"),
-        has_callbacks(job.c.owner).label("is_heard"),
-    )
-    .select_from(job)
-    .join(job_kind, job_kind.c.name == job.c.kind)
-    .outerjoin(job_owner, job_owner.c.name == job.c.owner)
-    .where(_CLAIMED)
-)
-"""What is to be known of a job before it ends: how long its pictures stay, and whether anybody may want to hear."""
 
 
 def _change(tx: Tx, statement: sa.Update, claim: Claim, **facts: object) -> bool:
@@ -180,17 +172,16 @@ def _change(tx: Tx, statement: sa.Update, claim: Claim, **facts: object) -> bool
     return tx.conn.execute(statement, {"of": claim.job, "attempt": claim.attempt, **facts}).rowcount == 1
 
 
-def _end(tx: Tx, statement: sa.Update, claim: Claim, ended: EndedAttempt, now: dt.datetime, **facts: object) -> bool:
+def _end(
+    tx: Tx, statement: sa.UpdateBase, claim: Claim, ended: EndedAttempt, now: dt.datetime, **facts: object
+) -> bool:
     """Bring a job to its end: from now on its pictures have their time, and its owner is told. False as `_change`."""
     found = {"of": claim.job, "attempt": claim.attempt}
-    terms = tx.conn.execute(_TERMS, found).first()
-    if terms is None:
-        return False
-    until = now + keep_for(terms.kind_keep, terms.owner_keep)
-    if not _change(tx, statement, claim, now=now, until=until, **facts):
+    is_heard = tx.conn.scalar(statement, {**found, "now": now, **facts})
+    if is_heard is None:
         return False
     record_attempts(tx, [claim.job], ended, now)
-    if terms.is_heard:
+    if is_heard:
         record_end(tx, tx.conn.execute(sa.select(job).where(_IS), found).one())
     return True
 

@@ -87,6 +87,13 @@ def wake(tx: Tx, condition: sa.ColumnElement[bool], due: dt.datetime) -> None:
     tx.announce(Topic.JOBS)
 
 
+def shortest_keep(kind: sa.ColumnElement[str], owner: sa.ColumnElement[str]) -> sa.ColumnElement[Any]:
+    """Say in SQL what `keep_for` says of a job's *kind* and *owner*, in microseconds."""
+    of_kind = sa.select(job_kind.c.keep_us).where(job_kind.c.name == kind).scalar_subquery()
+    of_owner = sa.select(job_owner.c.keep_us).where(job_owner.c.name == owner).scalar_subquery()
+    return sa.case((of_owner < of_kind, of_owner), else_=of_kind)
+
+
 def date_pictures(tx: Tx, condition: sa.ColumnElement[bool], *, limit: int = 1) -> int:
     """Say when the pictures of jobs of *condition* go that have ended and do not know it yet; return of how many."""
     undated = sa.and_(job.c.finished_at.is_not(None), job.c.expires_at.is_(None), job.c.swept_at.is_(None))
