@@ -218,7 +218,7 @@ async def test_a_job_is_cancelled_and_one_that_died_says_why(
         await expect_state(page, photo.name, "cancelled")
     finally:
         os.kill(worker_of(place), signal.SIGCONT)
-    (job,) = (await place.owner.ask("GET", "/v1/jobs")).json()
+    (job,) = (await place.owner.ask("GET", "/v1/jobs")).json()["items"]
     assert job["state"] == "cancelled"
     again = card(page, photo.name).get_by_role("button", name="Try again:")
     if "/v1/jobs/{job}/retry" not in (await place.owner.ask("GET", "/openapi.json")).json()["paths"]:
