@@ -10,11 +10,14 @@ import enum
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NewType, Protocol
 
+from controlplane.rollout.freezing import Freeze
 from controlplane.rollout.model import Command, Plan, State
+from controlplane.rollout.past import Failure
 from controlplane.rollout.quality import QualityRun, QualityVerdict
 from controlplane.rollout.recorded import JudgedTick
 from controlplane.rollout.sampling import QuerySample
 from controlplane.rollout.slo import QualitySlo, Slo
+from controlplane.rollout.waiting import WaitingStart
 from controlplane.rollout.windows import VersionTick
 from controlplane.traffic.groups import Grouping
 from controlplane.traffic.model import ServiceSpec, Split, TrafficPlan
@@ -121,7 +124,8 @@ class CatalogueStore(Protocol):
 class NewRollout:
     """What is needed to start one. *plan* and *slos* are frozen into it: later revisions do not move its goal posts.
 
-    *baseline* is the version whose traffic moves; "" where only one besides the candidate has any.
+    *baseline* is the version whose traffic moves; "" where only one besides the candidate has any. *what* is what was
+    asked for, as the audit says it: ``start``, ``retry`` or ``undo``.
     """
 
     service: str
@@ -131,6 +135,7 @@ class NewRollout:
     by: str
     why: str
     baseline: str = ""
+    what: str = "start"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -211,7 +216,8 @@ class RolloutStore(Protocol):
         Raises:
             NotFoundError: No such service or version.
             ConflictError: A rollout of the service is active; or the candidate already has all traffic; or the split
-                has more than one version besides the candidate, or not the one that *new* names.
+                has more than one version besides the candidate, or not the one that *new* names; or the service is
+                frozen, unless the plan is a direct one.
         """
 
     async def load(self, rollout: RolloutId) -> Rollout:
@@ -258,7 +264,8 @@ class RolloutStore(Protocol):
         by one.
 
         Raises:
-            StaleWriteError: *rollout.version* is not the row's.
+            StaleWriteError: *rollout.version* is not the row's, or the rollout would end before a command that was
+                taken down for it is handled.
         """
 
     async def load_judged(self, rollout: RolloutId, *, after: int = 0, limit: int = 600) -> tuple[JudgedTick, ...]:
@@ -278,6 +285,111 @@ class RolloutStore(Protocol):
 
     async def history_since(self, service: str, after: int, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
         """Return the first entries of a service's history with numbers above *after*, oldest first."""
+
+
+# -- starts that wait, undo, freezes -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Agenda:
+    """What the controller has to heed besides rollouts: starts that wait, in the order in which they came; freezes."""
+
+    waiting: tuple[WaitingStart, ...]
+    freezes: tuple[Freeze, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Undone:
+    """What an undo became: the *command* to the active *rollout*, or (None) a rollout of its own back to *version*."""
+
+    rollout: RolloutId
+    version: str
+    command: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stopped:
+    """What stopping everything came to: rollouts asked to abort, waits cancelled, undos that were let go on."""
+
+    rollouts: tuple[RolloutId, ...]
+    cancelled: tuple[str, ...]
+    left: tuple[RolloutId, ...]
+
+
+class SteeringStore(Protocol):
+    """Starts that wait their turn, ways back, freeze windows."""
+
+    async def line_up(self, asked: WaitingStart, *, key: str | None, now: dt.datetime) -> WaitingStart:
+        """Let a start wait, with an audit row; the same *key* again returns the first one.
+
+        Its id and what stands before it are the store's to say. One that supersedes ends the wait of those whose hour
+        has come already.
+
+        Raises:
+            NotFoundError: No such service or version.
+            ConflictError: `MAX_WAITING` wait already; or it would supersede a rollout to the very same version.
+        """
+
+    async def load_agenda(self, *, since: dt.datetime) -> Agenda:
+        """Return every start that waits, and the freezes that were not over at *since*, past and present."""
+
+    async def load_waiting(self, start: str) -> WaitingStart:
+        """Return one by its id, waiting or not any more. Raises NotFoundError."""
+
+    async def begin(self, waiting: WaitingStart, new: NewRollout, *, now: dt.datetime) -> Rollout:
+        """End a wait by starting its rollout, both or none.
+
+        Raises:
+            StaleWriteError: It does not wait any more, a rollout is active, or a freeze began: look again.
+            ConflictError: The split does not fit, see `RolloutStore.start`.
+            NotFoundError: The service has left the version behind.
+        """
+
+    async def drop(self, waiting: WaitingStart, *, words: str, now: dt.datetime) -> None:
+        """End a wait without a rollout, with *words* in the history; one that has ended stays as it is."""
+
+    async def cancel(
+        self, service: str, start: str | None, *, by: str, why: str, now: dt.datetime
+    ) -> tuple[WaitingStart, ...]:
+        """End the wait of one start, or (None) of all of a service, with audit rows; return them.
+
+        Raises:
+            NotFoundError: No such service, or *start* does not wait there.
+        """
+
+    async def load_misfortune(self, start: str) -> str:
+        """Say how the rollout or the wait of that id ended, if that was no promotion; "" otherwise."""
+
+    async def load_failure(self, service: str, version: str) -> Failure | None:
+        """Return how a version failed when it was tried last; None where it did not."""
+
+    async def undo(self, service: str, to: str, *, by: str, why: str, key: str | None, now: dt.datetime) -> Undone:
+        """Take back what the active rollout has moved, or, without one, what the last promotion has moved.
+
+        *to* names the version that is to get the traffic, "" for the one before. The same *key* again changes nothing.
+
+        Raises:
+            NotFoundError: No such service or version.
+            ConflictError: There is nothing to undo, or not that way.
+        """
+
+    async def stop_all(self, *, by: str, why: str, now: dt.datetime) -> Stopped:
+        """Ask every active rollout to abort and cancel every wait, with audit rows. Undos go on."""
+
+    async def freeze(self, service: str, *, until: dt.datetime, by: str, why: str, now: dt.datetime) -> Freeze:
+        """Begin a freeze of *service*, or ("") of everything, in place of the one there is; with audit rows.
+
+        Raises:
+            NotFoundError: No such service.
+        """
+
+    async def unfreeze(self, service: str, *, by: str, why: str, now: dt.datetime) -> Freeze:
+        """End the freeze of *service*, or ("") of everything, with audit rows; return it.
+
+        Raises:
+            NotFoundError: No such service.
+            ConflictError: It is not frozen, or only as everything is.
+        """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -770,6 +882,7 @@ ANSWERS_KEPT = dt.timedelta(hours=24)
 class Store(
     CatalogueStore,
     RolloutStore,
+    SteeringStore,
     EventLog,
     FleetStore,
     DesiredStore,

@@ -18,7 +18,7 @@ from controlplane.auth.roles import EVERY, PUBLIC, READS_ALL, Principal
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
-from controlplane.errors import UnauthorizedError
+from controlplane.errors import NotFoundError, UnauthorizedError
 from controlplane.events.feed import EventFeed
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
@@ -122,7 +122,13 @@ async def _identify(parts: Parts, credentials: HTTPAuthorizationCredentials | No
 
 
 async def _service_of(parts: Parts, rollout: str) -> str:
-    return (await parts.store.load(RolloutId(rollout))).service
+    try:
+        return (await parts.store.load(RolloutId(rollout))).service
+    except NotFoundError as unknown:
+        try:
+            return (await parts.store.load_waiting(rollout)).service  # its rollout is still to come
+        except NotFoundError:
+            raise unknown from None
 
 
 Permitted: TypeAlias = Annotated[Principal, Depends(_permitted)]

@@ -85,7 +85,11 @@ class RevisionView(View):
 
 
 class RolloutView(View):
-    """A rollout. *step* counts from 1; 0 is before the first. *weight_bp* is what the state asks for."""
+    """A rollout. *step* counts from 1; 0 is before the first. *weight_bp* is what the state asks for.
+
+    One that has not begun is ``queued`` or ``scheduled``, with the plan that would count now; if it never will, its
+    outcome is ``cancelled``. *undoes*: it is the way back of an undo, without steps and judge.
+    """
 
     id: str
     service: str
@@ -94,7 +98,7 @@ class RolloutView(View):
     state: str
     phase: str
     active: bool
-    outcome: Literal["promoted", "rolled_back"] | None
+    outcome: Literal["promoted", "rolled_back", "cancelled"] | None
     cause: str | None
     words: str
     step: int
@@ -110,6 +114,26 @@ class RolloutView(View):
     plan: PlanDocument
     objectives: list[str]
     evidence: dict[str, Any] | None
+    undoes: bool = False
+
+
+class WaitingView(View):
+    """A start that waits under the id of its rollout to come; *state* is ``queued``, ``scheduled``, or how it ended.
+
+    *words* say what it waits for, or why it ended.
+    """
+
+    id: str
+    service: str
+    candidate: str
+    state: str
+    words: str
+    supersede: bool
+    only_after_success: bool
+    not_before: dt.datetime | None
+    by: str
+    why: str
+    at: dt.datetime
 
 
 class AcksView(View):
@@ -156,7 +180,7 @@ class AppliedView(View):
 
 
 class SummaryView(View):
-    """One line of the list of services."""
+    """One line of the list of services: how many starts wait, and which freeze it is under, if any."""
 
     name: str
     listener: str
@@ -164,6 +188,8 @@ class SummaryView(View):
     revision: int
     revision_status: str
     rollout: RolloutView | None
+    waiting: int = 0
+    frozen: str = ""
 
 
 class MeasureView(View):
@@ -208,7 +234,10 @@ class QualityReportView(QualityRunView):
 
 
 class StatusView(View):
-    """Everything about a service on one page. *quality*: the last verdict on pictures, after a run without one."""
+    """Everything about a service on one page. *quality*: the last verdict on pictures, after a run without one.
+
+    *waiting* are the starts that wait, in their order; *frozen* says which freeze forbids more traffic, if any.
+    """
 
     service: str
     listener: str
@@ -221,6 +250,8 @@ class StatusView(View):
     events: list[EventView]
     quality: list[QualityRunView] = []
     models: list[ProvenanceView] = []
+    waiting: list[WaitingView] = []
+    frozen: str = ""
 
 
 class TrafficView(View):
@@ -274,6 +305,7 @@ class ExplanationView(View):
     rate: float
     next: str
     quality: list[QualityRunView] = []
+    waiting: list[WaitingView] = []
 
 
 class SaidView(View):
@@ -326,12 +358,16 @@ class EventsView(View):
 
 
 class CommandView(View):
-    """A command that was taken down; the controller carries it out within moments."""
+    """A command that was taken down; the controller carries it out within moments. *number* 0: it is done already.
+
+    *note* says what else is worth knowing.
+    """
 
     number: int
     service: str
     command: str
     words: str
+    note: str = ""
 
 
 class RefusalView(View):

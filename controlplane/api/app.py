@@ -26,6 +26,7 @@ from controlplane.api import (
     rollouts,
     series,
     services,
+    steering,
 )
 from controlplane.api.access import BodyLimit, Parts
 from controlplane.api.discovery import Discovery, make_router
@@ -46,6 +47,7 @@ ROUTED: Final = (
     audit,
     services,
     rollouts,
+    steering,
     explanations,
     quality,
     replays,

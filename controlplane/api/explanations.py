@@ -10,15 +10,17 @@ from fastapi import APIRouter
 
 from controlplane.api import units
 from controlplane.api.access import Reader, UseParts
-from controlplane.api.answers import ExplanationView, StandingView
+from controlplane.api.answers import ExplanationView, StandingView, WaitingView
 from controlplane.api.quality import newest_comparisons
 from controlplane.api.routing import ApiRoute
 from controlplane.api.services import Name
+from controlplane.api.waiting import waiting_views
 from controlplane.controller.fleet import FleetLevel, unready_members
 from controlplane.controller.groups import carriers, level_of, load_newest_groups, nodes_of
 from controlplane.controller.holds import load_holds
+from controlplane.controller.line import LOOK_BACK, excused, frozen_words
 from controlplane.errors import NotFoundError
-from controlplane.ports import Rollout, ServiceRecord, Store
+from controlplane.ports import Agenda, Rollout, ServiceRecord, Store
 from controlplane.rollout.lifecycle import describe, state_name
 from controlplane.rollout.model import (
     Baking,
@@ -44,9 +46,13 @@ async def explain_rollout(name: Name, parts: UseParts, _: Reader) -> Explanation
     store = parts.store
     record = await store.load_service(name)
     rollout = await store.load_latest(name)
-    if rollout is None:
-        raise NotFoundError("rollout of", name)
     now = parts.clock.now()
+    agenda = await store.load_agenda(since=now - LOOK_BACK)
+    waiting = waiting_views(agenda, rollout, name, now=now)
+    if rollout is None:
+        if not waiting:
+            raise NotFoundError("rollout of", name)
+        return _not_begun(waiting)
     rate = await _rate(store, record, rollout, now)
     found = _standings(rollout, rate)
     return ExplanationView(
@@ -54,11 +60,28 @@ async def explain_rollout(name: Name, parts: UseParts, _: Reader) -> Explanation
         rollout=rollout.id,
         state=state_name(rollout.state),
         phase=describe(rollout.state),
-        summary=await _summary(store, record, rollout, now),
+        summary=await _summary(store, record, rollout, agenda, now),
         objectives=[_standing_view(each) for each in found],
         rate=rate,
-        next=_next(rollout, found, now),
+        next=_next(excused(rollout, agenda.freezes, now=now), found, now),
         quality=await newest_comparisons(store, rollout),
+        waiting=waiting,
+    )
+
+
+def _not_begun(waiting: Sequence[WaitingView]) -> ExplanationView:
+    """Explain a service that has had no rollout, but whose first one waits."""
+    first = waiting[0]
+    return ExplanationView(
+        service=first.service,
+        rollout=first.id,
+        state=first.state,
+        phase=first.state,
+        summary=first.words,
+        objectives=[],
+        rate=0.0,
+        next=f"then the rollout to {first.candidate} begins",
+        waiting=list(waiting),
     )
 
 
@@ -89,7 +112,8 @@ async def _rate(store: Store, record: ServiceRecord, rollout: Rollout, now: dt.d
     return answered / RATE_OVER.total_seconds()
 
 
-async def _summary(store: Store, record: ServiceRecord, rollout: Rollout, now: dt.datetime) -> str:
+async def _summary(store: Store, record: ServiceRecord, rollout: Rollout, agenda: Agenda, now: dt.datetime) -> str:
+    frozen = "" if rollout.plan.direct else frozen_words(agenda.freezes, rollout.service, now=now)
     match rollout.state:
         case Preparing() | Shifting() | RollingBack():
             groups, _who = await load_newest_groups(store, now=now)
@@ -98,21 +122,23 @@ async def _summary(store: Store, record: ServiceRecord, rollout: Rollout, now: d
             if isinstance(rollout.state, Preparing):
                 cluster = record.served.spec.version(rollout.candidate).cluster
                 waiting += unready_members(nodes_of(mine, now=now), await store.load_health(), cluster, now=now)
-                waiting += await _holds(store, record, rollout, now)
+                waiting += await _holds(store, record, rollout, frozen, now)
             words = f"{rollout.state.words}: " if isinstance(rollout.state, RollingBack) else ""
             return words + ("; ".join(waiting) or "every Envoy is ready; the controller moves on within moments")
         case Baking():
             judged = json.loads(rollout.evidence) if rollout.evidence else {}
             reason = str(judged.get("reason") or "the judge has seen no complete second at this weight yet")
-            held = [each for each in await _holds(store, record, rollout, now) if each != reason]
+            held = [each for each in await _holds(store, record, rollout, frozen, now) if each not in reason]
             return "; ".join([reason, *(f"no step up meanwhile: {each}" for each in held)])
         case Paused(words=words) | Promoted(words=words) | RolledBack(words=words):
             return words or describe(rollout.state)
 
 
-async def _holds(store: Store, record: ServiceRecord, rollout: Rollout, now: dt.datetime) -> tuple[str, ...]:
+async def _holds(
+    store: Store, record: ServiceRecord, rollout: Rollout, frozen: str, now: dt.datetime
+) -> tuple[str, ...]:
     runs = await store.load_quality_runs(rollout.id)
-    return await load_holds(store, record.served.spec, rollout, runs, now=now)
+    return await load_holds(store, record.served.spec, rollout, runs, frozen=frozen, now=now)
 
 
 def _waiting(level: FleetLevel) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from controlplane.errors import ConflictError, InvalidInputError
 from controlplane.ports import ClusterHealth, NodeStatus
+from controlplane.rollout.past import Failure
 from controlplane.traffic.model import Version
 from controlplane.traffic.provenance import ModelReport, deviations
 
@@ -30,6 +31,16 @@ def refuse_dead_version(version: Version, nodes: Sequence[NodeStatus], health: S
         f"version {version.name} (cluster {version.cluster}): 0 of {total} workers healthy; "
         f"start the workers or check health_check.path ({version.health_check.path})"
     )
+
+
+def refuse_failed_version(failure: Failure | None, *, again: bool) -> None:
+    """Refuse a start of a version that failed when it was tried last, unless *again* says that it is known.
+
+    Raises:
+        ConflictError: It failed; the text names the rollout and the evidence.
+    """
+    if failure is not None and not again:
+        raise ConflictError(f"{failure.words}; start it with --again (again: true) if it is to run all the same")
 
 
 def refuse_other_model(version: Version, reports: Sequence[ModelReport]) -> None:

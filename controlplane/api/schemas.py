@@ -114,6 +114,20 @@ def _read_endpoint(value: object) -> object:
     return f"[{host}]:{int(port)}" if ":" in host else f"{host}:{int(port)}"
 
 
+def _read_moment(value: object) -> dt.datetime:
+    fix = "write it like 2026-12-01T22:00:00Z"
+    if not isinstance(value, str):
+        raise custom_error(f"{value!r} is not a time", fix)
+    try:
+        moment = dt.datetime.fromisoformat(value)
+        utc = moment.astimezone(dt.UTC)
+    except (ValueError, OverflowError) as exc:
+        raise custom_error(f"{value[:40]!r} is not a time", fix) from exc
+    if moment.tzinfo is None:
+        raise custom_error(f"{value[:40]} has no time zone", "add one, as 2026-12-01T22:00:00Z")
+    return utc
+
+
 def _read_visible(value: str) -> str:
     if not value.isprintable():
         raise custom_error(f"{value[:40]!r} holds characters that cannot be seen", "use visible ones")
@@ -161,6 +175,11 @@ Weight = Annotated[
 ]
 Visible = Annotated[str, AfterValidator(_read_visible)]
 Query = Annotated[str, BeforeValidator(_read_query), Field(description="PromQL, with $version, $cluster or $service.")]
+Moment = Annotated[
+    dt.datetime,
+    BeforeValidator(_read_moment),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-12-01T22:00:00Z"]}),
+]
 Address = Annotated[str, BeforeValidator(_read_endpoint), _is_written("host:port", "worker:8083", "[::1]:8083")]
 
 
@@ -451,12 +470,40 @@ class StartRequest(Document):
     """Start a rollout to the version *to*. *steps* replaces those of the service's plan, *plan* the whole of it.
 
     *replaces* names the version whose traffic moves, where several have some; the others keep theirs.
+
+    Where a rollout is active already, *supersede* takes it back to zero first and *queue* waits until it has ended,
+    *only_after_success* only if it was promoted; *at* waits for that time, and then for what is active. A version that
+    failed is started *again* only when that is said.
     """
 
     to: str
     replaces: str | None = None
     steps: list[Annotated[StepDocument, BeforeValidator(_read_step)]] | None = None
     plan: PlanDocument | None = None
+    supersede: bool = False
+    queue: bool = False
+    only_after_success: bool = False
+    at: Moment | None = None
+    again: bool = False
+    why: Why = ""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it may have to wait."""
+        return self.supersede or self.queue or self.at is not None
+
+
+class UndoRequest(Document):
+    """Give traffic back: to the version *to*, or to the one before the last promotion."""
+
+    to: str | None = None
+    why: Why = ""
+
+
+class FreezeRequest(Document):
+    """Let nothing get more traffic *until* then."""
+
+    until: Moment
     why: Why = ""
 
 

@@ -1,5 +1,6 @@
 """Services: apply a declaration, read it back, set the split by hand, follow the history."""
 
+import collections
 import datetime as dt
 from collections.abc import Collection
 from typing import Annotated
@@ -17,6 +18,7 @@ from controlplane.api.routing import ApiRoute
 from controlplane.api.schemas import ServiceDocument, SplitRequest, one_line
 from controlplane.api.tags import Conditions, set_state
 from controlplane.api.views import event_view, service_view, split_now, summary_view
+from controlplane.controller.line import frozen_words
 from controlplane.errors import InvalidInputError, NotFoundError, UnavailableError
 from controlplane.rollout.slo import quality_slo
 from controlplane.traffic.model import ServiceSpec
@@ -54,8 +56,19 @@ async def list_services(
     page, last = cut(records, limit)
     latest = await store.load_latest_of([record.name for record in page])
     nodes, health = await store.load_nodes(), await store.load_health()
+    now = parts.clock.now()
+    agenda = await store.load_agenda(since=now)
+    lined_up = collections.Counter(each.service for each in agenda.waiting)
     return ServicePage(
-        items=[summary_view(record, latest.get(record.name), nodes, health) for record in page],
+        items=[
+            summary_view(record, latest.get(record.name), nodes, health).model_copy(
+                update={
+                    "waiting": lined_up[record.name],
+                    "frozen": frozen_words(agenda.freezes, record.name, now=now),
+                }
+            )
+            for record in page
+        ],
         next=None if last is None else write_cursor("services", last.name),
     )
 

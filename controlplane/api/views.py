@@ -252,6 +252,7 @@ def rollout_view(rollout: Rollout) -> RolloutView:
         plan=plan_of(rollout.plan),
         objectives=[describe_slo(slo) for slo in with_defaults(rollout.slos)],
         evidence=_evidence(rollout.evidence),
+        undoes=rollout.plan.direct,
     )
 
 

@@ -36,6 +36,10 @@ WIDE = 1000
 
 
 MARKS: Mapping[str, tuple[str, str]] = {
+    "scheduled": ("◷", "dim"),
+    "queued": ("◷", "dim"),
+    "cancelled": ("✖", "yellow"),
+    "dropped": ("✖", "yellow"),
     "preparing": ("◌", "cyan"),
     "shifting": ("◌", "cyan"),
     "baking": ("◌", "cyan"),
@@ -136,10 +140,13 @@ def services_table(services: Iterable[SummaryView]) -> Table:
     for service in services:
         rollout = service.rollout
         last: tuple[RenderableType, ...] = ("-", "-", "-", "-")
+        more = f" +{service.waiting}" if service.waiting else ""
+        if rollout or more:
+            last = (f"-{more}", "-", "-", "-")
         if rollout:
             last = (
-                rollout.id,
-                marked(rollout.state, rollout.phase),
+                f"{rollout.id}{more}",
+                marked(rollout.state, f"{rollout.phase}{', frozen' if service.frozen else ''}"),
                 f"{rollout.step}/{rollout.steps}",
                 rollout.weight,
             )
@@ -186,6 +193,10 @@ def status_tree(status: StatusView, *, now: dt.datetime, note: str = "") -> Rend
         head.add_row("Step:", f"{rollout.step}/{rollout.steps}")
         head.add_row("SetWeight:", rollout.weight)
     head.add_row("Acked:", _acks_text(status.acks))
+    if status.frozen:
+        head.add_row("Frozen:", Text(clean(status.frozen), style="yellow"))
+    for waiting in status.waiting:
+        head.add_row("Queue:", marked(waiting.state, f"{waiting.id} → {waiting.candidate}: {waiting.words}"))
     if status.commands_waiting:
         head.add_row("Waiting:", f"{status.commands_waiting} command(s) not handled yet")
 
@@ -248,6 +259,7 @@ def explanation(found: ExplanationView) -> RenderableType:
         lines.append(Text("  pictures: ").append_text(quality_line(run)))
         if run.measures:
             lines.append(Text(f"    {measures_text(run)}"))
+    lines += [Text(f"  {each.id} to {each.candidate}: {clean(each.words)}") for each in found.waiting]
     return Group(*lines, Text(clean(found.next)))
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controlplane.cli import linting
+from controlplane.cli import linting, moments, steering_commands
 from controlplane.cli.options import (
     Format,
     OutputOption,
@@ -61,7 +61,7 @@ def list_services(context: typer.Context, output: OutputOption = Format.TABLE) -
         print("there is no service yet; declare one with: hueshift apply -f FILE")
 
 
-def start(
+def start(  # noqa: PLR0913, PLR0917 - one per option
     context: typer.Context,
     name: Service,
     to: Annotated[str, typer.Option("--to", help="The version that is to get the traffic.")],
@@ -77,27 +77,52 @@ def start(
         str | None,
         typer.Option("--from", help="Whose traffic moves, where several versions have some.", show_default=False),
     ] = None,
+    supersede: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--supersede", help="Take the place of the rollout that runs: it gives its traffic back.")
+    ] = False,
+    queue: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--queue", help="Wait until the rollout that runs has ended.")
+    ] = False,
+    only_after_success: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--only-after-success", help="With --queue or --at: not if the one before is rolled back.")
+    ] = False,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", help="When: 22:00, +2h, or 2026-12-01T22:00:00Z.", show_default=False),
+    ] = None,
+    again: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--again", help="Also a version that failed when it was tried last.")
+    ] = False,
     why: Why = "",
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Start a rollout to a version. It moves by the service's plan, as far as the evidence carries it."""
+    """Start a rollout to a version. It moves by the service's plan, as far as the evidence carries it.
+
+    Where one runs already: --supersede, or --queue. Example: hueshift start colorize --to v43 --at 22:00
+    """
     from controlplane.api.answers import RolloutView  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
+    surroundings = surroundings_of(context)
     body: dict[str, Any] = {"to": to, "why": why, **({"replaces": replaces} if replaces else {})}
+    flags = {"supersede": supersede, "queue": queue, "only_after_success": only_after_success, "again": again}
+    body |= {name: True for name, given in flags.items() if given}
+    if at is not None:
+        body["at"] = moments.parse("--at", at, now=surroundings.now()).isoformat()
     if steps is not None:
         weights = percentages("--steps", steps.split(","))
         body["steps"] = [{"weight": weight, **({"hold": hold} if hold else {})} for weight in weights]
     elif hold is not None:
         raise InvalidInputError("--hold", "is given without --steps", "add --steps, as 25,50,100")
-    surroundings = surroundings_of(context)
     with surroundings.client() as client:
         rollout = client.post(RolloutView, "services", name, "rollouts", body=body)
     if is_json(output):
         printing.print_json(rollout)
         return
     printing.print_page(printing.rollout_line(rollout), color=surroundings.color)
-    print(f"follow it with: hueshift get {name} -w")
+    waits = rollout.state in {"queued", "scheduled"}
+    follow = f"hueshift status {name} --rollout {rollout.id}" if waits else f"hueshift get {name} -w"
+    print(f"follow it with: {follow}")
 
 
 def get(
@@ -131,8 +156,9 @@ def status(
 ) -> None:
     """Wait for a rollout's end, for scripts.
 
-    Exit code 0: promoted. 1: rolled back. 2: not decided in time, or it is paused and a person must look (the evidence
-    stays inconclusive, Envoy refused the configuration, telemetry is lost). 3: unreachable. 4: there is no rollout.
+    Exit code 0: promoted. 1: rolled back, or a start that waited and never begins. 2: not decided in time, or it is
+    paused and a person must look (the evidence stays inconclusive, Envoy refused the configuration, telemetry is lost).
+    3: unreachable. 4: there is no rollout.
     """
     from controlplane.cli import watching  # noqa: PLC0415
 
@@ -163,9 +189,24 @@ def promote(
     _command(context, name, "promote", {"why": why, "full": full}, output)
 
 
-def abort(context: typer.Context, name: Service, why: Why = "", output: OutputOption = Format.TABLE) -> None:
-    """Give all traffic back to the old version."""
-    _command(context, name, "abort", {"why": why}, output)
+def abort(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="The service's name.", show_default=False)] = None,
+    every: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--all", help="Every rollout of every service, and all that wait.")
+    ] = False,
+    why: Why = "",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Give all traffic back to the old version. Where nothing runs, the starts that wait are cancelled."""
+    from controlplane.cli import steering  # noqa: PLC0415
+
+    if (name is None) != every:
+        raise InvalidInputError("name", "is missing" if name is None else "is given beside --all", "give one of them")
+    if name is None:
+        steering.stop(surroundings_of(context), why, as_json=is_json(output))
+    else:
+        _command(context, name, "abort", {"why": why}, output)
 
 
 def set_weight(
@@ -279,6 +320,7 @@ def register(app: typer.Typer) -> None:
     for command in (start, status, pause, resume, promote, abort):
         app.command()(command)
     app.command("set-weight")(set_weight)
+    steering_commands.register(app)
     app.command()(history)
     app.command()(explain)
     app.command()(replay)

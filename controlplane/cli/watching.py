@@ -5,7 +5,7 @@ from typing import Any, Final
 from rich.live import Live
 
 from controlplane.api import units
-from controlplane.api.answers import CommandView, EventView, RolloutView, StatusView
+from controlplane.api.answers import CommandView, EventView, RolloutView, StatusView, WaitingView
 from controlplane.cli import output
 from controlplane.cli.client import Client, ExitCode, RefusalError
 from controlplane.cli.surroundings import Surroundings
@@ -83,7 +83,7 @@ def wait(surroundings: Surroundings, name: str, rollout: str | None, timeout: st
     match found.outcome:
         case "promoted":
             return ExitCode.OK
-        case "rolled_back":
+        case "rolled_back" | "cancelled":
             return ExitCode.NEGATIVE
         case None:
             return ExitCode.INPUT
@@ -106,8 +106,11 @@ def command(surroundings: Surroundings, name: str, verb: str, body: dict[str, An
         output.print_json({**taken.model_dump(), "events": [event.model_dump(mode="json") for event in news]})
         return
     lines = [output.clean(event.words) for event in news if event.kind == "transition"]
-    for line in lines or [f"{taken.words}; the controller has not carried it out yet"]:
+    late = taken.words if taken.number == 0 else f"{taken.words}; the controller has not carried it out yet"
+    for line in lines or [late]:
         print(f"{name}: {line}")
+    if taken.note:
+        print(f"{name}: {output.clean(taken.note)}")
 
 
 def _status(client: Client, name: str) -> StatusView:
@@ -123,7 +126,8 @@ def _again(client: Client, name: str, last: StatusView) -> tuple[StatusView, str
 
 
 def _goes_on(status: StatusView) -> bool:
-    return status.rollout is None or status.rollout.active
+    """Whether more is to come: the rollout has not ended, or the next one begins when it has."""
+    return status.rollout is None or status.rollout.active or any(each.state == "queued" for each in status.waiting)
 
 
 def _print_change(surroundings: Surroundings, status: StatusView, seen: str, *, as_json: bool) -> str:
@@ -145,6 +149,11 @@ def _find(client: Client, name: str, rollout: str | None) -> RolloutView:
             raise NotFoundError(f"rollout of {name}", rollout)
         return found
     latest = client.get_page(RolloutView, "services", name, "rollouts", limit=1).items
+    if not latest or not latest[0].active:
+        # How the last one ended is old news to a script that waits for the one in line.
+        line = client.get(list[WaitingView], "services", name, "queue")
+        if line:
+            return client.get(RolloutView, "rollouts", line[0].id)
     if not latest:
         raise NotFoundError(f"rollout of {name}", "latest")
     return latest[0]

@@ -14,10 +14,11 @@ from typing import TypeVar
 import structlog
 
 from controlplane.clock import Clock
-from controlplane.controller.desired import grouping, live_split, served_revisions, traffic_plans
-from controlplane.controller.fleet import Refusal, expected_nodes, unready_members
+from controlplane.controller.desired import grouping, served_revisions, traffic_plans
+from controlplane.controller.fleet import Refusal, expected_nodes
 from controlplane.controller.groups import GroupView, carriers, level_of, nodes_of, view_groups
-from controlplane.controller.holds import load_holds
+from controlplane.controller.holds import FrozenError, load_holds, refuse_more
+from controlplane.controller.line import Line, excused, frozen_words
 from controlplane.controller.narrate import actor, sentence
 from controlplane.controller.observer import (
     Case,
@@ -33,6 +34,7 @@ from controlplane.controller.observer import (
     silence_event,
 )
 from controlplane.controller.pictures import asked_by, is_comparing, picture_event
+from controlplane.controller.trials import Trials
 from controlplane.errors import ControlPlaneError, StaleWriteError
 from controlplane.ports import (
     ClusterHealth,
@@ -49,6 +51,7 @@ from controlplane.ports import (
     Store,
     TickRead,
 )
+from controlplane.rollout.freezing import Freeze
 from controlplane.rollout.lifecycle import IllegalTransitionError, advance
 from controlplane.rollout.model import (
     FULL_WEIGHT_BP,
@@ -60,6 +63,7 @@ from controlplane.rollout.model import (
     Resume,
     RolledBack,
     RollingBack,
+    Supersede,
 )
 from controlplane.rollout.objectives import query_slos
 from controlplane.rollout.recorded import JudgedTick
@@ -91,7 +95,12 @@ class Controller:
     _leased_until: float = -1.0
     _resting: dict[RolloutId, float] = dataclasses.field(default_factory=dict)
     _heard: dict[RolloutId, dt.datetime] = dataclasses.field(default_factory=dict)
-    _healthy_since: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)
+    _trials: Trials = dataclasses.field(init=False)
+    _line: Line = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self._trials = Trials(store=self.store, clock=self.clock)
+        self._line = Line(store=self.store, clock=self.clock)
 
     @property
     def leads(self) -> bool:
@@ -121,13 +130,19 @@ class Controller:
             self.wake.set()  # the rows have changed: decide on the new picture
             return
         health = await self.store.load_health()
-        await self._end_trials(desired, groups, health)
+        await self._trials.end(desired, groups, health)
+        agenda = await self._line.load_agenda()
+        changed, leaving = await self._line.turn(desired, agenda)
+        if changed:
+            self.wake.set()
         await self._step_all(
             [
                 (service, service.rollout, self._fleet_of(service, groups, health))
                 for service in desired.services
                 if service.rollout is not None
-            ]
+            ],
+            agenda.freezes,
+            leaving,
         )
 
     async def _survey(self, desired: Desired) -> tuple[GroupView, ...]:
@@ -210,41 +225,6 @@ class Controller:
         news = {name: number for name, number in unproven.items() if runs.revisions.get(name) != number}
         return news or unproven
 
-    # -- configuration canaries ----------------------------------------------------------------------------------------
-
-    async def _end_trials(self, desired: Desired, groups: Sequence[GroupView], health: Sequence[ClusterHealth]) -> None:
-        """Let the revisions that were tried long enough go to everyone.
-
-        How long one has been healthy is known to this process only: another leader counts from the start again.
-        """
-        now = self.clock.steady()
-        trials = {
-            (service.revision.spec.name, service.revision.number): service
-            for service in desired.services
-            if service.on_trial
-        }
-        self._healthy_since = {key: since for key, since in self._healthy_since.items() if key in trials}
-        for (name, number), service in trials.items():
-            first = [group for group in carriers(groups, name) if group.is_canary and group.level.expected]
-            if not first or not all(self._is_well(group, service, health) for group in first):
-                self._healthy_since.pop((name, number), None)
-                continue
-            since = self._healthy_since.setdefault((name, number), now)
-            if now - since >= service.revision.spec.config_canary.total_seconds():
-                envoys = ", ".join(node.node for node in nodes_of(first, now=self.clock.now()))
-                words = f"ran on {envoys} for {now - since:.0f} s; now the others get it"
-                await self.store.mark_tried({name: number}, words, now=self.clock.now())
-                log.info("trial.passed", service=name, revision=number, envoys=envoys)
-
-    def _is_well(self, group: GroupView, service: DesiredService, health: Sequence[ClusterHealth]) -> bool:
-        """Whether the first Envoys run the revision on trial and find a worker of every version that has traffic."""
-        if not group.level.settled:
-            return False
-        now = self.clock.now()
-        spec = service.revision.spec
-        clusters = [spec.version(share.version).cluster for share in live_split(service) if share.weight_bp]
-        return not any(unready_members(group.nodes, health, cluster, now=now) for cluster in clusters)
-
     async def _stop(self, rollout: Rollout, words: str) -> None:
         state = rollout.state
         if isinstance(state, RollingBack):
@@ -252,15 +232,20 @@ class Controller:
         elif not (isinstance(state, Paused) and state.cause is PauseCause.NACK):
             await self._apply(rollout, Nacked(words))
 
-    async def _step_all(self, rollouts: Sequence[tuple[DesiredService, Rollout, FleetView]]) -> None:
+    async def _step_all(
+        self,
+        rollouts: Sequence[tuple[DesiredService, Rollout, FleetView]],
+        freezes: Sequence[Freeze],
+        leaving: Mapping[RolloutId, Supersede],
+    ) -> None:
         """Move every rollout as far as commands, ticks, the fleet and the clock say; the judge sees all at once."""
         due: list[tuple[Case, FleetView]] = []
         for service, rollout, fleet in rollouts:
-            case = await self._safely(rollout, functools.partial(self._gather, service, rollout))
+            case = await self._safely(rollout, functools.partial(self._gather, service, rollout, freezes, leaving))
             if case is not None:
                 due.append((case, fleet))
         for (case, fleet), judged in zip(due, _judge([case for case, _ in due]), strict=True):
-            await self._safely(case.rollout, functools.partial(self._decide, case, judged, fleet))
+            await self._safely(case.rollout, functools.partial(self._decide, case, judged, fleet, freezes))
 
     async def _safely(self, rollout: Rollout, step: Callable[[], Awaitable[Result]]) -> Result | None:
         """Take one step of one rollout; whatever goes wrong concerns that rollout only."""
@@ -279,11 +264,22 @@ class Controller:
             return result
         return None
 
-    async def _gather(self, service: DesiredService, rollout: Rollout) -> Case | None:
-        """Read what the judge may want to see; None where a command came first and was answered."""
+    async def _gather(
+        self,
+        service: DesiredService,
+        rollout: Rollout,
+        freezes: Sequence[Freeze],
+        leaving: Mapping[RolloutId, Supersede],
+    ) -> Case | None:
+        """Read what the judge may want to see; None where a command or a newer version came first and was answered."""
+        now = self.clock.now()
+        frozen = "" if rollout.plan.direct else frozen_words(freezes, rollout.service, now=now)
         pending = await self.store.load_pending(rollout.id)
         if pending:
-            await self._obey(rollout, pending[0])
+            await self._obey(rollout, pending[0], frozen)
+            return None
+        if rollout.id in leaving:
+            await self._apply(rollout, leaving[rollout.id])
             return None
         spec = service.revision.spec
         clusters = Clusters(spec.version(rollout.baseline).cluster, spec.version(rollout.candidate).cluster)
@@ -293,21 +289,22 @@ class Controller:
         # Read after the ticks: a sample is stored before its tick begins, so none of a closed tick can be missing.
         samples = await self.store.load_samples(rollout.id, asked, after=after) if asked else ()
         runs = await self.store.load_quality_runs(rollout.id) if quality_slo(rollout.slos) else ()
-        holds = await load_holds(self.store, spec, rollout, runs, now=self.clock.now())
+        holds = await load_holds(self.store, spec, rollout, runs, frozen=frozen, now=now)
         return Case(rollout, clusters, ticks, samples, holds, pictures=runs)
 
-    async def _decide(self, case: Case, judged: Judged | None, fleet: FleetView) -> None:
+    async def _decide(self, case: Case, judged: Judged | None, fleet: FleetView, freezes: Sequence[Freeze]) -> None:
         rollout, clusters, ticks = case.rollout, case.clusters, case.ticks
         now = self.clock.now()
         judged = judged or judge_ticks(rollout, clusters, ticks, case.samples, case.holds)
         seen = picture_event(rollout, case.pictures)
+        timed = excused(rollout, freezes, now=now)
         event = (
             judged.event
             or seen
             or level_event(
-                rollout, clusters, fleet, now=now, holds=case.holds, patient=is_comparing(case.pictures, now=now)
+                timed, clusters, fleet, now=now, holds=case.holds, patient=is_comparing(case.pictures, now=now)
             )
-            or clock_event(rollout, heard_at=self._heard_at(rollout, ticks), now=now)
+            or clock_event(timed, heard_at=self._heard_at(rollout, ticks), now=now)
             or silence_event(rollout, case.samples, now=now)
         )
         if event is not None:
@@ -323,11 +320,13 @@ class Controller:
         self._heard[rollout.id] = heard
         return heard
 
-    async def _obey(self, rollout: Rollout, pending: PendingCommand) -> None:
+    async def _obey(self, rollout: Rollout, pending: PendingCommand, frozen: str) -> None:
         """Answer one command: do it, or say in the history why not. Either way it is handled."""
         try:
+            if frozen:
+                refuse_more(rollout, pending.command, frozen, now=self.clock.now())
             await self._apply(rollout, pending.command, handled=(pending.number,))
-        except IllegalTransitionError as refusal:
+        except (IllegalTransitionError, FrozenError) as refusal:
             log.warning("rollout.command_refused", rollout_id=rollout.id, words=str(refusal))
             command = pending.command
             refused = Occurrence("refused", type(command).__name__, command.by, str(refusal), "", "")

@@ -23,14 +23,16 @@ from controlplane.rollout.model import (
     RollingBack,
     Shifting,
     State,
+    Supersede,
     Suspicion,
     TelemetryLost,
+    Undo,
 )
 
 
 def actor(event: Event) -> str:
     """Return who caused *event*: a person's key, or the controller itself."""
-    return event.by if isinstance(event, Pause | Resume | Promote | Abort) else "hueshift"
+    return event.by if isinstance(event, Pause | Resume | Promote | Abort | Undo | Supersede) else "hueshift"
 
 
 def sentence(rollout: Rollout, event: Event, after: State) -> str:
@@ -55,7 +57,15 @@ def _cause(rollout: Rollout, event: Event) -> str:
             return words
         case DeadlinePassed():
             return "not enough evidence before the plan's deadline"
-        case Pause(by=by, why=why) | Resume(by=by, why=why) | Promote(by=by, why=why) | Abort(by=by, why=why):
+        case Supersede(by=by, why=why, successor=successor):
+            return f"{by} asked for {successor} in its place" + (f" ({why})" if why else "")
+        case (
+            Pause(by=by, why=why)
+            | Resume(by=by, why=why)
+            | Promote(by=by, why=why)
+            | Abort(by=by, why=why)
+            | Undo(by=by, why=why)
+        ):
             verb = type(event).__name__.lower()
             return f"{by} asked to {verb}" + (f" ({why})" if why else "")
 
@@ -72,6 +82,8 @@ def _effect(rollout: Rollout, after: State) -> str:
             return f"{describe(after)} at {_weight(rollout, step)}"
         case RollingBack():
             return f"all traffic goes back to {rollout.baseline}"
+        case Promoted() if rollout.plan.direct:
+            return f"all traffic is {rollout.candidate}'s again"
         case Promoted():
             return f"{rollout.candidate} is promoted"
         case _:

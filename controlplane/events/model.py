@@ -34,6 +34,8 @@ class EventType(enum.StrEnum):
     """Weights were set by hand."""
     REVISION = "revision"
     """The fleet refused a declaration, or its configuration canary is over."""
+    FREEZE = "freeze"
+    """A service, or everything, was frozen, or is not any more."""
     PICTURES = "pictures"
     """A verdict on a version's pictures."""
     STATE = "state"
@@ -56,6 +58,8 @@ _OF_AUDIT: Final[Mapping[str, EventType]] = {
     "apply": EventType.APPLY,
     "set-split": EventType.SPLIT,
     "compare": EventType.PICTURES,
+    "freeze": EventType.FREEZE,
+    "unfreeze": EventType.FREEZE,
 }
 
 
@@ -118,7 +122,7 @@ def type_of(logged: LoggedEntry) -> EventType:
         case "audit":
             return _OF_AUDIT.get(entry.what, EventType.COMMAND)
         case _:
-            return EventType.ROLLOUT if entry.rollout else EventType.REVISION
+            return EventType.ROLLOUT if entry.rollout or entry.after == "Dropped" else EventType.REVISION
 
 
 def told(logged: LoggedEntry) -> Told:

@@ -40,6 +40,8 @@ def sentence(logged: LoggedEntry) -> str:
         case "audit":
             return _deed(logged)
         case _:
+            if entry.after == "Dropped":
+                return entry.words  # a start that waited: there is no rollout of it
             return _move(logged) if entry.rollout else f"{_verb(entry.after)} {_lower(entry.words)}"
 
 

@@ -86,13 +86,16 @@ class ApiClient:
         """Declare a service."""
         await self._ask("PUT", f"/v1/services/{document['service']}", document)
 
-    async def start(self, service: str, *, to: str, plan: Mapping[str, Any] | None = None, why: str = "lab") -> str:
+    async def start(
+        self, service: str, *, to: str, plan: Mapping[str, Any] | None = None, why: str = "lab", **more: Any
+    ) -> str:
         """Start a rollout, once, however often the request must be repeated; return its id."""
-        body = {"to": to, "why": why, **({"plan": plan} if plan else {})}
+        # A drill tries the same version as often as it likes.
+        body = {"to": to, "why": why, "again": True, **({"plan": plan} if plan else {}), **more}
         return str((await self._ask("POST", f"/v1/services/{service}/rollouts", body))["id"])
 
     async def command(self, service: str, verb: str, *, why: str = "lab", **more: Any) -> None:
-        """Pause, resume, promote or abort."""
+        """Pause, resume, promote, abort, undo or retry."""
         await self._ask("POST", f"/v1/services/{service}/rollout/{verb}", {"why": why, **more})
 
     async def set_split(self, service: str, weights: Mapping[str, str]) -> None:

@@ -19,6 +19,7 @@ from controlplane.rollout.model import (
     Advance,
     Baking,
     Breach,
+    Command,
     DeadlinePassed,
     Event,
     Nacked,
@@ -38,8 +39,10 @@ from controlplane.rollout.model import (
     RollingBack,
     Shifting,
     State,
+    Supersede,
     Suspicion,
     TelemetryLost,
+    Undo,
 )
 
 
@@ -88,6 +91,11 @@ def weight_bp(plan: Plan, state: State) -> int | None:
             return 0
 
 
+def adds_traffic(plan: Plan, before: State, after: State) -> bool:
+    """Whether the candidate has more in *after* than in *before*: what a freeze forbids, whoever asks for it."""
+    return (weight_bp(plan, after) or 0) > (weight_bp(plan, before) or 0)
+
+
 def carries_traffic(state: State) -> bool:
     """Whether the candidate may be serving users now, so that the judge must watch."""
     match state:
@@ -131,9 +139,9 @@ def _from_preparing(state: Preparing, event: Event, now: dt.datetime) -> State:
             return Shifting(step=0, since=now, came_from=NO_STEP)
         case PrepareTimedOut(words=words):
             return RolledBack(at=now, cause=RollbackCause.NEVER_READY, words=words)
-        case Abort():
-            # Nothing was moved yet, so there is nothing to take back.
-            return RolledBack(at=now, cause=RollbackCause.ABORTED, words=_said(event))
+        case Abort() | Supersede():
+            # Nothing was moved yet, so there is nothing to take back, and nothing to undo.
+            return RolledBack(at=now, cause=_cause(event), words=_said(event))
         case Nacked(words=words):
             return Paused(NO_STEP, now, PauseCause.NACK, words, next_step=0)
         case Pause():
@@ -151,6 +159,8 @@ def _from_preparing(state: Preparing, event: Event, now: dt.datetime) -> State:
 
 def _from_shifting(plan: Plan, state: Shifting, event: Event, now: dt.datetime) -> State:
     match event:
+        case Acked() if plan.direct:
+            return Promoted(now, "every Envoy acknowledged")
         case Acked():
             return Baking(state.step, now, probing=state.probing)
         case Nacked(words=words):
@@ -162,12 +172,12 @@ def _from_shifting(plan: Plan, state: Shifting, event: Event, now: dt.datetime) 
             return _stand(state, now, PauseCause.BREACH, words, probing=_ever_probing(state))
         case TelemetryLost(words=words) if state.came_from != NO_STEP:
             return _stand(state, now, PauseCause.TELEMETRY_LOST, words, probing=_ever_probing(state))
-        case Pause():
+        case Pause() if not plan.direct:  # moments, and a pause would hand it to the judge
             return Paused(state.step, now, PauseCause.OPERATOR, _said(event), state.step, probing=state.probing)
         case Breach(words=words):
             return RollingBack(now, RollbackCause.SLO_BREACH, words)
-        case Abort():
-            return RollingBack(now, RollbackCause.ABORTED, _said(event))
+        case Abort() | Undo() | Supersede():
+            return RollingBack(now, _cause(event), _said(event))
         case Suspicion() if _can_probe(plan, state.came_from, probing=state.probing):
             return Shifting(state.step, now, came_from=state.came_from, probing=True)
         case _:
@@ -188,8 +198,8 @@ def _from_baking(plan: Plan, state: Baking, event: Event, now: dt.datetime) -> S
             return _go_to(plan, _promoted_step(plan, state.step + 1, event), state.step, now, _said(event))
         case Breach(words=words):
             return RollingBack(now, RollbackCause.SLO_BREACH, words)
-        case Abort():
-            return RollingBack(now, RollbackCause.ABORTED, _said(event))
+        case Abort() | Undo() | Supersede():
+            return RollingBack(now, _cause(event), _said(event))
         case Suspicion() if _can_probe(plan, state.step, probing=state.probing):
             return Shifting(state.step, now, came_from=state.step, probing=True)
         case Nacked(words=words):
@@ -220,10 +230,10 @@ def _from_paused(plan: Plan, state: Paused, event: Event, now: dt.datetime) -> S
             return _go_to(plan, _promoted_step(plan, after, event), state.step, now, _said(event))
         case Breach(words=words) if state.step != NO_STEP:
             return RollingBack(now, RollbackCause.SLO_BREACH, words)
-        case Abort() if state.step == NO_STEP:
-            return RolledBack(now, RollbackCause.ABORTED, _said(event))
-        case Abort():
-            return RollingBack(now, RollbackCause.ABORTED, _said(event))
+        case Abort() | Supersede() if state.step == NO_STEP:
+            return RolledBack(now, _cause(event), _said(event))
+        case Abort() | Undo() | Supersede() if state.step != NO_STEP:
+            return RollingBack(now, _cause(event), _said(event))
         case Suspicion() if _can_probe(plan, state.step, probing=state.probing):
             # Half goes back at once, but the pause stays somebody's to end.
             return dataclasses.replace(state, probing=True)
@@ -241,7 +251,7 @@ def _from_rolling_back(state: RollingBack, event: Event, now: dt.datetime) -> St
     match event:
         case Acked():
             return RolledBack(now, state.cause, state.words)
-        case Nacked() | Abort() | Breach():
+        case Nacked() | Abort() | Undo() | Supersede() | Breach():
             return state  # already retreating; zero stays published
         case _:
             raise IllegalTransitionError(state, event)
@@ -274,10 +284,21 @@ def _deadline_words() -> str:
     return "the plan's deadline passed before there was enough evidence; resume, promote or abort"
 
 
-def _said(event: Pause | Resume | Promote | Abort) -> str:
-    return f"{event.by}: {event.why}" if event.why else event.by
+def _said(event: Command | Supersede) -> str:
+    words = f"{event.by}: {event.why}" if event.why else event.by
+    return f"superseded by {event.successor} ({words})" if isinstance(event, Supersede) else words
+
+
+def _cause(event: Abort | Undo | Supersede) -> RollbackCause:
+    match event:
+        case Abort():
+            return RollbackCause.ABORTED
+        case Undo():
+            return RollbackCause.UNDONE
+        case Supersede():
+            return RollbackCause.SUPERSEDED
 
 
 def _verb(event: Event) -> str:
     words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in type(event).__name__).strip()
-    return words if isinstance(event, Pause | Resume | Promote | Abort) else f"apply '{words}' to"
+    return words if isinstance(event, Command | Supersede) else f"apply '{words}' to"

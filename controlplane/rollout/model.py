@@ -40,16 +40,20 @@ class Plan:
     """The way from nothing to everything.
 
     *deadline* bounds the wait for evidence: when it passes the rollout is inconclusive and pauses. *prepare_timeout*
-    bounds the wait for the candidate's first healthy worker.
+    bounds the wait for the candidate's first healthy worker. A *direct* plan is the way back of an undo: one step that
+    ends the rollout once every Envoy acknowledged it, without a bake and without a judge.
     """
 
     steps: tuple[Step, ...]
     deadline: dt.timedelta = dt.timedelta(hours=2)
     prepare_timeout: dt.timedelta = dt.timedelta(minutes=5)
+    direct: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.steps) <= 50:
             raise InvalidInputError("plan.steps", f"has {len(self.steps)} steps", "use 1 to 50")
+        if self.direct and len(self.steps) > 1:
+            raise InvalidInputError("plan.direct", f"has {len(self.steps)} steps", "give it one, of 100 %")
         previous = 0
         for number, step in enumerate(self.steps, start=1):
             field = f"plan.steps[{number}]"
@@ -97,6 +101,9 @@ class RollbackCause(enum.Enum):
     SLO_BREACH = "slo_breach"
     ABORTED = "aborted"
     NEVER_READY = "never_ready"
+    UNDONE = "undone"
+    SUPERSEDED = "superseded"
+    """A newer version took its place."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -277,7 +284,24 @@ class Abort:
     why: str
 
 
-Command: TypeAlias = Pause | Resume | Promote | Abort
+@dataclasses.dataclass(frozen=True, slots=True)
+class Undo:
+    """An engineer takes back what the rollout has moved: as `Abort`, but said of the version, which is remembered."""
+
+    by: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Supersede:
+    """A newer version is to take the candidate's place, in the rollout *successor*, once all traffic is back."""
+
+    by: str
+    why: str
+    successor: str
+
+
+Command: TypeAlias = Pause | Resume | Promote | Abort | Undo
 Event: TypeAlias = (
     Ready
     | PrepareTimedOut
@@ -289,9 +313,10 @@ Event: TypeAlias = (
     | Question
     | DeadlinePassed
     | TelemetryLost
+    | Supersede
     | Command
 )
 EVENTS: tuple[type[Event], ...] = (
     Ready, PrepareTimedOut, Acked, Nacked, Advance, Breach, Suspicion, Question, DeadlinePassed, TelemetryLost,
-    Pause, Resume, Promote, Abort,
+    Pause, Resume, Promote, Abort, Undo, Supersede,
 )  # fmt: skip

@@ -31,6 +31,7 @@ from controlplane.rollout.model import (
     Shifting,
     State,
     Step,
+    Undo,
 )
 from controlplane.rollout.slo import (
     ClientErrorSlo,
@@ -66,6 +67,7 @@ def plan_to_json(plan: Plan) -> Object:
         ],
         "deadline_s": plan.deadline.total_seconds(),
         "prepare_timeout_s": plan.prepare_timeout.total_seconds(),
+        **({"direct": True} if plan.direct else {}),
     }
 
 
@@ -78,6 +80,7 @@ def plan_from_json(data: Object) -> Plan:
         ),
         deadline=dt.timedelta(seconds=data["deadline_s"]),
         prepare_timeout=dt.timedelta(seconds=data["prepare_timeout_s"]),
+        direct=data.get("direct", False),
     )
 
 
@@ -275,12 +278,12 @@ def command_to_row(command: Command) -> Object:
             kind = "resume"
         case Promote():
             kind = "promote"
-        case Abort():
-            kind = "abort"
+        case Abort() | Undo():
+            kind = "abort"  # what the release before this one makes of an undo is the same
         case _:
             assert_never(command)
     full = isinstance(command, Promote) and command.full
-    return {"kind": kind, "by": command.by, "why": command.why, "full": full}
+    return {"kind": kind, "by": command.by, "why": command.why, "full": full, "undo": isinstance(command, Undo)}
 
 
 def command_from_row(row: Mapping[Any, Any]) -> Command:
@@ -293,6 +296,8 @@ def command_from_row(row: Mapping[Any, Any]) -> Command:
             return Resume(by=by, why=why)
         case "promote":
             return Promote(by=by, why=why, full=row["full"])
+        case _ if row["undo"]:
+            return Undo(by=by, why=why)
         case _:
             return Abort(by=by, why=why)
 

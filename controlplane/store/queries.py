@@ -15,6 +15,7 @@ from controlplane.store import tables
 from controlplane.store.codec import plan_from_json, slo_from_json, state_from_json
 from controlplane.store.engine import Database, Tx
 from controlplane.store.specs import SpecCache
+from controlplane.store.steering_tables import waiting_start
 from controlplane.traffic.model import Share, Split
 
 
@@ -177,6 +178,15 @@ _ACTIVE: Final = _RUNNING, _RUNNING.where(tables.rollout.c.service == _OF_SERVIC
 def active_rollouts(conn: sa.Connection, service: str | None = None) -> dict[str, sa.Row[Any]]:
     """Return the row of each service's rollout that has not ended."""
     return {row.service: row for row in _select(conn, _ACTIVE, service)}
+
+
+def next_number(conn: sa.Connection, service: str) -> int:
+    """Return the number of a service's next rollout; those that wait have theirs already."""
+    numbers = (
+        sa.select(sa.func.max(table.c[column])).where(table.c.service == service)
+        for table, column in ((tables.rollout, "number"), (waiting_start, "rollout_number"))
+    )
+    return 1 + max(conn.scalar(query) or 0 for query in numbers)
 
 
 # -- history -----------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from controlplane.store.codec import (
     state_to_json,
 )
 from controlplane.store.engine import Tx
+from controlplane.store.freezes import refuse_frozen
 from controlplane.store.judged import append_judged, load_judged
 from controlplane.store.queries import (
     Part,
@@ -31,6 +32,7 @@ from controlplane.store.queries import (
     load_splits,
     lock_service,
     newest_revisions,
+    next_number,
     replace_split,
     rollout_of,
     unrejected_revisions,
@@ -47,10 +49,10 @@ class SqlRollouts(Part):
     __slots__ = ()
 
     async def start(self, new: NewRollout, *, key: str | None, now: dt.datetime) -> Rollout:
-        return await self.database.write(lambda tx: _start(tx, self.specs, new, key=key, now=now))
+        return await self.database.write(lambda tx: insert_rollout(tx, self.specs, new, key=key, now=now))
 
     async def load(self, rollout: RolloutId) -> Rollout:
-        return await self.database.read(lambda tx: _load(tx.conn, rollout))
+        return await self.database.read(lambda tx: load_rollout(tx.conn, rollout))
 
     async def load_latest(self, service: str) -> Rollout | None:
         def work(tx: Tx) -> Rollout | None:
@@ -87,7 +89,7 @@ class SqlRollouts(Part):
         )
 
     async def add_command(self, service: str, command: Command, *, key: str | None, now: dt.datetime) -> PendingCommand:
-        return await self.database.write(lambda tx: _add_command(tx, service, command, key=key, now=now))
+        return await self.database.write(lambda tx: insert_command(tx, service, command, key=key, now=now))
 
     async def load_pending(self, rollout: RolloutId) -> tuple[PendingCommand, ...]:
         return await self.database.read(
@@ -164,7 +166,8 @@ _PENDING: Final = (
 )
 
 
-def _load(conn: sa.Connection, rollout: RolloutId) -> Rollout:
+def load_rollout(conn: sa.Connection, rollout: RolloutId) -> Rollout:
+    """Return a rollout. Raises NotFoundError."""
     row = conn.execute(sa.select(tables.rollout).where(tables.rollout.c.id == rollout)).first()
     if row is None:
         newest = sa.select(tables.rollout.c.id).order_by(tables.rollout.c.started_at.desc()).limit(10)
@@ -175,23 +178,28 @@ def _load(conn: sa.Connection, rollout: RolloutId) -> Rollout:
 # -- start -------------------------------------------------------------------------------------------------------------
 
 
-def _start(tx: Tx, specs: SpecCache, new: NewRollout, *, key: str | None, now: dt.datetime) -> Rollout:
+def insert_rollout(
+    tx: Tx, specs: SpecCache, new: NewRollout, *, key: str | None, now: dt.datetime, number: int | None = None
+) -> Rollout:
+    """Do what `RolloutStore.start` does, under the *number* that was kept for it, if any is."""
     lock_service(tx, new.service)
-    request = f"start {new.service} {new.candidate}{f' from {new.baseline}' if new.baseline else ''}"
+    request = f"{new.what} {new.service} {new.candidate}{f' from {new.baseline}' if new.baseline else ''}"
     used = _find_key(tx.conn, key, request)
     if used is not None:
-        return _load(tx.conn, RolloutId(used.rollout))
+        return load_rollout(tx.conn, RolloutId(used.rollout))
     rows = unrejected_revisions(tx.conn, new.service) or newest_revisions(tx.conn, new.service)
     specs.load(tx.conn, rows[new.service]).version(new.candidate)
     active = active_rollouts(tx.conn, new.service)
     if active:
         raise ConflictError(
-            f"rollout {active[new.service].id} of {new.service!r} is active; wait until it has ended or abort it"
+            f"rollout {active[new.service].id} of {new.service!r} is active; wait until it has ended (--queue), take"
+            " its place (--supersede), or abort it"
         )
+    if not new.plan.direct:
+        refuse_frozen(tx.conn, new.service, now=now)
     baseline = _baseline(new, load_splits(tx.conn, new.service)[new.service])
     table = tables.rollout
-    last = tx.conn.scalar(sa.select(sa.func.max(table.c.number)).where(table.c.service == new.service))
-    number = (last or 0) + 1
+    number = number or next_number(tx.conn, new.service)
     rollout = Rollout(
         id=RolloutId(f"{new.service}-{number}"),
         service=new.service,
@@ -225,11 +233,12 @@ def _start(tx: Tx, specs: SpecCache, new: NewRollout, *, key: str | None, now: d
             "why": rollout.why,
         },
     )
+    way = f"from {baseline} {'back ' if new.plan.direct else ''}to {rollout.candidate}"
     asked = audit(
         rollout.service,
-        "start",
+        new.what,
         by=new.by,
-        words=with_why(f"rollout {rollout.id} from {baseline} to {rollout.candidate} started", new.why),
+        words=with_why(f"rollout {rollout.id} {way} started", new.why),
         at=now,
         rollout=rollout.id,
     )
@@ -264,10 +273,12 @@ def _baseline(new: NewRollout, split: Split) -> str:
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
-def _add_command(tx: Tx, service: str, command: Command, *, key: str | None, now: dt.datetime) -> PendingCommand:
+def insert_command(tx: Tx, service: str, command: Command, *, key: str | None, now: dt.datetime) -> PendingCommand:
+    """Do what `RolloutStore.add_command` does."""
     lock_service(tx, service)
     row = command_to_row(command)
-    name = f"{row['kind']} --full" if row["full"] else row["kind"]
+    verb = "undo" if row["undo"] else row["kind"]
+    name = f"{verb} --full" if row["full"] else verb
     request = f"{name} {service}"
     used = _find_key(tx.conn, key, request)
     table = tables.command
@@ -285,7 +296,7 @@ def _add_command(tx: Tx, service: str, command: Command, *, key: str | None, now
         [
             audit(
                 service,
-                row["kind"],
+                verb,
                 by=command.by,
                 words=with_why(f"{name} asked for", command.why),
                 at=now,
@@ -361,6 +372,11 @@ _HANDLE: Final = (
 )
 
 
+def _asked_meanwhile(conn: sa.Connection, rollout: RolloutId, handled: Sequence[int]) -> bool:
+    """Whether a command waits that would be lost with the rollout's end: an undo in the moment of a promotion."""
+    return any(row.number not in handled for row in conn.execute(_PENDING, {"of": rollout}))
+
+
 def _save(
     tx: Tx,
     rollout: Rollout,
@@ -376,6 +392,9 @@ def _save(
     if before is None or before.version != rollout.version:
         raise StaleWriteError(f"rollout {rollout.id} was changed by someone else; load it again")
     kind, state = state_kind(rollout.state), state_to_json(rollout.state)
+    ends = ended_at(rollout.state)
+    if ends is not None and _asked_meanwhile(tx.conn, rollout.id, handled):
+        raise StaleWriteError(f"rollout {rollout.id} was asked for something before it ended; load it again")
     tx.conn.execute(
         _UPDATE,
         {
@@ -384,7 +403,7 @@ def _save(
             "state": state,
             "version": rollout.version + 1,
             "deadline_at": rollout.deadline_at,
-            "ended_at": ended_at(rollout.state),
+            "ended_at": ends,
             "judge": rollout.judge,
             "evidence": rollout.evidence,
             "judged_tick": rollout.judged_tick,

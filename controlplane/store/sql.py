@@ -35,6 +35,7 @@ from controlplane.store.quality import SqlQuality
 from controlplane.store.rollouts import SqlRollouts
 from controlplane.store.samples import SqlSamples
 from controlplane.store.specs import SpecCache
+from controlplane.store.steering import SqlSteering
 from controlplane.store.telemetry import SqlTelemetry
 from controlplane.store.urls import is_memory, is_sqlite, parse_url
 from controlplane.wake import WakeBoard
@@ -44,6 +45,7 @@ from controlplane.wake import WakeBoard
 class SqlStore(
     SqlCatalogue,
     SqlRollouts,
+    SqlSteering,
     SqlEventLog,
     SqlFleet,
     SqlDesired,

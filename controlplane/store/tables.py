@@ -268,6 +268,7 @@ command = sa.Table(
     sa.Column("full", sa.Boolean, nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
     sa.Column("handled_at", UtcDateTime),
+    sa.Column("undo", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.CheckConstraint("kind IN ('pause', 'resume', 'promote', 'abort')", name="kind"),
     sqlite_autoincrement=True,
 )

@@ -56,6 +56,7 @@ async def test_checks_and_partial_indexes_equal_the_models(store: SqlStore) -> N
     assert partial == {
         "uq_rollout_active",
         "ix_command_pending",
+        "ix_waiting_start_open",
         "uq_api_key_live",
         "ix_job_unswept",
         "ix_job_expires_at",

@@ -57,12 +57,18 @@ async def fill(world: World) -> Mapping[str, Any]:
     """Put one of everything into *world*; return what stands in a path for each, by the names of the parts."""
     await _roll(world)
     await _connect(world)
+    async with world.http() as http:
+        waits = await http.post(
+            "/v1/services/colorize/rollouts", json={"to": "v2", "queue": True, "why": "warmer skin"}
+        )
+        assert waits.status_code == 202, waits.text
     job = await _work(world)
     grants = (Grant(Role.OPERATOR, "colorize"),)
     await KeyRing(store=world.store, clock=world.clock).create("ci", grants, by="ada", why="for the pipeline")
     return {
         "name": "colorize",
         "rollout": "colorize-1",
+        "start": waits.json()["id"],
         "number": 1,
         "place": 1,
         "node": "edge-1",

@@ -23,7 +23,7 @@ TAKES = {
     "viewer of the service": """
         GET /v1/services/{name}  GET /v1/services/{name}/explain  GET /v1/services/{name}/history
         GET /v1/services/{name}/events  GET /v1/services/{name}/status  GET /v1/services/{name}/traffic
-        GET /v1/services/{name}/series
+        GET /v1/services/{name}/series  GET /v1/services/{name}/queue
         GET /v1/services/{name}/rollouts  GET /v1/rollouts/{rollout}  POST /v1/rollouts/{rollout}/replay
         GET /v1/rollouts/{rollout}/quality  GET /v1/rollouts/{rollout}/quality/{number}
         GET /v1/rollouts/{rollout}/quality/{number}/pictures/{place}
@@ -31,9 +31,12 @@ TAKES = {
     "operator of the service": """
         POST /v1/services/{name}/rollouts  POST /v1/services/{name}/rollout/pause
         POST /v1/services/{name}/rollout/resume  POST /v1/services/{name}/rollout/abort
+        POST /v1/services/{name}/rollout/undo  POST /v1/services/{name}/rollout/retry
+        POST /v1/services/{name}/queue/{start}/cancel  POST /v1/services/{name}/freeze
     """,
     "approver of the service": """
         POST /v1/services/{name}/rollout/promote  PUT /v1/services/{name}/split
+        POST /v1/services/{name}/unfreeze
     """,
     "admin of the service": "PUT /v1/services/{name}",
     "viewer of all": """
@@ -43,12 +46,13 @@ TAKES = {
     "operator of all": "GET /v1/job-queues  PUT /v1/job-drains",
     "admin of all": """
         PUT /v1/job-kinds/{kind}  PUT /v1/job-owners/{owner}  DELETE /v1/job-owners/{owner}
+        POST /v1/freeze  POST /v1/unfreeze  POST /v1/rollouts/abort
         GET /v1/keys  POST /v1/keys  DELETE /v1/keys/{key}  PUT /v1/keys/{key}/grants
     """,
     "any key": """
         GET /v1/services  GET /v1/job-kinds  GET /v1/job-kinds/{kind}
         GET /v1/job-drains  GET /v1/job-owners/{owner}  GET /v1/audit
-        GET /v1/events
+        GET /v1/events  GET /v1/freezes
         GET /v1/jobs  POST /v1/jobs  GET /v1/jobs/events  GET /v1/jobs/{job}  DELETE /v1/jobs/{job}
         GET /v1/jobs/{job}/result  GET /v1/jobs/{job}/photo  GET /v1/jobs/{job}/events  GET /v1/jobs/{job}/attempts
         POST /v1/jobs/{job}/cancel  POST /v1/jobs/{job}/retry  GET /v1/job-callbacks
@@ -63,6 +67,7 @@ ENDLESS = {"GET /v1/jobs/events", "GET /v1/events"}
 PLACES = {
     "name": "colorize",
     "rollout": "colorize-1",
+    "start": "colorize-2",
     "number": "1",
     "place": "1",
     "node:path": "edge-1",

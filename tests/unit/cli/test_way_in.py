@@ -128,6 +128,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
     assert ended.code == 0
     for name in (
         *("apply", "lint", "list", "get", "start", "status", "pause", "resume", "promote", "abort", "set-weight"),
+        *("undo", "retry", "queue", "freeze", "unfreeze"),
         *(
             "history",
             "ready",

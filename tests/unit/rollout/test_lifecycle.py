@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from controlplane.rollout.lifecycle import IllegalTransitionError, advance, carries_traffic, weight_bp
+from controlplane.rollout.lifecycle import IllegalTransitionError, adds_traffic, advance, carries_traffic, weight_bp
 from controlplane.rollout.model import (
     EVENTS,
     NO_STEP,
@@ -41,14 +41,18 @@ from controlplane.rollout.model import (
     Shifting,
     State,
     Step,
+    Supersede,
     Suspicion,
     TelemetryLost,
+    Undo,
     is_final,
 )
+from controlplane.rollout.past import plan_back
 
 NOW = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(seconds=1)
 PLAN = Plan((Step(500), Step(2500, pause=True), Step(10_000)))
+DIRECT = plan_back(PLAN)
 LAST = 2
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "lifecycle.txt"
 
@@ -88,7 +92,17 @@ SAMPLE_EVENTS: tuple[Event, ...] = (
     Promote("eve", ""),
     Promote("eve", "", full=True),
     Abort("eve", ""),
+    Undo("eve", ""),
+    Supersede("eve", "", "colorize-8"),
 )
+DIRECT_STATES: tuple[State, ...] = (
+    Preparing(NOW),
+    Shifting(0, NOW, came_from=NO_STEP),
+    Paused(NO_STEP, NOW, PauseCause.NACK, "words", next_step=0),
+    RollingBack(NOW, RollbackCause.ABORTED, "words"),
+    Promoted(NOW, "words"),
+)
+"""All that a direct rollout, the way back of an undo, is ever in."""
 
 
 def test_the_samples_cover_every_state_and_event() -> None:
@@ -116,17 +130,27 @@ def table() -> str:
         "What each event makes of each state of a rollout with steps 5 %, 25 % (gate), 100 %. Pairs that are left out",
         "are refused. Regenerate with HUESHIFT_REGENERATE=1 and read the difference.",
     ]
-    for state in SAMPLE_STATES:
-        weight = weight_bp(PLAN, state)
+    lines += cells(PLAN, SAMPLE_STATES)
+    lines.append(
+        "\n\nThe same for a direct rollout, the way back of an undo: 100 % at once, without a bake and a judge."
+    )
+    lines += cells(DIRECT, DIRECT_STATES)
+    return "\n".join(lines) + "\n"
+
+
+def cells(plan: Plan, states: tuple[State, ...]) -> list[str]:
+    lines = []
+    for state in states:
+        weight = weight_bp(plan, state)
         lines.append(f"\n{cell(state)}   weight {'of the split' if weight is None else weight}")
         for event in SAMPLE_EVENTS:
             name = type(event).__name__ + (" full" if isinstance(event, Promote) and event.full else "")
             try:
-                after = advance(PLAN, state, event, now=LATER)
+                after = advance(plan, state, event, now=LATER)
             except IllegalTransitionError:
                 continue
             lines.append(f"  {name:<16} -> {cell(after)}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def test_the_table_is_the_golden_one() -> None:
@@ -159,7 +183,7 @@ def check_weights(before: State, event: Event, after: State) -> None:
         assert becomes == (0 if before.came_from == NO_STEP else ran_before(before))
     elif becomes > was:
         assert isinstance(event, Ready | Advance | Resume | Promote)
-    if isinstance(event, Breach | Abort | PrepareTimedOut):
+    if isinstance(event, Breach | Abort | Undo | Supersede | PrepareTimedOut):
         assert becomes == 0
 
 
@@ -171,6 +195,35 @@ def test_every_state_can_be_left_by_abort_unless_it_is_final() -> None:
     for state in SAMPLE_STATES:
         if not is_final(state):
             assert isinstance(advance(PLAN, state, Abort("eve", ""), now=LATER), RollingBack | RolledBack)
+
+
+def test_a_newer_version_takes_the_place_of_any_rollout_that_has_not_ended() -> None:
+    for state in SAMPLE_STATES:
+        if not is_final(state):
+            after = advance(PLAN, state, Supersede("eve", "", "colorize-8"), now=LATER)
+            assert isinstance(after, RollingBack | RolledBack)
+            if not isinstance(state, RollingBack):
+                assert after.cause is RollbackCause.SUPERSEDED
+                assert "colorize-8" in after.words
+
+
+def test_where_nothing_was_moved_there_is_nothing_to_undo() -> None:
+    for state in (Preparing(NOW), Paused(NO_STEP, NOW, PauseCause.NACK, "words", next_step=0)):
+        with pytest.raises(IllegalTransitionError, match=r"^cannot undo a rollout that is (preparing|paused)"):
+            advance(PLAN, state, Undo("eve", ""), now=LATER)
+
+
+def test_a_freeze_forbids_what_adds_traffic_and_nothing_else() -> None:
+    for state in SAMPLE_STATES:
+        for event in SAMPLE_EVENTS:
+            try:
+                after = advance(PLAN, state, event, now=LATER)
+            except IllegalTransitionError:
+                continue
+            if isinstance(event, Breach | Abort | Undo | Supersede | Pause | PrepareTimedOut):
+                assert not adds_traffic(PLAN, state, after)
+    assert adds_traffic(PLAN, Preparing(NOW), Shifting(0, NOW, came_from=NO_STEP))
+    assert not adds_traffic(PLAN, Baking(LAST, NOW), Promoted(NOW, ""))
 
 
 def test_a_refused_step_leaves_traffic_where_it_was() -> None:
@@ -222,5 +275,36 @@ class Lifecycle(RuleBasedStateMachine):
             assert carries_traffic(self.state)
 
 
+class WayBack(RuleBasedStateMachine):
+    """Any order of events around an undo: it is never judged, and ends where all traffic is on one side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: State = Preparing(NOW)
+
+    @rule(event=st.sampled_from(SAMPLE_EVENTS))
+    def observe(self, event: Event) -> None:
+        before = self.state
+        try:
+            self.state = advance(DIRECT, before, event, now=LATER)
+        except IllegalTransitionError:
+            return
+        assert not is_final(before), "final states are final"
+
+    @invariant()
+    def no_judge_ever_watches_it(self) -> None:
+        assert not carries_traffic(self.state)
+
+    @invariant()
+    def it_is_all_or_nothing(self) -> None:
+        assert weight_bp(DIRECT, self.state) in {None, 0, 10_000}
+
+    @invariant()
+    def the_table_has_its_state(self) -> None:
+        assert type(self.state) in {*map(type, DIRECT_STATES), RolledBack}
+
+
+WayBack.TestCase.settings = settings(max_examples=50, stateful_step_count=20, deadline=None, derandomize=True)
+TestWayBack = WayBack.TestCase
 Lifecycle.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
 TestLifecycle = Lifecycle.TestCase
