@@ -10,7 +10,7 @@ PROTOS := $(sort $(wildcard protos/*.proto))
 PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-torch test-rabbitmq4 lint format protos protos-check bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-ddcolor bench-gpu torch soak clean
+.PHONY: help venv demo test test-torch test-rabbitmq4 lint format protos protos-check docs bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-ddcolor bench-gpu torch soak clean
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
@@ -55,6 +55,11 @@ protos-check: venv
 	  $(PROTOC) --python_out=$$out --pyi_out=$$out --grpc_python_out=$$out $(PROTOS:protos/%=controlplane/pb/%) && \
 	  diff -r -x __init__.py -x __pycache__ $$out/controlplane/pb controlplane/pb >&2 || \
 	  { echo 'controlplane/pb is not what protos/ compiles to: run make protos' >&2; exit 1; },:)
+
+docs: venv ## write the reference in docs/ anew, from the code
+	@for book in cli codes settings metrics; do $(HUESHIFT) reference $$book > docs/$$book.md; done
+	@$(HUESHIFT) openapi > docs/openapi.json
+	@$(HUESHIFT) openapi --markdown > docs/api.md
 
 bootstrap: venv ## write deploy/envoy-bootstrap.yaml anew
 	@$(VENV)/python -m deploy.write_bootstrap

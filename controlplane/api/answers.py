@@ -4,17 +4,26 @@ Shares appear twice: as basis points for programs (``weight_bp``), and written o
 """
 
 import datetime as dt
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from controlplane.api.schemas import PlanDocument, ServiceDocument
+
+T = TypeVar("T")
 
 
 class View(BaseModel):
     """Base of everything that is answered."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class Page(View, Generic[T]):
+    """A part of a list. *next* is the cursor of the page after it, null on the last one."""
+
+    items: list[T]
+    next: str | None
 
 
 class Problem(View):
@@ -35,8 +44,31 @@ class ProblemView(Problem):
     problems: list[Problem] = []
 
 
+class MeasuredView(View):
+    """The *share* of the service's requests that a version really got of late, and how many *requests* that is."""
+
+    share: str
+    share_bp: int
+    requests: int
+
+
+class WorkerView(View):
+    """One worker of a version. *healthy* is None where Envoys did not say which: they count healthy ones by cluster.
+
+    *models* is what it says that it serves, *words* why it did not answer when it was asked that.
+    """
+
+    address: str
+    healthy: bool | None
+    models: list[str]
+    words: str
+
+
 class ShareView(View):
-    """A version's part of the split, and how many of its workers the Envoys find healthy (None: nobody said)."""
+    """A version's part of the split, and how many of its workers the Envoys find healthy (None: nobody said).
+
+    *measured* is None without requests. It and *workers* are there where a service's status is shown.
+    """
 
     version: str
     cluster: str
@@ -44,6 +76,32 @@ class ShareView(View):
     weight_bp: int
     healthy: int | None = None
     total: int | None = None
+    measured: MeasuredView | None = None
+    workers: list[WorkerView] = []
+
+
+class EnvoyView(View):
+    """One Envoy of a service, against what it should run: the worst *status* of its types, and for how long that is.
+
+    *behind* names the types that are not SYNCED, *words* are the Envoy's own about what it refuses.
+    """
+
+    node: str
+    connected: bool
+    status: str
+    age_s: float | None
+    behind: list[str]
+    words: str
+
+
+class AdviceView(View):
+    """Something to be said of a service: *code* as in the catalogue, *level* Error, Warn or Info, and what to *run*."""
+
+    code: str
+    level: str
+    subject: str
+    words: str
+    run: str
 
 
 class WorkerModelView(View):
@@ -236,6 +294,8 @@ class QualityReportView(QualityRunView):
 class StatusView(View):
     """Everything about a service on one page. *quality*: the last verdict on pictures, after a run without one.
 
+    *aside* are versions that have no share now, of the rollout or with a pinned model. *measured_s* is over how many
+    seconds measured shares are. *envoys* are at most 100, those first that need a look.
     *waiting* are the starts that wait, in their order; *frozen* says which freeze forbids more traffic, if any.
     """
 
@@ -250,6 +310,10 @@ class StatusView(View):
     events: list[EventView]
     quality: list[QualityRunView] = []
     models: list[ProvenanceView] = []
+    envoys: list[EnvoyView] = []
+    advice: list[AdviceView] = []
+    measured_s: int = 0
+    aside: list[ShareView] = []
     waiting: list[WaitingView] = []
     frozen: str = ""
 
@@ -305,6 +369,7 @@ class ExplanationView(View):
     rate: float
     next: str
     quality: list[QualityRunView] = []
+    advice: list[AdviceView] = []
     waiting: list[WaitingView] = []
 
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from controlplane.api import units
 from controlplane.api.access import Reader, UseParts
 from controlplane.api.answers import ExplanationView, StandingView, WaitingView
+from controlplane.api.live import load_status
 from controlplane.api.quality import newest_comparisons
 from controlplane.api.routing import ApiRoute
 from controlplane.api.services import Name
@@ -65,6 +66,7 @@ async def explain_rollout(name: Name, parts: UseParts, _: Reader) -> Explanation
         rate=rate,
         next=_next(excused(rollout, agenda.freezes, now=now), found, now),
         quality=await newest_comparisons(store, rollout),
+        advice=(await load_status(store, name, events=0, now=now)).advice,
         waiting=waiting,
     )
 

@@ -36,7 +36,7 @@ async def list_proxies(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     cursor: Cursor = None,
 ) -> ProxyPage:
-    """List every Envoy ever seen, the connected ones first: per resource type SYNCED, STALE, NACKED or NEVER SENT."""
+    """List every Envoy ever seen, the connected ones first: per resource type SYNCED, STALE, NACKED or NOT SENT."""
     place = read_cursor(cursor, "proxies")
     nodes = sorted(await parts.store.load_nodes(), key=_place)
     left = [node for node in nodes if group in {None, node.group} and (place is None or _place(node) > place)]

@@ -11,14 +11,13 @@ from controlplane.api.access import Caller, Parts, Reader, UseParts, Writer
 from controlplane.api.answers import CommandView, RolloutView, StatusView
 from controlplane.api.documents import plan_from
 from controlplane.api.guards import refuse_dead_version, refuse_failed_version, refuse_other_model
+from controlplane.api.live import load_status
 from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
-from controlplane.api.quality import newest_comparisons
 from controlplane.api.routing import ApiRoute
 from controlplane.api.schemas import CommandRequest, PlanDocument, PromoteRequest, StartRequest
 from controlplane.api.services import Name
-from controlplane.api.views import rollout_view, status_view
-from controlplane.api.waiting import waiting_rollout_view, waiting_view, waiting_views
-from controlplane.controller.groups import carriers, load_newest_groups
+from controlplane.api.views import rollout_view
+from controlplane.api.waiting import waiting_rollout_view, waiting_view
 from controlplane.controller.holds import refuse_more
 from controlplane.controller.line import frozen_words
 from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
@@ -113,28 +112,7 @@ async def show_status(
     name: Name, parts: UseParts, _: Reader, events: Annotated[int, Query(ge=0, le=200)] = 10
 ) -> StatusView:
     """Show everything about a service: split, rollout, evidence, who acknowledged, what happened last."""
-    store = parts.store
-    record = await store.load_service(name)
-    rollout = await store.load_latest(name)
-    now = parts.clock.now()
-    groups, _who = await load_newest_groups(store, now=now)
-    view = status_view(
-        record,
-        rollout,
-        groups=tuple(carriers(groups, name)),
-        health=await store.load_health(),
-        pending=await store.load_pending(rollout.id) if rollout else (),
-        events=await store.history(name, limit=events) if events else (),
-        models=await store.load_models([version.cluster for version in record.served.spec.versions]),
-        now=now,
-    )
-    agenda = await store.load_agenda(since=now)
-    more = {
-        "quality": await newest_comparisons(store, rollout),
-        "waiting": waiting_views(agenda, rollout, name, now=now),
-        "frozen": frozen_words(agenda.freezes, name, now=now),
-    }
-    return view.model_copy(update=more)
+    return await load_status(parts.store, name, events=events, now=parts.clock.now())
 
 
 @router.post("/services/{name}/rollout/pause", status_code=status.HTTP_202_ACCEPTED)

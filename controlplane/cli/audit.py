@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
+from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,8 +57,8 @@ def audit(
             if page.next is None:
                 break
             query["cursor"] = page.next
-    if is_json(output):
-        printing.print_json({"entries": [each.model_dump(mode="json") for each in found]})
+    if for_programs(output):
+        printing.print_data({"entries": [each.model_dump(mode="json") for each in found]}, output)
     elif found:
         printing.print_page(_table(found), color=surroundings.color)
     else:

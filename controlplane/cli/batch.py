@@ -44,7 +44,7 @@ def batch(  # noqa: PLR0913, PLR0917 - options of the command line
     surroundings = surroundings_of(context)
     plan = plan_folder(folder, out, recursive=recursive)
     endings: list[Ending] = []
-    with surroundings.client() as client:
+    with surroundings.client(quiet=True) as client:
         kinds = client.get(list[KindDocument], "job-kinds")
         options = choose_options(kinds, workflow=workflow, model=model, size=size)
         with Journal(out) as journal, _progress(len(plan.photos), color=surroundings.color) as (tell, say):

@@ -161,7 +161,7 @@ class Batch:
                     raise
                 continue
             return job, dataclasses.replace(record, turn=turn)
-        raise RefusalError(CONFLICT, (f"{MAX_TURNS} jobs of this photo are gone",))
+        raise RefusalError(CONFLICT, (f"{MAX_TURNS} jobs of this photo are gone",), code="conflict")
 
     def _again(self, job: JobView, content: bytes, record: Record) -> tuple[JobView, Record]:
         """Run a job again, or where that cannot be, a new one of the same photo."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, read_text, surroundings_of
+from controlplane.cli.options import Format, OutputOption, Yes, for_programs, read_text, surroundings_of
 
 callbacks = typer.Typer(invoke_without_command=True, help="Whom to tell of your jobs' ends: list, apply, test, delete.")
 
@@ -23,8 +23,8 @@ def list_callbacks(context: typer.Context, output: OutputOption = Format.TABLE) 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         found = client.get(list[CallbackView], "job-callbacks")
-    if is_json(output):
-        printing.print_json(found)
+    if for_programs(output):
+        printing.print_data(found, output)
     elif found:
         table = printing.new_table("CALLBACK", "ADDRESS", "EVENTS", "SIGNED")
         for each in found:
@@ -57,8 +57,8 @@ def apply_callbacks(
             client.put(CallbackAppliedView, "job-callbacks", each.callback, body=each.model_dump(mode="json"))
             for each in meant
         ]
-    if is_json(output):
-        printing.print_json(applied)
+    if for_programs(output):
+        printing.print_data(applied, output)
         return
     for each in applied:
         print(each.words)
@@ -77,8 +77,8 @@ def renew_secret(context: typer.Context, callback: Name, output: OutputOption = 
 
     with surroundings_of(context).client() as client:
         made = client.post(CallbackSecretView, "job-callbacks", callback, "secret", body={})
-    if is_json(output):
-        printing.print_json(made)
+    if for_programs(output):
+        printing.print_data(made, output)
     else:
         print(made.secret)
 
@@ -95,8 +95,8 @@ def check_callback(context: typer.Context, callback: Name, output: OutputOption 
 
     with surroundings_of(context).client() as client:
         tested = client.post(CallbackTestView, "job-callbacks", callback, "test", body={})
-    if is_json(output):
-        printing.print_json(tested)
+    if for_programs(output):
+        printing.print_data(tested, output)
     else:
         print(printing.clean(f"{callback}: {tested.words}"))
     if not tested.delivered:
@@ -104,8 +104,11 @@ def check_callback(context: typer.Context, callback: Name, output: OutputOption 
 
 
 @callbacks.command()
-def delete(context: typer.Context, callback: Name) -> None:
+def delete(context: typer.Context, callback: Name, yes: Yes = False) -> None:  # noqa: FBT002 - a flag
     """Forget a callback; what was not delivered to it yet is given up."""
+    from controlplane.cli.confirming import confirm  # noqa: PLC0415
+
+    confirm(f"callback {callback} goes, with what was not delivered yet,", yes=yes)
     with surroundings_of(context).client() as client:
         client.delete("job-callbacks", callback)
     print(f"callback {callback} is gone")

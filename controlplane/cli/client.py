@@ -4,20 +4,22 @@ The key is taken from HUESHIFT_API_KEY, or from the file that HUESHIFT_API_KEY_F
 this machine also from the file that its first start wrote. It is sent nowhere else, and never printed.
 """
 
+import contextlib
 import enum
 import ipaddress
 import pathlib
 import urllib.parse
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from controlplane.api.answers import Problem
-from controlplane.api.paging import Page
+from controlplane.api.answers import Page, Problem
+from controlplane.codes import Code, by_slug, find_slug
 from controlplane.errors import (
     ConflictError,
     ControlPlaneError,
@@ -52,17 +54,69 @@ class ExitCode(enum.IntEnum):
 class RefusalError(ControlPlaneError):
     """The control plane's own no, with everything that it found wrong."""
 
-    def __init__(self, status: int, lines: tuple[str, ...], *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, status: int, lines: tuple[str, ...], *, code: str = "", retry_after_s: float | None = None
+    ) -> None:
         super().__init__(lines[0])
         self.status = status
         self.lines = lines
+        self.code = code
+        """What kind of no it is, as the API's answer calls it; "" where it was no answer of ours."""
         self.retry_after_s = retry_after_s
         """When to come again, if it said so."""
+
+
+class UnreachableError(UnavailableError):
+    """There is no way to the API's address."""
+
+
+class SlowAnswerError(UnavailableError):
+    """The API took the request and did not answer in time."""
+
+
+class StrangeAnswerError(UnavailableError):
+    """What answers is not this version of Hueshift."""
+
+
+class NotConfirmedError(InvalidInputError):
+    """A command that destroys something was not confirmed."""
+
+
+def code_of(exc: ControlPlaneError) -> Code | None:
+    """Return the code of an error; None for one that another release of the API has made up."""
+    match exc:
+        case RefusalError(code=""):
+            return by_slug("not_hueshift")
+        case RefusalError(code=slug):
+            return find_slug(slug)
+        case UnreachableError():
+            return by_slug("unreachable")
+        case SlowAnswerError():
+            return by_slug("slow")
+        case StrangeAnswerError():
+            return by_slug("not_hueshift")
+        case NotConfirmedError():
+            return by_slug("not_confirmed")
+        case InvalidInputError():
+            return by_slug("invalid_input")
+        case NotFoundError():
+            return by_slug("not_found")
+        case ConflictError() | StaleWriteError():
+            return by_slug("conflict")
+        case UnauthorizedError():
+            return by_slug("unauthorized")
+        case ForbiddenError():
+            return by_slug("forbidden")
+        case UnavailableError():
+            return by_slug("service_unavailable")
+        case _:
+            return by_slug("negative")
 
 
 class _Refused(Problem):
     """What a refusal is read for."""
 
+    code: str = ""
     problems: tuple[Problem, ...] = ()
 
 
@@ -134,6 +188,8 @@ class Client:
         url: Where it is.
         key: The API key, None to go without.
         transport: Another way to get there than a socket.
+        waiting: What surrounds each request.
+        timeout_s: How long an answer is waited for.
     """
 
     def __init__(
@@ -142,13 +198,17 @@ class Client:
         key: str | None,
         *,
         transport: httpx.BaseTransport | None = None,
+        waiting: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
+        self._timeout_s = timeout_s
         self.url = url
+        self._waiting = waiting
         self._has_key = bool(key)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # Proxies of the environment are for the way out, not for this machine.
         self._http = httpx.Client(
-            base_url=url, headers=headers, timeout=TIMEOUT_S, transport=transport, trust_env=not is_local(url)
+            base_url=url, headers=headers, timeout=timeout_s, transport=transport, trust_env=not is_local(url)
         )
 
     def __enter__(self) -> Self:
@@ -216,7 +276,7 @@ class Client:
         try:
             return TypeAdapter(answer).validate_json(response.content)
         except ValidationError as exc:
-            raise UnavailableError(
+            raise StrangeAnswerError(
                 f"{self.url} does not answer like this version of hueshift; check HUESHIFT_URL, or update one of them"
             ) from exc
 
@@ -235,21 +295,25 @@ class Client:
             headers["Content-Type"] = "application/octet-stream"
         request = self._http.build_request(method, address, json=body, content=content, params=query, headers=headers)
         try:
-            try:
-                response = self._http.send(request)
-            except (httpx.ReadError, httpx.RemoteProtocolError):
-                # The connection broke on the way: every request of ours may be repeated, so once more.
-                response = self._http.send(request)
+            with self._waiting():
+                response = self._send(request)
         except httpx.TimeoutException as exc:
-            raise UnavailableError(f"{self.url} did not answer within {TIMEOUT_S:g} s; try again") from exc
+            raise SlowAnswerError(f"{self.url} did not answer within {self._timeout_s:g} s; try again") from exc
         except httpx.HTTPError as exc:
             why = " ".join(str(exc).split()) or type(exc).__name__
-            raise UnavailableError(
+            raise UnreachableError(
                 f"cannot reach {self.url} ({why}); start it with `hueshift serve`, or set HUESHIFT_URL"
             ) from exc
         if response.is_error:
             raise self._refusal(response)
         return response
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return self._http.send(request)
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            # The connection broke on the way: every request of ours may be repeated, so once more.
+            return self._http.send(request)
 
     def _refusal(self, response: httpx.Response) -> RefusalError:
         later = response.headers.get("Retry-After", "")
@@ -262,6 +326,6 @@ class Client:
             return RefusalError(response.status_code, (words,), retry_after_s=after_s)
         if response.status_code == httpx.codes.UNAUTHORIZED and not self._has_key:
             words = "no API key: set HUESHIFT_API_KEY, or HUESHIFT_API_KEY_FILE to the file that holds it"
-            return RefusalError(response.status_code, (words,))
+            return RefusalError(response.status_code, (words,), code="no_key")
         lines = tuple(problem.detail for problem in view.problems) or (view.detail,)
-        return RefusalError(response.status_code, lines, retry_after_s=after_s)
+        return RefusalError(response.status_code, lines, code=view.code, retry_after_s=after_s)

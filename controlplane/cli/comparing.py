@@ -20,7 +20,9 @@ from controlplane.api.answers import ServiceView
 from controlplane.api.documents import spec_from
 from controlplane.cli import output
 from controlplane.cli.client import is_local
+from controlplane.cli.options import Format, for_programs
 from controlplane.cli.surroundings import Surroundings
+from controlplane.cli.waiting import spinner
 from controlplane.clock import SystemClock
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.quality import gate, photoset
@@ -108,7 +110,7 @@ def read_limits(*, chroma: str | None, **given: float | None) -> Limits:
     return dataclasses.replace(Limits(), **limits)  # type: ignore[arg-type] # all of these are floats
 
 
-def run(surroundings: Surroundings, wanted: Wanted, *, as_json: bool) -> Verdict:
+def run(surroundings: Surroundings, wanted: Wanted, *, form: Format) -> Verdict:
     """Compare, write the files, print, and return the verdict.
 
     Raises:
@@ -119,18 +121,20 @@ def run(surroundings: Surroundings, wanted: Wanted, *, as_json: bool) -> Verdict
     meters = gate.find_meters(wanted.lpips)
     if wanted.live is None:
         photos, answers = _ask_both(surroundings, wanted)
-        judgement = gate.weigh(wanted.labels, photos, answers, wanted.limits, meters=meters, seed=wanted.seed)
+        with spinner("comparing pictures", color=surroundings.color):
+            judgement = gate.weigh(wanted.labels, photos, answers, wanted.limits, meters=meters, seed=wanted.seed)
     else:
         pairs = _collect_live(surroundings, wanted, wanted.live)
         photos, answers = pairs.photos, (list(pairs.old), list(pairs.new))
-        judgement = gate.weigh_live(wanted.labels, pairs, wanted.limits, meters=meters, seed=wanted.seed)
+        with spinner("comparing pictures", color=surroundings.color):
+            judgement = gate.weigh_live(wanted.labels, pairs, wanted.limits, meters=meters, seed=wanted.seed)
     if not meters:
         judgement = dataclasses.replace(judgement, notes=(*judgement.notes, NOT_LOOKED))
     data = gate.write_files(
         wanted.out, judgement, photos, answers, names=wanted.names, limits=wanted.limits, seed=wanted.seed
     )
-    if as_json:
-        output.print_json(data)
+    if for_programs(form):
+        output.print_data(data, form)
     else:
         output.print_page(_page(judgement, wanted, photos, answers), color=surroundings.color)
     return judgement.verdict

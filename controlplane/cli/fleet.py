@@ -7,19 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controlplane.cli.options import surroundings_of
+from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
 
 if TYPE_CHECKING:
     from controlplane.api.answers import ProxyConfigView, ProxyView
-
-
-class Format(enum.StrEnum):
-    """How results are printed."""
-
-    TABLE = "table"
-    WIDE = "wide"
-    JSON = "json"
-    YAML = "yaml"
 
 
 class State(enum.StrEnum):
@@ -28,7 +19,7 @@ class State(enum.StrEnum):
     SYNCED = "synced"
     STALE = "stale"
     NACKED = "nacked"
-    NEVER_SENT = "never-sent"
+    NOT_SENT = "not-sent"
 
 
 class What(enum.StrEnum):
@@ -43,8 +34,6 @@ class What(enum.StrEnum):
 
 
 KINDS = {What.LISTENERS: "lds", What.ROUTES: "rds", What.CLUSTERS: "cds", What.ENDPOINTS: "eds"}
-
-OutputOption = Annotated[Format, typer.Option("--output", "-o", help="For people, with more columns, or for programs.")]
 
 
 def proxies(
@@ -66,10 +55,10 @@ def proxies(
     Per resource type, with how long that has been so and the version that it runs:
 
     SYNCED: it runs what it should. STALE: it has not acknowledged the newest yet. NACKED: it refused it, in its own
-    words. NEVER SENT: it has not been given this type. An Envoy that is not listed never connected.
+    words. NOT SENT: it has not been given this type. An Envoy that is not listed never connected.
     """
     from controlplane.api.answers import ProxyView  # noqa: PLC0415 - see main
-    from controlplane.cli import fleet_pages  # noqa: PLC0415
+    from controlplane.cli import fleet_table  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
     surroundings = surroundings_of(context)
@@ -78,12 +67,10 @@ def proxies(
     with surroundings.client() as client:
         found = client.get_all(ProxyView, "proxies", **part, **chosen)
         everyone = client.get_all(ProxyView, "proxies", **part) if check and chosen else found
-    if output is Format.JSON:
-        printing.print_json(found)
-    elif output is Format.YAML:
-        printing.print_yaml(found)
+    if for_programs(output):
+        printing.print_data(found, output)
     elif found:
-        page = fleet_pages.proxies_table(found, wide=output is Format.WIDE)
+        page = fleet_table.fleet_page(found, wide=output is Format.WIDE)
         printing.print_page(page, color=surroundings.color)
     elif part or chosen:
         words = [*(f"of group {group}" for group in part.values()), *chosen.values()]
@@ -114,9 +101,8 @@ def proxy(
     query = {"type": KINDS[what]} if what in KINDS else {}
     with surroundings.client() as client:
         config = client.get(ProxyConfigView, "proxies", node, "resources", **query)
-    if output in {Format.JSON, Format.YAML}:
-        print_it = printing.print_json if output is Format.JSON else printing.print_yaml
-        print_it(_plain(config, what))
+    if for_programs(output):
+        printing.print_data(_plain(config, what), output)
     else:
         page = fleet_pages.proxy_page(config, what.value, wide=output is Format.WIDE)
         printing.print_page(page, color=surroundings.color)

@@ -1,4 +1,4 @@
-"""What the commands that look at Envoys print: the fleet as a table, and one Envoy's resources in words.
+"""What `hueshift proxy` prints: one Envoy's resources in words.
 
 Resources come as JSON in the words of Envoy's own config_dump; whatever is in them and has no column is left to
 ``-o yaml``.
@@ -6,88 +6,19 @@ Resources come as JSON in the words of Envoy's own config_dump; whatever is in t
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from controlplane.api.answers import ProxyConfigView, ProxyView, ResourceView, TypeConfigView, TypeView
+from controlplane.api.answers import ProxyConfigView, ProxyView, ResourceView, TypeConfigView
+from controlplane.cli.fleet_table import SHORT, all_refusals, connection_text, refusals
+from controlplane.cli.layout import Page
 from controlplane.cli.output import age, as_yaml, clean, marked, new_table
 
-SHORT: Final = 8
-"""Characters of a version that people need to tell it from another."""
-
 NAMES: Final[Mapping[str, str]] = {"lds": "listeners", "rds": "routes", "cds": "clusters", "eds": "endpoints"}
-
-
-# -- the fleet ---------------------------------------------------------------------------------------------------------
-
-
-def proxies_table(proxies: Sequence[ProxyView], *, wide: bool = False) -> RenderableType:
-    """Show Envoys, one line each, and below them the words of those that refused something."""
-    kinds = list(dict.fromkeys(kind.type for proxy in proxies for kind in proxy.types))
-    more = ("CLUSTER", "USER AGENT", "VARIANT") if wide else ()
-    table = new_table("NODE", "GROUP", "CONNECTED", *(kind.upper() for kind in kinds), "REPLICA", *more)
-    for proxy in proxies:
-        by_kind = {kind.type: kind for kind in proxy.types}
-        table.add_row(
-            clean(proxy.node),
-            clean(proxy.group) or "-",
-            connection_text(proxy),
-            *(_kind_text(by_kind.get(kind), wide=wide) for kind in kinds),
-            clean(proxy.replica),
-            *((clean(proxy.cluster), clean(proxy.user_agent) or "-", proxy.variant) if wide else ()),
-        )
-    return Group(table, *(line for proxy in proxies for line in all_refusals(proxy.node, proxy.types)))
-
-
-def connection_text(proxy: ProxyView) -> Text:
-    """Say for how long an Envoy has been connected, or gone."""
-    if proxy.connected:
-        return Text(f"yes, {age(proxy.age_s)}")
-    return Text(f"no, left {age(proxy.age_s)} ago", style="red")
-
-
-def refusals(node: str, types: Iterable[TypeView]) -> list[Text]:
-    """Return what an Envoy says of what it refuses now, one line per type."""
-    return [
-        marked("rejected", f"{node} refused {kind.type.upper()} {kind.sent}: {kind.words}")
-        for kind in types
-        if kind.status == "NACKED"
-    ]
-
-
-def past_refusals(node: str, types: Iterable[TypeView]) -> list[Text]:
-    """Return what an Envoy said of what it refused last, where it has been back in step since, one line per type."""
-    return [
-        Text(clean(f"{node} refused {kind.type.upper()} {past.version} {age(past.age_s)} ago: {past.words}"), "dim")
-        for kind in types
-        if (past := kind.last_refusal) is not None and kind.status != "NACKED"
-    ]
-
-
-def all_refusals(node: str, types: Sequence[TypeView]) -> list[Text]:
-    """Return what an Envoy says of what it refuses, then of what it once did."""
-    return [*refusals(node, types), *past_refusals(node, types)]
-
-
-def _kind_text(kind: TypeView | None, *, wide: bool) -> Text:
-    if kind is None:
-        return marked("NEVER SENT")
-    words = [kind.status]
-    if kind.age_s is not None:
-        words.append(age(kind.age_s))
-    if kind.acked:
-        words.append(_version(kind, wide=wide))
-    return marked(kind.status, " ".join(words))
-
-
-def _version(kind: TypeView, *, wide: bool) -> str:
-    if not wide:
-        return kind.acked[:SHORT]
-    return kind.acked if kind.acked == kind.wanted or not kind.wanted else f"{kind.acked} → {kind.wanted}"
 
 
 # -- one Envoy ---------------------------------------------------------------------------------------------------------
@@ -97,7 +28,7 @@ def proxy_page(config: ProxyConfigView, what: str, *, wide: bool = False) -> Ren
     """Show one Envoy: *what* is summary, diff, or one of `NAMES`."""
     if what == "diff":
         return _diff(config)
-    refused = all_refusals(config.proxy.node, config.types)
+    refused = [Page(*all_refusals(config.proxy.node, config.types))]
     lost = [Text(_lost(config.proxy.node, each), style="yellow") for each in config.types if each.lost]
     if what == "summary":
         return Group(_head(config.proxy), "", _summary(config, wide=wide), *refused, *lost)
@@ -367,7 +298,7 @@ _STYLES: Final[Mapping[str, str]] = {"---": "bold", "+++": "bold", "@@": "cyan",
 
 
 def _diff(config: ProxyConfigView) -> RenderableType:
-    lines: list[Text] = refusals(config.proxy.node, config.types)
+    lines: list[RenderableType] = [Page(*refusals(config.proxy.node, config.types))]
     found = differences(config)
     for difference in found:
         for line in difference.lines:

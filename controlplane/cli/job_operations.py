@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from controlplane.cli.jobs import JobId, jobs
-from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
+from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
 from controlplane.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ def show(context: typer.Context, job: JobId, output: OutputOption = Format.TABLE
     with surroundings.client() as client:
         found = client.get(JobView, "jobs", job)
         attempts = client.get(list[AttemptView], "jobs", job, "attempts")
-    if is_json(output):
-        printing.print_json(
-            {**found.model_dump(mode="json"), "attempts_made": [each.model_dump(mode="json") for each in attempts]}
+    if for_programs(output):
+        printing.print_data(
+            {**found.model_dump(mode="json"), "attempts_made": [each.model_dump(mode="json") for each in attempts]},
+            output,
         )
     else:
         printing.print_page(job_pages.job_page(found, attempts), color=surroundings.color)
@@ -100,8 +101,8 @@ def dead_letters(
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         found = list(_ended(client, "dead", kind, _begin(since, surroundings.now())))
-    if is_json(output):
-        printing.print_json(found)
+    if for_programs(output):
+        printing.print_data(found, output)
     elif found:
         printing.print_page(job_pages.dead_page(found), color=surroundings.color)
     else:
@@ -120,8 +121,8 @@ def queues(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         found = client.get(QueuesView, "job-queues")
-    if is_json(output):
-        printing.print_json(found)
+    if for_programs(output):
+        printing.print_data(found, output)
     else:
         printing.print_page(job_pages.queues_page(found), color=surroundings.color)
 
@@ -140,8 +141,8 @@ def figures(
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         found = client.get(FiguresView, "job-figures", since=since, **_only(kind))
-    if is_json(output):
-        printing.print_json(found)
+    if for_programs(output):
+        printing.print_data(found, output)
     else:
         printing.print_page(job_pages.figures_page(found, since), color=surroundings.color)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from controlplane.cli.callbacks import callbacks
-from controlplane.cli.options import Format, OutputOption, is_json, read_text, surroundings_of
+from controlplane.cli.options import Format, OutputOption, Yes, for_programs, read_text, surroundings_of
 from controlplane.cli.owners import owners
 from controlplane.errors import InvalidInputError
 
@@ -82,8 +82,8 @@ def list_jobs(
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         found = client.get_page(JobView, "jobs", **query).items
-    if is_json(output):
-        printing.print_json(found)
+    if for_programs(output):
+        printing.print_data(found, output)
     elif found:
         printing.print_page(_table(found), color=surroundings.color)
     else:
@@ -133,8 +133,11 @@ def cancel(context: typer.Context, job: JobId, output: OutputOption = Format.TAB
 
 
 @jobs.command()
-def delete(context: typer.Context, job: JobId) -> None:
+def delete(context: typer.Context, job: JobId, yes: Yes = False) -> None:  # noqa: FBT002 - a flag
     """Forget a job, with its photo and its result."""
+    from controlplane.cli.confirming import confirm  # noqa: PLC0415
+
+    confirm(f"job {job} goes, with its photo and its result,", yes=yes)
     with surroundings_of(context).client() as client:
         client.delete("jobs", job)
     print(f"job {job} is gone")
@@ -153,8 +156,8 @@ def list_kinds(context: typer.Context, output: OutputOption = Format.TABLE) -> N
     with surroundings.client() as client:
         found = client.get(list[KindDocument], "job-kinds")
         drained = {each.kind for each in client.get(list[DrainView], "job-drains") if each.ended_at is None}
-    if is_json(output):
-        printing.print_json(found)
+    if for_programs(output):
+        printing.print_data(found, output)
     elif found:
         printing.print_page(_kinds_table(found, drained), color=surroundings.color)
     else:
@@ -181,8 +184,8 @@ def apply_kinds(
         applied = [
             client.put(KindAppliedView, "job-kinds", each.kind, body=each.model_dump(mode="json")) for each in meant
         ]
-    if is_json(output):
-        printing.print_json(applied)
+    if for_programs(output):
+        printing.print_data(applied, output)
     else:
         for each in applied:
             print(each.words)
@@ -196,8 +199,8 @@ def register(app: typer.Typer) -> None:
 def _print_job(job: "JobView", output: Format, *lines: str) -> None:
     from controlplane.cli import output as printing  # noqa: PLC0415
 
-    if is_json(output):
-        printing.print_json(job)
+    if for_programs(output):
+        printing.print_data(job, output)
     else:
         print("\n  ".join(printing.clean(line) for line in lines))
 

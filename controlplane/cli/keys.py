@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from controlplane.cli.local import DatabaseOption, existing_url
-from controlplane.cli.options import Format, OutputOption, Why, is_json
+from controlplane.cli.options import Format, OutputOption, Why, Yes, for_programs
 from controlplane.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def create(
         raise InvalidInputError("--jobs-only", "is given beside a role", "give one of them")
     grants = given or (() if jobs_only else EVERYTHING)
     key = _on_ring(database_url, lambda ring: ring.create(name, grants, why=why))
-    if is_json(output):
+    if for_programs(output):
         from controlplane.cli import output as printing  # noqa: PLC0415
 
-        printing.print_json({"name": name, "key": key, "grants": [str(each) for each in grants]})
+        printing.print_data({"name": name, "key": key, "grants": [str(each) for each in grants]}, output)
         return
     print(key)
     print(
@@ -85,8 +85,10 @@ def list_keys(database_url: DatabaseOption = None, output: OutputOption = Format
     from controlplane.cli import output as printing  # noqa: PLC0415
 
     found = _on_ring(database_url, lambda ring: ring.store.list_keys())
-    if is_json(output):
-        printing.print_json({"keys": [{**_key_row(key), "grants": [str(each) for each in key.may]} for key in found]})
+    if for_programs(output):
+        printing.print_data(
+            {"keys": [{**_key_row(key), "grants": [str(each) for each in key.may]} for key in found]}, output
+        )
     elif found:
         printing.print_page(printing.rows_table([_key_row(key) for key in found]))
     else:
@@ -94,11 +96,19 @@ def list_keys(database_url: DatabaseOption = None, output: OutputOption = Format
 
 
 @keys.command()
-def revoke(name: KeyName, why: Why = "", database_url: DatabaseOption = None) -> None:
+def revoke(
+    name: KeyName,
+    why: Why = "",
+    database_url: DatabaseOption = None,
+    yes: Yes = False,  # noqa: FBT002 - a flag of the command line
+) -> None:
     """End a key at once, with the sessions that it opened.
 
-    Example: hueshift keys revoke ci --why "left the team"
+    Example: hueshift keys revoke ci --reason "left the team" --yes
     """
+    from controlplane.cli.confirming import confirm  # noqa: PLC0415
+
+    confirm(f"the key of {name!r} ends", yes=yes)
     _on_ring(database_url, lambda ring: ring.revoke(name, why=why))
     print(f"the key of {name!r} is revoked")
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, read_text, surroundings_of
+from controlplane.cli.options import Format, OutputOption, for_programs, read_text, surroundings_of
+from controlplane.cli.waiting import spinner
+from controlplane.codes import by_slug
 from controlplane.errors import InvalidInputError, InvalidInputsError, UnavailableError
 
 if TYPE_CHECKING:
@@ -29,13 +31,14 @@ def lint(context: typer.Context, files: FilesOption, output: OutputOption = Form
     preview, envoy = _preview(surroundings_of(context).environment)
     specs, problems = _read_all(files)
     if not problems:
-        problems = _try_all(preview, [spec for _, spec in specs])
-    if is_json(output):
+        with spinner("trying the declarations"):
+            problems = _try_all(preview, [spec for _, spec in specs])
+    if for_programs(output):
         from controlplane.cli import output as printing  # noqa: PLC0415 - see main
 
         services = [{"source": source, **_summary(spec)} for source, spec in specs]
         told = [{"field": one.field, "problem": one.problem, "fix": one.fix} for one in problems]
-        printing.print_json({"valid": not problems, "services": services, "problems": told, "envoy": envoy()})
+        printing.print_data({"valid": not problems, "services": services, "problems": told, "envoy": envoy()}, output)
         raise typer.Exit(2 if problems else 0)
     if problems:
         raise InvalidInputsError(problems)
@@ -44,7 +47,14 @@ def lint(context: typer.Context, files: FilesOption, output: OutputOption = Form
             f"{source}: service {spec.name} is valid: {len(spec.versions)} versions, {len(spec.routes)} routes, "
             f"{len(spec.slos)} objectives, {len(spec.plan.steps)} steps"
         )
-    print(f"Envoy's own validation: {envoy()}")
+    said = f"Envoy's own validation: {envoy()}"
+    if said.startswith("Envoy's own validation: used"):
+        print(said)
+    else:
+        from controlplane.cli import output as printing  # noqa: PLC0415
+
+        code = by_slug("envoy_not_asked")
+        print(printing.advice_words(code, "lint", said, code.run).plain)
 
 
 def _read_all(files: Sequence[pathlib.Path]) -> "tuple[list[tuple[str, ServiceSpec]], list[InvalidInputError]]":

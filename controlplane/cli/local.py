@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
+from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
+from controlplane.cli.waiting import spinner
 from controlplane.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def upgrade(database_url: DatabaseOption = None) -> None:
     settings = _settings(database_url=database_url)
     if not settings.database_url:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-    asyncio.run(schema.upgrade(settings.sql_url))
+    with spinner("bringing the database up to date"):
+        asyncio.run(schema.upgrade(settings.sql_url))
     state = asyncio.run(schema.current(settings.sql_url))
     print(f"the database is at revision {state.revision}")
 
@@ -90,10 +92,10 @@ def current(database_url: DatabaseOption = None, output: OutputOption = Format.T
     from controlplane.store import schema  # noqa: PLC0415
 
     state = asyncio.run(schema.current(existing_url(database_url)))
-    if is_json(output):
+    if for_programs(output):
         from controlplane.cli import output as printing  # noqa: PLC0415
 
-        printing.print_json({**dataclasses.asdict(state), "is_behind": state.is_behind})
+        printing.print_data({**dataclasses.asdict(state), "is_behind": state.is_behind}, output)
     elif state.is_behind:
         print(f"at {state.revision or 'nothing'}, this release needs {state.head}: run hueshift db upgrade")
     else:

@@ -13,6 +13,8 @@ import typer
 from controlplane.cli import (
     audit,
     batch,
+    completion,
+    explaining,
     fleet,
     job_operations,
     jobs,
@@ -22,9 +24,12 @@ from controlplane.cli import (
     openapi,
     quality,
     readiness,
+    reference,
     release,
 )
+from controlplane.cli.examples import add_examples
 from controlplane.cli.surroundings import Surroundings
+from controlplane.codes import Code, by_slug
 from controlplane.errors import ControlPlaneError
 
 HELP = """Move live traffic from one model version to the next behind Envoy, on evidence.
@@ -74,12 +79,17 @@ jobs.register(app)
 job_operations.register()
 openapi.register(app)
 batch.register(app)
+explaining.register(app)
+completion.register(app)
+reference.register(app)
 
 
 def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
     """Run one command and return its exit code."""
     try:
-        result = _command().main(args=list(arguments), prog_name="hueshift", standalone_mode=False, obj=surroundings)
+        result = _command().main(
+            args=_in_order(arguments), prog_name="hueshift", standalone_mode=False, obj=surroundings
+        )
     except ControlPlaneError as exc:
         return _report(exc)
     except (typer.Abort, KeyboardInterrupt):
@@ -95,28 +105,45 @@ def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _in_order(arguments: Sequence[str]) -> list[str]:
+    """Return *arguments* with --no-color in front, wherever it stands: people type it behind the command."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own = [each for each in arguments[:end] if each == "--no-color"]
+    return [*own[:1], *(each for each in arguments[:end] if each != "--no-color"), *arguments[end:]]
+
+
 @functools.cache
 def _command() -> Any:  # a class that Typer does not export
-    return typer.main.get_command(app)
+    return add_examples(typer.main.get_command(app))
 
 
 def _report(exc: ControlPlaneError) -> int:
-    from controlplane.cli.client import RefusalError, exit_code  # noqa: PLC0415 - see above
+    from controlplane.cli.client import RefusalError, code_of, exit_code  # noqa: PLC0415 - see above
 
     problems = getattr(exc, "problems", None)
     if isinstance(exc, RefusalError):
         lines = exc.lines
     else:
         lines = tuple(str(problem) for problem in problems) if problems else (str(exc),)
+    code = code_of(exc)
     for line in lines:
-        print(f"hueshift: {' '.join(line.split())}", file=sys.stderr)
+        print(f"hueshift: {with_code(' '.join(line.split()), code)}", file=sys.stderr)
     return exit_code(exc)
+
+
+def with_code(words: str, code: Code | None) -> str:
+    """Return *words* with the command that mends it, unless they name one already, and the code at the end."""
+    if code is None:
+        return words
+    run = f"; run: {code.run}" if code.run and "hueshift " not in words else ""
+    return f"{words}{run} [{code.id}]"
 
 
 def _report_usage(words: str, context: typer.Context | None) -> int:
     if words.strip():
         where = context.command_path if context else "hueshift"
-        print(f"hueshift: {' '.join(words.split()).rstrip('.')}; see {where} --help", file=sys.stderr)
+        said = f"{' '.join(words.split()).rstrip('.')}; see {where} --help"
+        print(f"hueshift: {with_code(said, by_slug('usage'))}", file=sys.stderr)
     return 2
 
 

@@ -4,13 +4,15 @@ The product never imports them, so neither does this module: what is not install
 """
 
 import enum
+import functools
 import importlib
 import pathlib
 from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
+from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
+from controlplane.cli.waiting import spinner
 from controlplane.errors import InvalidInputError
 
 JsonFile = Annotated[
@@ -281,21 +283,24 @@ def plan(
     """
     from controlplane.api.answers import ServiceView, TrafficView  # noqa: PLC0415 - see main
     from controlplane.api.documents import spec_from  # noqa: PLC0415
+    from controlplane.cli import output as printing  # noqa: PLC0415
     from controlplane.cli.estimates import given_traffic  # noqa: PLC0415
     from controlplane.rollout.objectives import policy_of  # noqa: PLC0415
 
-    with surroundings_of(context).client() as client:
+    surroundings = surroundings_of(context)
+    with surroundings.client() as client:
         spec = spec_from(client.get(ServiceView, "services", name).document)
         recent = client.get(TrafficView, "services", name, "traffic")
-    _run(
-        "planning",
-        service=name,
-        traffic=given_traffic(recent, rate=rate, errors=errors, p50=p50, p95=p95),
-        plan=spec.plan,
-        policy=policy_of(spec.slos),
-        replications=replications,
-        as_json=is_json(output),
-    )
+    with spinner("simulating rollouts", color=surroundings.color):
+        _run(
+            "planning",
+            service=name,
+            traffic=given_traffic(recent, rate=rate, errors=errors, p50=p50, p95=p95),
+            plan=spec.plan,
+            policy=policy_of(spec.slos),
+            replications=replications,
+            write=functools.partial(printing.print_data, form=output) if for_programs(output) else None,
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -16,17 +16,23 @@ class Format(enum.StrEnum):
     """How results are printed."""
 
     TABLE = "table"
+    WIDE = "wide"
+    """As a table, with all there is to show, however wide that gets."""
     JSON = "json"
+    YAML = "yaml"
 
 
-OutputOption = Annotated[Format, typer.Option("--output", "-o", help="For people, or for programs.")]
+OutputOption = Annotated[
+    Format, typer.Option("--output", "-o", help="For people, the same with everything, or for programs.")
+]
 Service = Annotated[str, typer.Argument(help="The service's name.", show_default=False)]
-Why = Annotated[str, typer.Option("--why", help="The reason, for the audit.", show_default=False)]
+Why = Annotated[str, typer.Option("--reason", "--why", help="Why, for the audit.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-def is_json(output: Format) -> bool:
+def for_programs(output: Format) -> bool:
     """Whether programs read the output."""
-    return output is Format.JSON
+    return output in {Format.JSON, Format.YAML}
 
 
 def surroundings_of(context: typer.Context) -> Surroundings:

@@ -3,7 +3,6 @@
 Text that comes from outside (reasons, Envoy's words) is never read as markup and cannot move the cursor.
 """
 
-import datetime as dt
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,29 +10,30 @@ from typing import Any, TextIO
 
 import yaml
 from pydantic import BaseModel
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from controlplane.api.answers import (
-    AcksView,
+    AdviceView,
     EventView,
     ExplanationView,
-    ProvenanceView,
     QualityRunView,
     RolloutView,
     ShareView,
-    StatusView,
     SummaryView,
 )
+from controlplane.cli.layout import Fields, Page, Paragraph, Part
+from controlplane.cli.options import Format
+from controlplane.codes import Code
 
 SHOWN_CHECKSUM = 19
 """Characters of a checksum that tell models apart for people: its kind and twelve digits."""
 WIDE = 1000
 """Columns where the output is no terminal: whoever searches it should find sentences whole."""
 
+
+LEVEL_STYLES: Mapping[str, str] = {"Error": "red", "Warn": "yellow", "Info": "cyan"}
 
 MARKS: Mapping[str, tuple[str, str]] = {
     "scheduled": ("◷", "dim"),
@@ -47,6 +47,10 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "rolling_back": ("↺", "red"),
     "promoted": ("✔", "green"),
     "rolled_back": ("✖", "red"),
+    "done": ("✔", "green"),
+    "kept": ("✔", "green"),
+    "healthy": ("✔", "green"),
+    "unhealthy": ("✖", "red"),
     "good": ("✔", "green"),
     "proposed": ("◌", "cyan"),
     "rejected": ("✖", "red"),
@@ -58,7 +62,7 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "SYNCED": ("✔", "green"),
     "STALE": ("◌", "yellow"),
     "NACKED": ("✖", "red"),
-    "NEVER SENT": ("•", "dim"),
+    "NOT SENT": ("•", "dim"),
 }
 
 
@@ -87,16 +91,13 @@ def print_page(page: RenderableType, *, color: bool = True) -> None:
         print(line.rstrip(), file=target.file)
 
 
-def print_json(
-    value: BaseModel | Sequence[BaseModel | Mapping[str, Any]] | Mapping[str, Any], stream: TextIO | None = None
-) -> None:
-    """Print *value* as JSON."""
-    print(json.dumps(_plain(value), indent=2, ensure_ascii=False), file=stream or sys.stdout)
-
-
-def print_yaml(value: BaseModel | Sequence[BaseModel | Mapping[str, Any]] | Mapping[str, Any]) -> None:
-    """Print *value* as YAML."""
-    print(as_yaml(_plain(value)), end="")
+def print_data(value: BaseModel | Sequence[BaseModel | Mapping[str, Any]] | Mapping[str, Any], form: Format) -> None:
+    """Print *value* for programs: as YAML if *form* says so, else as JSON."""
+    plain = _plain(value)
+    if form is Format.YAML:
+        print(as_yaml(plain), end="")
+    else:
+        print(json.dumps(plain, indent=2, ensure_ascii=False))
 
 
 def as_yaml(plain: object) -> str:
@@ -181,86 +182,44 @@ def reason(rollout: RolloutView) -> str:
     return str(rollout.evidence.get("reason", "")) if rollout.evidence else ""
 
 
-def status_tree(status: StatusView, *, now: dt.datetime, note: str = "") -> RenderableType:
-    """Show everything about a service on one page, with a *note* at its end."""
-    rollout = status.rollout
-    head = new_table("", "", header=False)
-    head.add_row("Service:", f"{status.service}  {status.listener}")
-    if rollout:
-        head.add_row("Status:", marked(rollout.state, rollout.phase))
-        if rollout.words:
-            head.add_row("Message:", Text(clean(rollout.words)))
-        head.add_row("Step:", f"{rollout.step}/{rollout.steps}")
-        head.add_row("SetWeight:", rollout.weight)
-    head.add_row("Acked:", _acks_text(status.acks))
-    if status.frozen:
-        head.add_row("Frozen:", Text(clean(status.frozen), style="yellow"))
-    for waiting in status.waiting:
-        head.add_row("Queue:", marked(waiting.state, f"{waiting.id} → {waiting.candidate}: {waiting.words}"))
-    if status.commands_waiting:
-        head.add_row("Waiting:", f"{status.commands_waiting} command(s) not handled yet")
-
-    tree = Tree(Text(status.service, style="bold"), guide_style="dim")
-    if status.rejected:
-        words = f"revision {status.rejected.number} refused by Envoy: {status.rejected.words}"
-        tree.add(marked("rejected", words))
-    tree.add(marked(status.revision.status, f"revision {status.revision.number} {status.revision.status}"))
-    split = tree.add("split")
-    for share in status.split:
-        split.add(_share_text(share))
-    for pinned in status.models:
-        _add_model(tree, pinned, now)
-    if rollout:
-        _add_rollout(tree, rollout, status.quality, now)
-    if status.acks.refusals:
-        refusals = tree.add(Text("refused by Envoy", style="red"))
-        for words in status.acks.refusals:
-            refusals.add(marked("rejected", words))
-    parts: list[RenderableType] = [head, "", tree]
-    if status.events:
-        parts += ["", Text("Events", style="bold"), Padding.indent(events_table(status.events), 2)]
-    if note:
-        parts += ["", Text(clean(note), style="yellow")]
-    return Group(*parts)
-
-
-def evidence_table(evidence: Mapping[str, Any]) -> Table:
-    """Show what the judge measured, one line per objective."""
-    table = new_table("OBJECTIVE", "CANDIDATE", "BASELINE", "BOUND", "ODDS", "STILL NEEDED")
-    for objective in evidence.get("objectives") or ():
-        if not isinstance(objective, Mapping):
-            continue
-        relative = str(objective.get("name", "")).endswith("rel")
-        bound = objective.get("bound")
-        table.add_row(
-            clean(str(objective.get("name", "-"))),
-            _share(objective.get("candidate")),
-            _share(objective.get("baseline")),
-            f"x {bound:g}" if relative and isinstance(bound, int | float) else _share(bound),
-            _odds(objective.get("odds")),
-            _still_needed(objective),
-        )
-    return table
-
-
-def _still_needed(objective: Mapping[str, Any]) -> str:
-    if objective.get("decides"):
-        return clean(str(objective["decides"]))
-    return "-" if objective.get("still_needed") is None else str(objective["still_needed"])
-
-
-def explanation(found: ExplanationView) -> RenderableType:
+def explanation(found: ExplanationView) -> Page:
     """Say why a rollout stands where it stands."""
-    head = Text(f"{found.rollout}: ")
-    head.append_text(marked(found.state, found.phase))
-    lines = [head, Text(clean(found.summary))]
-    lines += [Text(f"  {clean(each.words)}") for each in found.objectives]
+    head = Text(f"{found.rollout}: ").append_text(marked(found.state, found.phase))
+    lines = [Paragraph(head), Paragraph(Text(clean(found.summary)))]
+    lines += [Paragraph(Text(clean(each.words)), indent=2) for each in found.objectives]
     for run in found.quality:
-        lines.append(Text("  pictures: ").append_text(quality_line(run)))
+        lines.append(Paragraph(Text("pictures: ").append_text(quality_line(run)), indent=2))
         if run.measures:
-            lines.append(Text(f"    {measures_text(run)}"))
-    lines += [Text(f"  {each.id} to {each.candidate}: {clean(each.words)}") for each in found.waiting]
-    return Group(*lines, Text(clean(found.next)))
+            lines.append(Paragraph(Text(measures_text(run)), indent=4))
+    for each in found.waiting:
+        lines.append(Paragraph(Text(f"{each.id} to {each.candidate}: {clean(each.words)}"), indent=2))
+    return Page(*lines, Paragraph(Text(clean(found.next))), *(advice_line(each) for each in found.advice))
+
+
+def advice_line(advice: AdviceView) -> Paragraph:
+    """Write ``Warn [HS0107] (edge-2) …; run: hueshift …``."""
+    return Paragraph(_advice(advice.level, advice.code, advice.subject, advice.words, advice.run))
+
+
+def advice_words(code: Code, subject: str, words: str, run: str) -> Text:
+    """Write what `advice_line` does of something that the API did not say itself."""
+    return _advice(code.level.value, code.id, subject, words, run)
+
+
+def _advice(level: str, code: str, subject: str, words: str, run: str) -> Text:
+    line = Text().append(f"{level} [{code}]", style=LEVEL_STYLES.get(level, ""))
+    line.append(f" ({clean(subject)}) {clean(words)}")
+    return line.append(f"; run: {clean(run)}") if run else line
+
+
+def code_page(code: Code) -> Page:
+    """Explain a message code."""
+    title = Text(f"{code.id}  ", style="bold").append(code.title)
+    title.append(f"  ({code.level.value}, {code.slug})", style="dim")
+    page: list[Part | Text] = [Paragraph(title), Text(), Paragraph(Text(code.meaning))]
+    if code.run:
+        page += [Text(), Fields([("Run:", Text(code.run.format(service="SERVICE", subject="NODE")))])]
+    return Page(*page)
 
 
 def quality_line(run: QualityRunView) -> Text:
@@ -329,69 +288,15 @@ def new_table(*columns: str, header: bool = True) -> Table:
     return table
 
 
-def _add_rollout(tree: Tree, rollout: RolloutView, quality: Iterable[QualityRunView], now: dt.datetime) -> None:
-    title = Text(f"{rollout.id}  {rollout.baseline} → {rollout.candidate}  ")
-    title.append_text(marked(rollout.state, rollout.phase))
-    title.append(f"  {age((now - rollout.since).total_seconds())}", style="dim")
-    branch = tree.add(title)
-    branch.add(Text("started by ").append(clean(f"{rollout.by}: {rollout.why}" if rollout.why else rollout.by)))
-    branch.add(_steps_text(rollout))
-    branch.add(Text(f"objectives: {', '.join(rollout.objectives)}"))
-    for run in quality:
-        branch.add(Text("pictures: ").append_text(quality_line(run)))
-    if not rollout.evidence:
-        branch.add(Text("no evidence yet", style="dim"))
-        return
-    verdict = clean(str(rollout.evidence.get("verdict", "-")))
-    evidence = branch.add(Text(f"evidence: {verdict}: {clean(reason(rollout))}"))
-    table = evidence_table(rollout.evidence)
-    if table.row_count:
-        evidence.add(table)
-
-
-def _steps_text(rollout: RolloutView) -> Text:
-    text = Text("steps: ")
-    for number, step in enumerate(rollout.plan.steps, start=1):
-        done = number < rollout.step or rollout.state == "promoted"
-        here = number == rollout.step and not done
-        mark, style = ("✔", "green") if done else MARKS.get(rollout.state, ("•", "")) if here else ("•", "dim")
-        text.append(f"{mark} {step.weight / 100:g}%{' (gate)' if step.pause else ''}  ", style=style)
-    return text
-
-
-def _share_text(share: ShareView) -> Text:
-    if share.total is None or share.healthy is None:
-        health = Text("health not reported", style="dim")
-    else:
-        health = Text(f"{share.healthy}/{share.total} workers healthy", style="" if share.healthy else "red")
-    return Text(f"{share.version} {share.weight}  {share.cluster}  ").append_text(health)
-
-
-def _add_model(tree: Tree, pinned: ProvenanceView, now: dt.datetime) -> None:
-    right = sum(worker.matches is True for worker in pinned.workers)
-    title = Text(f"model of {pinned.version}: {clean(pinned.model)} {clean(pinned.checksum)[:SHOWN_CHECKSUM]}…  ")
-    title.append(f"{right}/{len(pinned.workers)} workers serve it", style="red" if pinned.deviations else "")
-    branch = tree.add(title)
-    for words in pinned.deviations:
-        branch.add(marked("rejected", words))
-    for worker in pinned.workers:
-        if worker.words:
-            since = f", last answer {age((now - worker.at).total_seconds())} ago" if worker.at else ""
-            branch.add(Text(f"{clean(worker.address)}: {clean(worker.words)}{since}", style="yellow"))
-
-
-def _acks_text(acks: AcksView) -> Text:
-    text = Text(acks.words, style="green" if acks.expected and not acks.waiting else "yellow")
-    if acks.waiting:
-        text.append(f", waiting for {', '.join(clean(node) for node in acks.waiting)}")
-    return text
-
-
-def _share(value: object) -> str:
+def share(value: object) -> str:
+    """Write a fraction of 1 as a percentage; ``-`` for none."""
     return f"{value * 100:.3g} %" if isinstance(value, int | float) else "-"
 
 
-def _odds(value: object) -> str:
+def odds(value: object) -> str:
+    """Write evidence as odds, ``1:20``."""
     if not isinstance(value, int | float):
         return "-"
-    return f"1:{value:.3g}" if value < 1e6 else "1:1000000+"
+    if value >= 1e6:
+        return "1:1000000+"
+    return f"1:{value:.0f}" if value >= 100 else f"1:{value:.3g}"

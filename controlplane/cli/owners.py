@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, read_text, surroundings_of
+from controlplane.cli.options import Format, OutputOption, Yes, for_programs, read_text, surroundings_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,8 +31,8 @@ def list_owners(context: typer.Context, output: OutputOption = Format.TABLE) -> 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         found = client.get_all(OwnerDocument, "job-owners")
-    if is_json(output):
-        printing.print_json(found)
+    if for_programs(output):
+        printing.print_data(found, output)
     elif found:
         printing.print_page(_table(found), color=surroundings.color)
     else:
@@ -59,8 +59,8 @@ def apply_owners(
         applied = [
             client.put(OwnerAppliedView, "job-owners", each.owner, body=each.model_dump(mode="json")) for each in meant
         ]
-    if is_json(output):
-        printing.print_json(applied)
+    if for_programs(output):
+        printing.print_data(applied, output)
     else:
         for each in applied:
             print(each.words)
@@ -74,16 +74,19 @@ def show_owner(context: typer.Context, owner: OwnerName, output: OutputOption = 
 
     with surroundings_of(context).client() as client:
         found = client.get(OwnerView, "job-owners", owner)
-    if is_json(output):
-        printing.print_json(found)
+    if for_programs(output):
+        printing.print_data(found, output)
     else:
         for line in _lines(found):
             print(line)
 
 
 @owners.command("delete")
-def delete_owner(context: typer.Context, owner: OwnerName) -> None:
+def delete_owner(context: typer.Context, owner: OwnerName, yes: Yes = False) -> None:  # noqa: FBT002 - a flag
     """Have the settings hold for an owner again."""
+    from controlplane.cli.confirming import confirm  # noqa: PLC0415
+
+    confirm(f"what is agreed with {owner} goes", yes=yes)
     with surroundings_of(context).client() as client:
         client.delete("job-owners", owner)
     print(f"{owner} has what the settings say")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, is_json, surroundings_of
+from controlplane.cli.options import Format, OutputOption, surroundings_of
 from controlplane.errors import InvalidInputError
 
 quality = typer.Typer(no_args_is_help=True, help="Compare the pictures of two versions on a fixed set of photos.")
@@ -128,7 +128,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option of the command line
         live=comparing.read_live(minutes, sample_token_file) if live else None,
         seed=seed,
     )
-    verdict = comparing.run(surroundings_of(context), wanted, as_json=is_json(output))
+    verdict = comparing.run(surroundings_of(context), wanted, form=output)
     raise typer.Exit(1 if verdict == "block" or (strict and verdict == "drift") else 0)
 
 
@@ -150,7 +150,7 @@ def show(
     """Show the comparisons that the control plane made of a rollout's pictures, and what the newest one measured."""
     from controlplane.cli import showing  # noqa: PLC0415 - see main
 
-    showing.show(surroundings_of(context), rollout, number=number, out=out, as_json=is_json(output))
+    showing.show(surroundings_of(context), rollout, number=number, out=out, form=output)
 
 
 def register(app: typer.Typer) -> None:

@@ -11,7 +11,7 @@ from controlplane.cli.options import (
     OutputOption,
     Service,
     Why,
-    is_json,
+    for_programs,
     percentages,
     read_text,
     surroundings_of,
@@ -39,8 +39,8 @@ def apply(context: typer.Context, file: FileOption, why: Why = "", output: Outpu
     body = document_of(spec).model_dump(mode="json", exclude_none=True)
     with surroundings_of(context).client() as client:
         applied = client.put(AppliedView, "services", spec.name, body=body, why=why)
-    if is_json(output):
-        printing.print_json(applied)
+    if for_programs(output):
+        printing.print_data(applied, output)
     else:
         print(applied.words)
 
@@ -53,8 +53,8 @@ def list_services(context: typer.Context, output: OutputOption = Format.TABLE) -
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         services = client.get_all(SummaryView, "services")
-    if is_json(output):
-        printing.print_json(services)
+    if for_programs(output):
+        printing.print_data(services, output)
     elif services:
         printing.print_page(printing.services_table(services), color=surroundings.color)
     else:
@@ -116,8 +116,8 @@ def start(  # noqa: PLR0913, PLR0917 - one per option
         raise InvalidInputError("--hold", "is given without --steps", "add --steps, as 25,50,100")
     with surroundings.client() as client:
         rollout = client.post(RolloutView, "services", name, "rollouts", body=body)
-    if is_json(output):
-        printing.print_json(rollout)
+    if for_programs(output):
+        printing.print_data(rollout, output)
         return
     printing.print_page(printing.rollout_line(rollout), color=surroundings.color)
     waits = rollout.state in {"queued", "scheduled"}
@@ -140,9 +140,9 @@ def get(
     from controlplane.cli import watching  # noqa: PLC0415
 
     if watch:
-        watching.watch(surroundings_of(context), name, as_json=is_json(output))
+        watching.watch(surroundings_of(context), name, form=output)
     else:
-        watching.show(surroundings_of(context), name, as_json=is_json(output))
+        watching.show(surroundings_of(context), name, form=output)
 
 
 def status(
@@ -162,7 +162,7 @@ def status(
     """
     from controlplane.cli import watching  # noqa: PLC0415
 
-    code = watching.wait(surroundings_of(context), name, rollout, timeout, as_json=is_json(output))
+    code = watching.wait(surroundings_of(context), name, rollout, timeout, form=output)
     raise typer.Exit(code)
 
 
@@ -204,7 +204,7 @@ def abort(
     if (name is None) != every:
         raise InvalidInputError("name", "is missing" if name is None else "is given beside --all", "give one of them")
     if name is None:
-        steering.stop(surroundings_of(context), why, as_json=is_json(output))
+        steering.stop(surroundings_of(context), why, form=output)
     else:
         _command(context, name, "abort", {"why": why}, output)
 
@@ -231,8 +231,8 @@ def set_weight(
     body = {"weights": dict(zip(names, shares, strict=True)), "why": why}
     with surroundings_of(context).client() as client:
         service = client.put(ServiceView, "services", name, "split", body=body)
-    if is_json(output):
-        printing.print_json(service)
+    if for_programs(output):
+        printing.print_data(service, output)
     else:
         print(f"{name}: the split is now {printing.split_text(service.split)}")
 
@@ -257,8 +257,8 @@ def history(
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         events = client.get_page(EventView, "services", name, "history", **query).items[::-1]
-    if is_json(output):
-        printing.print_json(events)
+    if for_programs(output):
+        printing.print_data(events, output)
     elif events:
         printing.print_page(printing.events_table(events), color=surroundings.color)
     else:
@@ -277,8 +277,8 @@ def explain(context: typer.Context, name: Service, output: OutputOption = Format
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
         explanation = client.get(ExplanationView, "services", name, "explain")
-    if is_json(output):
-        printing.print_json(explanation)
+    if for_programs(output):
+        printing.print_data(explanation, output)
     else:
         printing.print_page(printing.explanation(explanation), color=surroundings.color)
 
@@ -308,7 +308,7 @@ def replay(
     """
     from controlplane.cli import replaying  # noqa: PLC0415
 
-    replaying.replay(surroundings_of(context), rollout, slo, every=every, as_json=is_json(output))
+    replaying.replay(surroundings_of(context), rollout, slo, every=every, form=output)
 
 
 def register(app: typer.Typer) -> None:
@@ -329,7 +329,7 @@ def register(app: typer.Typer) -> None:
 def _command(context: typer.Context, name: str, verb: str, body: dict[str, Any], output: Format) -> None:
     from controlplane.cli import watching  # noqa: PLC0415
 
-    watching.command(surroundings_of(context), name, verb, body, as_json=is_json(output))
+    watching.command(surroundings_of(context), name, verb, body, form=output)
 
 
 def _read(file: pathlib.Path) -> "ServiceSpec":

@@ -11,14 +11,14 @@ from controlplane.api.documents import parse_yaml
 from controlplane.api.objectives import objectives_from, read_objectives
 from controlplane.cli import output
 from controlplane.cli.client import Client, RefusalError
-from controlplane.cli.options import read_text
+from controlplane.cli.options import Format, for_programs, read_text
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import NotFoundError
 
 STYLES = {"advance": "green", "rollback": "red", "probe": "yellow", "ask": "yellow", "hold": ""}
 
 
-def replay(surroundings: Surroundings, name: str, slo: pathlib.Path | None, *, every: bool, as_json: bool) -> None:
+def replay(surroundings: Surroundings, name: str, slo: pathlib.Path | None, *, every: bool, form: Format) -> None:
     """Have the rollout *name*, or the newest of the service *name*, judged again, and print what comes of it.
 
     Raises:
@@ -31,8 +31,8 @@ def replay(surroundings: Surroundings, name: str, slo: pathlib.Path | None, *, e
         body["slos"] = [document.model_dump(mode="json", exclude_unset=True) for document in documents]
     with surroundings.client() as client:
         found = _ask(client, name, body)
-    if as_json:
-        output.print_json(found)
+    if for_programs(form):
+        output.print_data(found, form)
     else:
         output.print_page(_page(found), color=surroundings.color)
 

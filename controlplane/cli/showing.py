@@ -9,11 +9,12 @@ from rich.text import Text
 from controlplane.api.answers import QualityReportView, QualityRunView, RolloutView
 from controlplane.cli import output
 from controlplane.cli.client import Client, RefusalError
+from controlplane.cli.options import Format, for_programs
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import InvalidInputError, NotFoundError
 
 
-def show(surroundings: Surroundings, name: str, *, number: int | None, out: pathlib.Path | None, as_json: bool) -> None:
+def show(surroundings: Surroundings, name: str, *, number: int | None, out: pathlib.Path | None, form: Format) -> None:
     """Print a rollout's comparisons and one of them whole: number *number*, or the newest.
 
     Raises:
@@ -27,8 +28,8 @@ def show(surroundings: Surroundings, name: str, *, number: int | None, out: path
         chosen = number or next((run.number for run in runs if run.verdict), runs[0].number)
         report = client.get(QualityReportView, "rollouts", rollout, "quality", str(chosen))
         files = _write(client, rollout, report, out) if out is not None else []
-    if as_json:
-        output.print_json(report)
+    if for_programs(form):
+        output.print_data(report, form)
     else:
         output.print_page(_page(rollout, runs, report, files), color=surroundings.color)
 

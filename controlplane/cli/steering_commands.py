@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, Service, Why, is_json, surroundings_of
+from controlplane.cli.options import Format, OutputOption, Service, Why, surroundings_of
 from controlplane.errors import InvalidInputError
 
 Scope = Annotated[str | None, typer.Argument(help="The service's name; or --all.", show_default=False)]
@@ -28,7 +28,7 @@ def undo(
     """
     from controlplane.cli import steering  # noqa: PLC0415
 
-    steering.undo(surroundings_of(context), name, to, why, as_json=is_json(output))
+    steering.undo(surroundings_of(context), name, to, why, form=output)
 
 
 def retry(context: typer.Context, name: Service, why: Why = "", output: OutputOption = Format.TABLE) -> None:
@@ -38,7 +38,7 @@ def retry(context: typer.Context, name: Service, why: Why = "", output: OutputOp
     """
     from controlplane.cli import steering  # noqa: PLC0415
 
-    steering.retry(surroundings_of(context), name, why, as_json=is_json(output))
+    steering.retry(surroundings_of(context), name, why, form=output)
 
 
 def queue(
@@ -58,9 +58,9 @@ def queue(
     from controlplane.cli import steering  # noqa: PLC0415
 
     if cancel is None:
-        steering.show_queue(surroundings_of(context), name, as_json=is_json(output))
+        steering.show_queue(surroundings_of(context), name, form=output)
     else:
-        steering.cancel(surroundings_of(context), name, cancel, why, as_json=is_json(output))
+        steering.cancel(surroundings_of(context), name, cancel, why, form=output)
 
 
 def freeze(
@@ -83,9 +83,9 @@ def freeze(
     if until is None:
         if name is not None or every:
             raise InvalidInputError("--until", "is missing", "say when it ends, as --until 22:00")
-        steering.show_freezes(surroundings, as_json=is_json(output))
+        steering.show_freezes(surroundings, form=output)
     else:
-        steering.freeze(surroundings, _scope(name, every=every), until, why, as_json=is_json(output))
+        steering.freeze(surroundings, _scope(name, every=every), until, why, form=output)
 
 
 def unfreeze(
@@ -101,7 +101,7 @@ def unfreeze(
     """
     from controlplane.cli import steering  # noqa: PLC0415
 
-    steering.unfreeze(surroundings_of(context), _scope(name, every=every), why, as_json=is_json(output))
+    steering.unfreeze(surroundings_of(context), _scope(name, every=every), why, form=output)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,6 +1,8 @@
 """What a command finds around it, in one value, so that tests can put something else there."""
 
+import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -31,14 +33,24 @@ class Surroundings:
     url: str | None = None
     color: bool = True
 
-    def client(self) -> "Client":
-        """Open a client of the API.
+    def client(self, *, quiet: bool = False, timeout_s: float | None = None) -> "Client":
+        """Open a client of the API; unless *quiet*, it shows on a terminal that it waits for an answer.
+
+        *timeout_s* is how long it waits, if not as long as it does by itself.
 
         Raises:
             InvalidInputError: The address or the key file is wrong.
         """
         # Here, not above: httpx and pydantic cost more to import than `hueshift --help` may take.
-        from controlplane.cli.client import DEFAULT_URL, Client, check_url, find_key  # noqa: PLC0415
+        from controlplane.cli.client import DEFAULT_URL, TIMEOUT_S, Client, check_url, find_key  # noqa: PLC0415
+        from controlplane.cli.waiting import spinner  # noqa: PLC0415
 
         url = check_url(self.url or self.environment.get("HUESHIFT_URL") or DEFAULT_URL)
-        return Client(url, find_key(self.environment, url), transport=self.transport)
+        waiting = functools.partial(spinner, f"waiting for {url}", color=self.color)
+        return Client(
+            url,
+            find_key(self.environment, url),
+            transport=self.transport,
+            waiting=contextlib.nullcontext if quiet else waiting,
+            timeout_s=TIMEOUT_S if timeout_s is None else timeout_s,
+        )

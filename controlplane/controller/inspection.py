@@ -39,13 +39,13 @@ class Sync(enum.StrEnum):
     SYNCED = "SYNCED"
     STALE = "STALE"
     NACKED = "NACKED"
-    NEVER_SENT = "NEVER SENT"
+    NOT_SENT = "NOT SENT"
 
 
 def sync_of(status: TypeStatus, wanted: str) -> Sync:
     """Say how an Envoy is with a type of which it should run version *wanted*, "" where there is nothing to run."""
     if not status.sent:
-        return Sync.NEVER_SENT
+        return Sync.NOT_SENT
     if status.nacked and status.nacked == status.sent and status.acked != status.sent:
         return Sync.NACKED
     if status.acked == status.sent and status.acked == (wanted or status.acked):
@@ -87,7 +87,7 @@ class HeldResource:
         if self.refused is not None:
             return Sync.NACKED
         if self.runs is None:
-            return Sync.NEVER_SENT
+            return Sync.NOT_SENT
         return Sync.SYNCED if self.wanted is not None and self.runs.version == self.wanted.version else Sync.STALE
 
 
@@ -208,7 +208,7 @@ def since(status: TypeStatus, sync: Sync, node: NodeStatus, snapshot: SnapshotRe
             return status.acked_at or node.connected_at
         case Sync.NACKED:
             return status.nacked_at or status.acked_at or node.connected_at
-        case Sync.NEVER_SENT:
+        case Sync.NOT_SENT:
             return node.connected_at
         case Sync.STALE:
             # It became stale when something else was to be served, and not before it ran what it runs.

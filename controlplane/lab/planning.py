@@ -7,7 +7,7 @@ version, and versions with a defect each. So the answers are the judge's own, no
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,10 +139,10 @@ def main(
     policy: Policy,
     replications: int = REPLICATIONS,
     seed: int = 1,
-    as_json: bool = False,
+    write: Callable[[dict[str, Any]], None] | None = None,
     json_file: Path | None = None,
 ) -> int:
-    """Print what a rollout of *service* would be like.
+    """Print what a rollout of *service* would be like; with *write*, hand it to that instead.
 
     Raises:
         InvalidInputError: There is no traffic to go by.
@@ -160,8 +160,8 @@ def main(
     }
     if json_file is not None:
         json_file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    if as_json:
-        print(json.dumps(document, indent=2))
+    if write is not None:
+        write(document)
     else:
         _print(document, forecasts)
     return 0

@@ -25,7 +25,7 @@ _CONFIG_STATUS: Final = {
     Sync.SYNCED: csds_pb2.SYNCED,
     Sync.STALE: csds_pb2.STALE,
     Sync.NACKED: csds_pb2.ERROR,
-    Sync.NEVER_SENT: csds_pb2.NOT_SENT,
+    Sync.NOT_SENT: csds_pb2.NOT_SENT,
 }
 _KINDS: Final = {kind.value: kind for kind in Kind}
 

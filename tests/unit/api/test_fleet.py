@@ -47,7 +47,7 @@ async def served(world: World) -> World:
         ),
         (TypeStatus(sent="s2-r", acked="", nacked="s2-r", words="bad", nacked_at=NOW), "NACKED", "bad"),
         (TypeStatus(sent="s2-r", acked="s2-r", acked_at=NOW, nacked="s1-r", words="long ago"), "SYNCED", ""),
-        (TypeStatus(), "NEVER SENT", ""),
+        (TypeStatus(), "NOT SENT", ""),
     ],
 )
 async def test_a_type_is_synced_stale_nacked_or_never_sent(
@@ -78,7 +78,7 @@ async def test_a_type_without_resources_was_never_sent(served: World, http: http
     await served.store.record_nodes([node(eds=TypeStatus())])  # type: ignore[list-item] # a node
     (proxy,) = (await http.get("/v1/proxies")).json()["items"]
     assert [kind["type"] for kind in proxy["types"]] == ["cds", "eds", "lds", "rds"]
-    assert [kind["status"] for kind in proxy["types"]] == ["SYNCED", "NEVER SENT", "SYNCED", "SYNCED"]
+    assert [kind["status"] for kind in proxy["types"]] == ["SYNCED", "NOT SENT", "SYNCED", "SYNCED"]
 
 
 async def test_the_connected_ones_come_first(served: World, http: httpx.AsyncClient) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import pathlib
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ from controlplane.cli.main import run
 from controlplane.cli.surroundings import Surroundings
 from tests.unit.api.world import World, make_template, open_world
 
+CODED = re.compile(r"(; run: [^\n\[]*)? \[(HS\d{4})\]$", re.MULTILINE)
+"""How a line on stderr ends: with the command that mends it, and its code."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
@@ -22,11 +26,21 @@ class Ended:
 
     code: int
     out: str
-    err: str
+    said: str = ""
+    """What it said on stderr, whole."""
+
+    @property
+    def err(self) -> str:
+        """What it said on stderr, without codes and commands, which test_codes.py is about."""
+        return CODED.sub("", self.said)
 
     @property
     def lines(self) -> list[str]:
         return self.err.splitlines()
+
+    @property
+    def codes(self) -> list[str]:
+        return [found.group(2) for found in CODED.finditer(self.said)]
 
 
 class Bridge(httpx.BaseTransport):

@@ -39,8 +39,8 @@ def test_callbacks_are_applied_listed_tested_and_deleted(cli: Cli, tmp_path: pat
     ended = cli("jobs", "callbacks", "test", "shop")
     assert (ended.code, ended.out) == (1, "shop: answered 401\n")
     assert cli("jobs", "callbacks", "secret", "shop").out.startswith("whsec_")
-    assert cli("jobs", "callbacks", "delete", "shop").out == "callback shop is gone\n"
-    ended = cli("jobs", "callbacks", "delete", "shop")
+    assert cli("jobs", "callbacks", "delete", "shop", "--yes").out == "callback shop is gone\n"
+    ended = cli("jobs", "callbacks", "delete", "shop", "--yes")
     assert (ended.code, ended.lines) == (4, ["hueshift: callback 'shop' does not exist (known: task)"])
 
 

@@ -94,26 +94,25 @@ def test_without_envoys_there_is_a_way_to_start_one(cli: Cli) -> None:
 
 def test_envoys_are_one_line_each(stale: Cli) -> None:
     connect(stale, dataclasses.replace(node("edge-2"), disconnected_at=NOW, types={}))
-    header, first, second = stale("proxies").out.splitlines()
-    assert header.split() == ["NODE", "GROUP", "CONNECTED", "CDS", "EDS", "LDS", "RDS", "REPLICA"]
-    cds, rds = OLD.versions["cds"][:8], OLD.versions["rds"][:8]
-    assert in_words(first).startswith(f"edge-1 lab yes, 95s ✔ SYNCED 95s {cds}")
-    assert in_words(first).endswith(f"◌ STALE 5s {rds} one")
-    assert in_words(second) == "edge-2 lab no, left 95s ago" + " • NEVER SENT 95s" * 4 + " one"
+    header, first, second, gap, total = stale("proxies").out.splitlines()
+    assert header.split() == ["NODE", "GROUP", "CONNECTED", "CDS", "LDS", "EDS", "RDS", "REPLICA"]
+    assert in_words(first) == "edge-1 lab yes, 95s ✔ SYNCED 95s ✔ SYNCED 95s ✔ SYNCED 95s ◌ STALE 5s one"
+    assert in_words(second) == "edge-2 lab left 95s" + " • NOT SENT 95s" * 4 + " one"
+    assert (gap, total) == ("", "1 connected: 1 STALE; 1 not connected")
 
 
 def test_what_was_refused_is_still_said_when_the_envoy_is_back_in_step(synced: Cli) -> None:
     rds = OLD.versions["rds"]
     connect(synced, node(rds=TypeStatus(rds, rds, NOW, last_refusal=PastRefusal("b4d", "no\nregex", NOW))))
-    _, row, *words = synced("proxies").out.splitlines()
+    _, row, gap, words, *_ = synced("proxies").out.splitlines()
     assert "SYNCED" in row
-    assert in_words(" ".join(words)) == "edge-1 refused RDS b4d 90s ago: no regex"
+    assert (gap, words) == ("", "edge-1 refused RDS b4d 90s ago: no regex")
     assert "edge-1 refused RDS b4d 90s ago" in in_words(synced("proxy", NODE).out)
     assert synced("proxy", NODE, "diff") == Ended(0, "", "")  # it runs what it should
 
 
 def test_wide_adds_columns_and_whole_versions(stale: Cli) -> None:
-    header, first = stale("proxies", "-o", "wide").out.splitlines()
+    header, first, *_ = stale("proxies", "-o", "wide").out.splitlines()
     assert header.split()[-5:] == ["REPLICA", "CLUSTER", "USER", "AGENT", "VARIANT"]
     assert f"STALE 5s {OLD.versions['rds']} → {NEW.versions['rds']}" in in_words(first)
     assert in_words(first).endswith("one edge envoy 1.40.0 delta")
@@ -168,9 +167,11 @@ def test_the_words_of_a_refusal_are_below_the_table_and_cannot_move_the_cursor(s
     publish(synced, NEW)
     connect(synced, refusing())
     ended = synced("proxies")
-    assert f"NACKED 90s {OLD.versions['rds'][:8]}" in in_words(ended.out)
-    last = ended.out.splitlines()[-1]
-    assert last == f"✖ edge-1 refused RDS {NEW.versions['rds']}: Only a single wildcard domain [red] [2J is permitted"
+    assert "✖ NACKED 90s one" in in_words(ended.out)
+    assert f"NACKED 90s {OLD.versions['rds']} → {NEW.versions['rds']}" in in_words(synced("proxies", "-o", "wide").out)
+    words = ended.out.splitlines()[3]
+    said = f"(edge-1) refused RDS {NEW.versions['rds']}: Only a single wildcard domain [red] [2J is permitted"
+    assert words == f"Error [HS0109] {said}; run: hueshift proxy edge-1 diff"
     assert "\x1b" not in ended.out
 
 
@@ -269,7 +270,7 @@ def test_the_words_of_a_refusal_come_first(stale: Cli) -> None:
     connect(stale, refusing())
     ended = stale("proxy", NODE, "diff")
     assert ended.code == 1
-    assert ended.out.splitlines()[0].startswith("✖ edge-1 refused RDS ")
+    assert ended.out.splitlines()[0].startswith("Error [HS0109] (edge-1) refused RDS ")
     assert "weight: 7500" in ended.out
 
 

@@ -87,7 +87,7 @@ def test_jobs_are_listed_cancelled_and_deleted(cli: Cli, photo: str) -> None:
     assert listed.index(second) < listed.index(first)
     assert second not in cli("jobs", "list", "--state", "cancelled").out
     assert [job["id"] for job in json.loads(cli("jobs", "list", "--before", second, "-o", "json").out)] == [first]
-    assert cli("jobs", "delete", first).out == f"job {first} is gone\n"
+    assert cli("jobs", "delete", first, "--yes").out == f"job {first} is gone\n"
     assert cli("jobs", "get", first).code == 4
 
 

@@ -63,7 +63,7 @@ def test_keys_are_made_listed_and_revoked_without_a_server(cli: Cli, folder: pat
     assert listed.out.splitlines()[0].split() == ["NAME", "PREFIX", "GRANTS", "CREATED", "REVOKED"]
     assert key not in listed.out
     assert f"{key[:9]}..." in listed.out
-    assert cli("keys", "revoke", "ci").code == 0
+    assert cli("keys", "revoke", "ci", "--yes").code == 0
     rows = json.loads(cli("keys", "list", "-o", "json").out)["keys"]
     assert [(row["name"], bool(row["revoked"])) for row in rows] == [("ada", False), ("ci", True)]
     assert key not in (folder / "hueshift.sqlite3").read_bytes().decode("latin-1")
@@ -115,7 +115,7 @@ def test_keys_refuse_what_makes_no_sense(cli: Cli, folder: pathlib.Path) -> None
     assert folder.name == "data"
     cli("db", "upgrade")
     cli("keys", "create", "ci")
-    for arguments, code in ((("create", "ci"), 4), (("create", "a b"), 2), (("revoke", "bob"), 4)):
+    for arguments, code in ((("create", "ci"), 4), (("create", "a b"), 2), (("revoke", "bob", "--yes"), 4)):
         ended = cli("keys", *arguments)
         assert (ended.code, len(ended.lines)) == (code, 1)
 

@@ -45,8 +45,8 @@ def test_agreements_are_applied_from_a_file_listed_and_deleted(cli: Cli, file: s
         ("ada", "20GiB", "1d"),
         ("web-shop", None, None),
     ]
-    assert cli("jobs", "owners", "delete", "web-shop").out == "web-shop has what the settings say\n"
-    again = cli("jobs", "owners", "delete", "web-shop")
+    assert cli("jobs", "owners", "delete", "web-shop", "--yes").out == "web-shop has what the settings say\n"
+    again = cli("jobs", "owners", "delete", "web-shop", "--yes")
     assert (again.code, again.lines) == (4, ["hueshift: job owner 'web-shop' does not exist (known: ada)"])
 
 

@@ -227,7 +227,7 @@ from controlplane.cli.surroundings import Surroundings
 sys.exit(run(["quality", "compare", "http://v1", "http://v2"], Surroundings()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    words = "hueshift: quality: needs the package pillow; install it with: pip install 'hueshift[quality]'"
+    words = "hueshift: quality: needs the package pillow; install it with: pip install 'hueshift[quality]' [HS0002]"
     assert (done.returncode, done.stderr.strip()) == (2, words)
 
 

@@ -68,7 +68,10 @@ def test_before_the_first_comparison_that_is_said(cli: Cli) -> None:
 
 def test_get_and_explain_have_verdict_and_figures(compared: Cli) -> None:
     line = "pictures: ✖ block (comparison 2): v2 is blocked: 灰"
-    assert line in compared("get", "colorize").out
+    page = " ".join(compared("get", "colorize").out.split())
+    assert "▦ pictures Pictures ✖ block" in page
+    assert "comparison 2: v2 is blocked: 灰" in page
+    assert "Error [HS0114] (colorize) v2 is blocked: 灰; run: hueshift quality show colorize" in page
     told = compared("explain", "colorize").out
     assert line in told
     assert "delta_e 9.12 (8.5 to 10)" in told

@@ -43,6 +43,7 @@ def test_an_end_ends_the_wait_at_once(cli: Cli, rollout: Rollout, state: State, 
     ended = cli("status", "colorize", "--timeout", "5m")
     assert ended.code == code
     assert f"colorize-1: v1 → v2 {words}" in ended.out
+    assert ("; run: hueshift " in ended.out) == (code == 2), "what mends it is said where something waits"
     assert cli.world.clock.steady() == 0
 
 

@@ -81,9 +81,9 @@ def test_the_line_on_every_page(cli: Cli, rollout: Rollout) -> None:
         "colorize-2  v3  ◷ queued     ada: newer  rollout colorize-1 makes room for it",
         "colorize-3  v3  ◷ scheduled  ada         scheduled for 2026-11-22 14:30:15 UTC",
     ]
-    page = cli("get", "colorize").out
-    assert "◷ colorize-2 → v3: rollout colorize-1 makes room for it" in page
-    assert "◷ colorize-3 → v3: scheduled for 2026-11-22 14:30:15 UTC" in page
+    page = " ".join(cli("get", "colorize").out.split())
+    assert "# colorize-2 Rollout ◷ queued 0s to v3: rollout colorize-1 makes room for it, by ada: newer" in page
+    assert "# colorize-3 Rollout ◷ scheduled 0s to v3: scheduled for 2026-11-22 14:30:15 UTC, by ada" in page
     assert "colorize-1 +2" in cli("list").out
     assert "colorize-2 to v3: rollout colorize-1 makes room for it" in cli("explain", "colorize").out
     gone = cli("queue", "colorize", "--cancel", "colorize-3", "--why", "not today")

@@ -150,6 +150,8 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
             "batch",
             "quality",
             "openapi",
+            "codes",
+            "completion",
         ),
     ):
         assert f"\n  {name} " in ended.out

@@ -58,8 +58,8 @@ def test_secrets_are_those_that_the_listeners_name_in_the_version_of_their_type(
     ]
     (refused, _) = _secrets(listeners, TypeStatus(sent="s2", acked="s1", nacked="s2", words="bad"), Sync.NACKED)
     assert (refused.sync, refused.refused) == (Sync.NACKED, ConfigResource("x", "s2", None))
-    assert [each.sync for each in _secrets(listeners, TypeStatus(), Sync.NEVER_SENT)] == [Sync.NEVER_SENT] * 2
-    assert _secrets({}, TypeStatus(), Sync.NEVER_SENT) == ()
+    assert [each.sync for each in _secrets(listeners, TypeStatus(), Sync.NOT_SENT)] == [Sync.NOT_SENT] * 2
+    assert _secrets({}, TypeStatus(), Sync.NOT_SENT) == ()
 
 
 @pytest.mark.parametrize(
