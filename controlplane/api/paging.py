@@ -7,14 +7,16 @@ what is added or removed meanwhile shifts nothing.
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Annotated, Final, Generic, TypeAlias, TypeVar
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 from fastapi import Query
 
-from controlplane.api.answers import View
+from controlplane.api.answers import Page
 from controlplane.errors import InvalidInputError
 
 T = TypeVar("T")
+
+__all__ = ["Cursor", "Page", "cut", "read_cursor", "read_number", "write_cursor"]
 
 MAX_CURSOR_CHARS: Final = 512
 MAX_NUMBER_DIGITS: Final = 18
@@ -24,13 +26,6 @@ Cursor: TypeAlias = Annotated[
     str | None,
     Query(description="Where to go on: `next` of the page before; leave it out for the first.", max_length=512),
 ]
-
-
-class Page(View, Generic[T]):
-    """A part of a list. *next* is the cursor of the page after it, null on the last one."""
-
-    items: list[T]
-    next: str | None
 
 
 def write_cursor(of: str, place: str) -> str:
