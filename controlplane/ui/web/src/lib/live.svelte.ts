@@ -1,7 +1,7 @@
 /** All that a rollout page shows, brought up to date by the stream and by a look at the series once a second. */
 
 import {
-  askJson, askPage, Problem, rolloutPath, servicePath, wordsOf,
+  askJson, askPage, Problem, servicePath, wordsOf,
   type Explanation, type HistoryEntry, type Proxy, type Rollout, type SeriesAnswer, type Service, type Status,
 } from "./api";
 import { MAX_POINTS, Series } from "./series";
@@ -193,10 +193,6 @@ export class Live {
   async loadEvents(rollout: string): Promise<Happened[]> {
     const told = await askPage<HistoryEntry>(servicePath(this.service, `/history?rollout=${encodeURIComponent(rollout)}`));
     return told.items.map(happened);
-  }
-
-  loadRollout(id: string): Promise<Rollout> {
-    return askJson<Rollout>(rolloutPath(id));
   }
 
   #every(ms: number, act: () => Promise<void>): void {
