@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from controlplane.api.access import Certificates
 from controlplane.api.access import Parts as ApiParts
 from controlplane.api.app import create_app, create_discovery_app
+from controlplane.api.identity import SESSION_COOKIES
 from controlplane.auth.keys import KeyRing
 from controlplane.auth.parts import AuthParts
 from controlplane.auth_parts import open_auth
@@ -271,7 +272,7 @@ def _api(
         preview=Preview(compiler=ground.compiler, check=check),
         compares_pictures=compares_pictures,
     )
-    pages = functools.partial(add_pages, oidc=parts.auth.logins is not None)
+    pages = functools.partial(add_pages, oidc=parts.auth.logins is not None, cookies=SESSION_COOKIES)
     return create_app(parts, registry=ground.registry, discovery=xds.discovery, pages=pages)
 
 

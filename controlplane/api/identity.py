@@ -19,6 +19,7 @@ from controlplane.errors import ForbiddenError, UnauthorizedError
 COOKIE: Final = "hueshift_session"
 HOST_COOKIE: Final = "__Host-hueshift_session"
 """Its name over https: browsers then refuse one that another host of the same domain has set."""
+SESSION_COOKIES: Final = frozenset({COOKIE, HOST_COOKIE})
 CSRF_HEADER: Final = "X-Hueshift-CSRF"
 BEARER: Final = "Bearer"
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})

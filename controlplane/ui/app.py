@@ -7,6 +7,7 @@ itself, are the one thing that may become HTML (its policy of trusted types).
 
 import hashlib
 import pathlib
+from collections.abc import Collection
 from typing import Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -42,15 +43,20 @@ _HEADERS: Final = {
 _TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-def add_pages(app: FastAPI, *, oidc: bool = False) -> None:
+def add_pages(app: FastAPI, *, oidc: bool = False, cookies: Collection[str] = ()) -> None:
     """Serve each page of `PAGES` at its path, and the files that they load under ``/ui/``.
 
-    *oidc*: whether people can log in with an account, which the log-in page then offers.
+    Args:
+        app: What serves them.
+        oidc: Whether people can log in with an account, which the log-in page then offers.
+        cookies: The names that the cookie of a session may have: a page cannot see it, and asking for a session where
+            there is none would be an error on the browser's console.
     """
     router = APIRouter(include_in_schema=False)
 
-    async def about() -> Response:
-        return JSONResponse({"oidc": oidc}, headers=_HEADERS)
+    async def about(request: Request) -> Response:
+        has_cookie = any(name in request.cookies for name in cookies)
+        return JSONResponse({"oidc": oidc, "session": has_cookie}, headers={**_HEADERS, "Cache-Control": "no-store"})
 
     router.add_api_route(ABOUT, about)
     pages = set(PAGES.values())

@@ -184,7 +184,9 @@ async def test_a_canary_is_started_watched_paused_looked_at_approved_and_promote
     await expect(page.get_by_role("button", name="Choose photos")).to_be_visible()
 
 
-async def test_a_breach_takes_all_traffic_back_before_the_readers_eyes(visit: Visit, place: Place) -> None:
+async def test_a_breach_takes_all_traffic_back_before_the_readers_eyes_and_a_guests(
+    browser: Browser, visit: Visit, place: Place
+) -> None:
     page = visit.page
     await enter(page, place.keys["admin"])
     await page.goto(f"{place.url}/services/colorize")
@@ -197,7 +199,16 @@ async def test_a_breach_takes_all_traffic_back_before_the_readers_eyes(visit: Vi
     await expect(page.get_by_test_id("set")).to_have_text("0 %")
     await expect(page.get_by_role("list", name="What happened")).to_contain_text("rolled back broken")
     await page.get_by_role("button", name="Share a link").click()
-    await expect(page.locator("#main")).to_contain_text("/share/")
+    link = await page.get_by_test_id("shared").inner_text()
+    context = await browser.new_context()
+    try:
+        guest = await context.new_page()
+        await guest.goto(link)
+        await guest.wait_for_url(f"{place.url}/services/colorize?rollout=*")
+        await expect_state(guest, "rolled_back")
+        await expect(guest.get_by_role("button", name="Start")).to_have_attribute("aria-disabled", "true")
+    finally:
+        await context.close()
 
 
 async def test_whoever_may_not_is_told_why_by_the_page_and_by_the_control_plane(visit: Visit, place: Place) -> None:
@@ -275,7 +286,9 @@ def series_of(start: int, end: int) -> dict[str, Any]:
     figures = {"requests": ones, "errors": [0] * len(at), "in_flight": ones, "latency": latency}
     rates = {"error_rate": ones, "error_low": ones, "error_high": ones}
     versions = [{"version": name, **figures, **rates} for name in ("v1", "twin")]
-    return {"service": "colorize", "step_s": 1, "at": at, "versions": versions, "objectives": [], "methods": {}}
+    until = dt.datetime.fromtimestamp(end, dt.UTC).isoformat()
+    told = {"service": "colorize", "until": until, "step_s": 1, "at": at, "versions": versions}
+    return {**told, "objectives": [], "methods": {}}
 
 
 class BusyDay:

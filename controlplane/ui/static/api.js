@@ -10,18 +10,14 @@ export const key = {
   forget: () => sessionStorage.removeItem(KEY),
 };
 
-const SESSION = "hueshift.session"; // that this browser has logged in on the other pages: its cookie cannot be read
-
 /** A session of the other pages, in place of a key. */
 export const session = {
   csrf: "",
-  get mayBe() {
-    return localStorage.getItem(SESSION) !== null;
-  },
   /** Find out whether there is one. */
   async recall() {
     try {
-      this.csrf = (await askJson("/v1/session")).csrf ?? "";
+      const about = await askJson("/ui/about.json"); // the cookie itself cannot be seen
+      this.csrf = about.session ? ((await askJson("/v1/session")).csrf ?? "") : "";
     } catch {
       this.csrf = "";
     }

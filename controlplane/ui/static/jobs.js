@@ -388,8 +388,7 @@ function start() {
     if (!byId("work").hidden) takeDropped(event.dataTransfer);
   });
   if (key.get()) tryKey();
-  else if (session.mayBe) session.recall().then((isIn) => (isIn ? tryKey() : leave("")));
-  else leave("");
+  else session.recall().then((isIn) => (isIn ? tryKey() : leave("")));
 }
 
 start();

@@ -76,11 +76,15 @@ async def test_every_page_of_the_app_is_the_same_file_which_looks_at_its_path(ap
 
 
 @pytest.mark.parametrize("oidc", [False, True])
-async def test_the_log_in_page_learns_whether_accounts_can_be_used(*, oidc: bool) -> None:
+async def test_a_page_learns_whether_there_are_accounts_and_whether_its_browser_has_a_session(*, oidc: bool) -> None:
     made = FastAPI()
-    add_pages(made, oidc=oidc)
+    add_pages(made, oidc=oidc, cookies={"a_session"})
     async with client(made) as http:
-        assert (await http.get("/ui/about.json")).json() == {"oidc": oidc}
+        answer = await http.get("/ui/about.json", headers={"Cookie": "another=1"})
+        assert answer.json() == {"oidc": oidc, "session": False}
+        assert answer.headers["Cache-Control"] == "no-store"
+        answer = await http.get("/ui/about.json", headers={"Cookie": "a_session=secret"})
+        assert answer.json() == {"oidc": oidc, "session": True}
 
 
 def test_all_that_a_browser_may_load_is_small() -> None:

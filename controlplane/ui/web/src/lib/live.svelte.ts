@@ -1,7 +1,7 @@
 /** All that a rollout page shows, brought up to date by the stream and by a look at the series once a second. */
 
 import {
-  askJson, askPage, Problem, rolloutPath, servicePath, wordsOf,
+  askJson, askPage, Problem, servicePath, wordsOf,
   type Explanation, type HistoryEntry, type Proxy, type Rollout, type SeriesAnswer, type Service, type Status,
 } from "./api";
 import { MAX_POINTS, Series } from "./series";
@@ -164,13 +164,15 @@ export class Live {
     const now = Date.now() / 1000;
     if (this.#isReading || document.hidden) return;
     const behind = now - series.end;
-    const isFresh = series.rows.length > 0 && behind < series.windowS;
-    if (isFresh && behind < series.step) return;
+    const last = series.rows.at(-1);
+    const isFresh = last !== undefined && behind < series.windowS && !series.isFull;
+    // The last point is not over when it is read: a second's is read again each second, a longer one's when it is over.
+    if (isFresh && series.step > 1 && behind < 0) return;
     this.#isReading = true;
     try {
       const query = new URLSearchParams();
       if (isFresh) {
-        const from = series.step === 1 ? series.end - UNSETTLED_S : series.end;
+        const from = series.step === 1 ? series.end - UNSETTLED_S : last.at;
         query.set("since", new Date(from * 1000).toISOString());
         query.set("max_points", String(series.step === 1 ? MAX_POINTS : 2));
       } else {
@@ -193,10 +195,6 @@ export class Live {
   async loadEvents(rollout: string): Promise<Happened[]> {
     const told = await askPage<HistoryEntry>(servicePath(this.service, `/history?rollout=${encodeURIComponent(rollout)}`));
     return told.items.map(happened);
-  }
-
-  loadRollout(id: string): Promise<Rollout> {
-    return askJson<Rollout>(rolloutPath(id));
   }
 
   #every(ms: number, act: () => Promise<void>): void {

@@ -25,6 +25,11 @@ interface Row {
 export class Series {
   rows: Row[] = [];
   step = 1;
+  /** The newest points are finer than the others, and have become too many: read all of it anew. */
+  isFull = false;
+
+  /** When the control plane was asked last; a second that has begun counts as a whole one. */
+  #until = 0;
 
   constructor(public windowS: number) {}
 
@@ -36,12 +41,14 @@ export class Series {
 
   clear(): void {
     this.rows = [];
+    this.isFull = false;
   }
 
   /** Take what the server told; its points replace those that began at the same time or after. */
   merge(told: SeriesAnswer): void {
     const first = told.at[0];
     if (first === undefined) return;
+    this.#until = Date.parse(told.until) / 1000;
     if (!this.rows.length) this.step = told.step_s;
     while (this.rows.length && (this.rows.at(-1) as Row).at >= first) this.rows.pop();
     told.at.forEach((at, place) => {
@@ -52,13 +59,15 @@ export class Series {
     const begin = this.end - this.windowS;
     let old = 0;
     while (old < this.rows.length && (this.rows[old] as Row).at < begin) old += 1;
+    this.isFull = this.rows.length - old >= MAX_POINTS;
     old = Math.max(old, this.rows.length - MAX_POINTS);
     if (old > 0) this.rows.splice(0, old);
   }
 
-  /** All but the second that is not over yet. */
+  /** All but the point that is not over yet. */
   get settled(): Row[] {
-    return this.step === 1 ? this.rows.slice(0, -1) : this.rows;
+    const isOver = this.step > 1 && this.end <= this.#until;
+    return isOver ? this.rows : this.rows.slice(0, -1);
   }
 
   get at(): number[] {

@@ -1,6 +1,5 @@
 /** Who looks at these pages, and what they may do. */
 
-import { place } from "./router.svelte";
 import { ask, askJson, credentials, Problem } from "./api";
 
 export const ROLES = ["viewer", "operator", "approver", "admin"] as const;
@@ -27,12 +26,9 @@ export const session = $state({
   kind: "",
   grants: null as Grant[] | null,
   expiresAt: null as string | null,
+  /** Whether people may come by their company's account. */
+  oidc: false,
 });
-
-/** Says that there may be a session: scripts cannot read its cookie. */
-const MARK = "hueshift.session";
-
-export const mark = () => localStorage.setItem(MARK, "1");
 
 function enter(told: Told | null): void {
   session.known = true;
@@ -42,7 +38,6 @@ function enter(told: Told | null): void {
   session.grants = told?.grants ?? null;
   session.expiresAt = told?.expires_at ?? null;
   credentials.csrf = told?.csrf ?? "";
-  if (credentials.csrf) mark();
 }
 
 function leave(): void {
@@ -52,20 +47,19 @@ function leave(): void {
   session.grants = session.expiresAt = null;
   credentials.csrf = "";
   credentials.key = null;
-  localStorage.removeItem(MARK);
 }
 
 const isAbsent = (error: unknown) => error instanceof Problem && (error.status === 404 || error.status === 405);
 
 /** Find out who is here already: by this tab's key, or by a session's cookie. */
 export async function recall(): Promise<void> {
-  // A share link leads here with the name of what it shares.
-  const mayBe = localStorage.getItem(MARK) !== null || new URLSearchParams(place.search).has("service");
-  if (credentials.key === null && !mayBe) {
-    leave();
-    return;
-  }
   try {
+    const about = await askJson<{ oidc: boolean; session: boolean }>("/ui/about.json");
+    session.oidc = about.oidc;
+    if (credentials.key === null && !about.session) {
+      leave();
+      return;
+    }
     enter(await askJson<Told>("/v1/session"));
   } catch (error) {
     if (isAbsent(error) && credentials.key !== null) enter(null);
