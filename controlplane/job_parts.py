@@ -125,6 +125,7 @@ async def open_jobs(settings: Settings, *, store: SqlStore, clock: Clock, board:
                 scan=LeftoverScan(store=store, blobs=desk.blobs, clock=clock),
                 clock=clock,
                 rows_keep=settings.job_rows_keep,
+                dry_since=lambda: None if dispatcher is None else dispatcher.dry_since,
             ),
             dispatcher=dispatcher,
             intake=_intake(settings, queue, desk, clock),

@@ -78,6 +78,8 @@ class KafkaQueue:
         InvalidInputError: *url* is no such address; the text names the setting.
     """
 
+    sees_all = False  # others have the other partitions
+
     def __init__(self, url: str, *, patience: dt.timedelta = PATIENCE, silent_for: dt.timedelta = SILENT_FOR) -> None:
         self._servers, self._name = read_address(url)
         self._patience_s = patience.total_seconds()

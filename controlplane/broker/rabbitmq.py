@@ -96,6 +96,8 @@ class RabbitQueue:
         InvalidInputError: *url* is no such address; the text names the setting.
     """
 
+    sees_all = True
+
     def __init__(self, url: str) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:

@@ -79,6 +79,8 @@ class Dispatcher:
     slots: int
     interval: dt.timedelta
     luck: Callable[[], float] = random.random
+    dry_since: float | None = dataclasses.field(default=None, init=False)
+    """Since when each take has found all queues empty, by the steady clock; None while one does not or is not known."""
     _known: Workload = dataclasses.field(default_factory=Workload)
     _known_at: float = float("-inf")
     _held: dict[Claim, asyncio.Timeout] = dataclasses.field(default_factory=dict)
@@ -100,15 +102,21 @@ class Dispatcher:
                     await self.wake.wait(self.interval)
 
     async def _take(self) -> tuple[Delivery, ...]:
+        before, self.dry_since = self.dry_since, None
         try:
             await self._look()
             room = self._seats.room({self._lane(kind) for kind in self._known.kinds.values()})
             queues = sorted({kind.queue for kind in self._known.kinds.values() if kind.name not in self._known.drained})
-            return await self.queue.take(queues, limit=room) if queues and room else ()
+            if not queues or not room:
+                return ()
+            taken = await self.queue.take(queues, limit=room)
         except ControlPlaneError as exc:
             log.warning("jobs.queue_not_read", error=str(exc))
             await self.clock.sleep(BACK_OFF)
             return ()
+        if not taken and self.queue.sees_all:
+            self.dry_since = self.clock.steady() if before is None else before
+        return taken
 
     async def _look(self) -> None:
         """Read anew what kinds there are, which are drained and how services are split, when that was long ago."""

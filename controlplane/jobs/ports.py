@@ -316,7 +316,12 @@ class JobQueue(Protocol):
 
     Every method raises UnavailableError while the queue does not answer. What was taken and not acknowledged by then
     comes again.
+
+    Attributes:
+        sees_all: Whether a take that finds nothing means that there is nothing, for anybody, in these queues.
     """
+
+    sees_all: bool
 
     async def publish(self, wake_ups: Sequence[WakeUp]) -> None:
         """Return once all are where a crash does not lose them. On an error any of them may be there or not."""

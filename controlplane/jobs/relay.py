@@ -6,6 +6,7 @@ queue has it, so that a crash in between repeats it, which is harmless.
 
 import dataclasses
 import datetime as dt
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -22,6 +23,12 @@ log = structlog.get_logger()
 BACK_OFF: Final = dt.timedelta(seconds=1)
 LOST_AFTER: Final = dt.timedelta(minutes=15)
 """How long a job waits before somebody is told of it again, in case the queue has lost the first message."""
+DRY_FOR: Final = dt.timedelta(seconds=15)
+"""How long a job waits beside a queue that is empty all the while, before it is taken for lost.
+
+RabbitMQ loses what it has confirmed when it is killed within a second of a quorum queue's making: it comes back with
+the queue, as a new one.
+"""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -71,6 +78,8 @@ class JobKeeper:
     clock: Clock
     rows_keep: dt.timedelta
     """How long rows of jobs that have ended stay, and so their keys and task_ids are known."""
+    dry_since: Callable[[], float | None] = lambda: None
+    """Says since when the queue is empty, by the steady clock; None while it is not, or nobody here looks."""
     interval: dt.timedelta = dt.timedelta(seconds=5)
 
     async def run(self) -> None:
@@ -89,7 +98,7 @@ class JobKeeper:
             UnavailableError: The database or the blobs do not answer.
         """
         now = self.clock.now()
-        revived = await self.store.revive_jobs(lost_before=now - LOST_AFTER, now=now)
+        revived = await self.store.revive_jobs(lost_before=now - self._patience(), now=now)
         if revived:
             log.info("jobs.revived", jobs=revived)
         rerouted = await self.store.reroute_jobs(now=now)
@@ -100,3 +109,8 @@ class JobKeeper:
             log.info("jobs.pruned", jobs=pruned)
         await self.desk.sweep()
         await self.scan.look()
+
+    def _patience(self) -> dt.timedelta:
+        since = self.dry_since()
+        is_dry = since is not None and self.clock.steady() - since >= DRY_FOR.total_seconds()
+        return DRY_FOR if is_dry else LOST_AFTER

@@ -50,6 +50,7 @@ class SqlQueue:
     database: Database
     clock: Clock
     taken_for: dt.timedelta = TAKEN_FOR
+    sees_all: bool = True
 
     async def publish(self, wake_ups: Sequence[WakeUp]) -> None:
         rows = [{"job": each.job, "queue": each.queue, "vip": each.vip, "taken": 0} for each in wake_ups]

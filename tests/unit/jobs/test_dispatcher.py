@@ -22,7 +22,7 @@ from controlplane.jobs.model import (
     photo_key,
     result_key,
 )
-from controlplane.jobs.relay import LOST_AFTER
+from controlplane.jobs.relay import DRY_FOR, LOST_AFTER
 from controlplane.ports import Rollout
 from controlplane.rollout.model import RollbackCause, RolledBack
 from tests.builders import NOW, make_new_rollout, make_spec, make_split
@@ -249,6 +249,58 @@ async def test_a_wake_up_that_the_queue_lost_comes_again(works: Works) -> None:
     await works.keeper.look()
     await works.dispatcher().work(await works.take())
     assert (await works.load(job.id)).state is JobState.DONE
+
+
+async def test_a_wake_up_that_is_missing_in_an_empty_queue_comes_again_soon(works: Works) -> None:
+    job = await works.submit()
+    await works.queue.acknowledge(await works.take())  # the broker came back from a kill without it
+    begun = works.clock.steady()
+    keeper = dataclasses.replace(works.keeper, dry_since=lambda: begun)
+    works.clock.move(DRY_FOR - SECOND)
+    await keeper.look()
+    assert await works.waiting() == 0, "it may be on its way"
+    works.clock.move(2 * SECOND)
+    await keeper.look()
+    await works.dispatcher().work(await works.take())
+    assert (await works.load(job.id)).state is JobState.DONE
+
+
+async def test_the_queue_is_dry_while_every_take_finds_nothing(works: Works) -> None:
+    dispatcher = works.dispatcher(slots=1)
+    dry: list[float | None] = []
+
+    def answer(_: Job) -> Coloured:
+        dry.append(dispatcher.dry_since)
+        return COLOURED
+
+    works.workers.answer = answer
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(dispatcher.run())
+        first = await _dry_since(works, dispatcher)
+        assert first >= 1000.0
+        assert await _dry_since(works, dispatcher) == first, "since the first empty one"
+        job = (await works.submit()).id
+        await works.relay.move()
+        while (await works.load(job)).state is not JobState.DONE:
+            pass
+        assert dry == [None], "it had something, and then had no room to look"
+        assert await _dry_since(works, dispatcher) > first
+        running.cancel()
+
+
+async def _dry_since(works: Works, dispatcher: Dispatcher) -> float:
+    while (since := dispatcher.dry_since) is None:
+        await works.clock.sleep(SECOND)
+    return since
+
+
+async def test_a_queue_that_shows_each_reader_a_part_is_never_known_to_be_dry(works: Works) -> None:
+    works.queue.sees_all = False
+    dispatcher = works.dispatcher()
+    job = (await works.submit()).id
+    await works.relay.move()
+    await run_until_done(works, dispatcher, job, is_drained=True)
+    assert dispatcher.dry_since is None
 
 
 async def test_pictures_of_deleted_jobs_go_once_the_blobs_are_back(works: Works) -> None:
