@@ -68,6 +68,8 @@ ui-check: ## types of the web pages, and whether controlplane/ui/static is what 
 docs: venv ## write the reference in docs/ anew, from the code
 	@for book in cli codes settings metrics; do $(HUESHIFT) reference $$book > docs/$$book.md; done
 	@for file in docs/schemas/*.json; do $(HUESHIFT) schema $$(basename $$file .json) > $$file; done
+	@$(HUESHIFT) openapi > docs/openapi.json
+	@$(HUESHIFT) openapi --markdown > docs/api.md
 
 bootstrap: venv ## write deploy/envoy-bootstrap.yaml anew
 	@$(VENV)/python -m deploy.write_bootstrap
@@ -110,11 +112,11 @@ bench-ddcolor: torch ## DDColor on this CPU: gain over the published way, second
 bench-gpu: torch ## the same on a CUDA device, with a python that has a CUDA torch (TORCH=python); loudly skipped without one
 	@$(TORCH) -m inference_worker models bench --device cuda $(ARGS)
 
-soak: venv torch ## 100,000 conversations of xDS clients; rollouts and 10,000 jobs, with all they need killed at random; a broker down for a minute; large DDColor
+soak: venv torch ## 100,000 conversations of xDS clients; rollouts and 10,000 jobs, with all they need killed at random; a broker down for a minute; 10,000 made-up requests; large DDColor
 	@$(HUESHIFT) soak --sequences 100000
 	@$(HUESHIFT) soak $(ARGS)
 	@$(HUESHIFT) soak --jobs 10000 --workers-away 300
-	@$(VENV)/pytest tests/integration -m slow -s
+	@$(VENV)/pytest tests/integration tests/contract -m slow -s
 	@$(TORCH) -m pytest tests/torch -m 'torch and slow'
 
 clean: ## remove .venv, .venv-torch and all caches; the data of `hueshift serve` in var/ stays

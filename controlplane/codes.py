@@ -138,6 +138,11 @@ _ERRORS: Final = (
         "20", "method_not_allowed", "The path does not take this method",
         "GET /openapi.json lists what each path takes.",
     ),
+    _error(
+        "21", "precondition_failed", "Someone else changed it meanwhile",
+        "The change was to be made only upon what was read before (If-Match), or only if there was nothing yet "
+        "(If-None-Match), and that is not so any more. Nothing was changed; read it again, then decide again.",
+    ),
 )  # fmt: skip
 
 

@@ -75,6 +75,10 @@ class StaleWriteError(ControlPlaneError):
     """Someone else changed a row since it was loaded; load again and decide again."""
 
 
+class PreconditionFailedError(ControlPlaneError):
+    """The caller set a condition on a change (that nobody changed it meanwhile), and it does not hold."""
+
+
 class UnavailableError(ControlPlaneError):
     """Something we depend on (the database, a port) does not answer; nothing was changed."""
 

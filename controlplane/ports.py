@@ -70,12 +70,16 @@ class ServiceRecord:
 class CatalogueStore(Protocol):
     """Services and their revisions."""
 
-    async def apply(self, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime) -> tuple[Revision, bool]:
+    async def apply(
+        self, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime, expected: int | None = None
+    ) -> tuple[Revision, bool]:
         """Make *spec* the newest revision of its service, with an audit row; return it and whether it is new.
 
         The same declaration again is a no-op (False). The first revision sets the live split to its initial one.
+        *expected* is the number that the newest revision must have, 0 for none yet; None takes whatever it is.
 
         Raises:
+            PreconditionFailedError: The newest revision is another one than *expected*.
             ConflictError: Another service owns the listener's name or port, a cluster, or the route configuration;
                 or the spec lacks a version that carries traffic now or that an active rollout moves.
         """
@@ -87,8 +91,13 @@ class CatalogueStore(Protocol):
             NotFoundError: There is none of that name.
         """
 
-    async def list_services(self) -> tuple[ServiceRecord, ...]:
-        """Return all services, by name."""
+    async def list_services(
+        self, *, after: str = "", limit: int | None = None, only: Collection[str] | None = None
+    ) -> tuple[ServiceRecord, ...]:
+        """Return services, by name: those whose names come later than *after*, all of them without a *limit*.
+
+        *only* names those that are wanted, None wants all.
+        """
 
     async def set_split(self, service: str, split: Split, *, by: str, why: str, now: dt.datetime) -> None:
         """Replace the live split, with an audit row.
@@ -221,11 +230,16 @@ class RolloutStore(Protocol):
     async def load_latest(self, service: str) -> Rollout | None:
         """Return the service's newest rollout, active or not."""
 
+    async def load_latest_of(self, services: Collection[str]) -> Mapping[str, Rollout]:
+        """Return the newest rollouts of several services, in one go; a service without one is absent."""
+
     async def load_active(self) -> tuple[Rollout, ...]:
         """Return every rollout that has not ended."""
 
-    async def list_rollouts(self, service: str | None = None, *, limit: int = 50) -> tuple[Rollout, ...]:
-        """Return rollouts, newest first."""
+    async def list_rollouts(
+        self, service: str | None = None, *, before: RolloutId | None = None, limit: int = 50
+    ) -> tuple[Rollout, ...]:
+        """Return rollouts, newest first; of one service also those that are older than its rollout *before*."""
 
     async def add_command(self, service: str, command: Command, *, key: str | None, now: dt.datetime) -> PendingCommand:
         """Queue a command for the service's active rollout, with an audit row; the same *key* again changes nothing.
@@ -272,8 +286,20 @@ class RolloutStore(Protocol):
     async def load_weights(self, service: str, *, since: dt.datetime) -> tuple[HistoryEntry, ...]:
         """Return the entries that tell weights since then, and the last one before, oldest first."""
 
-    async def history(self, service: str, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
-        """Return what happened to a service and its rollouts, oldest first."""
+    async def history(
+        self, service: str, *, rollout: str | None = None, before: int | None = None, limit: int = 200
+    ) -> tuple[HistoryEntry, ...]:
+        """Return what happened last to a service and its rollouts, oldest first.
+
+        Args:
+            service: Whose.
+            rollout: Only what belongs to this one.
+            before: Only entries with lower numbers.
+            limit: How many, the newest of them.
+        """
+
+    async def history_since(self, service: str, after: int, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
+        """Return the first entries of a service's history with numbers above *after*, oldest first."""
 
 
 # -- starts that wait, undo, freezes -----------------------------------------------------------------------------------
@@ -910,7 +936,7 @@ class DeclarationStore(Protocol):
         """Do what `CatalogueStore.apply` does, if revision *expected* (0: none) is the newest still.
 
         Raises:
-            StaleWriteError: It is not.
+            PreconditionFailedError: It is not.
             ConflictError: As there.
         """
 
@@ -921,12 +947,50 @@ class DeclarationStore(Protocol):
 
         Raises:
             NotFoundError: There is none of that name.
-            StaleWriteError: Its newest revision is not *expected*, where that is given.
+            PreconditionFailedError: Its newest revision is not *expected*, where that is given.
             ConflictError: A rollout of it is active.
         """
 
     async def save_declarations(self, kept: Sequence[Declaration], *, removed: Collection[DocumentKey]) -> None:
         """Insert or replace *kept*, and forget those whose keys are *removed*."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenAnswer:
+    """What a request was answered with."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class AnswerStore(Protocol):
+    """What requests with idempotency keys were answered, for a bounded time."""
+
+    async def claim_answer(self, key: str, *, request: str, digest: str, now: dt.datetime) -> GivenAnswer | None:
+        """Return what the request *key* was answered with, or None: then the caller is the one to answer it.
+
+        Args:
+            key: Unmistakable for any other caller's.
+            request: What was asked for, as a person reads it.
+            digest: Of all that makes two requests the same.
+            now: A claim older than `CLAIMED_FOR` counts for nothing, an answer older than `ANSWERS_KEPT` is forgotten.
+
+        Raises:
+            ConflictError: The key was used for another request.
+            UnavailableError: Somebody is answering this one; ask again.
+        """
+
+    async def keep_answer(self, key: str, answer: GivenAnswer, *, claimed_at: dt.datetime) -> None:
+        """Keep what a claimed request was answered with; nothing happens if the claim was lost meanwhile."""
+
+    async def drop_claim(self, key: str, *, claimed_at: dt.datetime) -> None:
+        """Let a claimed request be made again: it was refused, or broke off."""
+
+
+CLAIMED_FOR = dt.timedelta(seconds=30)
+"""Longer than requests take: whoever claimed one for longer has died, and so long a client must wait for an answer."""
+ANSWERS_KEPT = dt.timedelta(hours=24)
 
 
 class Store(
@@ -943,6 +1007,7 @@ class Store(
     QualityStore,
     ModelStore,
     LeaseStore,
+    AnswerStore,
     Protocol,
 ):
     """Everything that remembers, as one SQL database gives it."""

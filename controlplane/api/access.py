@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controlplane.api.identity import COOKIE, Identity, identify, recognise
 from controlplane.api.permissions import RULES, Rule, refuse
 from controlplane.api.permissions import Scope as Where
+from controlplane.api.repeats import check_key, claim_once
 from controlplane.api.requests import one_line
 from controlplane.auth.parts import AuthParts
 from controlplane.auth.ports import Change
@@ -19,7 +20,7 @@ from controlplane.auth.roles import EVERY, PUBLIC, READS_ALL, Principal
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
 from controlplane.controller.preview import Preview
-from controlplane.errors import InvalidInputError, NotFoundError
+from controlplane.errors import NotFoundError
 from controlplane.events.feed import EventFeed
 from controlplane.jobs.callback_desk import CallbackDesk
 from controlplane.jobs.desk import JobDesk
@@ -27,8 +28,6 @@ from controlplane.jobs.feed import JobFeed
 from controlplane.jobs.overseer import Overseer
 from controlplane.notify.desk import NotifyDesk
 from controlplane.ports import RolloutId, Store
-
-MAX_IDEMPOTENCY_KEY_CHARS = 128
 
 Missing: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 """Say what is still missing before this process can be used, one phrase each; nothing when it is ready."""
@@ -171,19 +170,18 @@ async def _owner(principal: Permitted) -> str:
 
 
 async def _caller(
+    request: Request,
+    parts: UseParts,
     principal: Permitted,
     idempotency_key: Annotated[
         str | None, Header(description="Send the same value when you repeat a request: it is done once.")
     ] = None,
     x_hueshift_reason: Annotated[str, Header(description="The reason, for the audit, if the body has none.")] = "",
 ) -> Caller:
-    if idempotency_key is not None and not 1 <= len(idempotency_key) <= MAX_IDEMPOTENCY_KEY_CHARS:
-        raise InvalidInputError(
-            "Idempotency-Key",
-            f"has {len(idempotency_key)} characters",
-            f"use 1 to {MAX_IDEMPOTENCY_KEY_CHARS}",
-        )
-    return Caller(principal.name, one_line("X-Hueshift-Reason", x_hueshift_reason), idempotency_key)
+    check_key(idempotency_key)
+    caller = Caller(principal.name, one_line("X-Hueshift-Reason", x_hueshift_reason), idempotency_key)
+    await claim_once(request, caller.scoped_key, store=parts.store, clock=parts.clock)
+    return caller
 
 
 Reader: TypeAlias = Permitted

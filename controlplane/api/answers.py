@@ -4,17 +4,26 @@ Shares appear twice: as basis points for programs (``weight_bp``), and written o
 """
 
 import datetime as dt
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from controlplane.api.schemas import PlanDocument, ServiceDocument
+
+T = TypeVar("T")
 
 
 class View(BaseModel):
     """Base of everything that is answered."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class Page(View, Generic[T]):
+    """A part of a list. *next* is the cursor of the page after it, null on the last one."""
+
+    items: list[T]
+    next: str | None
 
 
 class Problem(View):

@@ -1,6 +1,5 @@
 """The REST API: one factory for all of its routes."""
 
-import http
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -38,14 +37,14 @@ from controlplane.api import (
     steering,
 )
 from controlplane.api.access import BodyLimit, Parts
-from controlplane.api.answers import ProblemView
 from controlplane.api.discovery import Discovery, make_router
 from controlplane.api.headers import StrictHeaders
 from controlplane.api.job_metrics import JobCollector
 from controlplane.api.job_routes import JOBS
 from controlplane.api.metrics import RequestMetrics
 from controlplane.api.permissions import check_complete
-from controlplane.api.refusals import PROBLEM_TYPE, STATUS, add_refusals
+from controlplane.api.reference import TITLE, VERSION, add_reference, complete, name_operation
+from controlplane.api.refusals import add_refusals
 from controlplane.api.sse import Streams
 from controlplane.clock import Clock
 from controlplane.pictures.facts import MAX_PHOTO_BYTES
@@ -83,15 +82,6 @@ ROUTED: Final = (
 )
 """The modules whose routes make up the API."""
 
-_DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    status.value: {
-        "model": ProblemView,
-        "description": status.phrase,
-        "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemView"}}},
-    }
-    for status in sorted({*STATUS.values(), http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
-}
-
 
 def served() -> Iterator[str]:
     """Yield method and path of each route under /v1/."""
@@ -116,15 +106,7 @@ def create_app(
         discovery: What answers Envoys that poll; without it those paths are not there.
         pages: Adds the web pages; without it there are none.
     """
-    app = FastAPI(
-        title="Hueshift",
-        summary="Moves live traffic from one model version to the next, on evidence.",
-        version="1",
-        # The interactive pages load scripts from a third party, and people would type keys into them.
-        docs_url=None,
-        redoc_url=None,
-        responses=_DOCUMENTED,
-    )
+    app = _bare()
     app.state.parts = parts
     app.state.registry = registry
     registry.register(JobCollector(parts.overseer.meter))
@@ -132,8 +114,7 @@ def create_app(
     app.state.replays = 0
     app.state.uploads = 0
     app.state.streams = Streams(registry)
-    for module in ROUTED:
-        app.include_router(module.router)
+    _add_routes(app)
     check_complete(served())
     if discovery is not None:
         app.include_router(make_router(discovery))
@@ -145,10 +126,35 @@ def create_app(
 
 def create_discovery_app(*, discovery: Discovery, registry: CollectorRegistry, clock: Clock) -> FastAPI:
     """Build what a process serves that has Envoys but no API: the paths that Envoy polls, and nothing else."""
-    app = FastAPI(title="Hueshift", version="1", docs_url=None, redoc_url=None, responses=_DOCUMENTED)
+    app = _bare()
     app.include_router(make_router(discovery))
     _finish(app, registry, clock)
     return app
+
+
+def describe() -> dict[str, Any]:
+    """Return the OpenAPI document; nothing is opened or started for it."""
+    app = _bare()
+    _add_routes(app)
+    return complete(app)
+
+
+def _bare() -> FastAPI:
+    app = FastAPI(
+        title=TITLE,
+        version=VERSION,
+        # The interactive pages load scripts from a third party, and people would type keys into them.
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=name_operation,
+    )
+    add_reference(app)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    for module in ROUTED:
+        app.include_router(module.router)
 
 
 def _finish(app: FastAPI, registry: CollectorRegistry, clock: Clock) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import structlog
-from fastapi import APIRouter, Header, Query, Response, status
+from fastapi import APIRouter, Query, Response, status
 from pydantic import Field
 
 from controlplane.api import rollouts
@@ -29,21 +29,25 @@ from controlplane.api.envelopes import (
     service_envelope,
     service_of,
 )
+from controlplane.api.paging import Cursor, Page, cut_by_name
 from controlplane.api.permissions import OPERATES, OWNS, refuse
 from controlplane.api.problems import Problems
 from controlplane.api.requests import StartRequest, Why
+from controlplane.api.routing import ApiRoute
 from controlplane.api.schemas import Document
 from controlplane.api.services import Name as PathName
-from controlplane.api.services import refuse_unfit
+from controlplane.api.services import expected_revision, refuse_unfit
+from controlplane.api.tags import Conditions, set_state
 from controlplane.auth.roles import EVERY, Principal
-from controlplane.errors import ControlPlaneError, InvalidInputError, StaleWriteError
+from controlplane.errors import ControlPlaneError, InvalidInputError
 from controlplane.traffic.declared import Declaration, DocumentKey
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1", tags=["documents"])
+router = APIRouter(prefix="/v1", tags=["documents"], route_class=ApiRoute)
 
 MAX_DOCUMENTS: Final = 1000
+MAX_LISTED: Final = 200
 
 
 class ApplyRequest(Document):
@@ -100,6 +104,10 @@ class DeclarationView(View):
     document: dict[str, Any]
 
 
+class DeclarationPage(Page[DeclarationView]):
+    """Documents, by kind and name."""
+
+
 @router.post("/documents")
 async def apply_documents(
     body: ApplyRequest,
@@ -107,9 +115,12 @@ async def apply_documents(
     parts: UseParts,
     principal: Reader,
     caller: Writer,
-    if_match: Annotated[str | None, Header(description="The ETag of a dry run: do exactly that.")] = None,
+    conditions: Conditions,
 ) -> ApplyView:
-    """Apply documents. The same ones again change nothing; their order means nothing."""
+    """Apply documents. The same ones again change nothing; their order means nothing.
+
+    With the ETag of a dry run as ``If-Match`` exactly that is done, or nothing.
+    """
     if body.prune and not body.owner:
         raise InvalidInputError("owner", "is missing", "name whose documents these are, or leave prune out")
     given = _read(body.documents)
@@ -122,9 +133,8 @@ async def apply_documents(
         if (record := present.services.get(name)) is not None
     }
     etag = _tag(composition, expected)
-    response.headers["ETag"] = f'"{etag}"'
-    if if_match is not None and etag not in {each.strip().strip('"') for each in if_match.split(",")}:
-        raise StaleWriteError("If-Match: what would be done is not what it was; look at it again and decide anew")
+    set_state(response, etag)
+    conditions.check(etag, what="what would be done")
     await refuse_unfit(parts, *composition.specs.values())
     refused: Mapping[DocumentKey, str] = {}
     if not body.dry_run:
@@ -145,9 +155,19 @@ async def list_documents(
     parts: UseParts,
     principal: Reader,
     owner: Annotated[str | None, Query(description="Only what this owner brought.", max_length=63)] = None,
-) -> list[DeclarationView]:
-    """List what was applied as documents and has not been taken out again."""
-    return [
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100,
+    cursor: Cursor = None,
+) -> DeclarationPage:
+    """List what was applied as documents and has not been taken out again, by kind and name."""
+    seen = [
+        row
+        for row in await parts.store.load_declarations()
+        if (owner is None or row.owner == owner) and principal.sees(row.service or EVERY)
+    ]
+    page, following = cut_by_name(
+        seen, lambda row: f"{row.kind}/{row.name}", of="documents", cursor=cursor, limit=limit
+    )
+    items = [
         DeclarationView(
             kind=row.kind,
             name=row.name,
@@ -158,9 +178,9 @@ async def list_documents(
             rollout=row.rollout,
             document=dict(row.document),
         )
-        for row in await parts.store.load_declarations()
-        if (owner is None or row.owner == owner) and principal.sees(row.service or EVERY)
+        for row in page
     ]
+    return DeclarationPage(items=items, next=following)
 
 
 @router.get("/services/{name}/document")
@@ -177,15 +197,10 @@ async def delete_service(
     name: PathName,
     parts: UseParts,
     caller: Writer,
-    if_match: Annotated[str | None, Header(description="The revision that must be the newest one.")] = None,
+    conditions: Conditions,
 ) -> None:
     """Serve a service no more. Its history, revisions and rollouts are kept; refused while a rollout is active."""
-    number = None
-    if if_match is not None and if_match.strip() != "*":
-        text = if_match.strip().strip('"').partition("-")[0]
-        if not (text.isascii() and text.isdigit() and len(text) < 10):
-            raise InvalidInputError("If-Match", f"{if_match[:40]!r} names no revision", 'send it like "7"')
-        number = int(text)
+    number = await expected_revision(parts, name, conditions)
     await parts.store.delete_service(name, expected=number, by=caller.name, why=caller.why, now=parts.clock.now())
     log.info("service.deleted", service=name, by=caller.name)
 

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query
 from controlplane.api.access import Reader, UseParts
 from controlplane.api.access_schemas import AuditPage, audit_view
 from controlplane.api.paging import Cursor, cut, read_cursor, write_cursor
+from controlplane.api.routing import ApiRoute
 from controlplane.auth.ports import AuditEntry, AuditFilter, Outcome
 from controlplane.auth.roles import Role
 from controlplane.errors import InvalidInputError
 
-router = APIRouter(prefix="/v1/audit", tags=["access"])
+router = APIRouter(prefix="/v1/audit", tags=["access"], route_class=ApiRoute)
 
 _LIST: Final = "audit"
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

@@ -26,7 +26,8 @@ class Discovery:
 
 def make_router(discovery: Discovery) -> APIRouter:
     """Return the paths that Envoy polls."""
-    router = APIRouter(tags=["discovery"])
+    # The protocol is Envoy's own; who writes a client of ours has no use for it.
+    router = APIRouter(tags=["discovery"], include_in_schema=False)
 
     @router.post(
         "/v3/discovery:{resource}",

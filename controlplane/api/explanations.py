@@ -13,6 +13,7 @@ from controlplane.api.access import Reader, UseParts
 from controlplane.api.answers import ExplanationView, StandingView, WaitingView
 from controlplane.api.live import load_status
 from controlplane.api.quality import newest_comparisons
+from controlplane.api.routing import ApiRoute
 from controlplane.api.services import Name
 from controlplane.api.waiting import waiting_views
 from controlplane.controller.fleet import FleetLevel, unready_members
@@ -37,11 +38,11 @@ from controlplane.rollout.verdict import ObjectiveEvidence
 
 RATE_OVER: Final = dt.timedelta(seconds=60)
 
-router = APIRouter(prefix="/v1", tags=["rollouts"])
+router = APIRouter(prefix="/v1", tags=["rollouts"], route_class=ApiRoute)
 
 
 @router.get("/services/{name}/explain")
-async def explain(name: Name, parts: UseParts, _: Reader) -> ExplanationView:
+async def explain_rollout(name: Name, parts: UseParts, _: Reader) -> ExplanationView:
     """Explain why the service's newest rollout stands where it stands, and what it waits for."""
     store = parts.store
     record = await store.load_service(name)

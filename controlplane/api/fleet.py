@@ -6,17 +6,23 @@ from fastapi import APIRouter, Path, Query
 
 from controlplane.api.access import Parts, Reader, UseParts
 from controlplane.api.answers import ProxyConfigView, ProxyView
+from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
+from controlplane.api.routing import ApiRoute
 from controlplane.api.views import proxy_config_view, proxy_view
 from controlplane.controller.inspection import Sync, kinds_of
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.ports import NodeStatus
 
-router = APIRouter(prefix="/v1/proxies", tags=["fleet"])
+router = APIRouter(prefix="/v1/proxies", tags=["fleet"], route_class=ApiRoute)
 
 MAX_NAMED = 20
 """Envoys that are named when another one is asked for."""
 
 Node = Annotated[str, Path(description="The Envoy's node id.", max_length=256)]
+
+
+class ProxyPage(Page[ProxyView]):
+    """Envoys, those that are connected first."""
 
 
 @router.get("")
@@ -26,14 +32,27 @@ async def list_proxies(
     state: Annotated[
         Sync | None, Query(description="Only Envoys that are like this with at least one type that they should run.")
     ] = None,
-    group: Annotated[str | None, Query(description="Only Envoys that belong to this group.")] = None,
-) -> list[ProxyView]:
-    """List every Envoy ever seen: per resource type SYNCED, STALE, NACKED or NOT SENT."""
-    nodes = sorted(await parts.store.load_nodes(), key=lambda node: (node.disconnected_at is not None, node.node))
-    wanted = await parts.inspector.wanted(nodes)
+    group: Annotated[str | None, Query(description="Only Envoys that belong to this group.", max_length=256)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    cursor: Cursor = None,
+) -> ProxyPage:
+    """List every Envoy ever seen, the connected ones first: per resource type SYNCED, STALE, NACKED or NOT SENT."""
+    place = read_cursor(cursor, "proxies")
+    nodes = sorted(await parts.store.load_nodes(), key=_place)
+    left = [node for node in nodes if group in {None, node.group} and (place is None or _place(node) > place)]
+    # Only the state is not to be had without a look at what each should run.
+    asked = left if state is not None else left[: limit + 1]
+    wanted = await parts.inspector.wanted(asked)
     now = parts.clock.now()
-    views = [proxy_view(node, wanted.get(node.node), now=now) for node in nodes]
-    return [view for view in views if (state is None or _has(view, state)) and group in {None, view.group}]
+    views = [(node, proxy_view(node, wanted.get(node.node), now=now)) for node in asked]
+    page, last = cut([each for each in views if state is None or _has(each[1], state)], limit)
+    return ProxyPage(
+        items=[view for _, view in page], next=None if last is None else write_cursor("proxies", _place(last[0]))
+    )
+
+
+def _place(node: NodeStatus) -> str:
+    return f"{int(node.disconnected_at is not None)}/{node.node}"
 
 
 @router.get("/{node:path}/resources")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, status
 from controlplane.api.access import UseParts, Writer
 from controlplane.api.answers import View
 from controlplane.api.requests import Why
+from controlplane.api.routing import ApiRoute
 from controlplane.api.schemas import Document
 from controlplane.api.services import Name
 from controlplane.controller.gates import told, visit_of
@@ -19,7 +20,7 @@ from controlplane.rollout.model import Abort, Promote, is_final
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1", tags=["rollouts"])
+router = APIRouter(prefix="/v1", tags=["rollouts"], route_class=ApiRoute)
 
 
 class GateRequest(Document):

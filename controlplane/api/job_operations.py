@@ -22,13 +22,14 @@ from controlplane.api.job_figures import (
 )
 from controlplane.api.job_routes import Which
 from controlplane.api.job_schemas import JobView, job_view
+from controlplane.api.routing import ApiRoute
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.jobs.figures import MAX_SINCE
 from controlplane.jobs.model import JobId
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=ApiRoute)
 
 
 @router.get("/jobs/{job}/attempts")
@@ -74,7 +75,7 @@ async def list_drains(parts: UseParts, _: Reader) -> list[DrainView]:
 
 
 @router.put("/job-drains")
-async def drain(document: DrainDocument, parts: UseParts, caller: Writer) -> DrainedView:
+async def set_drain(document: DrainDocument, parts: UseParts, caller: Writer) -> DrainedView:
     """Stop jobs from being started, of one kind or of all, or let them be started again. What runs goes on."""
     store = parts.overseer.store
     change = store.begin_drain if document.on else store.end_drain

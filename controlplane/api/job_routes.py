@@ -7,11 +7,15 @@ from typing import Annotated, Any, Final
 
 import structlog
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response, status
+from fastapi.routing import APIRoute
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 
 from controlplane.api.access import Owner, UseParts, Writer
 from controlplane.api.callback_schemas import JobDetailView, job_detail
 from controlplane.api.job_schemas import JobView, job_view
+from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
+from controlplane.api.routing import ApiRoute
 from controlplane.errors import InvalidInputError, UnavailableError
 from controlplane.jobs.model import JobId, JobState, Order, Picture
 from controlplane.jobs.photos import ending_of
@@ -26,7 +30,7 @@ MAX_LISTED: Final = 200
 _FIELDS: Final = ("task_id", "workflow_type", "size", "model", "priority", "image_url", "callback_url")
 _PHOTO_FIELDS: Final = ("image", "file")
 
-router = APIRouter(prefix=JOBS, tags=["jobs"])
+router = APIRouter(prefix=JOBS, tags=["jobs"], route_class=ApiRoute)
 
 Which = Annotated[str, Path(description="Its id.", max_length=64)]
 
@@ -65,7 +69,6 @@ _BODY: Final = {
 }
 
 
-@router.post("", status_code=status.HTTP_202_ACCEPTED, openapi_extra=_BODY)
 async def submit_job(request: Request, response: Response, parts: UseParts, caller: Writer) -> JobView:
     """Take a photo in, to be coloured when a worker has room. The same idempotency key, or task_id, again is no job."""
     with _one_upload(request.app):
@@ -76,6 +79,21 @@ async def submit_job(request: Request, response: Response, parts: UseParts, call
     return job_view(job)
 
 
+router.add_api_route(
+    "",
+    submit_job,
+    methods=["POST"],
+    status_code=status.HTTP_202_ACCEPTED,
+    openapi_extra=_BODY,
+    # A photo is not read into memory to be told from another one: the job knows which request made it.
+    route_class_override=APIRoute,
+)
+
+
+class JobPage(Page[JobView]):
+    """Jobs, newest first."""
+
+
 @router.get("")
 async def list_jobs(
     parts: UseParts,
@@ -83,10 +101,17 @@ async def list_jobs(
     state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
     before: Annotated[str | None, Query(description="Only those submitted before this one.", max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
-) -> list[JobView]:
+    cursor: Cursor = None,
+) -> JobPage:
     """List your jobs, newest first."""
-    after = None if before is None else JobId(before)
-    return [job_view(job) for job in await parts.desk.store.list_jobs(owner, state=state, before=after, limit=limit)]
+    store = parts.desk.store
+    if before is not None:
+        await store.load_job(JobId(before), owner=owner)
+    place = read_cursor(cursor, "jobs") or before
+    asked = None if place is None else JobId(place)
+    found = await store.list_jobs(owner, state=state, before=asked, limit=limit + 1)
+    page, last = cut(found, limit)
+    return JobPage(items=[job_view(job) for job in page], next=None if last is None else write_cursor("jobs", last.id))
 
 
 @router.get("/{job}")
@@ -165,6 +190,13 @@ async def _read(request: Request) -> tuple[Order, bytes | None]:
 
 
 async def _read_form(request: Request) -> tuple[Order, bytes | None]:
+    try:
+        return await _read_parts(request)
+    except FormParserError as exc:  # Starlette lets some of them through
+        raise InvalidInputError("body", "is no form", "send valid multipart/form-data") from exc
+
+
+async def _read_parts(request: Request) -> tuple[Order, bytes | None]:
     async with request.form(max_files=1, max_fields=len(_FIELDS) + 1) as form:
         photo = None
         fields: dict[str, str] = {}

@@ -17,10 +17,11 @@ from controlplane.api.access_schemas import (
     key_view,
 )
 from controlplane.api.paging import Cursor, cut, read_number, write_cursor
+from controlplane.api.routing import ApiRoute, answers_secret
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1/keys", tags=["access"])
+router = APIRouter(prefix="/v1/keys", tags=["access"], route_class=ApiRoute)
 
 Which = Annotated[str, Path(description="The key's name.", max_length=63)]
 
@@ -39,6 +40,7 @@ async def list_keys(
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
+@answers_secret
 async def create_key(document: KeyDocument, parts: UseParts, caller: Writer) -> CreatedKeyView:
     """Make a key. The answer is the only place where it is ever shown."""
     keys, grants = parts.auth.keys, grants_from(document.grants)

@@ -7,22 +7,26 @@ from fastapi import APIRouter, Path, Query, status
 
 from controlplane.api.access import Reader, UseParts, Writer
 from controlplane.api.notify_schemas import (
-    DeliveryView,
+    DeliveryPage,
     TargetAppliedView,
     TargetDocument,
+    TargetPage,
     TargetSecretView,
     TargetTestView,
-    TargetView,
     delivery_view,
     target_view,
 )
+from controlplane.api.paging import Cursor, cut, cut_by_name, read_number, write_cursor
+from controlplane.api.routing import ApiRoute, answers_secret
 from controlplane.auth.roles import Role
 from controlplane.courier.model import Unheard
 from controlplane.notify.model import EVERY
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1/notifications", tags=["notifications"])
+router = APIRouter(prefix="/v1/notifications", tags=["notifications"], route_class=ApiRoute)
+
+MAX_LISTED = 200
 
 Name = Annotated[str, Path(description="The service's name, or * for all services.", max_length=63)]
 Which = Annotated[str, Path(description="The target's name.", max_length=63)]
@@ -30,13 +34,17 @@ Number = Annotated[int, Path(description="The delivery's number.", ge=1, lt=2**6
 
 
 @router.get("")
-async def list_targets(parts: UseParts, principal: Reader) -> list[TargetView]:
+async def list_targets(
+    parts: UseParts, principal: Reader, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100, cursor: Cursor = None
+) -> TargetPage:
     """List the targets of the services whose admin you are, by service and name."""
-    found = await parts.notify.store.list_targets()
-    return [target_view(each) for each in found if principal.may(Role.ADMIN, each.service)]
+    found = [each for each in await parts.notify.store.list_targets() if principal.may(Role.ADMIN, each.service)]
+    page, following = cut_by_name(found, lambda each: each.key, of="targets", cursor=cursor, limit=limit)
+    return TargetPage(items=[target_view(each) for each in page], next=following)
 
 
 @router.put("/{name}/{target}")
+@answers_secret
 async def apply_target(
     name: Name, target: Which, document: TargetDocument, parts: UseParts, caller: Writer
 ) -> TargetAppliedView:
@@ -62,6 +70,7 @@ async def delete_target(name: Name, target: Which, parts: UseParts, caller: Writ
 
 
 @router.post("/{name}/{target}/secret")
+@answers_secret
 async def renew_target_secret(name: Name, target: Which, parts: UseParts, caller: Writer) -> TargetSecretView:
     """Make a new secret, which is in this answer and in no other. The one before signs, too, for a day."""
     secret = await parts.notify.renew_secret(name, target)
@@ -80,10 +89,21 @@ async def check_target(name: Name, target: Which, parts: UseParts, caller: Write
 
 @router.get("/{name}/{target}/deliveries")
 async def list_deliveries(
-    name: Name, target: Which, parts: UseParts, _: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 50
-) -> list[DeliveryView]:
+    name: Name,
+    target: Which,
+    parts: UseParts,
+    _: Reader,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
+    cursor: Cursor = None,
+) -> DeliveryPage:
     """List what a target was or is to be told, newest first; what was told is listed for 30 days."""
-    return [delivery_view(each) for each in await parts.notify.store.list_deliveries(name, target, limit=limit)]
+    before = read_number(cursor, "deliveries")
+    found = await parts.notify.store.list_deliveries(name, target, before=before, limit=limit + 1)
+    page, last = cut(found, limit)
+    return DeliveryPage(
+        items=[delivery_view(each) for each in page],
+        next=None if last is None else write_cursor("deliveries", str(last.number)),
+    )
 
 
 @router.post("/{name}/{target}/deliveries/{number}/replay", status_code=status.HTTP_202_ACCEPTED)

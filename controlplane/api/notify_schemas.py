@@ -4,7 +4,7 @@ import datetime as dt
 
 from pydantic import Field
 
-from controlplane.api.answers import View
+from controlplane.api.answers import Page, View
 from controlplane.api.schemas import Document
 from controlplane.courier.addresses import shown
 from controlplane.errors import InvalidInputError
@@ -45,6 +45,10 @@ class TargetView(View):
     kinds: list[str]
     links: bool
     signed: bool
+
+
+class TargetPage(Page[TargetView]):
+    """Targets, by service and name."""
 
 
 def target_view(target: Target) -> TargetView:
@@ -99,6 +103,10 @@ class DeliveryView(View):
     made_at: dt.datetime
     next_at: dt.datetime | None
     ended_at: dt.datetime | None
+
+
+class DeliveryPage(Page[DeliveryView]):
+    """What a target was or is to be told, newest first."""
 
 
 def delivery_view(delivery: Delivery) -> DeliveryView:

@@ -6,15 +6,17 @@ what is added or removed meanwhile shifts nothing.
 
 import base64
 import binascii
-from collections.abc import Sequence
-from typing import Annotated, Final, Generic, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 from fastapi import Query
 
-from controlplane.api.answers import View
+from controlplane.api.answers import Page
 from controlplane.errors import InvalidInputError
 
 T = TypeVar("T")
+
+__all__ = ["Cursor", "Page", "cut", "cut_by_name", "read_cursor", "read_number", "write_cursor"]
 
 MAX_CURSOR_CHARS: Final = 512
 MAX_NUMBER_DIGITS: Final = 18
@@ -24,13 +26,6 @@ Cursor: TypeAlias = Annotated[
     str | None,
     Query(description="Where to go on: `next` of the page before; leave it out for the first.", max_length=512),
 ]
-
-
-class Page(View, Generic[T]):
-    """A part of a list. *next* is the cursor of the page after it, null on the last one."""
-
-    items: list[T]
-    next: str | None
 
 
 def write_cursor(of: str, place: str) -> str:
@@ -70,6 +65,20 @@ def read_number(cursor: str | None, of: str) -> int | None:
 def cut(found: Sequence[T], limit: int) -> tuple[Sequence[T], T | None]:
     """Divide what a store found, asked for one more than *limit*, into the page and the item to go on after, if any."""
     return found[:limit], found[limit - 1] if len(found) > limit else None
+
+
+def cut_by_name(
+    found: Sequence[T], name_of: Callable[[T], str], *, of: str, cursor: str | None, limit: int
+) -> tuple[Sequence[T], str | None]:
+    """Return a page of what is all in memory, in the order of its names, and the cursor that goes on after it.
+
+    Raises:
+        InvalidInputError: *cursor* is none of the list *of*.
+    """
+    after = read_cursor(cursor, of) or ""
+    rest = sorted((each for each in found if name_of(each) > after), key=name_of)
+    page, last = cut(rest, limit)
+    return page, None if last is None else write_cursor(of, name_of(last))
 
 
 def _not_ours() -> InvalidInputError:

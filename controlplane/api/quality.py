@@ -6,11 +6,12 @@ from fastapi import APIRouter, Path, Query, Response
 
 from controlplane.api.access import Reader, UseParts
 from controlplane.api.answers import MeasureView, QualityReportView, QualityRunView, WorstPictureView
+from controlplane.api.routing import ApiRoute
 from controlplane.ports import QualityStore, Rollout, RolloutId
 from controlplane.rollout.quality import QualityRun
 from controlplane.rollout.slo import quality_slo
 
-router = APIRouter(prefix="/v1/rollouts/{rollout}/quality", tags=["rollouts"])
+router = APIRouter(prefix="/v1/rollouts/{rollout}/quality", tags=["rollouts"], route_class=ApiRoute)
 
 Id = Annotated[str, Path(description="The rollout's id, for example colorize-7.", max_length=80)]
 Number = Annotated[int, Path(description="The comparison's number in its rollout.", ge=1, le=1_000_000)]

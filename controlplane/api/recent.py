@@ -6,12 +6,13 @@ from fastapi import APIRouter, Query
 
 from controlplane.api.access import Reader, UseParts
 from controlplane.api.answers import TrafficView
+from controlplane.api.routing import ApiRoute
 from controlplane.api.services import Name
 from controlplane.rollout.recent import sum_up
 
 MAX_MINUTES = 10
 
-router = APIRouter(prefix="/v1", tags=["services"])
+router = APIRouter(prefix="/v1", tags=["services"], route_class=ApiRoute)
 
 
 @router.get("/services/{name}/traffic")

@@ -11,6 +11,7 @@ from controlplane.api.access import Reader, UseParts
 from controlplane.api.answers import ReplayedView, ReplayView, SaidView
 from controlplane.api.objectives import describe_slo, objectives_from
 from controlplane.api.requests import ReplayRequest
+from controlplane.api.routing import ApiRoute
 from controlplane.errors import UnavailableError
 from controlplane.ports import Rollout, RolloutId, Store
 from controlplane.rollout.judge import Policy
@@ -32,7 +33,7 @@ MAX_REPLAYS: Final = 2
 MAX_SECONDS: Final = 4 * 3600
 """Judged seconds after which a replay stops and says so."""
 
-router = APIRouter(prefix="/v1", tags=["rollouts"])
+router = APIRouter(prefix="/v1", tags=["rollouts"], route_class=ApiRoute)
 
 
 @router.post("/rollouts/{rollout}/replay")

@@ -17,7 +17,9 @@ from controlplane.api.guards import (
     refuse_other_model,
 )
 from controlplane.api.live import load_status
+from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
 from controlplane.api.requests import CommandRequest, PromoteRequest, StartRequest
+from controlplane.api.routing import ApiRoute
 from controlplane.api.schemas import PlanDocument
 from controlplane.api.services import Name
 from controlplane.api.views import rollout_view
@@ -34,7 +36,7 @@ from controlplane.traffic.model import Version
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1", tags=["rollouts"])
+router = APIRouter(prefix="/v1", tags=["rollouts"], route_class=ApiRoute)
 
 LONGEST_WAIT = dt.timedelta(days=90)
 
@@ -69,13 +71,27 @@ async def start_rollout(name: Name, body: StartRequest, parts: UseParts, caller:
     return rollout_view(rollout)
 
 
+class RolloutPage(Page[RolloutView]):
+    """Rollouts, newest first."""
+
+
 @router.get("/services/{name}/rollouts")
 async def list_rollouts(
-    name: Name, parts: UseParts, _: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 50
-) -> list[RolloutView]:
+    name: Name,
+    parts: UseParts,
+    _: Reader,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Cursor = None,
+) -> RolloutPage:
     """List a service's rollouts, newest first."""
     await parts.store.load_service(name)
-    return [rollout_view(rollout) for rollout in await parts.store.list_rollouts(name, limit=limit)]
+    place = read_cursor(cursor, "rollouts")
+    before = None if place is None else RolloutId(place)
+    page, last = cut(await parts.store.list_rollouts(name, before=before, limit=limit + 1), limit)
+    return RolloutPage(
+        items=[rollout_view(rollout) for rollout in page],
+        next=None if last is None else write_cursor("rollouts", last.id),
+    )
 
 
 @router.get("/rollouts/{rollout}")
@@ -107,26 +123,30 @@ async def show_status(
 
 
 @router.post("/services/{name}/rollout/pause", status_code=status.HTTP_202_ACCEPTED)
-async def pause(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
+async def pause_rollout(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
     """Stop the active rollout where it is. The judge watches on: a breach still rolls back."""
     return await _command(name, Pause(caller.name, _why(body, caller)), parts, caller)
 
 
 @router.post("/services/{name}/rollout/resume", status_code=status.HTTP_202_ACCEPTED)
-async def resume(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
+async def resume_rollout(
+    name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None
+) -> CommandView:
     """Let a paused rollout go on."""
     return await _command(name, Resume(caller.name, _why(body, caller)), parts, caller)
 
 
 @router.post("/services/{name}/rollout/promote", status_code=status.HTTP_202_ACCEPTED)
-async def promote(name: Name, parts: UseParts, caller: Writer, body: PromoteRequest | None = None) -> CommandView:
+async def promote_rollout(
+    name: Name, parts: UseParts, caller: Writer, body: PromoteRequest | None = None
+) -> CommandView:
     """Take the next step, or with *full* the last one, without waiting for the judge."""
     full = body.full if body else False
     return await _command(name, Promote(caller.name, _why(body, caller), full), parts, caller)
 
 
 @router.post("/services/{name}/rollout/abort", status_code=status.HTTP_202_ACCEPTED)
-async def abort(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
+async def abort_rollout(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> CommandView:
     """Give all traffic back to the old version. Where nothing is active, the starts that wait are cancelled."""
     store, now, why = parts.store, parts.clock.now(), _why(body, caller)
     latest = await store.load_latest(name)

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path
 
 from controlplane.api.envelopes import API_VERSION, KINDS
+from controlplane.api.routing import ApiRoute
 from controlplane.errors import NotFoundError
 
-router = APIRouter(prefix="/v1/schemas", tags=["documents"])
+router = APIRouter(prefix="/v1/schemas", tags=["documents"], route_class=ApiRoute)
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 ANY: Final = "any"

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 from controlplane.api.access import Reader, UseParts
 from controlplane.api.answers import View
 from controlplane.api.objectives import describe_slo, slo_of
+from controlplane.api.routing import ApiRoute
 from controlplane.api.services import Name
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.events.past import Span, WeightsOverTime, odds_at, read_past, weights_at
@@ -21,7 +22,7 @@ from controlplane.rollout.slo import LatencySlo, Slo, with_defaults
 from controlplane.rollout.standing import place_of
 from controlplane.rollout.windows import snap_threshold
 
-router = APIRouter(prefix="/v1", tags=["services"])
+router = APIRouter(prefix="/v1", tags=["services"], route_class=ApiRoute)
 
 DEFAULT_SPAN: Final = dt.timedelta(minutes=15)
 MAX_POINTS: Final = 2_000

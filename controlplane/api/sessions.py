@@ -82,7 +82,7 @@ async def show_session(response: Response, identity: Annotated[Identity, Depends
 async def end_session(
     request: Request, parts: UseParts, identity: Annotated[Identity, Depends(permitted_identity)]
 ) -> Response:
-    """Log out: the session ends at once, whoever else may have its cookie. Takes the header X-Hueshift-CSRF."""
+    """End the session at once: log out, whoever else may have its cookie. Takes the header X-Hueshift-CSRF."""
     if identity.session is not None:
         await parts.auth.sessions.end(identity.session)
     response = Response(status_code=status.HTTP_204_NO_CONTENT)

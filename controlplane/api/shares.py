@@ -13,6 +13,7 @@ from controlplane.api.identity import own_origin
 from controlplane.api.paging import Cursor, Page, cut, read_number, write_cursor
 from controlplane.api.permissions import Rule, Scope, refuse
 from controlplane.api.requests import Why
+from controlplane.api.routing import ApiRoute, answers_secret
 from controlplane.api.schemas import Document
 from controlplane.api.values import Span
 from controlplane.auth.roles import Principal, Role
@@ -22,7 +23,7 @@ from controlplane.ports import RolloutId
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1/shares", tags=["access"])
+router = APIRouter(prefix="/v1/shares", tags=["access"], route_class=ApiRoute)
 
 _SHARES = Rule(Role.OPERATOR, Scope.NAME)
 
@@ -79,6 +80,7 @@ async def list_shares(
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
+@answers_secret
 async def create_share(
     document: ShareDocument, request: Request, parts: UseParts, caller: Writer, reader: Reader
 ) -> CreatedShareView:

@@ -10,6 +10,7 @@ from controlplane.api.access import Reader, UseParts, Writer, tell
 from controlplane.api.answers import RolloutView, WaitingView
 from controlplane.api.guards import refuse_dead_version, refuse_other_model
 from controlplane.api.requests import CommandRequest, FreezeRequest, UndoRequest
+from controlplane.api.routing import ApiRoute
 from controlplane.api.services import Name
 from controlplane.api.steering_answers import FreezeView, StoppedView, UndoneView
 from controlplane.api.views import rollout_view
@@ -22,7 +23,7 @@ from controlplane.rollout.quality import check_demands
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1", tags=["rollouts"])
+router = APIRouter(prefix="/v1", tags=["rollouts"], route_class=ApiRoute)
 
 LONGEST_FREEZE = dt.timedelta(days=90)
 
@@ -30,7 +31,7 @@ StartId = Annotated[str, Path(description="Its id, for example colorize-8.", max
 
 
 @router.post("/services/{name}/rollout/undo", status_code=status.HTTP_202_ACCEPTED)
-async def undo(name: Name, parts: UseParts, caller: Writer, body: UndoRequest | None = None) -> UndoneView:
+async def undo_rollout(name: Name, parts: UseParts, caller: Writer, body: UndoRequest | None = None) -> UndoneView:
     """Give traffic back to the version before, at once.
 
     While a rollout is active, its bake at 100 % included, that is its end, one change to a version that is still warm.
@@ -54,7 +55,7 @@ async def undo(name: Name, parts: UseParts, caller: Writer, body: UndoRequest | 
 
 
 @router.post("/services/{name}/rollout/retry", status_code=status.HTTP_202_ACCEPTED)
-async def retry(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> RolloutView:
+async def retry_rollout(name: Name, parts: UseParts, caller: Writer, body: CommandRequest | None = None) -> RolloutView:
     """Start the last rollout, which was rolled back, once more: the same versions and plan, the objectives of today."""
     store = parts.store
     record = await store.load_service(name)

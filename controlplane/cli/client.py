@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from controlplane.api.answers import Problem
+from controlplane.api.answers import Page, Problem
 from controlplane.codes import Code, by_slug, find_slug
 from controlplane.errors import (
     ConflictError,
@@ -228,6 +228,20 @@ class Client:
         """
         return self._ask(answer, "GET", path, query=query)
 
+    def get_all(self, item: type[T], *path: str, **query: str | int) -> list[T]:
+        """Read a list to its end, page by page; raises as `get` does."""
+        found: list[T] = []
+        while True:
+            page = self.get_page(item, *path, **query)
+            found += page.items
+            if page.next is None:
+                return found
+            query["cursor"] = page.next
+
+    def get_page(self, item: type[T], *path: str, **query: str | int) -> Page[T]:
+        """Read one page of a list; raises as `get` does."""
+        return self._ask(Page[item], "GET", path, query=query)  # type: ignore[valid-type] # pydantic makes the class
+
     def get_bytes(self, *path: str) -> bytes:
         """Read something that is no JSON; raises as `get` does."""
         return self._request("GET", path).content
@@ -297,7 +311,8 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         address = "/v1/" + "/".join(urllib.parse.quote(part, safe="") for part in path)
-        headers = {**(headers or {}), **({"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {})}
+        keyed = {"Idempotency-Key": uuid.uuid4().hex} if method in {"POST", "PUT"} else {}
+        headers = {**(headers or {}), **keyed}
         if content is not None:
             headers["Content-Type"] = "application/octet-stream"
         request = self._http.build_request(method, address, json=body, content=content, params=query, headers=headers)

@@ -191,7 +191,7 @@ def _services(surroundings: Surroundings, _: Sequence[str]) -> list[Candidate]:
     from controlplane.api.answers import SummaryView  # noqa: PLC0415 - see main
 
     with surroundings.client(quiet=True, timeout_s=WITHIN_S) as client:
-        found = client.get(list[SummaryView], "services")
+        found = client.get_all(SummaryView, "services")
     return [(each.name, each.rollout.phase if each.rollout else "") for each in found]
 
 
@@ -210,7 +210,7 @@ def _nodes(surroundings: Surroundings, _: Sequence[str]) -> list[Candidate]:
     from controlplane.api.answers import ProxyView  # noqa: PLC0415
 
     with surroundings.client(quiet=True, timeout_s=WITHIN_S) as client:
-        found = client.get(list[ProxyView], "proxies")
+        found = client.get_all(ProxyView, "proxies")
     return [(each.node, "" if each.connected else "not connected") for each in found]
 
 

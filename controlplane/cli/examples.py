@@ -44,6 +44,7 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
     "plan": ["hueshift plan colorize", "hueshift plan colorize --rate 20 --errors 0.1% --p50 120ms --p95 400ms"],
     "batch": ["hueshift batch photos --out coloured --recursive"],
     "codes": ["hueshift codes HS0107", "hueshift codes"],
+    "openapi": ["hueshift openapi", "hueshift openapi --markdown"],
     "completion": ["hueshift completion bash"],
     "db upgrade": ["hueshift db upgrade"],
     "db current": ["hueshift db current"],

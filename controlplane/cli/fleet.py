@@ -65,8 +65,8 @@ def proxies(
     part = {"group": group} if group is not None else {}
     chosen = {"state": state.value.replace("-", " ").upper()} if state else {}
     with surroundings.client() as client:
-        found = client.get(list[ProxyView], "proxies", **part, **chosen)
-        everyone = client.get(list[ProxyView], "proxies", **part) if check and chosen else found
+        found = client.get_all(ProxyView, "proxies", **part, **chosen)
+        everyone = client.get_all(ProxyView, "proxies", **part) if check and chosen else found
     if for_programs(output):
         printing.print_data(found, output)
     elif found:

@@ -208,14 +208,15 @@ def _ended(client: "Client", state: str, kind: str | None, begin: dt.datetime | 
     from controlplane.api.job_schemas import JobView  # noqa: PLC0415
 
     query: dict[str, str | int] = {"state": state, "limit": PAGE}
-    while page := client.get(list[JobView], "jobs", **query):
-        for job in page:
+    while True:
+        page = client.get_page(JobView, "jobs", **query)
+        for job in page.items:
             late = begin is None or (job.finished_at is not None and job.finished_at >= begin)
             if late and kind in {None, job.kind}:
                 yield job
-        if len(page) < PAGE:
+        if page.next is None:
             return
-        query["before"] = page[-1].id
+        query["cursor"] = page.next
 
 
 def register() -> None:

@@ -81,7 +81,7 @@ def list_jobs(
     query |= {name: value for name, value in (("state", state), ("before", before)) if value}
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
-        found = client.get(list[JobView], "jobs", **query)
+        found = client.get_page(JobView, "jobs", **query).items
     if for_programs(output):
         printing.print_data(found, output)
     elif found:

@@ -23,6 +23,7 @@ from controlplane.cli import (
     local,
     measure,
     notify,
+    openapi,
     quality,
     readiness,
     reference,
@@ -80,6 +81,7 @@ quality.register(app)
 notify.register(app)
 jobs.register(app)
 job_operations.register()
+openapi.register(app)
 batch.register(app)
 explaining.register(app)
 completion.register(app)

@@ -27,7 +27,7 @@ def list_targets(context: typer.Context, output: OutputOption = Format.TABLE) ->
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
-        found = client.get(list[TargetView], "notifications")
+        found = client.get_all(TargetView, "notifications")
     if for_programs(output):
         printing.print_data(found, output)
     elif found:
@@ -134,7 +134,7 @@ def deliveries(
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
-        found = client.get(list[DeliveryView], "notifications", service, name, "deliveries", limit=limit)
+        found = client.get_page(DeliveryView, "notifications", service, name, "deliveries", limit=limit).items
     if for_programs(output):
         printing.print_data(found, output)
         return

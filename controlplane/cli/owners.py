@@ -30,7 +30,7 @@ def list_owners(context: typer.Context, output: OutputOption = Format.TABLE) -> 
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
-        found = client.get(list[OwnerDocument], "job-owners")
+        found = client.get_all(OwnerDocument, "job-owners")
     if for_programs(output):
         printing.print_data(found, output)
     elif found:

@@ -25,7 +25,7 @@ def list_services(context: typer.Context, output: OutputOption = Format.TABLE) -
 
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
-        services = client.get(list[SummaryView], "services")
+        services = client.get_all(SummaryView, "services")
     if for_programs(output):
         printing.print_data(services, output)
     elif services:
@@ -232,7 +232,7 @@ def history(
     query: dict[str, str | int] = {"limit": limit, **({"rollout": rollout} if rollout else {})}
     surroundings = surroundings_of(context)
     with surroundings.client() as client:
-        events = client.get(list[EventView], "services", name, "history", **query)
+        events = client.get_page(EventView, "services", name, "history", **query).items[::-1]
     if for_programs(output):
         printing.print_data(events, output)
     elif events:

@@ -43,7 +43,7 @@ def _ask(client: Client, name: str, body: dict[str, Any]) -> ReplayView:
     except RefusalError as refusal:
         if refusal.status != 404:
             raise
-    newest = client.get(list[RolloutView], "services", name, "rollouts", limit=1)
+    newest = client.get_page(RolloutView, "services", name, "rollouts", limit=1).items
     if not newest:
         raise NotFoundError("rollout of", name)
     return client.post(ReplayView, "rollouts", newest[0].id, "replay", body=body)

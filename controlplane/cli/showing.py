@@ -41,7 +41,7 @@ def _runs(client: Client, name: str) -> tuple[str, list[QualityRunView]]:
     except RefusalError as refusal:
         if refusal.status != 404:
             raise
-    newest = client.get(list[RolloutView], "services", name, "rollouts", limit=1)
+    newest = client.get_page(RolloutView, "services", name, "rollouts", limit=1).items
     if not newest:
         raise NotFoundError("rollout of", name)
     return newest[0].id, client.get(list[QualityRunView], "rollouts", newest[0].id, "quality")

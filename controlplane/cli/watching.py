@@ -246,7 +246,7 @@ def _find(client: Client, name: str, rollout: str | None) -> RolloutView:
         if found.service != name:
             raise NotFoundError(f"rollout of {name}", rollout)
         return found
-    latest = client.get(list[RolloutView], "services", name, "rollouts", limit=1)
+    latest = client.get_page(RolloutView, "services", name, "rollouts", limit=1).items
     if not latest or not latest[0].active:
         # How the last one ended is old news to a script that waits for the one in line.
         line = client.get(list[WaitingView], "services", name, "queue")

@@ -12,6 +12,7 @@ from controlplane.courier.signatures import check_secret, new_secret
 from controlplane.errors import InvalidInputError, NotFoundError, UnavailableError
 from controlplane.jobs.callback_ports import CallbackStore
 from controlplane.jobs.callbacks import EVENTS, OWN, TEST, Callback, Message
+from controlplane.jobs.expected import Expected
 from controlplane.jobs.model import JobState
 
 MAX_TESTS: Final = 4
@@ -41,13 +42,21 @@ class CallbackDesk:
             )
 
     async def apply(
-        self, owner: str, name: str, address: str, events: Iterable[JobState] = EVENTS, *, secret: str | None = None
+        self,
+        owner: str,
+        name: str,
+        address: str,
+        events: Iterable[JobState] = EVENTS,
+        *,
+        secret: str | None = None,
+        expected: Expected[Callback] | None = None,
     ) -> tuple[bool, str | None]:
         """Make a callback what its name means; return whether that changed anything, and its secret if that is new.
 
         Raises:
             InvalidInputError: It is not sound, or its address may not be called.
             ConflictError: The owner has too many.
+            PreconditionFailedError: It is not what was *expected*.
         """
         callback = Callback(owner=owner, name=name, address=address, events=frozenset(events))
         if address:
@@ -60,7 +69,9 @@ class CallbackDesk:
                 raise InvalidInputError("secret", "is given for what is not signed", "leave it out for mail and chat")
             check_secret(secret)
         spare = new_secret()
-        done = await self.store.apply_callback(callback, secret=secret, spare=spare, now=self.clock.now())
+        done = await self.store.apply_callback(
+            callback, secret=secret, spare=spare, now=self.clock.now(), expected=expected
+        )
         return done.changed, spare if done.fresh else None
 
     async def renew_secret(self, owner: str, name: str) -> str:

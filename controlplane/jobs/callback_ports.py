@@ -6,6 +6,7 @@ from typing import Protocol
 
 from controlplane.courier.loop import Outbox
 from controlplane.jobs.callbacks import Callback, Notice, NoticeState
+from controlplane.jobs.expected import Expected
 from controlplane.jobs.model import JobId
 
 
@@ -20,7 +21,15 @@ class Applied:
 class CallbackStore(Outbox[Notice], Protocol):
     """Owners' callbacks, and the notices that every end of a job leaves in its own transaction."""
 
-    async def apply_callback(self, callback: Callback, *, secret: str | None, spare: str, now: dt.datetime) -> Applied:
+    async def apply_callback(
+        self,
+        callback: Callback,
+        *,
+        secret: str | None,
+        spare: str,
+        now: dt.datetime,
+        expected: Expected[Callback] | None = None,
+    ) -> Applied:
         """Make *callback* what its owner's name for it means. Notices that wait for it go to its new address at once.
 
         Args:
@@ -28,8 +37,10 @@ class CallbackStore(Outbox[Notice], Protocol):
             secret: The one to sign with from now on; None keeps the one there is.
             spare: Taken where there is none and none is given.
             now: The present moment.
+            expected: What it must be, so that nobody else's change is lost; None takes whatever there is.
 
         Raises:
+            PreconditionFailedError: It is not what was *expected*.
             ConflictError: The owner has too many.
         """
 

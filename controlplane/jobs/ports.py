@@ -5,6 +5,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
+from controlplane.jobs.expected import Expected
 from controlplane.jobs.lanes import Lane
 from controlplane.jobs.model import (
     Again,
@@ -98,11 +99,17 @@ class OutboxEntry:
 class OwnerStore(Protocol):
     """What was agreed with owners of jobs, and what they have."""
 
-    async def apply_owner(self, owner: JobOwner, *, now: dt.datetime) -> bool:
-        """Make *owner* what was agreed with whom its name means. Return whether that changed anything."""
+    async def apply_owner(
+        self, owner: JobOwner, *, now: dt.datetime, expected: Expected[JobOwner] | None = None
+    ) -> bool:
+        """Make *owner* what was agreed with whom its name means. Return whether that changed anything.
 
-    async def list_owners(self) -> tuple[JobOwner, ...]:
-        """Return all agreements, by name."""
+        Raises:
+            PreconditionFailedError: What was agreed before is not what was *expected*.
+        """
+
+    async def list_owners(self, *, after: str = "", limit: int | None = None) -> tuple[JobOwner, ...]:
+        """Return agreements, by name: with names later than *after*, all of them without a *limit*."""
 
     async def find_owner(self, name: str) -> JobOwner | None:
         """Return what was agreed with an owner; None where nothing was."""
@@ -139,10 +146,11 @@ class EndStore(Protocol):
 class JobStore(OwnerStore, EndStore, Protocol):
     """Jobs, their kinds, and the outbox: a job and the wake-up for it are one transaction."""
 
-    async def apply_kind(self, kind: JobKind, *, now: dt.datetime) -> bool:
+    async def apply_kind(self, kind: JobKind, *, now: dt.datetime, expected: Expected[JobKind] | None = None) -> bool:
         """Make *kind* what its name means; jobs that wait follow it. Return whether that changed anything.
 
         Raises:
+            PreconditionFailedError: The name does not mean what was *expected*.
             ConflictError: Another kind has its workflow.
         """
 
@@ -171,7 +179,7 @@ class JobStore(OwnerStore, EndStore, Protocol):
     async def list_jobs(
         self, owner: str, *, state: JobState | None = None, before: JobId | None = None, limit: int = 50
     ) -> tuple[Job, ...]:
-        """Return an owner's jobs, newest first, those submitted before the job *before*."""
+        """Return an owner's jobs, newest first; those submitted before the job *before*, which may be deleted."""
 
     async def cancel_job(self, job: JobId, *, owner: str, now: dt.datetime) -> Job:
         """End a job that has not ended; one that was cancelled before stays so.

@@ -119,14 +119,16 @@ class ApiClient:
         return ReplayView.model_validate(await self._ask("POST", f"/v1/rollouts/{rollout}/replay", {}))
 
     async def history(self, service: str, *, rollout: str | None = None) -> tuple[EventView, ...]:
-        """Return what happened, oldest first."""
+        """Return what happened last, oldest first."""
         query = f"?rollout={rollout}" if rollout else ""
         found = await self._ask("GET", f"/v1/services/{service}/history{query}")
-        return tuple(EventView.model_validate(entry) for entry in found)
+        return tuple(EventView.model_validate(entry) for entry in reversed(found["items"]))
 
     async def proxies(self) -> tuple[ProxyView, ...]:
         """Return the Envoys."""
-        return tuple(ProxyView.model_validate(row) for row in await self._ask("GET", "/v1/proxies"))
+        return tuple(
+            ProxyView.model_validate(row) for row in (await self._ask("GET", "/v1/proxies?limit=1000"))["items"]
+        )
 
     async def wait_rollout(
         self,

@@ -146,17 +146,17 @@ class Owner:
     async def look(self) -> None:
         """Look which jobs have ended since the last time, and collect their results."""
         missing = {number for number, job in self.jobs.items() if job.state not in ENDED}
-        before: dict[str, str] = {}
+        place: dict[str, str] = {}
         while missing:
-            page = (await self._ask("GET", "/v1/jobs", params={"limit": str(PAGE), **before})).json()
-            for row in page:
+            page = (await self._ask("GET", "/v1/jobs", params={"limit": str(PAGE), **place})).json()
+            for row in page["items"]:
                 number = int(row["task_id"].rpartition("-")[2])
                 if number in missing:
                     missing.discard(number)
                     await self._note(self.jobs[number], row)
-            if len(page) < PAGE:
+            if page["next"] is None:
                 return
-            before = {"before": page[-1]["id"]}
+            place = {"cursor": page["next"]}
 
     async def _note(self, job: Seen, row: Mapping[str, Any]) -> None:
         if job.id and job.id != row["id"]:

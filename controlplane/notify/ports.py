@@ -66,7 +66,9 @@ class NotifyStore(Protocol):
     async def settle_message(self, message: Parcel, outcome: Outcome, *, now: dt.datetime) -> bool:
         """Do what `Outbox.settle_notice` does, for all that *message* told."""
 
-    async def list_deliveries(self, service: str, name: str, *, limit: int) -> tuple[Delivery, ...]:
+    async def list_deliveries(
+        self, service: str, name: str, *, before: int | None = None, limit: int
+    ) -> tuple[Delivery, ...]:
         """Return what a target was or is to be told, newest first. Raises NotFoundError."""
 
     async def replay_delivery(self, service: str, name: str, number: int, *, now: dt.datetime) -> None:

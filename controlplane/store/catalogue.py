@@ -3,17 +3,18 @@
 import dataclasses
 import datetime as dt
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
-from controlplane.errors import ConflictError
+from controlplane.errors import ConflictError, PreconditionFailedError
 from controlplane.ports import HistoryEntry, Revision, RevisionStatus, ServiceRecord
 from controlplane.store import tables
 from controlplane.store.engine import Tx
 from controlplane.store.queries import (
     Part,
+    ServiceRows,
     active_rollouts,
     append_history,
     audit,
@@ -23,6 +24,7 @@ from controlplane.store.queries import (
     no_service,
     of_the_living,
     replace_split,
+    services_after,
     unrejected_revisions,
     weights_of,
     with_why,
@@ -37,8 +39,12 @@ class SqlCatalogue(Part):
 
     __slots__ = ()
 
-    async def apply(self, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime) -> tuple[Revision, bool]:
-        return await self.database.write(lambda tx: apply_spec(tx, self.specs, spec, by=by, why=why, now=now))
+    async def apply(
+        self, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime, expected: int | None = None
+    ) -> tuple[Revision, bool]:
+        return await self.database.write(
+            lambda tx: apply_spec(tx, self.specs, spec, by=by, why=why, now=now, expected=expected)
+        )
 
     async def load_service(self, name: str) -> ServiceRecord:
         def work(tx: Tx) -> ServiceRecord:
@@ -49,8 +55,16 @@ class SqlCatalogue(Part):
 
         return await self.database.read(work)
 
-    async def list_services(self) -> tuple[ServiceRecord, ...]:
-        return await self.database.read(lambda tx: tuple(_records(tx.conn, self.specs)))
+    async def list_services(
+        self, *, after: str = "", limit: int | None = None, only: Collection[str] | None = None
+    ) -> tuple[ServiceRecord, ...]:
+        def work(tx: Tx) -> tuple[ServiceRecord, ...]:
+            if limit is None and only is None:
+                return tuple(record for record in _records(tx.conn, self.specs) if record.name > after)
+            rows = services_after(tx.conn, after, limit, only)
+            return tuple(_records_of(tx.conn, self.specs, rows))
+
+        return await self.database.read(work)
 
     async def set_split(self, service: str, split: Split, *, by: str, why: str, now: dt.datetime) -> None:
         check_split(split)
@@ -110,18 +124,22 @@ def _reviewed(service: str, after: str, words: str, at: dt.datetime) -> HistoryE
 
 
 def _records(conn: sa.Connection, specs: SpecCache, name: str | None = None) -> list[ServiceRecord]:
-    newest = newest_revisions(conn, name)
-    unrejected = unrejected_revisions(conn, name)
-    splits = load_splits(conn, name)
+    newest = dict(sorted(newest_revisions(conn, name).items()))
+    rows = ServiceRows(newest, unrejected_revisions(conn, name), load_splits(conn, name))
+    return _records_of(conn, specs, rows)
+
+
+def _records_of(conn: sa.Connection, specs: SpecCache, rows: ServiceRows) -> list[ServiceRecord]:
+    specs.load_all(conn, [*rows.newest.values(), *rows.unrejected.values()])
     records = []
-    for service, row in sorted(newest.items()):
-        served = unrejected.get(service, row)
+    for service, row in rows.newest.items():
+        served = rows.unrejected.get(service, row)
         records.append(
             ServiceRecord(
                 name=service,
                 newest=revision_of(row, specs.load(conn, row)),
                 served=revision_of(served, specs.load(conn, served)),
-                split=splits[service],
+                split=rows.splits[service],
             )
         )
     return records
@@ -148,11 +166,16 @@ def _set_split(tx: Tx, specs: SpecCache, service: str, split: Split, *, by: str,
 
 
 def apply_spec(
-    tx: Tx, specs: SpecCache, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime
+    tx: Tx, specs: SpecCache, spec: ServiceSpec, *, by: str, why: str, now: dt.datetime, expected: int | None = None
 ) -> tuple[Revision, bool]:
     """Do what `CatalogueStore.apply` says, in a transaction that may do more."""
     tx.lock("catalogue")  # what one declaration claims is checked against all others
     newest = newest_revisions(tx.conn, spec.name).get(spec.name)
+    found = 0 if newest is None else newest.number
+    if expected is not None and expected != found:
+        raise PreconditionFailedError(
+            f"service {spec.name!r} is at revision {found}, not {expected}; read it again and decide anew"
+        )
     if newest is None:
         revisions = tables.service_revision
         last = tx.conn.scalar(sa.select(sa.func.max(revisions.c.number)).where(revisions.c.service == spec.name))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 
-from controlplane.errors import ConflictError, StaleWriteError
+from controlplane.errors import ConflictError, PreconditionFailedError
 from controlplane.ports import Revision
 from controlplane.store import tables
 from controlplane.store.catalogue import apply_spec
@@ -95,6 +95,6 @@ def _check_newest(conn: sa.Connection, service: str, expected: int) -> None:
     row = newest_revisions(conn, service).get(service)
     number = 0 if row is None else row.number
     if number != expected:
-        raise StaleWriteError(
+        raise PreconditionFailedError(
             f"service {service!r} is at revision {number}, not {expected}: someone else changed it; look again"
         )

@@ -13,6 +13,7 @@ from controlplane.courier.signatures import OLD_SECRET_FOR
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.jobs.callback_ports import Applied
 from controlplane.jobs.callbacks import MAX_CALLBACKS, OWN, TYPE, Callback, Message, Notice, NoticeState, facts_of
+from controlplane.jobs.expected import Expected, check_expected
 from controlplane.jobs.model import JobId, JobState
 from controlplane.store.engine import Tx
 from controlplane.store.job_rows import job_of
@@ -30,8 +31,16 @@ class SqlCallbacks(Part):
 
     # -- callbacks -----------------------------------------------------------------------------------------------------
 
-    async def apply_callback(self, callback: Callback, *, secret: str | None, spare: str, now: dt.datetime) -> Applied:
-        return await self.database.write(lambda tx: _apply(tx, callback, secret, spare, now))
+    async def apply_callback(
+        self,
+        callback: Callback,
+        *,
+        secret: str | None,
+        spare: str,
+        now: dt.datetime,
+        expected: Expected[Callback] | None = None,
+    ) -> Applied:
+        return await self.database.write(lambda tx: _apply(tx, callback, secret, spare, now, expected))
 
     async def renew_secret(self, owner: str, name: str, *, secret: str, now: dt.datetime) -> None:
         def work(tx: Tx) -> None:
@@ -171,10 +180,19 @@ def _missing(conn: sa.Connection, owner: str, name: str) -> NotFoundError:
     return NotFoundError("callback", name, tuple(known))
 
 
-def _apply(tx: Tx, callback: Callback, secret: str | None, spare: str, now: dt.datetime) -> Applied:
+def _apply(
+    tx: Tx,
+    callback: Callback,
+    secret: str | None,
+    spare: str,
+    now: dt.datetime,
+    expected: Expected[Callback] | None,
+) -> Applied:
     tx.lock(f"job_callback.{callback.owner}")
     of_owner = job_callback.c.owner == callback.owner
     before = tx.conn.execute(sa.select(job_callback).where(_is(callback.owner, callback.name))).first()
+    found = None if before is None else _callback_of(before)
+    check_expected(expected, found, what=f"callback {callback.name!r}")
     values: dict[str, Any] = {"address": callback.address, "events": sorted(callback.events), "applied_at": now}
     fresh = callback.is_signed and secret is None and (before is None or before.secret is None)
     given = spare if fresh else secret
@@ -188,7 +206,7 @@ def _apply(tx: Tx, callback: Callback, secret: str | None, spare: str, now: dt.d
         values |= {"secret": None, "old_secret": None, "old_until": None}
     elif given is not None and given != before.secret:
         values |= _renewed(before, given, now)
-    if _callback_of(before) == callback and values.get("secret", before.secret) == before.secret:
+    if found == callback and values.get("secret", before.secret) == before.secret:
         return Applied(changed=False, fresh=False)
     tx.conn.execute(job_callback.update().where(_is(callback.owner, callback.name)).values(values))
     if callback.address != before.address:

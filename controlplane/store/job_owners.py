@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from controlplane.errors import NotFoundError
+from controlplane.jobs.expected import Expected, check_expected
 from controlplane.jobs.owners import DAY, JobOwner, JobUsage, Quotas, check_quotas, check_vip
 from controlplane.jobs.ports import NewJob
 from controlplane.store.engine import Tx
@@ -18,11 +19,13 @@ class SqlOwners(Part):
 
     __slots__ = ()
 
-    async def apply_owner(self, owner: JobOwner, *, now: dt.datetime) -> bool:
-        return await self.database.write(lambda tx: _apply(tx, owner, now))
+    async def apply_owner(
+        self, owner: JobOwner, *, now: dt.datetime, expected: Expected[JobOwner] | None = None
+    ) -> bool:
+        return await self.database.write(lambda tx: _apply(tx, owner, now, expected))
 
-    async def list_owners(self) -> tuple[JobOwner, ...]:
-        query = sa.select(job_owner).order_by(job_owner.c.name)
+    async def list_owners(self, *, after: str = "", limit: int | None = None) -> tuple[JobOwner, ...]:
+        query = sa.select(job_owner).where(job_owner.c.name > after).order_by(job_owner.c.name).limit(limit)
         return await self.database.read(lambda tx: tuple(_owner_of(row) for row in tx.conn.execute(query)))
 
     async def find_owner(self, name: str) -> JobOwner | None:
@@ -54,9 +57,10 @@ def check_owner(conn: sa.Connection, new: NewJob, default: Quotas, now: dt.datet
     check_quotas(new.owner, quotas, usage, photo_bytes=new.photo.size_bytes if new.photo else 0, now=now)
 
 
-def _apply(tx: Tx, owner: JobOwner, now: dt.datetime) -> bool:
+def _apply(tx: Tx, owner: JobOwner, now: dt.datetime, expected: Expected[JobOwner] | None) -> bool:
     tx.lock("job_owner")
     before = _find(tx.conn, owner.name)
+    check_expected(expected, before, what=f"what is agreed with {owner.name!r}")
     if before == owner:
         return False
     row = {

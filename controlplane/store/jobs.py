@@ -6,6 +6,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from controlplane.errors import ConflictError, NotFoundError
+from controlplane.jobs.expected import Expected, check_expected
 from controlplane.jobs.model import AttemptOutcome, Job, JobId, JobKind, JobState
 from controlplane.jobs.owners import DEFAULT_QUOTAS, Quotas
 from controlplane.jobs.ports import EndedAttempt, NewJob
@@ -28,8 +29,8 @@ class SqlJobs(Part):
 
     # -- kinds ---------------------------------------------------------------------------------------------------------
 
-    async def apply_kind(self, kind: JobKind, *, now: dt.datetime) -> bool:
-        return await self.database.write(lambda tx: _apply_kind(tx, kind, now))
+    async def apply_kind(self, kind: JobKind, *, now: dt.datetime, expected: Expected[JobKind] | None = None) -> bool:
+        return await self.database.write(lambda tx: _apply_kind(tx, kind, now, expected))
 
     async def list_kinds(self) -> tuple[JobKind, ...]:
         query = sa.select(job_kind).order_by(job_kind.c.name)
@@ -61,10 +62,13 @@ class SqlJobs(Part):
         query = sa.select(job).where(job.c.owner == owner, _UNDELETED).order_by(job.c.number.desc()).limit(limit)
         if state is not None:
             query = query.where(job.c.state == state.value)
+        if before is not None:
+            # Also one that was deleted since: whoever pages must not stumble over that.
+            theirs = sa.select(job.c.number).where(job.c.id == before, job.c.owner == owner)
+            query = query.where(job.c.number < theirs.scalar_subquery())
 
         def work(tx: Tx) -> tuple[Job, ...]:
-            asked = query if before is None else query.where(job.c.number < _load(tx.conn, before, owner).number)
-            return tuple(job_of(row) for row in tx.conn.execute(asked))
+            return tuple(job_of(row) for row in tx.conn.execute(query))
 
         return await self.database.read(work)
 
@@ -78,14 +82,15 @@ class SqlJobs(Part):
 # -- kinds -------------------------------------------------------------------------------------------------------------
 
 
-def _apply_kind(tx: Tx, kind: JobKind, now: dt.datetime) -> bool:
+def _apply_kind(tx: Tx, kind: JobKind, now: dt.datetime, expected: Expected[JobKind] | None) -> bool:
     tx.lock("job_kind")
+    before = tx.conn.execute(sa.select(job_kind).where(job_kind.c.name == kind.name)).first()
+    check_expected(expected, None if before is None else kind_of(before), what=f"kind {kind.name!r}")
     rival = tx.conn.scalar(
         sa.select(job_kind.c.name).where(job_kind.c.workflow == kind.workflow, job_kind.c.name != kind.name)
     )
     if rival is not None:
         raise ConflictError(f"workflow {kind.workflow!r} is kind {rival!r}'s; apply that one, or name another workflow")
-    before = tx.conn.execute(sa.select(job_kind).where(job_kind.c.name == kind.name)).first()
     if before is not None and kind_of(before) == kind:
         return False
     row = {

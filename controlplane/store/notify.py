@@ -97,9 +97,13 @@ class SqlNotify(Part):
 
         return await self.database.write(work)
 
-    async def list_deliveries(self, service: str, name: str, *, limit: int) -> tuple[Delivery, ...]:
+    async def list_deliveries(
+        self, service: str, name: str, *, before: int | None = None, limit: int
+    ) -> tuple[Delivery, ...]:
         table = notify_delivery
         mine = sa.select(table).where(table.c.service == service, table.c.target == name)
+        if before is not None:
+            mine = mine.where(table.c.number < before)
 
         def work(tx: Tx) -> tuple[Delivery, ...]:
             if tx.conn.execute(sa.select(notify_target.c.name).where(_is(service, name))).first() is None:

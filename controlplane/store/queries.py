@@ -3,7 +3,7 @@
 import dataclasses
 import datetime as dt
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -72,9 +72,14 @@ _IS_MINE: Final = tables.service_revision.c.service == _OF_SERVICE
 _NEWEST: Final = _last_revisions(sa.true()), _last_revisions(_IS_MINE)
 _NEWEST_UNREJECTED: Final = _last_revisions(_UNREJECTED), _last_revisions(sa.and_(_UNREJECTED, _IS_MINE))
 _PROVEN: Final = sa.or_(tables.service_revision.c.status == "good", tables.service_revision.c.tried_at.is_not(None))
+_IS_NAMED: Final = tables.service_revision.c.service.in_(sa.bindparam("services", expanding=True))
+_NAMED: Final = _last_revisions(_IS_NAMED), _last_revisions(sa.and_(_UNREJECTED, _IS_NAMED))
 _NEWEST_PROVEN: Final = _last_revisions(sa.and_(_UNREJECTED, _PROVEN, _IS_MINE))
 _SHARES: Final = sa.select(tables.split_share).order_by(tables.split_share.c.service, tables.split_share.c.position)
 _SPLITS: Final = _SHARES, _SHARES.where(tables.split_share.c.service == _OF_SERVICE)
+
+
+_NAMED_SPLITS: Final = _SHARES.where(tables.split_share.c.service.in_(sa.bindparam("services", expanding=True)))
 
 
 def _select(
@@ -101,10 +106,42 @@ def proven_revision(conn: sa.Connection, service: str) -> sa.Row[Any] | None:
 
 def load_splits(conn: sa.Connection, service: str | None = None) -> dict[str, Split]:
     """Return the live splits."""
+    return _splits_of(_select(conn, _SPLITS, service))
+
+
+def _splits_of(rows: sa.CursorResult[Any]) -> dict[str, Split]:
     shares: dict[str, list[Share]] = {}
-    for row in _select(conn, _SPLITS, service):
+    for row in rows:
         shares.setdefault(row.service, []).append(Share(version=row.version, weight_bp=row.weight_bp))
     return {name: tuple(listed) for name, listed in shares.items()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServiceRows:
+    """What is stored of some services, by name: newest revisions, newest unrejected ones, and live splits.
+
+    The order is that of *newest*.
+    """
+
+    newest: dict[str, sa.Row[Any]]
+    unrejected: dict[str, sa.Row[Any]]
+    splits: dict[str, Split]
+
+
+def services_after(conn: sa.Connection, after: str, limit: int | None, only: Collection[str] | None) -> ServiceRows:
+    """Return the rows of the *limit* services whose names come next after *after*; four statements, however many.
+
+    *only* names those that are wanted, None wants all.
+    """
+    table = tables.service
+    query = sa.select(table.c.name).where(table.c.name > after).order_by(table.c.name).limit(limit)
+    if only is not None:
+        query = query.where(table.c.name.in_(only))
+    names = list(conn.scalars(query))
+    named = {"services": names}
+    newest, unrejected = ({row.service: row for row in conn.execute(each, named)} for each in _NAMED)
+    in_order = {name: newest[name] for name in names}  # the database's, by which the next page goes on
+    return ServiceRows(in_order, unrejected, _splits_of(conn.execute(_NAMED_SPLITS, named)))
 
 
 def replace_split(conn: sa.Connection, service: str, split: Split) -> None:

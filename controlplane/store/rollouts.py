@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -68,14 +68,28 @@ class SqlRollouts(Part):
 
         return await self.database.read(work)
 
+    async def load_latest_of(self, services: Collection[str]) -> Mapping[str, Rollout]:
+        return await self.database.read(
+            lambda tx: {
+                row.service: rollout_of(row) for row in tx.conn.execute(_LATEST_OF, {"services": list(services)})
+            }
+        )
+
     async def load_active(self) -> tuple[Rollout, ...]:
         return await self.database.read(lambda tx: tuple(rollout_of(row) for row in active_rollouts(tx.conn).values()))
 
-    async def list_rollouts(self, service: str | None = None, *, limit: int = 50) -> tuple[Rollout, ...]:
+    async def list_rollouts(
+        self, service: str | None = None, *, before: RolloutId | None = None, limit: int = 50
+    ) -> tuple[Rollout, ...]:
         table = tables.rollout
-        query = sa.select(table).order_by(table.c.started_at.desc(), table.c.service, table.c.number.desc())
-        if service is not None:
-            query = query.where(table.c.service == service)
+        query = sa.select(table)
+        if service is None:
+            query = query.order_by(table.c.started_at.desc(), table.c.service, table.c.number.desc())
+        else:
+            query = query.where(table.c.service == service).order_by(table.c.number.desc())
+            if before is not None:
+                theirs = sa.select(table.c.number).where(table.c.id == before, table.c.service == service)
+                query = query.where(table.c.number < theirs.scalar_subquery())
         return await self.database.read(
             lambda tx: tuple(rollout_of(row) for row in tx.conn.execute(query.limit(limit)))
         )
@@ -131,16 +145,42 @@ class SqlRollouts(Part):
 
         return await self.database.read(work)
 
-    async def history(self, service: str, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
+    async def history(
+        self, service: str, *, rollout: str | None = None, before: int | None = None, limit: int = 200
+    ) -> tuple[HistoryEntry, ...]:
         table = tables.history
-        query = sa.select(table).where(table.c.service == service).order_by(table.c.number.desc()).limit(limit)
+        query = sa.select(table).order_by(table.c.number.desc()).limit(limit)
+        if rollout is None:
+            query = query.where(table.c.service == service)
+        else:  # one condition alone, so that there is no doubt which index finds it
+            of = sa.select(tables.rollout.c.id).where(
+                tables.rollout.c.id == rollout, tables.rollout.c.service == service
+            )
+            query = query.where(table.c.rollout == of.scalar_subquery())
+        if before is not None:
+            query = query.where(table.c.number < before)
+        found = await self.database.read(lambda tx: tx.conn.execute(query).mappings().all())
+        return tuple(HistoryEntry(**row) for row in reversed(found))
 
-        def work(tx: Tx) -> tuple[HistoryEntry, ...]:
-            rows = tx.conn.execute(query).mappings().all()
-            return tuple(HistoryEntry(**row) for row in reversed(rows))
+    async def history_since(self, service: str, after: int, *, limit: int = 200) -> tuple[HistoryEntry, ...]:
+        table = tables.history
+        query = sa.select(table).where(table.c.service == service, table.c.number > after)
+        found = await self.database.read(
+            lambda tx: tx.conn.execute(query.order_by(table.c.number).limit(limit)).mappings().all()
+        )
+        return tuple(HistoryEntry(**row) for row in found)
 
-        return await self.database.read(work)
 
+_LATEST: Final = (
+    sa.select(tables.rollout.c.service, sa.func.max(tables.rollout.c.number).label("number"))
+    .where(tables.rollout.c.service.in_(sa.bindparam("services", expanding=True)))
+    .group_by(tables.rollout.c.service)
+    .subquery()
+)
+_LATEST_OF: Final = sa.select(tables.rollout).join(
+    _LATEST,
+    sa.and_(tables.rollout.c.service == _LATEST.c.service, tables.rollout.c.number == _LATEST.c.number),
+)
 
 _PENDING: Final = (
     sa.select(tables.command)

@@ -1,7 +1,7 @@
 """Between a `ServiceSpec` and the rows of its revision."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -27,7 +27,8 @@ from controlplane.traffic.model import (
 
 Rows = list[dict[str, Any]]
 
-CACHED_SPECS: Final = 512
+CACHED_SPECS: Final = 2048
+"""Four for each of 500 services, at some ten KiB each: fewer than there are would be read anew at every turn."""
 
 
 class SpecCache:
@@ -39,15 +40,20 @@ class SpecCache:
 
     def load(self, conn: sa.Connection, revision: sa.Row[Any]) -> ServiceSpec:
         """Return the spec of a row of ``service_revision`` that some earlier transaction committed."""
-        key = (revision.service, revision.number)
-        spec = self._specs.get(key)
-        if spec is None:
-            spec = read_spec(conn, revision)
+        return self.load_all(conn, (revision,))[0]
+
+    def load_all(self, conn: sa.Connection, revisions: Sequence[sa.Row[Any]]) -> list[ServiceSpec]:
+        """Return the specs of several such rows, in their order: one statement per table, however many they are."""
+        found = {(row.service, row.number): self._specs.get((row.service, row.number)) for row in revisions}
+        missing = [row for row in revisions if found[row.service, row.number] is None]
+        if missing:
+            read = _read_specs(conn, missing)
+            found |= read
             with self._lock:
-                if len(self._specs) >= CACHED_SPECS:
+                if len(self._specs) + len(read) > CACHED_SPECS:
                     self._specs.clear()
-                self._specs[key] = spec
-        return spec
+                self._specs |= read
+        return [spec for row in revisions if (spec := found[row.service, row.number]) is not None]
 
 
 def revision_of(row: sa.Row[Any], spec: ServiceSpec) -> Revision:
@@ -133,9 +139,36 @@ def insert_revision(conn: sa.Connection, revision: Revision) -> None:
             conn.execute(table.insert(), [{**key, "position": place, **row} for place, row in enumerate(rows)])
 
 
-def read_spec(conn: sa.Connection, revision: sa.Row[Any]) -> ServiceSpec:
-    """Put a spec together from the parts of *revision*, a row of ``service_revision``."""
-    parts = {table: _parts(conn, table, revision.service, revision.number) for table in tables.REVISION_PARTS}
+Parts = Mapping[sa.Table, Sequence[sa.Row[Any]]]
+"""The rows of one revision, by table."""
+
+
+def _read_specs(conn: sa.Connection, revisions: Sequence[sa.Row[Any]]) -> dict[tuple[str, int], ServiceSpec]:
+    """Put specs together from the parts of *revisions*, rows of ``service_revision``."""
+    asked = {"services": [row.service for row in revisions], "numbers": list({row.number for row in revisions})}
+    parts: dict[tuple[str, int], dict[sa.Table, list[sa.Row[Any]]]] = {
+        (row.service, row.number): {table: [] for table in tables.REVISION_PARTS} for row in revisions
+    }
+    for table, query in _PARTS.items():
+        for row in conn.execute(query, asked):
+            mine = parts.get((row.service, row.revision))
+            if mine is not None:  # else it is another service's revision of the same number
+                mine[table].append(row)
+    return {(row.service, row.number): _spec_of(row, parts[row.service, row.number]) for row in revisions}
+
+
+_PARTS: Final = {
+    table: sa.select(table)
+    .where(
+        table.c.service.in_(sa.bindparam("services", expanding=True)),
+        table.c.revision.in_(sa.bindparam("numbers", expanding=True)),
+    )
+    .order_by(table.c.service, table.c.revision, table.c.position)
+    for table in tables.REVISION_PARTS
+}
+
+
+def _spec_of(revision: sa.Row[Any], parts: Parts) -> ServiceSpec:
     endpoints: dict[str, list[Endpoint]] = {}
     for row in parts[tables.endpoint]:
         endpoints.setdefault(row.version, []).append(Endpoint(host=row.host, port=row.port))
@@ -181,11 +214,6 @@ def read_spec(conn: sa.Connection, revision: sa.Row[Any]) -> ServiceSpec:
         mirror=None if revision.mirror_to is None else Mirror(revision.mirror_to, revision.mirror_share_bp),
         draw_header=revision.draw_header,
     )
-
-
-def _parts(conn: sa.Connection, table: sa.Table, service: str, number: int) -> list[sa.Row[Any]]:
-    query = sa.select(table).where(table.c.service == service, table.c.revision == number).order_by(table.c.position)
-    return list(conn.execute(query))
 
 
 def _version_to_row(version: Version) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from controlplane.store.engine import Database, Tx, make_runner
 from controlplane.store.event_log import SqlEventLog
 from controlplane.store.fleet import SqlFleet
 from controlplane.store.gates import SqlGates
+from controlplane.store.given_answers import SqlGivenAnswers
 from controlplane.store.job_attempts import SqlAttempts
 from controlplane.store.job_callbacks import SqlCallbacks
 from controlplane.store.job_ends import SqlEnds
@@ -64,6 +65,7 @@ class SqlStore(
     SqlAudit,
     SqlSessions,
     SqlLease,
+    SqlGivenAnswers,
     SqlJobs,
     SqlAttempts,
     SqlJobLooks,

@@ -303,6 +303,7 @@ history = sa.Table(
     sa.Column("weights", sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")),
     sa.CheckConstraint("kind IN ('transition', 'refused', 'audit')", name="kind"),
     sa.Index("ix_history_service_number", "service", "number"),
+    sa.Index("ix_history_rollout_number", "rollout", "number"),
     sqlite_autoincrement=True,
 )
 """Append-only: triggers refuse every UPDATE and DELETE."""
@@ -317,8 +318,23 @@ idempotency_key = sa.Table(
     sa.Column("rollout", sa.Text, sa.ForeignKey("rollout.id"), nullable=False),
     sa.Column("command", Serial, sa.ForeignKey("command.number")),
     sa.Column("at", UtcDateTime, nullable=False),
+    sa.Index("ix_idempotency_key_at", "at"),
 )
 """What an idempotency key was used for; *request* tells a repetition from a mistake."""
+
+given_answer = sa.Table(
+    "given_answer",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("status", sa.Integer),
+    sa.Column("headers", Json, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Index("ix_given_answer_at", "at"),
+)
+"""What requests with idempotency keys were answered; while *status* is null, somebody who came at *at* answers."""
 
 # -- fleet -------------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import datetime as dt
 
 import pytest
 
-from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
+from controlplane.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionFailedError
 from controlplane.ports import CatalogueStore, RevisionStatus, Store
 from controlplane.rollout.model import Plan, Step
 from controlplane.rollout.slo import (
@@ -132,6 +132,31 @@ async def test_services_are_listed_by_name(store: CatalogueStore) -> None:
     records = await store.list_services()
     assert [record.name for record in records] == ["a", "b"]
     assert records[1] == await store.load_service("b")
+
+
+async def test_services_are_listed_page_by_page(store: Store) -> None:
+    names = ["a", "a-b", "a_b", "ab", "b"]
+    for place, name in enumerate(names, start=1):
+        await apply(store, make_spec(name, port=place))
+    found: list[str] = []
+    while page := await store.list_services(after=found[-1] if found else "", limit=2):
+        assert len(page) <= 2
+        assert list(page) == [await store.load_service(record.name) for record in page]
+        found += [record.name for record in page]
+    assert sorted(found) == sorted(names), "each once, in whichever order the database has"
+    assert len(await store.list_services(after="a")) == 4
+
+
+async def test_a_revision_replaces_the_one_that_was_expected_or_none(store: Store) -> None:
+    spec = make_spec()
+    with pytest.raises(PreconditionFailedError, match="service 'colorize' is at revision 0, not 1; read it again"):
+        await store.apply(spec, by="ada", why="", now=NOW, expected=1)
+    assert (await store.apply(spec, by="ada", why="", now=NOW, expected=0))[1]
+    other = dataclasses.replace(spec, domains=("a.example.org",))
+    for expected in (0, 2):
+        with pytest.raises(PreconditionFailedError):
+            await store.apply(other, by="ada", why="", now=NOW, expected=expected)
+    assert (await store.apply(other, by="ada", why="", now=NOW, expected=1))[0].number == 2
 
 
 # -- what two services may not share -----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from controlplane.errors import ConflictError, NotFoundError, StaleWriteError
+from controlplane.errors import ConflictError, NotFoundError, PreconditionFailedError
 from controlplane.ports import RevisionStatus, Store
 from controlplane.rollout.model import Promoted
 from controlplane.traffic.declared import Declaration
@@ -37,11 +37,11 @@ async def test_declarations_are_kept_replaced_and_forgotten(store: Store) -> Non
 
 async def test_an_apply_that_expects_another_revision_changes_nothing(store: Store) -> None:
     spec = make_spec()
-    with pytest.raises(StaleWriteError):
+    with pytest.raises(PreconditionFailedError):
         await store.apply_declared(spec, expected=1, by="ada", why="", now=NOW)
     revision, changed = await store.apply_declared(spec, expected=0, by="ada", why="", now=NOW)
     assert (revision.number, changed) == (1, True)
-    with pytest.raises(StaleWriteError, match="is at revision 1, not 0"):
+    with pytest.raises(PreconditionFailedError, match="is at revision 1, not 0"):
         await store.apply_declared(make_spec(port=9), expected=0, by="ada", why="", now=NOW)
     assert (await store.load_service("colorize")).newest.spec == spec
 
@@ -55,7 +55,7 @@ async def test_a_deleted_service_is_served_no_more_and_its_history_is_kept(store
     with pytest.raises(ConflictError, match="rollout colorize-1 of 'colorize' is active"):
         await delete(store)
     await store.save(dataclasses.replace(rollout, state=Promoted(NOW, "done")), now=NOW)
-    with pytest.raises(StaleWriteError):
+    with pytest.raises(PreconditionFailedError):
         await delete(store, expected=7)
     await delete(store, expected=1)
     assert [service.revision.spec.name for service in (await store.load_desired()).services] == ["desk"]

@@ -40,6 +40,10 @@ async def test_what_was_agreed_is_read_back_and_the_same_again_changes_nothing(s
     assert await store.apply_owner(bob, now=NOW)
     assert not await store.apply_owner(ada, now=NOW)
     assert set(await store.list_owners()) == {bob, ada}
+    first, second = await store.list_owners()
+    assert await store.list_owners(limit=1) == (first,)
+    assert await store.list_owners(after=first.name, limit=1) == (second,)
+    assert await store.list_owners(after=second.name) == ()
     assert await store.find_owner("ada") == ada
     assert await store.find_owner("eve") is None
     changed = JobOwner(name="ada", max_waiting=3)

@@ -103,15 +103,17 @@ async def test_owners_see_their_own_jobs_only(store: SqlStore) -> None:
     assert await store.list_jobs("ada", limit=1) == (mine[2],)
     assert await store.list_jobs("ada", before=mine[2].id, limit=1) == (mine[1],)
     assert await store.list_jobs("ada", state=JobState.DONE) == ()
+    assert await store.list_jobs("ada", before=theirs.id) == ()
     for refused in (
         store.load_job(theirs.id, owner="ada"),
         store.cancel_job(theirs.id, owner="ada", now=NOW),
         store.delete_job(theirs.id, owner="ada", now=NOW),
-        store.list_jobs("ada", before=theirs.id),
         store.load_job(JobId("none")),
     ):
         with pytest.raises(NotFoundError, match="job"):
             await refused
+    await store.delete_job(mine[2].id, owner="ada", now=NOW)
+    assert await store.list_jobs("ada", before=mine[2].id, limit=1) == (mine[1],), "its place is known still"
 
 
 async def test_one_of_two_gets_the_claim_and_only_it_may_finish(store: SqlStore, other: SqlStore) -> None:

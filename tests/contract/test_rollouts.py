@@ -99,6 +99,21 @@ async def test_services_do_not_wait_for_each_other(store: Store, rollout: Rollou
     assert await store.load_active() == (rollout, other)
     assert await store.list_rollouts("other") == (other,)
     assert await store.list_rollouts(limit=1) == (other,)
+    assert await store.load_latest_of(["other", "colorize", "nobody"]) == {"other": other, "colorize": rollout}
+    assert await store.load_latest_of([]) == {}
+
+
+async def test_rollouts_of_a_service_are_listed_page_by_page(store: Store, rollout: Rollout) -> None:
+    await end(store, rollout)
+    second = await store.start(make_new_rollout(), key=None, now=NOW + seconds(90))
+    await end(store, second)
+    third = await store.start(make_new_rollout(), key=None, now=NOW + seconds(90))
+    assert await store.list_rollouts("colorize", limit=1) == (third,)
+    assert [each.id for each in await store.list_rollouts("colorize", before=third.id)] == [second.id, rollout.id]
+    assert [each.id for each in await store.list_rollouts("colorize", before=third.id, limit=1)] == [second.id]
+    assert await store.list_rollouts("colorize", before=rollout.id) == ()
+    assert await store.list_rollouts("colorize", before=RolloutId("other-1")) == ()
+    assert await store.load_latest_of(["colorize"]) == {"colorize": third}
 
 
 async def test_a_start_of_something_unknown_is_refused(store: Store) -> None:
@@ -339,3 +354,12 @@ async def test_history_keeps_the_newest_entries_oldest_first(store: Store, rollo
     assert [entry.number for entry in everything] == sorted({entry.number for entry in everything})
     assert [entry.kind for entry in everything] == ["audit", "audit", "transition", *["refused"] * 5]
     assert await store.history("nobody") == ()
+    older = await store.history("colorize", before=entries[0].number, limit=2)
+    assert [entry.words for entry in older] == ["0", "1"]
+    assert await store.history("colorize", before=everything[0].number) == ()
+    assert await store.history_since("colorize", everything[1].number, limit=2) == everything[2:4]
+    assert await store.history_since("colorize", everything[-1].number) == ()
+    mine = await store.history("colorize", rollout=rollout.id)
+    assert mine == tuple(entry for entry in everything if entry.rollout == rollout.id)
+    assert await store.history("colorize", rollout=rollout.id, before=mine[-1].number, limit=1) == (mine[-2],)
+    assert await store.history("other", rollout=rollout.id) == (), "it is another service's"

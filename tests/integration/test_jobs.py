@@ -90,12 +90,14 @@ class Owner:
     async def states(self) -> dict[str, int]:
         """Count the owner's jobs by state."""
         counted: dict[str, int] = {}
-        before: dict[str, str] = {}
-        while found := (await self.ask("GET", "/v1/jobs", params={"limit": 200, **before})).json():
-            for job in found:
+        place: dict[str, str] = {}
+        while True:
+            page = (await self.ask("GET", "/v1/jobs", params={"limit": 200, **place})).json()
+            for job in page["items"]:
                 counted[job["state"]] = counted.get(job["state"], 0) + 1
-            before = {"before": found[-1]["id"]}
-        return counted
+            if page["next"] is None:
+                return counted
+            place = {"cursor": page["next"]}
 
     async def wait_all_ended(self) -> dict[str, int]:
         async def ask() -> dict[str, int] | None:
@@ -204,7 +206,7 @@ async def test_the_articles_message_of_a_foreign_producer_ends_in_done(tmp_path:
                     assert refused is not None
                     assert str(refused.headers["x-reason"]).startswith("parameters.size: 9000 px is outside")
                     await refused.ack()
-                (job,) = (await owner.ask("GET", "/v1/jobs")).json()
+                (job,) = (await owner.ask("GET", "/v1/jobs")).json()["items"]
                 assert (job["task_id"], job["size"], job["attempts"]) == ("7f3a", 680, 1)
                 result = await owner.ask("GET", f"/v1/jobs/{job['id']}/result")
                 assert pixels_of(result.content) == pixels_of(coloured(photo(7)))

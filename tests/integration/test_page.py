@@ -69,7 +69,7 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(loop_scope="module", autouse=True)
 async def _no_jobs(place: Place) -> None:
     """Begin with an empty list, whatever the test before has left."""
-    for job in (await place.owner.ask("GET", "/v1/jobs", params={"limit": 200})).json():
+    for job in (await place.owner.ask("GET", "/v1/jobs", params={"limit": 200})).json()["items"]:
         await place.owner.ask("DELETE", f"/v1/jobs/{job['id']}")
 
 
@@ -154,7 +154,7 @@ async def test_photos_are_dropped_followed_compared_and_downloaded(visit: Visit,
     async with page.expect_download() as downloading:
         await card(page, name).get_by_role("button", name="Download:").click()
     download = await downloading.value
-    jobs = (await place.owner.ask("GET", "/v1/jobs")).json()
+    jobs = (await place.owner.ask("GET", "/v1/jobs")).json()["items"]
     results = {(await place.owner.ask("GET", f"/v1/jobs/{job['id']}/result")).content for job in jobs}
     assert download.suggested_filename == f"{photos[0].stem}-coloured.png"
     assert (await download.path()).read_bytes() in results
@@ -166,7 +166,7 @@ async def test_photos_are_dropped_followed_compared_and_downloaded(visit: Visit,
         await expect_state(page, photo.name, "done")
     await card(page, name).get_by_role("button", name="Delete:").click()
     await expect(page.get_by_role("listitem")).to_have_count(2)
-    assert len((await place.owner.ask("GET", "/v1/jobs")).json()) == 2
+    assert len((await place.owner.ask("GET", "/v1/jobs")).json()["items"]) == 2
 
 
 async def test_a_wrong_key_and_a_wrong_file_say_what_is_wrong(
@@ -218,7 +218,7 @@ async def test_a_job_is_cancelled_and_one_that_died_says_why(
         await expect_state(page, photo.name, "cancelled")
     finally:
         os.kill(worker_of(place), signal.SIGCONT)
-    (job,) = (await place.owner.ask("GET", "/v1/jobs")).json()
+    (job,) = (await place.owner.ask("GET", "/v1/jobs")).json()["items"]
     assert job["state"] == "cancelled"
     again = card(page, photo.name).get_by_role("button", name="Try again:")
     if "/v1/jobs/{job}/retry" not in (await place.owner.ask("GET", "/openapi.json")).json()["paths"]:
@@ -251,7 +251,7 @@ async def test_an_upload_whose_answer_was_lost_is_sent_again_and_is_one_job(visi
     await expect(page.get_by_role("listitem")).to_have_count(1)
     assert len(keys) == 2
     assert len(set(keys)) == 1
-    assert len((await place.owner.ask("GET", "/v1/jobs")).json()) == 1
+    assert len((await place.owner.ask("GET", "/v1/jobs")).json()["items"]) == 1
     visit.complaints = [line for line in visit.complaints if "ERR_FAILED" not in line]
 
 
@@ -284,7 +284,7 @@ async def test_what_was_not_sent_when_the_page_is_loaded_again_is_sent_then(visi
         await expect_state(page, photo.name, "done")
     assert len(sent) == len(set(sent)) == 6
     assert set(asked) < set(sent)
-    assert len((await place.owner.ask("GET", "/v1/jobs")).json()) == 6
+    assert len((await place.owner.ask("GET", "/v1/jobs")).json()["items"]) == 6
     visit.complaints = [line for line in visit.complaints if "ERR_" not in line]
 
 

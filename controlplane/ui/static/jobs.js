@@ -148,7 +148,7 @@ function announce(job) {
 async function listEarlier() {
   const ids = [...jobs.values()].sort((a, b) => (a.submitted_at < b.submitted_at ? -1 : 1)).map((job) => job.id);
   const query = new URLSearchParams({ limit: PAGE, ...(ids.length ? { before: ids[0] } : {}) });
-  let found = [];
+  let found = { items: [], next: null };
   try {
     found = await askJson(`/v1/jobs?${query}`);
   } catch (error) {
@@ -156,8 +156,8 @@ async function listEarlier() {
     forget(ids[0]); // deleted elsewhere
     return listEarlier();
   }
-  isWhole = found.length < PAGE;
-  for (const job of found) learn(job, { isLate: true });
+  isWhole = found.next === null;
+  for (const job of found.items) learn(job, { isLate: true });
   tidy();
 }
 

@@ -12,6 +12,7 @@ import structlog
 from controlplane.api.refusals import STATUS
 from controlplane.auth.keys import KeyRing
 from controlplane.errors import UnavailableError
+from tests.unit.api.test_jobs import KIND
 from tests.unit.api.test_services import document
 from tests.unit.api.world import World
 
@@ -63,6 +64,7 @@ READS = [
     "/v1/freezes",
     "/v1/proxies",
     "/v1/job-kinds",
+    "/v1/job-kinds/person",
     "/v1/job-figures",
     "/v1/job-drains",
 ]
@@ -74,6 +76,7 @@ PRIVATE = [
     "/v1/job-owners",
     "/v1/job-owners/ada",
     "/v1/job-callbacks",
+    "/v1/job-callbacks/shop",
     "/v1/keys",
     "/v1/audit",
     "/v1/session",
@@ -101,6 +104,7 @@ async def test_nothing_is_changed_without_a_valid_key(world: World, header: str 
 async def test_reading_needs_a_key_unless_it_is_made_public(world: World) -> None:
     await world.declare()
     async with world.http() as known, world.http(None) as unknown, world.http("hs_wrong") as wrong:
+        await known.put("/v1/job-kinds/person", json=KIND)
         for path in READS:
             assert (await unknown.get(path)).status_code == 401
             assert (await known.get(path)).status_code == 200
@@ -246,6 +250,7 @@ def test_every_kind_of_refusal_has_one_status() -> None:
         "NotFoundError": 404,
         "ConflictError": 409,
         "StaleWriteError": 409,
+        "PreconditionFailedError": 412,
         "UnavailableError": 503,
         "TooManyError": 429,
         "UnauthorizedError": 401,

@@ -54,7 +54,7 @@ async def test_a_type_is_synced_stale_nacked_or_never_sent(
     served: World, http: httpx.AsyncClient, status: TypeStatus, name: str, words: str
 ) -> None:
     await served.store.record_nodes([node(rds=status)])  # type: ignore[list-item] # a node
-    (proxy,) = (await http.get("/v1/proxies")).json()
+    (proxy,) = (await http.get("/v1/proxies")).json()["items"]
     kinds = {kind["type"]: kind for kind in proxy["types"]}
     assert (kinds["rds"]["status"], kinds["rds"]["words"], kinds["rds"]["wanted"]) == (name, words, "s2-r")
     assert kinds["rds"]["age_s"] == 90.0
@@ -65,7 +65,7 @@ async def test_a_type_is_synced_stale_nacked_or_never_sent(
 async def test_the_last_refusal_stays(served: World, http: httpx.AsyncClient) -> None:
     status = TypeStatus(sent="s2-r", acked="s2-r", acked_at=NOW, last_refusal=PastRefusal("bad", "no regex", NOW))
     await served.store.record_nodes([node(rds=status)])  # type: ignore[list-item] # a node
-    (proxy,) = (await http.get("/v1/proxies")).json()
+    (proxy,) = (await http.get("/v1/proxies")).json()["items"]
     assert {kind["type"]: kind["last_refusal"] for kind in proxy["types"]} == {
         "cds": None,
         "eds": None,
@@ -76,20 +76,20 @@ async def test_the_last_refusal_stays(served: World, http: httpx.AsyncClient) ->
 
 async def test_a_type_without_resources_was_never_sent(served: World, http: httpx.AsyncClient) -> None:
     await served.store.record_nodes([node(eds=TypeStatus())])  # type: ignore[list-item] # a node
-    (proxy,) = (await http.get("/v1/proxies")).json()
+    (proxy,) = (await http.get("/v1/proxies")).json()["items"]
     assert [kind["type"] for kind in proxy["types"]] == ["cds", "eds", "lds", "rds"]
     assert [kind["status"] for kind in proxy["types"]] == ["SYNCED", "NOT SENT", "SYNCED", "SYNCED"]
 
 
 async def test_the_connected_ones_come_first(served: World, http: httpx.AsyncClient) -> None:
     await served.store.record_nodes([node("a", left=NOW), node("c"), node("b")])  # type: ignore[list-item] # nodes
-    proxies = (await http.get("/v1/proxies")).json()
+    proxies = (await http.get("/v1/proxies")).json()["items"]
     assert [(proxy["node"], proxy["connected"]) for proxy in proxies] == [("b", True), ("c", True), ("a", False)]
     assert (proxies[0]["variant"], proxies[0]["replica"]) == ("delta", "one")
 
 
 async def test_without_envoys_the_list_is_empty(http: httpx.AsyncClient) -> None:
-    assert (await http.get("/v1/proxies")).json() == []
+    assert (await http.get("/v1/proxies")).json()["items"] == []
 
 
 def groups(snapshot: SnapshotRecord | None, *nodes: object) -> tuple[GroupView, ...]:

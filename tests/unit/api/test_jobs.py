@@ -140,7 +140,7 @@ async def test_a_request_that_is_repeated_is_one_job(world: World, http: httpx.A
     assert (again.status_code, again.json()) == (202, first.json())
     other = await http.post("/v1/jobs", files=UPLOAD, data={"workflow_type": WORKFLOW, "size": "500"}, headers=key)
     assert other.status_code == 409
-    assert len((await http.get("/v1/jobs")).json()) == 1
+    assert len((await http.get("/v1/jobs")).json()["items"]) == 1
     photos = [path.name for path in (world.blobs.folder / "photos").iterdir()]
     assert photos == [first.json()["id"]], "the photos of the other two are not kept"
 
@@ -182,7 +182,7 @@ async def test_a_task_that_is_not_sound_leaves_no_row_no_photo_and_no_message(
 ) -> None:
     answer = await http.post("/v1/jobs", json=task)
     assert (answer.status_code, answer.json()["field"]) == (422, field)
-    assert (await http.get("/v1/jobs")).json() == []
+    assert (await http.get("/v1/jobs")).json()["items"] == []
     assert await world.store.load_outbox(now=world.clock.now()) == ()
     assert not world.blobs.folder.exists()
 
@@ -304,7 +304,7 @@ async def test_nobody_sees_another_owners_jobs(world: World, http: httpx.AsyncCl
     job = (await submit(http)).json()["id"]
     await finish(world, job)
     async with world.http(await KeyRing(store=world.store, clock=world.clock).create("bob")) as bobs:
-        assert (await bobs.get("/v1/jobs")).json() == []
+        assert (await bobs.get("/v1/jobs")).json() == {"items": [], "next": None}
         for method, path in (
             ("GET", f"/v1/jobs/{job}"),
             ("GET", f"/v1/jobs/{job}/result"),
@@ -321,10 +321,13 @@ async def test_a_list_is_read_page_by_page(world: World, http: httpx.AsyncClient
     await finish(world, ids[0])
 
     async def listed(**query: str | int) -> list[str]:
-        return [job["id"] for job in (await http.get("/v1/jobs", params=query)).json()]
+        return [job["id"] for job in (await http.get("/v1/jobs", params=query)).json()["items"]]
 
     assert await listed() == ids[::-1]
     assert await listed(limit=2) == [ids[2], ids[1]]
-    assert await listed(before=ids[1]) == [ids[0]]
+    following = (await http.get("/v1/jobs", params={"limit": 2})).json()["next"]
+    await http.delete(f"/v1/jobs/{ids[1]}")
+    assert await listed(limit=2, cursor=following) == [ids[0]], "a job that is deleted leaves its place"
+    assert await listed(before=ids[2]) == [ids[0]]
     assert await listed(state="done") == [ids[0]]
     assert (await http.get("/v1/jobs", params={"state": "blue"})).status_code == 422

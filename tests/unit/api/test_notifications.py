@@ -63,7 +63,7 @@ async def test_a_target_is_applied_listed_tested_and_removed_and_its_secret_show
     secret = applied["secret"]
     assert secret.startswith("whsec_")
     assert (applied["changed"], again["changed"], again["secret"]) == (True, False, None)
-    (listed,) = (await http.get("/v1/notifications")).json()
+    (listed,) = (await http.get("/v1/notifications")).json()["items"]
     assert listed == {
         "service": "colorize",
         "target": "team",
@@ -119,24 +119,24 @@ async def test_targets_are_for_a_services_admin_alone(world: World, http: httpx.
     await http.put("/v1/notifications/*/all", json={"address": HOOK})
     ring = KeyRing(store=world.store, clock=world.clock)
     async with world.http(await ring.create("bob", (Grant(Role.APPROVER, "colorize"),))) as bob:
-        assert (await bob.get("/v1/notifications")).json() == []
+        assert (await bob.get("/v1/notifications")).json() == {"items": [], "next": None}
         assert (await bob.put(TEAM, json={"address": HOOK})).status_code == 403
     async with world.http(await ring.create("eve", (Grant(Role.ADMIN, "colorize"),))) as eve:
-        assert [each["target"] for each in (await eve.get("/v1/notifications")).json()] == ["team"]
+        assert [each["target"] for each in (await eve.get("/v1/notifications")).json()["items"]] == ["team"]
         assert (await eve.put(TEAM, json={"address": HOOK})).status_code == 200
         assert (await eve.put("/v1/notifications/*/all", json={"address": HOOK})).status_code in {403, 404}
 
 
 async def test_deliveries_are_listed_and_told_again(world: World, http: httpx.AsyncClient) -> None:
     await gate(world, http)
-    listed = (await http.get(f"{TEAM}/deliveries")).json()
+    listed = (await http.get(f"{TEAM}/deliveries")).json()["items"]
     assert [each["kind"] for each in listed] == ["gate", "step", "started"]
     assert listed[0]["sentence"] == "paused v2 at 5 %: enough"
     assert (listed[0]["delivered"], listed[2]["delivered"]) == (False, True)
     number = listed[2]["number"]
     assert (await http.post(f"{TEAM}/deliveries/{number}/replay")).status_code == 202
     assert (await http.post(f"{TEAM}/deliveries/99/replay")).status_code == 404
-    assert not (await http.get(f"{TEAM}/deliveries", params={"limit": 3})).json()[2]["delivered"]
+    assert not (await http.get(f"{TEAM}/deliveries", params={"limit": 3})).json()["items"][2]["delivered"]
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

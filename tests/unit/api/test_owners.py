@@ -43,11 +43,11 @@ async def expire(world: World, job: str) -> None:
 
 
 async def test_an_agreement_is_read_back_with_what_is_used_of_it(world: World, http: httpx.AsyncClient) -> None:
-    assert (await http.get("/v1/job-owners")).json() == []
+    assert (await http.get("/v1/job-owners")).json()["items"] == []
     applied = {"owner": "ada", "changed": True, "words": "ada is applied"}
     assert (await agree(http, **ADA)).json() == applied
     assert (await agree(http, **ADA)).json() == {**applied, "changed": False, "words": "ada is unchanged"}
-    assert (await http.get("/v1/job-owners")).json() == [ADA]
+    assert (await http.get("/v1/job-owners")).json()["items"] == [ADA]
     await submit(http)
     assert (await http.get("/v1/job-owners/ada")).json() == {
         "owner": "ada",
@@ -89,7 +89,7 @@ async def test_an_agreement_that_makes_no_sense_is_refused(
     answer = await agree(http, **changes)
     assert (answer.status_code, answer.json()["field"]) == (422, field)
     assert words in answer.json()["detail"]
-    assert (await http.get("/v1/job-owners")).json() == []
+    assert (await http.get("/v1/job-owners")).json()["items"] == []
 
 
 # -- quotas ------------------------------------------------------------------------------------------------------------

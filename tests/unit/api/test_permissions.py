@@ -56,13 +56,15 @@ TAKES = {
         GET /v1/keys  POST /v1/keys  DELETE /v1/keys/{key}  PUT /v1/keys/{key}/grants
     """,
     "any key": """
-        GET /v1/services  GET /v1/job-kinds  GET /v1/job-drains  GET /v1/job-owners/{owner}  GET /v1/audit
+        GET /v1/services  GET /v1/job-kinds  GET /v1/job-kinds/{kind}
+        GET /v1/job-drains  GET /v1/job-owners/{owner}  GET /v1/audit
         GET /v1/events  POST /v1/session  GET /v1/session  DELETE /v1/session  GET /v1/shares
         POST /v1/shares  DELETE /v1/shares/{share}  GET /v1/documents  POST /v1/documents  GET /v1/notifications
         GET /v1/freezes
         GET /v1/jobs  POST /v1/jobs  GET /v1/jobs/events  GET /v1/jobs/{job}  DELETE /v1/jobs/{job}
         GET /v1/jobs/{job}/result  GET /v1/jobs/{job}/photo  GET /v1/jobs/{job}/events  GET /v1/jobs/{job}/attempts
         POST /v1/jobs/{job}/cancel  POST /v1/jobs/{job}/retry  GET /v1/job-callbacks
+        GET /v1/job-callbacks/{callback}
         PUT /v1/job-callbacks/{callback}  DELETE /v1/job-callbacks/{callback}
         POST /v1/job-callbacks/{callback}/secret  POST /v1/job-callbacks/{callback}/test
     """,
@@ -175,7 +177,7 @@ async def test_a_hidden_service_cannot_be_told_from_none(world: World) -> None:
             not_there = await http.request(method, path.format("nowhere"), json=body)
             assert there.status_code == not_there.status_code == 404
             assert there.text.replace("colorize", "nowhere") == not_there.text
-        assert (await http.get("/v1/services")).json() == []
+        assert (await http.get("/v1/services")).json()["items"] == []
         granted = await http.get("/v1/services/mine")
         assert granted.json()["detail"] == "service 'mine' does not exist, or is not yours to see"
     async with world.http() as all_seeing:
@@ -204,7 +206,7 @@ async def test_grants_are_looked_up_at_each_request(world: World) -> None:
     async with world.http(await ring.create("bob", ())) as http:
         assert (await http.get("/v1/services/colorize")).status_code == 404
         await ring.set_grants("bob", [Grant(Role.VIEWER, "colorize")])
-        assert [each["name"] for each in (await http.get("/v1/services")).json()] == ["colorize"]
+        assert [each["name"] for each in (await http.get("/v1/services")).json()["items"]] == ["colorize"]
         assert (await http.get("/v1/services/colorize")).status_code == 200
         await ring.set_grants("bob", [])
         assert (await http.get("/v1/services/colorize")).status_code == 404

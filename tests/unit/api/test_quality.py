@@ -122,7 +122,7 @@ async def test_verdict_and_figures_are_in_status_and_explain(world: World, http:
         assert (newer["status"], newer["verdict"], newer["measures"]) == ("running", None, {})
         assert (last["verdict"], last["words"]) == ("ok", "v2 is like v1")
         assert last["measures"] == report["measures"]
-    history = await read(http, "/v1/services/colorize/history")
+    history = (await read(http, "/v1/services/colorize/history"))["items"]
     assert ("compare", "v2 is like v1") in [(entry["what"], entry["words"]) for entry in history]
 
 

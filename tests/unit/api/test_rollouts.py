@@ -64,7 +64,7 @@ async def test_a_rollout_starts_by_the_services_plan(world: World, http: httpx.A
     assert (who, what) == ("ada", "start")
     assert "better blues" in words
     assert (await http.get("/v1/rollouts/colorize-1")).json() == shown
-    assert (await http.get(START)).json() == [shown]
+    assert (await http.get(START)).json()["items"] == [shown]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ async def test_a_senseless_start_is_refused_and_nothing_starts(
     assert answer.status_code == status, answer.text
     assert words in answer.json()["detail"]
     assert "\n" not in answer.json()["detail"]
-    assert (await http.get(START)).json() == []
+    assert (await http.get(START)).json()["items"] == []
 
 
 async def test_a_second_rollout_of_a_service_is_a_conflict(world: World, http: httpx.AsyncClient) -> None:
@@ -124,7 +124,7 @@ async def test_a_second_rollout_of_a_service_is_a_conflict(world: World, http: h
     answer = await http.post(START, json={"to": "v3"})
     assert answer.status_code == 409
     assert "colorize-1" in answer.json()["detail"]
-    assert len((await http.get(START)).json()) == 1
+    assert len((await http.get(START)).json()["items"]) == 1
 
 
 async def test_a_version_whose_worker_serves_another_model_is_not_started(
@@ -138,7 +138,7 @@ async def test_a_version_whose_worker_serves_another_model_is_not_started(
         "127.0.0.1:8083 serves v2 (sha256:bbbbbbbbbbbb), but v2 is v2 (sha256:aaaaaaaaaaaa): give the worker the pinned"
         " model, or correct versions.v2.model and apply"
     )
-    assert (await http.get(START)).json() == []
+    assert (await http.get(START)).json()["items"] == []
     await world.store.record_models([builders.make_report()])
     assert (await http.post(START, json={"to": "v2"})).status_code == 202
 
@@ -183,7 +183,7 @@ async def test_a_version_whose_workers_are_all_down_cannot_be_started(world: Wor
         "version v2 (cluster colorize_v2): 0 of 1 workers healthy; "
         "start the workers or check health_check.path (/healthz)"
     )
-    assert (await http.get(START)).json() == []
+    assert (await http.get(START)).json()["items"] == []
 
 
 @pytest.mark.parametrize(

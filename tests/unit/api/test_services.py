@@ -94,7 +94,7 @@ async def test_a_bad_declaration_lists_everything_and_changes_nothing(http: http
     assert refused["detail"].startswith("versions.v1.endpoints[1]: 'w' is not an endpoint; write host:port")
     assert [problem["field"] for problem in refused["problems"]] == ["versions.v1.endpoints[1]", "slos.errors.max"]
     assert refused["problems"][1]["detail"] == "slos.errors.max: is missing; add max: 1%"
-    assert (await http.get("/v1/services")).json() == []
+    assert (await http.get("/v1/services")).json() == {"items": [], "next": None}
 
 
 async def test_values_out_of_range_are_refused_as_the_core_says_it(http: httpx.AsyncClient) -> None:
@@ -236,7 +236,7 @@ async def test_the_list_shows_split_revision_and_rollout(world: World, http: htt
     await world.connect("edge-1")
     await world.report_health(ClusterHealth("edge-1", "colorize_v1", 2, 3))
     await world.move(await world.roll(), Baking(step=1, since=builders.NOW))
-    colorize, style = (await http.get("/v1/services")).json()
+    colorize, style = (await http.get("/v1/services")).json()["items"]
     assert (colorize["name"], colorize["listener"], colorize["revision"]) == ("colorize", "127.0.0.1:8080", 1)
     assert [
         (share["version"], share["weight_bp"], share["healthy"], share["total"]) for share in colorize["split"]
@@ -251,11 +251,14 @@ async def test_the_list_shows_split_revision_and_rollout(world: World, http: htt
 async def test_the_history_is_whole_ordered_and_can_be_narrowed(world: World, http: httpx.AsyncClient) -> None:
     await world.declare()
     await world.move(await world.roll(), Promoted(at=builders.NOW, words="all kept"))
-    history = (await http.get("/v1/services/colorize/history")).json()
-    assert [entry["number"] for entry in history] == sorted(entry["number"] for entry in history)
+    history = (await http.get("/v1/services/colorize/history")).json()["items"]
+    assert [entry["number"] for entry in history] == sorted((entry["number"] for entry in history), reverse=True)
     assert {entry["kind"] for entry in history} == {"audit", "transition"}
-    assert (await http.get("/v1/services/colorize/history", params={"limit": 1})).json() == history[-1:]
-    narrowed = (await http.get("/v1/services/colorize/history", params={"rollout": "colorize-1"})).json()
+    first = (await http.get("/v1/services/colorize/history", params={"limit": 1})).json()
+    assert first["items"] == history[:1]
+    rest = (await http.get("/v1/services/colorize/history", params={"cursor": first["next"]})).json()
+    assert (rest["items"], rest["next"]) == (history[1:], None)
+    narrowed = (await http.get("/v1/services/colorize/history", params={"rollout": "colorize-1"})).json()["items"]
     assert narrowed == [entry for entry in history if entry["rollout"] == "colorize-1"]
     assert 0 < len(narrowed) < len(history)
 

@@ -36,7 +36,7 @@ async def test_a_link_shows_one_service_and_nothing_else(world: World, http: htt
         assert view["name"] == f"share:{made['id']}"
         for path in ("/v1/services/colorize/status", "/v1/rollouts/colorize-1", "/v1/services/colorize/history"):
             assert (await guest.get(path)).status_code == 200
-        assert [each["name"] for each in (await guest.get("/v1/services")).json()] == ["colorize"]
+        assert [each["name"] for each in (await guest.get("/v1/services")).json()["items"]] == ["colorize"]
         for path in ("/v1/services/other", "/v1/services/other/status"):
             assert (await guest.get(path)).status_code == 404
         for path in ("/v1/jobs", "/v1/job-kinds", "/v1/proxies", "/v1/keys", "/v1/shares", "/v1/job-callbacks"):

@@ -159,7 +159,7 @@ async def test_a_start_that_waits_has_the_id_of_its_rollout(http: httpx.AsyncCli
     status = (await http.get(STATUS)).json()
     assert status["waiting"] == line
     assert status["rollout"]["id"] == rollout.id
-    assert (await http.get("/v1/services")).json()[0]["waiting"] == 3
+    assert (await http.get("/v1/services")).json()["items"][0]["waiting"] == 3
     assert (await http.get("/v1/services/colorize/explain")).json()["waiting"] == line
 
 
@@ -243,7 +243,7 @@ async def test_a_freeze_is_shown_everywhere_and_refuses_what_adds_traffic(
     assert frozen.json()["words"] == words
     assert (await http.get("/v1/freezes")).json() == [frozen.json()]
     assert (await http.get(STATUS)).json()["frozen"] == words
-    assert (await http.get("/v1/services")).json()[0]["frozen"] == words
+    assert (await http.get("/v1/services")).json()["items"][0]["frozen"] == words
     assert words in (await http.get("/v1/services/colorize/explain")).json()["summary"]
     refused = await http.post(command("promote"))
     assert refused.status_code == 409

@@ -37,6 +37,7 @@ from controlplane.wake import Topic, Wake, WakeBoard
 from controlplane.xds.reading import SnapshotReader
 from tests import builders
 from tests.job_builders import FakePhotos, make_callback_desk, make_notify_desk, make_overseer
+from tests.unit.api.documented import check_documented
 
 
 class ManualClock:
@@ -80,6 +81,7 @@ class World:
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False),
             base_url="http://hueshift.test",
             headers={"Authorization": f"Bearer {used}"} if used else {},
+            event_hooks={"response": [check_documented]},
         )
 
     async def declare(self, **options: object) -> None:

@@ -53,7 +53,7 @@ def said(cli: Cli, *arguments: str) -> str:
 
 def answered(cli: Cli, method: str, path: str, **more: object) -> str:
     """Return the code of what the API says to a request that no command makes."""
-    headers = {"Authorization": f"Bearer {cli.world.key}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {cli.world.key}", "Content-Type": "application/json", "If-Match": '"7"'}
     request = httpx.Request(method, f"http://hueshift.test{path}", headers=headers, **more)  # type: ignore[arg-type]
     answer = cli.bridge.handle_request(request)
     code = find_slug(answer.json()["code"])
@@ -281,6 +281,7 @@ PROVOKED: dict[str, Callable[[Cli, pathlib.Path], str]] = {
     "HS0018": lambda cli, _: said(cli, "jobs", "delete", "x"),
     "HS0019": lambda cli, _: answered(cli, "POST", "/v1/services/colorize/rollouts", content=b"\xff"),
     "HS0020": lambda cli, _: answered(cli, "DELETE", "/v1/proxies"),
+    "HS0021": lambda cli, _: answered(cli, "PUT", "/v1/job-owners/ada", content=b'{"owner": "ada"}'),
     "HS0101": paused(PauseCause.GATE),
     "HS0102": paused(PauseCause.OPERATOR),
     "HS0103": paused(PauseCause.INCONCLUSIVE),

@@ -343,7 +343,7 @@ def test_a_lost_race_changes_nothing(cli: Cli, tmp_path: pathlib.Path, monkeypat
 
     monkeypatch.setattr(cli.bridge, "handle_request", newer)
     ended = cli("apply", "--owner", "photos", "-f", str(folder))
-    assert (ended.code, "look at it again and decide anew" in ended.err) == (4, True)
+    assert (ended.code, "read it again and decide anew" in ended.err) == (4, True)
     assert cli.do(cli.world.store.load_service, "shop").newest.spec.domains == ("shop.example",)
 
 

@@ -30,6 +30,7 @@ DO_NOT_SHOW = {
         "simulate",
         "batch",
         "completion",
+        "openapi",
         "db upgrade",
         "keys revoke",
         "keys grant",

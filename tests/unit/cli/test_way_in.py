@@ -166,6 +166,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
             "jobs",
             "batch",
             "quality",
+            "openapi",
             "codes",
             "completion",
         ),
@@ -212,9 +213,27 @@ def test_an_interrupt_is_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch)
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(client_module.Client, "get", interrupted)
+    monkeypatch.setattr(client_module.Client, "get_all", interrupted)
     ended = cli("list")
     assert (ended.code, ended.err) == (130, "")
+
+
+def test_long_lists_are_read_to_their_end(cli: Cli) -> None:
+    async def declare_many() -> None:
+        for number in range(103):
+            await cli.world.declare(name=f"s{number:03}", port=10_000 + number)
+
+    cli.do(declare_many)
+    names = [each["name"] for each in json.loads(cli("list", "-o", "json").out)]
+    assert names == [f"s{number:03}" for number in range(103)]
+    assert len([request for request in cli.bridge.requests if request.url.path == "/v1/services"]) == 2
+
+
+def test_the_reference_is_printed_without_a_server(cli: Cli) -> None:
+    cli.transport = Answering(httpx.ConnectError("nobody is there"))
+    docs = pathlib.Path(__file__).parents[3] / "docs"
+    assert cli("openapi").out == (docs / "openapi.json").read_text("utf-8")
+    assert cli("openapi", "--markdown").out == (docs / "api.md").read_text("utf-8")
 
 
 def test_json_is_json_even_where_text_is_not_ascii(cli: Cli) -> None:

@@ -4,6 +4,78 @@
  */
 
 export interface paths {
+    "/v1/session": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show who you are and what you may, and the token that changes by cookie take
+         * @description Show who you are and what you may, and the token that changes by cookie take.
+         */
+        get: operations["showSession"];
+        put?: never;
+        /**
+         * Begin a session with an API key
+         * @description Begin a session with an API key; the answer sets its cookie. A session that the browser had ends.
+         */
+        post: operations["beginSession"];
+        /**
+         * End the session at once
+         * @description End the session at once: log out, whoever else may have its cookie. Takes the header X-Hueshift-CSRF.
+         */
+        delete: operations["endSession"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/shares": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the links to services of which one is an operator, live and ended, newest first
+         * @description List the links to services of which one is an operator, live and ended, newest first.
+         */
+        get: operations["listShares"];
+        put?: never;
+        /**
+         * Make a link
+         * @description Make a link. The answer is the only place where it is ever shown.
+         */
+        post: operations["createShare"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/shares/{share}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * End a link at once, with the sessions that it opened
+         * @description End a link at once, with the sessions that it opened.
+         */
+        delete: operations["revokeShare"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/keys": {
         parameters: {
             query?: never;
@@ -130,7 +202,11 @@ export interface paths {
          */
         put: operations["applyService"];
         post?: never;
-        delete?: never;
+        /**
+         * Serve a service no more
+         * @description Serve a service no more. Its history, revisions and rollouts are kept; refused while a rollout is active.
+         */
+        delete: operations["deleteService"];
         options?: never;
         head?: never;
         patch?: never;
@@ -198,6 +274,92 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/documents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List what was applied as documents and has not been taken out again, by kind and name
+         * @description List what was applied as documents and has not been taken out again, by kind and name.
+         */
+        get: operations["listDocuments"];
+        put?: never;
+        /**
+         * Apply documents
+         * @description Apply documents. The same ones again change nothing; their order means nothing.
+         *
+         *     With the ETag of a dry run as `If-Match` exactly that is done, or nothing.
+         */
+        post: operations["applyDocuments"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/services/{name}/document": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show a service as one document, defaults included
+         * @description Show a service as one document, defaults included: applied again, it changes nothing.
+         */
+        get: operations["showDocument"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/schemas": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the kinds of documents with the paths of their schemas
+         * @description List the kinds of documents with the paths of their schemas.
+         */
+        get: operations["listSchemas"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/schemas/{kind}.json": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show the JSON Schema of one kind of document, for editors and checks
+         * @description Show the JSON Schema of one kind of document, for editors and checks.
+         */
+        get: operations["showSchema"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/services/{name}/rollouts": {
         parameters: {
             query?: never;
@@ -214,6 +376,8 @@ export interface paths {
         /**
          * Start a rollout
          * @description Start a rollout; it prepares, then moves by the plan as far as the evidence carries it.
+         *
+         *     With *supersede*, *queue* or *at* it may have to wait: it is then `queued` or `scheduled`, under the id that its rollout will have.
          */
         post: operations["startRollout"];
         delete?: never;
@@ -230,8 +394,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Show one rollout
-         * @description Show one rollout.
+         * Show one rollout, or the start that waits under this id
+         * @description Show one rollout, or the start that waits under this id.
          */
         get: operations["showRollout"];
         put?: never;
@@ -333,9 +497,211 @@ export interface paths {
         put?: never;
         /**
          * Give all traffic back to the old version
-         * @description Give all traffic back to the old version.
+         * @description Give all traffic back to the old version. Where nothing is active, the starts that wait are cancelled.
          */
         post: operations["abortRollout"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/services/{name}/rollout/undo": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Give traffic back to the version before, at once
+         * @description Give traffic back to the version before, at once.
+         *
+         *     While a rollout is active, its bake at 100 % included, that is its end, one change to a version that is still warm. Later it is a rollout of its own, without steps and without the judge; it waits for healthy workers and for every Envoy.
+         */
+        post: operations["undoRollout"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/services/{name}/rollout/retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Start the last rollout, which was rolled back, once more
+         * @description Start the last rollout, which was rolled back, once more: the same versions and plan, the objectives of today.
+         */
+        post: operations["retryRollout"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/services/{name}/queue": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the starts that wait, in the order in which they start
+         * @description List the starts that wait, in the order in which they start; ten at most.
+         */
+        get: operations["showQueue"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/services/{name}/queue/{start}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Let a start wait no longer
+         * @description Let a start wait no longer: it never begins.
+         */
+        post: operations["cancelStart"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/freezes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the freezes that are in force
+         * @description List the freezes that are in force; one per service that one may see, and one of everything at most.
+         */
+        get: operations["listFreezes"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/services/{name}/freeze": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Let no rollout of the service start or get more traffic until then
+         * @description Let no rollout of the service start or get more traffic until then. Giving traffic back works all the same.
+         */
+        post: operations["freezeService"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/services/{name}/unfreeze": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * End the service's freeze
+         * @description End the service's freeze; what waited goes on.
+         */
+        post: operations["unfreezeService"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/freeze": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Let no rollout of any service start or get more traffic until then
+         * @description Let no rollout of any service start or get more traffic until then.
+         */
+        post: operations["freezeAll"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/unfreeze": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * End the freeze of everything
+         * @description End the freeze of everything; services that were frozen by themselves stay so.
+         */
+        post: operations["unfreezeAll"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/rollouts/abort": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Give all traffic back to the old versions, in every rollout, and begin none of those that wait
+         * @description Give all traffic back to the old versions, in every rollout, and begin none of those that wait.
+         */
+        post: operations["abortAll"];
         delete?: never;
         options?: never;
         head?: never;
@@ -471,7 +837,7 @@ export interface paths {
         };
         /**
          * List every Envoy ever seen, the connected ones first
-         * @description List every Envoy ever seen, the connected ones first: per resource type SYNCED, STALE, NACKED or NEVER SENT.
+         * @description List every Envoy ever seen, the connected ones first: per resource type SYNCED, STALE, NACKED or NOT SENT.
          */
         get: operations["listProxies"];
         put?: never;
@@ -516,6 +882,28 @@ export interface paths {
         get: operations["showProxy"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/services/{name}/rollout/gate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Decide about the gate that the rollout stands before
+         * @description Decide about the gate that the rollout stands before: let it go on, keep it waiting, or end it.
+         *
+         *     It holds for this visit: a gate with an address is asked no more.
+         */
+        post: operations["decideGate"];
         delete?: never;
         options?: never;
         head?: never;
@@ -960,6 +1348,132 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/notifications": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the targets of the services whose admin you are, by service and name
+         * @description List the targets of the services whose admin you are, by service and name.
+         */
+        get: operations["listTargets"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/notifications/{name}/{target}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Make the document what the target's name means
+         * @description Make the document what the target's name means. A secret that is made for it is in this answer only.
+         *
+         *     It is told what happens from now on.
+         */
+        put: operations["applyTarget"];
+        post?: never;
+        /**
+         * Forget a target
+         * @description Forget a target; what it was not told yet it is not told, and its links open nothing any more.
+         */
+        delete: operations["deleteTarget"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/notifications/{name}/{target}/secret": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Make a new secret, which is in this answer and in no other
+         * @description Make a new secret, which is in this answer and in no other. The one before signs, too, for a day.
+         */
+        post: operations["renewTargetSecret"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/notifications/{name}/{target}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send a target a message that is of no rollout, now, and say what came of it
+         * @description Send a target a message that is of no rollout, now, and say what came of it.
+         */
+        post: operations["checkTarget"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/notifications/{name}/{target}/deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List what a target was or is to be told, newest first
+         * @description List what a target was or is to be told, newest first; what was told is listed for 30 days.
+         */
+        get: operations["listDeliveries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/notifications/{name}/{target}/deliveries/{number}/replay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Tell it again, however often it was told
+         * @description Tell it again, however often it was told; it keeps its event id, by which programs know it.
+         */
+        post: operations["replayDelivery"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/healthz": {
         parameters: {
             query?: never;
@@ -1031,7 +1545,9 @@ export interface paths {
          * Tell what happens to services and rollouts, as server-sent events
          * @description Tell what happens to services and rollouts, as server-sent events.
          *
-         *     The first one is `begin`, or `reset`: the place of `Last-Event-ID` is too far back to go on from, so forget what you know. What happens has an id: `rollout`, `command`, `refused`, `apply`, `split`, `revision`, `pictures`; who comes back with the last id misses none of these and gets none twice, from any replica. How things stand has none: `state`, `weights`, `evidence` and, for services asked for by name, `series` are told whole to begin with and whenever they change; of several changes only the last may be told.
+         *     The first one is `begin`, or `reset`: the place of `Last-Event-ID` is too far back to go on from, so forget what you know. `live` says that the past that was asked for and the present are told.
+         *
+         *     What happens has an id: `rollout`, `command`, `refused`, `apply`, `split`, `revision`, `pictures`, `ack`, `nack`; who comes back with the last id misses none and gets none twice, from any replica. How things stand has none: `state`, `weights`, `evidence` and, for services asked for by name, `series` are told whole to begin with and whenever they change; of several changes only the last may be told.
          */
         get: operations["followEverything"];
         put?: never;
@@ -1053,7 +1569,7 @@ export interface paths {
          * Show how many requests each version had, how many failed and how long they took, over time
          * @description Show how many requests each version had, how many failed and how long they took, over time.
          *
-         *     Points are summed up here, so that a day and a minute are as many; what is older than the telemetry that is kept is null. Every rate and latency has its 95 % interval; `methods` names how it is computed.
+         *     Points are summed up here, so that a year and a minute are as many. A year of hours, two weeks of minutes and `HUESHIFT_TELEMETRY_RETENTION` of seconds are kept; what is older is null. Every rate and latency has its 95 % interval; `methods` names how it is computed.
          */
         get: operations["showSeries"];
         put?: never;
@@ -1085,6 +1601,22 @@ export interface components {
             refusals: string[];
         };
         /**
+         * AdviceView
+         * @description Something to be said of a service: *code* as in the catalogue, *level* Error, Warn or Info, and what to *run*.
+         */
+        AdviceView: {
+            /** Code */
+            code: string;
+            /** Level */
+            level: string;
+            /** Subject */
+            subject: string;
+            /** Words */
+            words: string;
+            /** Run */
+            run: string;
+        };
+        /**
          * AppliedView
          * @description What became of an apply: *changed* is false when the declaration was the newest revision already.
          */
@@ -1097,6 +1629,61 @@ export interface components {
             changed: boolean;
             /** Words */
             words: string;
+        };
+        /**
+         * ApplyRequest
+         * @description Documents to apply together, and whose they are.
+         *
+         *     With *prune*, what an earlier apply of the same *owner* brought and this one does not is taken out. *adopt* takes
+         *     over documents of other owners. *dry_run* only says what would be done.
+         */
+        ApplyRequest: {
+            /** Documents */
+            documents: {
+                [key: string]: unknown;
+            }[];
+            /** Owner */
+            owner?: string | null;
+            /**
+             * Prune
+             * @default false
+             */
+            prune: boolean;
+            /**
+             * Adopt
+             * @default false
+             */
+            adopt: boolean;
+            /**
+             * Dry Run
+             * @default false
+             */
+            dry_run: boolean;
+            /**
+             * Why
+             * @description The reason, for the audit; one line.
+             * @default
+             */
+            why: string;
+        };
+        /**
+         * ApplyView
+         * @description Everything that was done, or would be: *changed* tells whether there is something.
+         */
+        ApplyView: {
+            /** Changes */
+            changes: components["schemas"]["ChangeView"][];
+            /** Changed */
+            changed: boolean;
+            /** Refused */
+            refused: boolean;
+            /** Dry Run */
+            dry_run: boolean;
+            /**
+             * Etag
+             * @description Send it as If-Match to do exactly this and nothing else.
+             */
+            etag: string;
         };
         /**
          * AttemptView
@@ -1237,6 +1824,37 @@ export interface components {
             signed: boolean;
         };
         /**
+         * ChangeView
+         * @description What became (or would become) of a document; *before* and *after* are the whole of it, None where there is none.
+         *
+         *     A service shows everything that it is, with its versions, objectives and plan.
+         */
+        ChangeView: {
+            /** Kind */
+            kind: string;
+            /** Name */
+            name: string;
+            /** Service */
+            service: string;
+            /**
+             * Action
+             * @enum {string}
+             */
+            action: "created" | "configured" | "unchanged" | "started" | "deleted" | "refused";
+            /** Words */
+            words: string;
+            /** Notes */
+            notes: string[];
+            /** Before */
+            before: {
+                [key: string]: unknown;
+            } | null;
+            /** After */
+            after: {
+                [key: string]: unknown;
+            } | null;
+        };
+        /**
          * ClientErrorsDocument
          * @description Answers that blame the client are no more frequent than the old version's, once above *floor*, nor than *max*.
          *
@@ -1262,7 +1880,7 @@ export interface components {
              * Alpha
              * @description Its own part of the 1 % of healthy rollouts that may be rolled back by chance.
              */
-            alpha?: string | null;
+            alpha?: (string | number) | null;
             /**
              * Tolerance
              * @description How many times worse than the old version it may be: odds, for latency time.
@@ -1290,7 +1908,7 @@ export interface components {
              */
             kind: "client_errors";
             /** Max */
-            max?: string | null;
+            max?: (string | number) | null;
             /**
              * Floor
              * @description A percentage, or a fraction with a decimal point.
@@ -1298,7 +1916,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            floor: string;
+            floor: string | number;
             /** Bad */
             bad?: string[] | null;
         };
@@ -1328,7 +1946,7 @@ export interface components {
              * Alpha
              * @description Its own part of the 1 % of healthy rollouts that may be rolled back by chance.
              */
-            alpha?: string | null;
+            alpha?: (string | number) | null;
             /**
              * Tolerance
              * @description How many times worse than the old version it may be: odds, for latency time.
@@ -1356,7 +1974,7 @@ export interface components {
              */
             kind: "client_errors";
             /** Max */
-            max?: string | null;
+            max?: (string | number) | null;
             /**
              * Floor
              * @description A percentage, or a fraction with a decimal point.
@@ -1364,7 +1982,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            floor: string;
+            floor: string | number;
             /** Bad */
             bad?: string[] | null;
         };
@@ -1382,7 +2000,9 @@ export interface components {
         };
         /**
          * CommandView
-         * @description A command that was taken down; the controller carries it out within moments.
+         * @description A command that was taken down; the controller carries it out within moments. *number* 0: it is done already.
+         *
+         *     *note* says what else is worth knowing.
          */
         CommandView: {
             /** Number */
@@ -1393,6 +2013,11 @@ export interface components {
             command: string;
             /** Words */
             words: string;
+            /**
+             * Note
+             * @default
+             */
+            note: string;
         };
         /**
          * CreatedKeyView
@@ -1414,6 +2039,111 @@ export interface components {
             grants: components["schemas"]["GrantView"][];
             /** Key */
             key: string;
+        };
+        /**
+         * CreatedShareView
+         * @description A new link, and the only time that its *url* is shown.
+         */
+        CreatedShareView: {
+            /** Id */
+            id: string;
+            /** Service */
+            service: string;
+            /** Rollout */
+            rollout: string | null;
+            /** By */
+            by: string;
+            /** Why */
+            why: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** Revoked At */
+            revoked_at: string | null;
+            /** Url */
+            url: string;
+        };
+        /**
+         * DeclarationPage
+         * @description Documents, by kind and name.
+         */
+        DeclarationPage: {
+            /** Items */
+            items: components["schemas"]["DeclarationView"][];
+            /** Next */
+            next: string | null;
+        };
+        /**
+         * DeclarationView
+         * @description A document as it was applied last, and by whom.
+         */
+        DeclarationView: {
+            /** Kind */
+            kind: string;
+            /** Name */
+            name: string;
+            /** Service */
+            service: string;
+            /** Owner */
+            owner: string;
+            /** Generation */
+            generation: number;
+            /** By */
+            by: string;
+            /** Rollout */
+            rollout: string;
+            /** Document */
+            document: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * DeliveryPage
+         * @description What a target was or is to be told, newest first.
+         */
+        DeliveryPage: {
+            /** Items */
+            items: components["schemas"]["DeliveryView"][];
+            /** Next */
+            next: string | null;
+        };
+        /**
+         * DeliveryView
+         * @description One thing that happened, and how far its target was told of it; *next_at* is when it is tried again.
+         */
+        DeliveryView: {
+            /** Number */
+            number: number;
+            /** Kind */
+            kind: string;
+            /** Rollout */
+            rollout: string;
+            /** Event */
+            event: string;
+            /** Sentence */
+            sentence: string;
+            /** Delivered */
+            delivered: boolean;
+            /** Tries */
+            tries: number;
+            /** Words */
+            words: string;
+            /**
+             * Made At
+             * Format: date-time
+             */
+            made_at: string;
+            /** Next At */
+            next_at: string | null;
+            /** Ended At */
+            ended_at: string | null;
         };
         /**
          * DrainDocument
@@ -1472,6 +2202,26 @@ export interface components {
             words: string;
         };
         /**
+         * EnvoyView
+         * @description One Envoy of a service, against what it should run: the worst *status* of its types, and for how long that is.
+         *
+         *     *behind* names the types that are not SYNCED, *words* are the Envoy's own about what it refuses.
+         */
+        EnvoyView: {
+            /** Node */
+            node: string;
+            /** Connected */
+            connected: boolean;
+            /** Status */
+            status: string;
+            /** Age S */
+            age_s: number | null;
+            /** Behind */
+            behind: string[];
+            /** Words */
+            words: string;
+        };
+        /**
          * ErrorRateDocument
          * @description At most *max* of the requests fail. *bad*: which answers are failures, by default 5xx and 429.
          */
@@ -1495,7 +2245,7 @@ export interface components {
              * Alpha
              * @description Its own part of the 1 % of healthy rollouts that may be rolled back by chance.
              */
-            alpha?: string | null;
+            alpha?: (string | number) | null;
             /**
              * Tolerance
              * @description How many times worse than the old version it may be: odds, for latency time.
@@ -1528,7 +2278,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            max: string;
+            max: string | number;
             /** Bad */
             bad?: string[] | null;
         };
@@ -1556,7 +2306,7 @@ export interface components {
              * Alpha
              * @description Its own part of the 1 % of healthy rollouts that may be rolled back by chance.
              */
-            alpha?: string | null;
+            alpha?: (string | number) | null;
             /**
              * Tolerance
              * @description How many times worse than the old version it may be: odds, for latency time.
@@ -1589,7 +2339,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            max: string;
+            max: string | number;
             /** Bad */
             bad?: string[] | null;
         };
@@ -1631,6 +2381,20 @@ export interface components {
             next: number;
         };
         /**
+         * EvidenceSeriesView
+         * @description Evidence over time that a rollout breaks an objective, as 1 : odds; at *odds_limit* the judge undoes it.
+         */
+        EvidenceSeriesView: {
+            /** Rollout */
+            rollout: string;
+            /** Name */
+            name: string;
+            /** Odds Limit */
+            odds_limit: number;
+            /** Odds */
+            odds: (number | null)[];
+        };
+        /**
          * ExplanationView
          * @description Why a rollout stands where it stands.
          *
@@ -1660,6 +2424,16 @@ export interface components {
              * @default []
              */
             quality: components["schemas"]["QualityRunView"][];
+            /**
+             * Advice
+             * @default []
+             */
+            advice: components["schemas"]["AdviceView"][];
+            /**
+             * Waiting
+             * @default []
+             */
+            waiting: components["schemas"]["WaitingView"][];
         };
         /**
          * FiguresView
@@ -1678,6 +2452,165 @@ export interface components {
             until: string;
             /** Kinds */
             kinds: components["schemas"]["KindFiguresView"][];
+        };
+        /**
+         * FreezeRequest
+         * @description Let nothing get more traffic *until* then.
+         */
+        FreezeRequest: {
+            /**
+             * Until
+             * Format: date-time
+             * @example 2026-12-01T22:00:00Z
+             */
+            until: string;
+            /**
+             * Why
+             * @description The reason, for the audit; one line.
+             * @default
+             */
+            why: string;
+        };
+        /**
+         * FreezeView
+         * @description A freeze window; *service* is null where everything is frozen. *words* say all of it in a sentence.
+         */
+        FreezeView: {
+            /** Service */
+            service: string | null;
+            /**
+             * Until
+             * Format: date-time
+             */
+            until: string;
+            /** By */
+            by: string;
+            /** Why */
+            why: string;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /** Words */
+            words: string;
+        };
+        /**
+         * GateDecisionView
+         * @description What was taken down.
+         */
+        GateDecisionView: {
+            /** Service */
+            service: string;
+            /** Rollout */
+            rollout: string;
+            /** Decision */
+            decision: string;
+            /** Words */
+            words: string;
+        };
+        /**
+         * GateDocument
+         * @description Somebody's program that is asked, signed, whether the rollout may go on: ``{"decision": "open"}``.
+         *
+         *     It is asked *before* the step's traffic (or, in the last step, before the ``promotion``), every *interval*, and may
+         *     keep the rollout waiting for *timeout*; then *on_timeout* says whether it waits on, pauses or ends.
+         */
+        "GateDocument-Input": {
+            /** Webhook */
+            webhook: string;
+            /**
+             * Before
+             * @default step
+             * @enum {string}
+             */
+            before: "step" | "promotion";
+            /**
+             * Timeout
+             * @description A time with its unit: ms, s, m, h or d.
+             * @default PT30S
+             * @example 300s
+             * @example 1.5s
+             * @example 100ms
+             * @example 2h
+             */
+            timeout: string;
+            /**
+             * Interval
+             * @description A time with its unit: ms, s, m, h or d.
+             * @default PT10S
+             * @example 300s
+             * @example 1.5s
+             * @example 100ms
+             * @example 2h
+             */
+            interval: string;
+            /**
+             * On Timeout
+             * @default wait
+             * @enum {string}
+             */
+            on_timeout: "wait" | "pause" | "abort";
+        };
+        /**
+         * GateDocument
+         * @description Somebody's program that is asked, signed, whether the rollout may go on: ``{"decision": "open"}``.
+         *
+         *     It is asked *before* the step's traffic (or, in the last step, before the ``promotion``), every *interval*, and may
+         *     keep the rollout waiting for *timeout*; then *on_timeout* says whether it waits on, pauses or ends.
+         */
+        "GateDocument-Output": {
+            /** Webhook */
+            webhook: string;
+            /**
+             * Before
+             * @default step
+             * @enum {string}
+             */
+            before: "step" | "promotion";
+            /**
+             * Timeout
+             * @description A time with its unit: ms, s, m, h or d.
+             * @default 30s
+             * @example 300s
+             * @example 1.5s
+             * @example 100ms
+             * @example 2h
+             */
+            timeout: string;
+            /**
+             * Interval
+             * @description A time with its unit: ms, s, m, h or d.
+             * @default 10s
+             * @example 300s
+             * @example 1.5s
+             * @example 100ms
+             * @example 2h
+             */
+            interval: string;
+            /**
+             * On Timeout
+             * @default wait
+             * @enum {string}
+             */
+            on_timeout: "wait" | "pause" | "abort";
+        };
+        /**
+         * GateRequest
+         * @description What is decided about the gate that the rollout stands before.
+         */
+        GateRequest: {
+            /**
+             * Decision
+             * @enum {string}
+             */
+            decision: "open" | "closed" | "abort";
+            /**
+             * Reason
+             * @description The reason, for the audit; one line.
+             * @default
+             */
+            reason: string;
         };
         /**
          * GrantDocument
@@ -2200,7 +3133,7 @@ export interface components {
              * Alpha
              * @description Its own part of the 1 % of healthy rollouts that may be rolled back by chance.
              */
-            alpha?: string | null;
+            alpha?: (string | number) | null;
             /**
              * Tolerance
              * @description How many times worse than the old version it may be: odds, for latency time.
@@ -2240,7 +3173,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            quantile: string;
+            quantile: string | number;
         };
         /**
          * LatencyDocument
@@ -2266,7 +3199,7 @@ export interface components {
              * Alpha
              * @description Its own part of the 1 % of healthy rollouts that may be rolled back by chance.
              */
-            alpha?: string | null;
+            alpha?: (string | number) | null;
             /**
              * Tolerance
              * @description How many times worse than the old version it may be: odds, for latency time.
@@ -2306,7 +3239,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            quantile: string;
+            quantile: string | number;
         };
         /**
          * LettersView
@@ -2369,6 +3302,17 @@ export interface components {
             certificate: string;
         };
         /**
+         * LoginDocument
+         * @description An API key to begin a session with.
+         */
+        LoginDocument: {
+            /**
+             * Key
+             * Format: password
+             */
+            key: string;
+        };
+        /**
          * MatchDocument
          * @description Which requests a route takes.
          */
@@ -2395,6 +3339,18 @@ export interface components {
             low: number;
             /** High */
             high: number;
+        };
+        /**
+         * MeasuredView
+         * @description The *share* of the service's requests that a version really got of late, and how many *requests* that is.
+         */
+        MeasuredView: {
+            /** Share */
+            share: string;
+            /** Share Bp */
+            share_bp: number;
+            /** Requests */
+            requests: number;
         };
         /**
          * MirrorDocument
@@ -2795,7 +3751,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            chroma: string;
+            chroma: string | number;
             /**
              * Ssim
              * @default 0.9
@@ -2887,7 +3843,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            chroma: string;
+            chroma: string | number;
             /**
              * Ssim
              * @default 0.9
@@ -3044,7 +4000,7 @@ export interface components {
              * Alpha
              * @description Its own part of the 1 % of healthy rollouts that may be rolled back by chance.
              */
-            alpha?: string | null;
+            alpha?: (string | number) | null;
             /**
              * Tolerance
              * @description How many times worse than the old version it may be: odds, for latency time.
@@ -3087,7 +4043,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            max: string;
+            max: string | number;
             /**
              * Interval
              * @description A time with its unit: ms, s, m, h or d.
@@ -3123,7 +4079,7 @@ export interface components {
              * Alpha
              * @description Its own part of the 1 % of healthy rollouts that may be rolled back by chance.
              */
-            alpha?: string | null;
+            alpha?: (string | number) | null;
             /**
              * Tolerance
              * @description How many times worse than the old version it may be: odds, for latency time.
@@ -3166,7 +4122,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            max: string;
+            max: string | number;
             /**
              * Interval
              * @description A time with its unit: ms, s, m, h or d.
@@ -3202,7 +4158,7 @@ export interface components {
              * Alpha
              * @description Its own part of the 1 % of healthy rollouts that may be rolled back by chance.
              */
-            alpha?: string | null;
+            alpha?: (string | number) | null;
             /**
              * Tolerance
              * @description How many times worse than the old version it may be: odds, for latency time.
@@ -3245,7 +4201,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            max_share: string;
+            max_share: string | number;
             /**
              * Interval
              * @description A time with its unit: ms, s, m, h or d.
@@ -3281,7 +4237,7 @@ export interface components {
              * Alpha
              * @description Its own part of the 1 % of healthy rollouts that may be rolled back by chance.
              */
-            alpha?: string | null;
+            alpha?: (string | number) | null;
             /**
              * Tolerance
              * @description How many times worse than the old version it may be: odds, for latency time.
@@ -3324,7 +4280,7 @@ export interface components {
              * @example 1%
              * @example 0.01
              */
-            max_share: string;
+            max_share: string | number;
             /**
              * Interval
              * @description A time with its unit: ms, s, m, h or d.
@@ -3546,6 +4502,9 @@ export interface components {
         /**
          * RolloutView
          * @description A rollout. *step* counts from 1; 0 is before the first. *weight_bp* is what the state asks for.
+         *
+         *     One that has not begun is ``queued`` or ``scheduled``, with the plan that would count now; if it never will, its
+         *     outcome is ``cancelled``. *undoes*: it is the way back of an undo, without steps and judge.
          */
         RolloutView: {
             /** Id */
@@ -3563,7 +4522,7 @@ export interface components {
             /** Active */
             active: boolean;
             /** Outcome */
-            outcome: ("promoted" | "rolled_back") | null;
+            outcome: ("promoted" | "rolled_back" | "cancelled") | null;
             /** Cause */
             cause: string | null;
             /** Words */
@@ -3604,6 +4563,11 @@ export interface components {
             evidence: {
                 [key: string]: unknown;
             } | null;
+            /**
+             * Undoes
+             * @default false
+             */
+            undoes: boolean;
         };
         /**
          * SaidView
@@ -3644,6 +4608,8 @@ export interface components {
             versions: components["schemas"]["VersionSeriesView"][];
             /** Objectives */
             objectives: components["schemas"]["LineView"][];
+            /** Evidence */
+            evidence: components["schemas"]["EvidenceSeriesView"][];
             /** Methods */
             methods: {
                 [key: string]: string;
@@ -3867,25 +4833,60 @@ export interface components {
             /** Served Revision */
             served_revision: number;
             /** Split */
-            split: components["schemas"]["ShareView"][];
+            split: components["schemas"]["controlplane__api__answers__ShareView"][];
         };
         /**
-         * ShareView
-         * @description A version's part of the split, and how many of its workers the Envoys find healthy (None: nobody said).
+         * SessionView
+         * @description Who asks and what they may. Changes by cookie take *csrf* in the header X-Hueshift-CSRF; null without a cookie.
+         *
+         *     *expires_at* is when the session ends at the latest; unused, it ends sooner.
          */
-        ShareView: {
-            /** Version */
-            version: string;
-            /** Cluster */
-            cluster: string;
-            /** Weight */
-            weight: string;
-            /** Weight Bp */
-            weight_bp: number;
-            /** Healthy */
-            healthy?: number | null;
-            /** Total */
-            total?: number | null;
+        SessionView: {
+            /** Name */
+            name: string;
+            /** Kind */
+            kind: string;
+            /** Grants */
+            grants: components["schemas"]["GrantView"][];
+            /** Csrf */
+            csrf: string | null;
+            /** Expires At */
+            expires_at: string | null;
+        };
+        /**
+         * ShareDocument
+         * @description A link to be made to *service*, which opens at *rollout*, and ends after *expires_in* (``7d``, at most 90d).
+         */
+        ShareDocument: {
+            /** Service */
+            service: string;
+            /** Rollout */
+            rollout?: string | null;
+            /**
+             * Expires In
+             * @description A time with its unit: ms, s, m, h or d.
+             * @example 300s
+             * @example 1.5s
+             * @example 100ms
+             * @example 2h
+             */
+            expires_in: string;
+            /**
+             * Why
+             * @description The reason, for the audit; one line.
+             * @default
+             */
+            why: string;
+        };
+        /**
+         * SharePage
+         * @description Links, newest first.
+         */
+        SharePage: {
+            /** Items */
+            items: components["schemas"]["controlplane__api__shares__ShareView"][];
+            /** Next */
+            next: string | null;
         };
         /**
          * SizesDocument
@@ -3964,6 +4965,10 @@ export interface components {
          * @description Start a rollout to the version *to*. *steps* replaces those of the service's plan, *plan* the whole of it.
          *
          *     *replaces* names the version whose traffic moves, where several have some; the others keep theirs.
+         *
+         *     Where a rollout is active already, *supersede* takes it back to zero first and *queue* waits until it has ended,
+         *     *only_after_success* only if it was promoted; *at* waits for that time, and then for what is active. A version that
+         *     failed is started *again* only when that is said.
          */
         StartRequest: {
             /** To */
@@ -3974,6 +4979,28 @@ export interface components {
             steps?: components["schemas"]["StepDocument-Input"][] | null;
             plan?: components["schemas"]["PlanDocument-Input"] | null;
             /**
+             * Supersede
+             * @default false
+             */
+            supersede: boolean;
+            /**
+             * Queue
+             * @default false
+             */
+            queue: boolean;
+            /**
+             * Only After Success
+             * @default false
+             */
+            only_after_success: boolean;
+            /** At */
+            at?: string | null;
+            /**
+             * Again
+             * @default false
+             */
+            again: boolean;
+            /**
              * Why
              * @description The reason, for the audit; one line.
              * @default
@@ -3983,6 +5010,10 @@ export interface components {
         /**
          * StatusView
          * @description Everything about a service on one page. *quality*: the last verdict on pictures, after a run without one.
+         *
+         *     *aside* are versions that have no share now, of the rollout or with a pinned model. *measured_s* is over how many
+         *     seconds measured shares are. *envoys* are at most 100, those first that need a look.
+         *     *waiting* are the starts that wait, in their order; *frozen* says which freeze forbids more traffic, if any.
          */
         StatusView: {
             /** Service */
@@ -3990,7 +5021,7 @@ export interface components {
             /** Listener */
             listener: string;
             /** Split */
-            split: components["schemas"]["ShareView"][];
+            split: components["schemas"]["controlplane__api__answers__ShareView"][];
             revision: components["schemas"]["RevisionView"];
             rejected: components["schemas"]["RevisionView"] | null;
             rollout: components["schemas"]["RolloutView"] | null;
@@ -4009,12 +5040,43 @@ export interface components {
              * @default []
              */
             models: components["schemas"]["ProvenanceView"][];
+            /**
+             * Envoys
+             * @default []
+             */
+            envoys: components["schemas"]["EnvoyView"][];
+            /**
+             * Advice
+             * @default []
+             */
+            advice: components["schemas"]["AdviceView"][];
+            /**
+             * Measured S
+             * @default 0
+             */
+            measured_s: number;
+            /**
+             * Aside
+             * @default []
+             */
+            aside: components["schemas"]["controlplane__api__answers__ShareView"][];
+            /**
+             * Waiting
+             * @default []
+             */
+            waiting: components["schemas"]["WaitingView"][];
+            /**
+             * Frozen
+             * @default
+             */
+            frozen: string;
         };
         /**
          * StepDocument
          * @description One step of a plan: the candidate's weight, how long it is held, whether a person must let it go on.
          *
-         *     *quality* says whether it waits for a verdict on the candidate's pictures, before its traffic.
+         *     *quality* says whether it waits for a verdict on the candidate's pictures, before its traffic. *gate* is a program
+         *     that is asked; true is another way to write ``pause: true``.
          */
         "StepDocument-Input": {
             /**
@@ -4041,12 +5103,18 @@ export interface components {
             pause: boolean;
             /** Quality */
             quality?: boolean | null;
+            /**
+             * Gate
+             * @default false
+             */
+            gate: boolean | components["schemas"]["GateDocument-Input"];
         };
         /**
          * StepDocument
          * @description One step of a plan: the candidate's weight, how long it is held, whether a person must let it go on.
          *
-         *     *quality* says whether it waits for a verdict on the candidate's pictures, before its traffic.
+         *     *quality* says whether it waits for a verdict on the candidate's pictures, before its traffic. *gate* is a program
+         *     that is asked; true is another way to write ``pause: true``.
          */
         "StepDocument-Output": {
             /**
@@ -4073,10 +5141,31 @@ export interface components {
             pause: boolean;
             /** Quality */
             quality?: boolean | null;
+            /**
+             * Gate
+             * @default false
+             */
+            gate: boolean | components["schemas"]["GateDocument-Output"];
+        };
+        /**
+         * StoppedView
+         * @description What stopping everything came to: rollouts that were told to abort, starts that will not begin.
+         *
+         *     *left* are rollouts that give traffic back already, which goes on.
+         */
+        StoppedView: {
+            /** Rollouts */
+            rollouts: string[];
+            /** Cancelled */
+            cancelled: string[];
+            /** Left */
+            left: string[];
+            /** Words */
+            words: string;
         };
         /**
          * SummaryView
-         * @description One line of the list of services.
+         * @description One line of the list of services: how many starts wait, and which freeze it is under, if any.
          */
         SummaryView: {
             /** Name */
@@ -4084,19 +5173,121 @@ export interface components {
             /** Listener */
             listener: string;
             /** Split */
-            split: components["schemas"]["ShareView"][];
+            split: components["schemas"]["controlplane__api__answers__ShareView"][];
             /** Revision */
             revision: number;
             /** Revision Status */
             revision_status: string;
             rollout: components["schemas"]["RolloutView"] | null;
+            /**
+             * Waiting
+             * @default 0
+             */
+            waiting: number;
+            /**
+             * Frozen
+             * @default
+             */
+            frozen: string;
         };
         /**
          * Sync
          * @description How an Envoy is with one type. `NACKED` is about what it was sent last; it still runs what it had before.
          * @enum {string}
          */
-        Sync: "SYNCED" | "STALE" | "NACKED" | "NEVER SENT";
+        Sync: "SYNCED" | "STALE" | "NACKED" | "NOT SENT";
+        /**
+         * TargetAppliedView
+         * @description What applying a target did. *secret* is there once, when it was made.
+         */
+        TargetAppliedView: {
+            /** Service */
+            service: string;
+            /** Target */
+            target: string;
+            /** Changed */
+            changed: boolean;
+            /** Secret */
+            secret: string | null;
+            /** Words */
+            words: string;
+        };
+        /**
+         * TargetDocument
+         * @description Who is told: *address* is an http or https URL, or one of Apprise's (``mailto://…``, ``slack://…``).
+         *
+         *     The target ``gate`` has none: it stands for the webhooks that plans name as gates. *secret* signs webhooks,
+         *     ``whsec_`` and base64; without one it is made, and answered this once. *links*: messages at gates carry one-time
+         *     links that approve and reject; whoever reads them may use them.
+         */
+        TargetDocument: {
+            /**
+             * Address
+             * @default
+             */
+            address: string;
+            /** Kinds */
+            kinds?: string[];
+            /**
+             * Links
+             * @default true
+             */
+            links: boolean;
+            /** Secret */
+            secret?: string | null;
+        };
+        /**
+         * TargetPage
+         * @description Targets, by service and name.
+         */
+        TargetPage: {
+            /** Items */
+            items: components["schemas"]["TargetView"][];
+            /** Next */
+            next: string | null;
+        };
+        /**
+         * TargetSecretView
+         * @description A new secret; the one before signs, too, for a day.
+         */
+        TargetSecretView: {
+            /** Service */
+            service: string;
+            /** Target */
+            target: string;
+            /** Secret */
+            secret: string;
+        };
+        /**
+         * TargetTestView
+         * @description What came of a test.
+         */
+        TargetTestView: {
+            /** Target */
+            target: string;
+            /** Delivered */
+            delivered: boolean;
+            /** Words */
+            words: string;
+        };
+        /**
+         * TargetView
+         * @description A target: what of its address is no secret, and what it is told.
+         */
+        TargetView: {
+            /** Service */
+            service: string;
+            /** Target */
+            target: string;
+            /** Address */
+            address: string;
+            /** Kinds */
+            kinds: string[];
+            /** Links */
+            links: boolean;
+            /** Signed */
+            signed: boolean;
+        };
         /**
          * TrafficView
          * @description A service's requests over *seconds* seconds in which Envoys reported: *rate* a second, latencies in ms.
@@ -4167,6 +5358,38 @@ export interface components {
             /** Words */
             words: string;
             last_refusal?: components["schemas"]["RefusalView"] | null;
+        };
+        /**
+         * UndoRequest
+         * @description Give traffic back: to the version *to*, or to the one before the last promotion.
+         */
+        UndoRequest: {
+            /** To */
+            to?: string | null;
+            /**
+             * Why
+             * @description The reason, for the audit; one line.
+             * @default
+             */
+            why: string;
+        };
+        /**
+         * UndoneView
+         * @description What an undo became: the active *rollout* goes back (*command* is its number), or a rollout of its own does.
+         *
+         *     *version* is the one that gets the traffic.
+         */
+        UndoneView: {
+            /** Service */
+            service: string;
+            /** Rollout */
+            rollout: string;
+            /** Version */
+            version: string;
+            /** Command */
+            command: number | null;
+            /** Words */
+            words: string;
         };
         /**
          * VersionDocument
@@ -4260,7 +5483,8 @@ export interface components {
          * VersionSeriesView
          * @description What one version did, point by point; null where nothing is known, or (rates, latencies) nothing came.
          *
-         *     *in_flight* is at the end of a point.
+         *     *in_flight* is at the end of a point, and so are the weights, in basis points: the one that was asked for, and the
+         *     last one that all Envoys had acknowledged (null where a person set it, until a rollout moves it).
          */
         VersionSeriesView: {
             /** Version */
@@ -4279,6 +5503,43 @@ export interface components {
             latency: components["schemas"]["QuantileView"][];
             /** In Flight */
             in_flight: (number | null)[];
+            /** Weight Set Bp */
+            weight_set_bp: (number | null)[];
+            /** Weight Acked Bp */
+            weight_acked_bp: (number | null)[];
+        };
+        /**
+         * WaitingView
+         * @description A start that waits under the id of its rollout to come; *state* is ``queued``, ``scheduled``, or how it ended.
+         *
+         *     *words* say what it waits for, or why it ended.
+         */
+        WaitingView: {
+            /** Id */
+            id: string;
+            /** Service */
+            service: string;
+            /** Candidate */
+            candidate: string;
+            /** State */
+            state: string;
+            /** Words */
+            words: string;
+            /** Supersede */
+            supersede: boolean;
+            /** Only After Success */
+            only_after_success: boolean;
+            /** Not Before */
+            not_before: string | null;
+            /** By */
+            by: string;
+            /** Why */
+            why: string;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
         };
         /**
          * WorkerModelView
@@ -4304,6 +5565,22 @@ export interface components {
             words: string;
         };
         /**
+         * WorkerView
+         * @description One worker of a version. *healthy* is None where Envoys did not say which: they count healthy ones by cluster.
+         *
+         *     *models* is what it says that it serves, *words* why it did not answer when it was asked that.
+         */
+        WorkerView: {
+            /** Address */
+            address: string;
+            /** Healthy */
+            healthy: boolean | null;
+            /** Models */
+            models: string[];
+            /** Words */
+            words: string;
+        };
+        /**
          * WorstPictureView
          * @description One of a comparison's worst pictures: its *place*, 1 is the worst, the photo's name, and what is wrong.
          */
@@ -4314,6 +5591,32 @@ export interface components {
             name: string;
             /** Words */
             words: string;
+        };
+        /**
+         * ShareView
+         * @description A version's part of the split, and how many of its workers the Envoys find healthy (None: nobody said).
+         *
+         *     *measured* is None without requests. It and *workers* are there where a service's status is shown.
+         */
+        controlplane__api__answers__ShareView: {
+            /** Version */
+            version: string;
+            /** Cluster */
+            cluster: string;
+            /** Weight */
+            weight: string;
+            /** Weight Bp */
+            weight_bp: number;
+            /** Healthy */
+            healthy?: number | null;
+            /** Total */
+            total?: number | null;
+            measured?: components["schemas"]["MeasuredView"] | null;
+            /**
+             * Workers
+             * @default []
+             */
+            workers: components["schemas"]["WorkerView"][];
         };
         /**
          * RouteDocument
@@ -4387,6 +5690,34 @@ export interface components {
              * @example 2h
              */
             timeout: string;
+        };
+        /**
+         * ShareView
+         * @description A link, without what opens it.
+         */
+        controlplane__api__shares__ShareView: {
+            /** Id */
+            id: string;
+            /** Service */
+            service: string;
+            /** Rollout */
+            rollout: string | null;
+            /** By */
+            by: string;
+            /** Why */
+            why: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** Revoked At */
+            revoked_at: string | null;
         };
         /**
          * Problem
@@ -4662,6 +5993,260 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    showSession: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "csrf": null,
+                     *       "expires_at": null,
+                     *       "grants": [
+                     *         {
+                     *           "role": "admin",
+                     *           "service": "*"
+                     *         }
+                     *       ],
+                     *       "kind": "key",
+                     *       "name": "ada"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["SessionView"];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    beginSession: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "key": "hs_0000000000000000000000000000000000000000000000000000000000000000"
+                 *     }
+                 */
+                "application/json": components["schemas"]["LoginDocument"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    "Set-Cookie"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "csrf": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+                     *       "expires_at": "2026-11-23T00:30:15.123456Z",
+                     *       "grants": [
+                     *         {
+                     *           "role": "admin",
+                     *           "service": "*"
+                     *         }
+                     *       ],
+                     *       "kind": "key",
+                     *       "name": "ada"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["SessionView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            429: components["responses"]["Problem429"];
+        };
+    };
+    endSession: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    listShares: {
+        parameters: {
+            query?: {
+                limit?: number;
+                /** @description Where to go on: `next` of the page before; leave it out for the first. */
+                cursor?: string | null;
+            };
+            header?: {
+                /** @description An ETag that you have: 304 if it is the newest still. */
+                "If-None-Match"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "items": [
+                     *         {
+                     *           "by": "ada",
+                     *           "created_at": "2026-11-22T12:30:15.123456Z",
+                     *           "expires_at": "2026-11-29T12:30:15.123456Z",
+                     *           "id": "e255cdef1769",
+                     *           "revoked_at": null,
+                     *           "rollout": null,
+                     *           "service": "colorize",
+                     *           "why": ""
+                     *         }
+                     *       ],
+                     *       "next": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["SharePage"];
+                };
+            };
+            /** @description You have this already. */
+            304: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    createShare: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "expires_in": "7d",
+                 *       "rollout": "colorize-1",
+                 *       "service": "colorize",
+                 *       "why": "for the photographers"
+                 *     }
+                 */
+                "application/json": components["schemas"]["ShareDocument"];
+            };
+        };
+        responses: {
+            /** @description Created */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "by": "ada",
+                     *       "created_at": "2026-11-22T12:30:15.123456Z",
+                     *       "expires_at": "2026-11-29T12:30:15.123456Z",
+                     *       "id": "7c8f09881a20",
+                     *       "revoked_at": null,
+                     *       "rollout": "colorize-1",
+                     *       "service": "colorize",
+                     *       "url": "https://hueshift.example.org/share/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+                     *       "why": "for the photographers"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["CreatedShareView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    revokeShare: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The link's id.
+                 * @example 1
+                 */
+                share: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
     listKeys: {
         parameters: {
             query?: {
@@ -4944,6 +6529,17 @@ export interface operations {
                      *           "count": 1,
                      *           "last_at": "2026-11-22T12:30:15.123456Z",
                      *           "outcome": "done",
+                     *           "rollout": null,
+                     *           "service": "colorize",
+                     *           "what": "queue",
+                     *           "words": "start of colorize-2 to v2 queued behind colorize-1: warmer skin"
+                     *         },
+                     *         {
+                     *           "at": "2026-11-22T12:30:15.123456Z",
+                     *           "by": "ada",
+                     *           "count": 1,
+                     *           "last_at": "2026-11-22T12:30:15.123456Z",
+                     *           "outcome": "done",
                      *           "rollout": "colorize-1",
                      *           "service": "colorize",
                      *           "what": "start",
@@ -4999,6 +6595,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
             422: components["responses"]["Problem422"];
             503: components["responses"]["Problem503"];
         };
@@ -5031,6 +6628,7 @@ export interface operations {
                      * @example {
                      *       "items": [
                      *         {
+                     *           "frozen": "",
                      *           "listener": "127.0.0.1:8080",
                      *           "name": "colorize",
                      *           "revision": 1,
@@ -5140,6 +6738,7 @@ export interface operations {
                      *             "state": "baking",
                      *             "step": 1,
                      *             "steps": 4,
+                     *             "undoes": false,
                      *             "weight": "5%",
                      *             "weight_bp": 500,
                      *             "why": "better blues",
@@ -5149,20 +6748,25 @@ export interface operations {
                      *             {
                      *               "cluster": "colorize_v1",
                      *               "healthy": 2,
+                     *               "measured": null,
                      *               "total": 2,
                      *               "version": "v1",
                      *               "weight": "95%",
-                     *               "weight_bp": 9500
+                     *               "weight_bp": 9500,
+                     *               "workers": []
                      *             },
                      *             {
                      *               "cluster": "colorize_v2",
                      *               "healthy": 1,
+                     *               "measured": null,
                      *               "total": 1,
                      *               "version": "v2",
                      *               "weight": "5%",
-                     *               "weight_bp": 500
+                     *               "weight_bp": 500,
+                     *               "workers": []
                      *             }
-                     *           ]
+                     *           ],
+                     *           "waiting": 1
                      *         }
                      *       ],
                      *       "next": null
@@ -5181,6 +6785,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
             422: components["responses"]["Problem422"];
             503: components["responses"]["Problem503"];
         };
@@ -5376,18 +6981,22 @@ export interface operations {
                      *         {
                      *           "cluster": "colorize_v1",
                      *           "healthy": 2,
+                     *           "measured": null,
                      *           "total": 2,
                      *           "version": "v1",
                      *           "weight": "95%",
-                     *           "weight_bp": 9500
+                     *           "weight_bp": 9500,
+                     *           "workers": []
                      *         },
                      *         {
                      *           "cluster": "colorize_v2",
                      *           "healthy": 1,
+                     *           "measured": null,
                      *           "total": 1,
                      *           "version": "v2",
                      *           "weight": "5%",
-                     *           "weight_bp": 500
+                     *           "weight_bp": 500,
+                     *           "workers": []
                      *         }
                      *       ]
                      *     }
@@ -5510,6 +7119,44 @@ export interface operations {
             409: components["responses"]["Problem409"];
             412: components["responses"]["Problem412"];
             413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    deleteService: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+                /** @description Refuse the change unless this ETag is still the newest, or with * if there is nothing. */
+                "If-Match"?: string | null;
+                /** @description With *: refuse the change if there is something already. */
+                "If-None-Match"?: string | null;
+            };
+            path: {
+                /**
+                 * @description The service's name.
+                 * @example colorize
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            412: components["responses"]["Problem412"];
             422: components["responses"]["Problem422"];
             503: components["responses"]["Problem503"];
         };
@@ -5718,18 +7365,22 @@ export interface operations {
                      *         {
                      *           "cluster": "colorize_v1",
                      *           "healthy": 2,
+                     *           "measured": null,
                      *           "total": 2,
                      *           "version": "v1",
                      *           "weight": "90%",
-                     *           "weight_bp": 9000
+                     *           "weight_bp": 9000,
+                     *           "workers": []
                      *         },
                      *         {
                      *           "cluster": "colorize_v2",
                      *           "healthy": 1,
+                     *           "measured": null,
                      *           "total": 1,
                      *           "version": "v2",
                      *           "weight": "10%",
-                     *           "weight_bp": 1000
+                     *           "weight_bp": 1000,
+                     *           "workers": []
                      *         }
                      *       ]
                      *     }
@@ -5783,6 +7434,17 @@ export interface operations {
                      * @example {
                      *       "items": [
                      *         {
+                     *           "after": "",
+                     *           "at": "2026-11-22T12:30:15.123456Z",
+                     *           "before": "",
+                     *           "by": "ada",
+                     *           "kind": "audit",
+                     *           "number": 6,
+                     *           "rollout": null,
+                     *           "what": "queue",
+                     *           "words": "start of colorize-2 to v2 queued behind colorize-1: warmer skin"
+                     *         },
+                     *         {
                      *           "after": "Baking",
                      *           "at": "2026-11-22T12:30:15.123456Z",
                      *           "before": "Baking",
@@ -5792,20 +7454,9 @@ export interface operations {
                      *           "rollout": "colorize-1",
                      *           "what": "test",
                      *           "words": "5 % is live"
-                     *         },
-                     *         {
-                     *           "after": "",
-                     *           "at": "2026-11-22T12:30:24.123456Z",
-                     *           "before": "",
-                     *           "by": "hueshift",
-                     *           "kind": "audit",
-                     *           "number": 4,
-                     *           "rollout": "colorize-1",
-                     *           "what": "compare",
-                     *           "words": "v2 is like v1 in 12 pictures: colours differ by 1.2 on average"
                      *         }
                      *       ],
-                     *       "next": "aGlzdG9yeTo0"
+                     *       "next": "aGlzdG9yeTo1"
                      *     }
                      */
                     "application/json": components["schemas"]["HistoryPage"];
@@ -5915,9 +7566,20 @@ export interface operations {
                      *           "rollout": "colorize-1",
                      *           "what": "test",
                      *           "words": "5 % is live"
+                     *         },
+                     *         {
+                     *           "after": "",
+                     *           "at": "2026-11-22T12:30:15.123456Z",
+                     *           "before": "",
+                     *           "by": "ada",
+                     *           "kind": "audit",
+                     *           "number": 6,
+                     *           "rollout": null,
+                     *           "what": "queue",
+                     *           "words": "start of colorize-2 to v2 queued behind colorize-1: warmer skin"
                      *         }
                      *       ],
-                     *       "next": 5
+                     *       "next": 6
                      *     }
                      */
                     "application/json": components["schemas"]["EventsView"];
@@ -5937,6 +7599,494 @@ export interface operations {
             404: components["responses"]["Problem404"];
             422: components["responses"]["Problem422"];
             503: components["responses"]["Problem503"];
+        };
+    };
+    listDocuments: {
+        parameters: {
+            query?: {
+                /** @description Only what this owner brought. */
+                owner?: string | null;
+                limit?: number;
+                /** @description Where to go on: `next` of the page before; leave it out for the first. */
+                cursor?: string | null;
+            };
+            header?: {
+                /** @description An ETag that you have: 304 if it is the newest still. */
+                "If-None-Match"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "items": [
+                     *         {
+                     *           "by": "ada",
+                     *           "document": {
+                     *             "apiVersion": "hueshift.dev/v1",
+                     *             "kind": "Plan",
+                     *             "metadata": {
+                     *               "name": "quick"
+                     *             },
+                     *             "spec": {
+                     *               "steps": [
+                     *                 {
+                     *                   "hold": "60s",
+                     *                   "weight": "50%"
+                     *                 },
+                     *                 {
+                     *                   "weight": "100%"
+                     *                 }
+                     *               ]
+                     *             }
+                     *           },
+                     *           "generation": 1,
+                     *           "kind": "Plan",
+                     *           "name": "quick",
+                     *           "owner": "photos",
+                     *           "rollout": "",
+                     *           "service": ""
+                     *         }
+                     *       ],
+                     *       "next": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["DeclarationPage"];
+                };
+            };
+            /** @description You have this already. */
+            304: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    applyDocuments: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+                /** @description Refuse the change unless this ETag is still the newest, or with * if there is nothing. */
+                "If-Match"?: string | null;
+                /** @description With *: refuse the change if there is something already. */
+                "If-None-Match"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "documents": [
+                 *         {
+                 *           "apiVersion": "hueshift.dev/v1",
+                 *           "kind": "Plan",
+                 *           "metadata": {
+                 *             "name": "quick"
+                 *           },
+                 *           "spec": {
+                 *             "steps": [
+                 *               {
+                 *                 "hold": "5m",
+                 *                 "weight": "50%"
+                 *               },
+                 *               {
+                 *                 "weight": "100%"
+                 *               }
+                 *             ]
+                 *           }
+                 *         }
+                 *       ],
+                 *       "owner": "photos",
+                 *       "why": "more time at half"
+                 *     }
+                 */
+                "application/json": components["schemas"]["ApplyRequest"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "changed": true,
+                     *       "changes": [
+                     *         {
+                     *           "action": "configured",
+                     *           "after": {
+                     *             "apiVersion": "hueshift.dev/v1",
+                     *             "kind": "Plan",
+                     *             "metadata": {
+                     *               "name": "quick"
+                     *             },
+                     *             "spec": {
+                     *               "steps": [
+                     *                 {
+                     *                   "hold": "300s",
+                     *                   "weight": "50%"
+                     *                 },
+                     *                 {
+                     *                   "weight": "100%"
+                     *                 }
+                     *               ]
+                     *             }
+                     *           },
+                     *           "before": {
+                     *             "apiVersion": "hueshift.dev/v1",
+                     *             "kind": "Plan",
+                     *             "metadata": {
+                     *               "name": "quick"
+                     *             },
+                     *             "spec": {
+                     *               "steps": [
+                     *                 {
+                     *                   "hold": "60s",
+                     *                   "weight": "50%"
+                     *                 },
+                     *                 {
+                     *                   "weight": "100%"
+                     *                 }
+                     *               ]
+                     *             }
+                     *           },
+                     *           "kind": "Plan",
+                     *           "name": "quick",
+                     *           "notes": [],
+                     *           "service": "",
+                     *           "words": "Plan quick configured"
+                     *         }
+                     *       ],
+                     *       "dry_run": false,
+                     *       "etag": "44e7facbfe040e17161c",
+                     *       "refused": false
+                     *     }
+                     */
+                    "application/json": components["schemas"]["ApplyView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            412: components["responses"]["Problem412"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    showDocument: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description An ETag that you have: 304 if it is the newest still. */
+                "If-None-Match"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name.
+                 * @example colorize
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "apiVersion": "hueshift.dev/v1",
+                     *       "kind": "Service",
+                     *       "metadata": {
+                     *         "name": "colorize"
+                     *       },
+                     *       "spec": {
+                     *         "config_canary": "0s",
+                     *         "domains": [
+                     *           "*"
+                     *         ],
+                     *         "groups": [],
+                     *         "grpc_target": "",
+                     *         "listener": {
+                     *           "address": "127.0.0.1",
+                     *           "name": "colorize_listener",
+                     *           "port": 8080,
+                     *           "stat_prefix": "ingress_http"
+                     *         },
+                     *         "plan": {
+                     *           "deadline": "2h",
+                     *           "prepare_timeout": "300s",
+                     *           "steps": [
+                     *             {
+                     *               "hold": "30s",
+                     *               "pause": false,
+                     *               "weight": "5%"
+                     *             },
+                     *             {
+                     *               "hold": "30s",
+                     *               "pause": false,
+                     *               "weight": "25%"
+                     *             },
+                     *             {
+                     *               "hold": "30s",
+                     *               "pause": false,
+                     *               "weight": "50%"
+                     *             },
+                     *             {
+                     *               "hold": "30s",
+                     *               "pause": false,
+                     *               "weight": "100%"
+                     *             }
+                     *           ]
+                     *         },
+                     *         "route_config": "colorize_routes",
+                     *         "routes": [
+                     *           {
+                     *             "match": {
+                     *               "headers": [
+                     *                 {
+                     *                   "exact": "v1",
+                     *                   "name": "x-version"
+                     *                 },
+                     *                 {
+                     *                   "name": "x-pin",
+                     *                   "present": true
+                     *                 }
+                     *               ],
+                     *               "prefix": "/repair"
+                     *             },
+                     *             "name": "pinned",
+                     *             "timeout": "300s",
+                     *             "version": "v1"
+                     *           },
+                     *           {
+                     *             "match": {
+                     *               "headers": [],
+                     *               "prefix": "/"
+                     *             },
+                     *             "name": "main",
+                     *             "split": true,
+                     *             "timeout": "12.5s"
+                     *           }
+                     *         ],
+                     *         "slos": [
+                     *           {
+                     *             "bad": [
+                     *               "5xx",
+                     *               "429"
+                     *             ],
+                     *             "budget": 10,
+                     *             "kind": "error_rate",
+                     *             "max": "1%",
+                     *             "muted": false,
+                     *             "name": "errors",
+                     *             "on_breach": "rollback",
+                     *             "quiet": "30s"
+                     *           },
+                     *           {
+                     *             "budget": 10,
+                     *             "kind": "latency",
+                     *             "muted": false,
+                     *             "name": "latency",
+                     *             "on_breach": "rollback",
+                     *             "quantile": "95%",
+                     *             "quiet": "30s",
+                     *             "threshold": "400ms"
+                     *           }
+                     *         ],
+                     *         "split": {
+                     *           "v1": "100%"
+                     *         },
+                     *         "versions": [
+                     *           {
+                     *             "cluster": "colorize_v1",
+                     *             "connect_timeout": "10s",
+                     *             "endpoints": [
+                     *               "127.0.0.1:8083"
+                     *             ],
+                     *             "health_check": {
+                     *               "healthy_threshold": 1,
+                     *               "interval": "1s",
+                     *               "path": "/healthz",
+                     *               "timeout": "1s",
+                     *               "unhealthy_threshold": 2
+                     *             },
+                     *             "name": "v1"
+                     *           },
+                     *           {
+                     *             "cluster": "colorize_v2",
+                     *             "connect_timeout": "10s",
+                     *             "endpoints": [
+                     *               "127.0.0.1:8083"
+                     *             ],
+                     *             "health_check": {
+                     *               "healthy_threshold": 1,
+                     *               "interval": "1s",
+                     *               "path": "/healthz",
+                     *               "timeout": "1s",
+                     *               "unhealthy_threshold": 2
+                     *             },
+                     *             "name": "v2"
+                     *           }
+                     *         ],
+                     *         "virtual_host": "colorize_host"
+                     *       }
+                     *     }
+                     */
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            /** @description You have this already. */
+            304: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    listSchemas: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description An ETag that you have: 304 if it is the newest still. */
+                "If-None-Match"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "any": "/v1/schemas/any.json",
+                     *       "plan": "/v1/schemas/plan.json",
+                     *       "rollout": "/v1/schemas/rollout.json",
+                     *       "service": "/v1/schemas/service.json",
+                     *       "slo": "/v1/schemas/slo.json",
+                     *       "version": "/v1/schemas/version.json"
+                     *     }
+                     */
+                    "application/json": {
+                        [key: string]: string;
+                    };
+                };
+            };
+            /** @description You have this already. */
+            304: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    showSchema: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description An ETag that you have: 304 if it is the newest still. */
+                "If-None-Match"?: string;
+            };
+            path: {
+                /**
+                 * @description service, version, slo, plan, rollout or any.
+                 * @example person
+                 */
+                kind: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "$id": "https://hueshift.dev/schemas/v1/slo.json",
+                     *       "$schema": "https://json-schema.org/draft/2020-12/schema",
+                     *       "properties": {},
+                     *       "title": "SLO",
+                     *       "type": "object"
+                     *     }
+                     */
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            /** @description You have this already. */
+            304: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
         };
     };
     listRollouts: {
@@ -6077,6 +8227,7 @@ export interface operations {
                      *           "state": "baking",
                      *           "step": 1,
                      *           "steps": 4,
+                     *           "undoes": false,
                      *           "weight": "5%",
                      *           "weight_bp": 500,
                      *           "why": "better blues",
@@ -6160,7 +8311,7 @@ export interface operations {
                      *       "deadline_at": "2026-11-22T14:30:15.123456Z",
                      *       "ended_at": null,
                      *       "evidence": null,
-                     *       "id": "colorize-2",
+                     *       "id": "colorize-3",
                      *       "objectives": [
                      *         "at most 1% errors",
                      *         "95% within 400ms",
@@ -6192,6 +8343,7 @@ export interface operations {
                      *       "state": "preparing",
                      *       "step": 0,
                      *       "steps": 2,
+                     *       "undoes": false,
                      *       "weight": "0%",
                      *       "weight_bp": 0,
                      *       "why": "warmer skin",
@@ -6343,6 +8495,7 @@ export interface operations {
                      *       "state": "baking",
                      *       "step": 1,
                      *       "steps": 4,
+                     *       "undoes": false,
                      *       "weight": "5%",
                      *       "weight_bp": 500,
                      *       "why": "better blues",
@@ -6405,7 +8558,27 @@ export interface operations {
                      *         "waiting": [],
                      *         "words": "1/1 ACKed"
                      *       },
+                     *       "advice": [
+                     *         {
+                     *           "code": "HS0119",
+                     *           "level": "Info",
+                     *           "run": "hueshift queue colorize",
+                     *           "subject": "colorize",
+                     *           "words": "colorize-2 to v2 waits: queued behind rollout colorize-1"
+                     *         }
+                     *       ],
+                     *       "aside": [],
                      *       "commands_waiting": 0,
+                     *       "envoys": [
+                     *         {
+                     *           "age_s": 0,
+                     *           "behind": [],
+                     *           "connected": true,
+                     *           "node": "edge-1",
+                     *           "status": "SYNCED",
+                     *           "words": ""
+                     *         }
+                     *       ],
                      *       "events": [
                      *         {
                      *           "after": "",
@@ -6461,9 +8634,22 @@ export interface operations {
                      *           "rollout": "colorize-1",
                      *           "what": "test",
                      *           "words": "5 % is live"
+                     *         },
+                     *         {
+                     *           "after": "",
+                     *           "at": "2026-11-22T12:30:15.123456Z",
+                     *           "before": "",
+                     *           "by": "ada",
+                     *           "kind": "audit",
+                     *           "number": 6,
+                     *           "rollout": null,
+                     *           "what": "queue",
+                     *           "words": "start of colorize-2 to v2 queued behind colorize-1: warmer skin"
                      *         }
                      *       ],
+                     *       "frozen": "",
                      *       "listener": "127.0.0.1:8080",
+                     *       "measured_s": 0,
                      *       "models": [],
                      *       "quality": [
                      *         {
@@ -6598,6 +8784,7 @@ export interface operations {
                      *         "state": "baking",
                      *         "step": 1,
                      *         "steps": 4,
+                     *         "undoes": false,
                      *         "weight": "5%",
                      *         "weight_bp": 500,
                      *         "why": "better blues",
@@ -6608,18 +8795,51 @@ export interface operations {
                      *         {
                      *           "cluster": "colorize_v1",
                      *           "healthy": 2,
+                     *           "measured": null,
                      *           "total": 2,
                      *           "version": "v1",
                      *           "weight": "95%",
-                     *           "weight_bp": 9500
+                     *           "weight_bp": 9500,
+                     *           "workers": [
+                     *             {
+                     *               "address": "127.0.0.1:8083",
+                     *               "healthy": true,
+                     *               "models": [],
+                     *               "words": ""
+                     *             }
+                     *           ]
                      *         },
                      *         {
                      *           "cluster": "colorize_v2",
                      *           "healthy": 1,
+                     *           "measured": null,
                      *           "total": 1,
                      *           "version": "v2",
                      *           "weight": "5%",
-                     *           "weight_bp": 500
+                     *           "weight_bp": 500,
+                     *           "workers": [
+                     *             {
+                     *               "address": "127.0.0.1:8083",
+                     *               "healthy": true,
+                     *               "models": [],
+                     *               "words": ""
+                     *             }
+                     *           ]
+                     *         }
+                     *       ],
+                     *       "waiting": [
+                     *         {
+                     *           "at": "2026-11-22T12:30:15.123456Z",
+                     *           "by": "ada",
+                     *           "candidate": "v2",
+                     *           "id": "colorize-2",
+                     *           "not_before": null,
+                     *           "only_after_success": false,
+                     *           "service": "colorize",
+                     *           "state": "queued",
+                     *           "supersede": false,
+                     *           "why": "warmer skin",
+                     *           "words": "queued behind rollout colorize-1"
                      *         }
                      *       ]
                      *     }
@@ -6681,6 +8901,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "command": "pause",
+                     *       "note": "",
                      *       "number": 1,
                      *       "service": "colorize",
                      *       "words": "pause of colorize was taken down"
@@ -6737,6 +8958,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "command": "resume",
+                     *       "note": "",
                      *       "number": 2,
                      *       "service": "colorize",
                      *       "words": "resume of colorize was taken down"
@@ -6794,6 +9016,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "command": "promote",
+                     *       "note": "",
                      *       "number": 3,
                      *       "service": "colorize",
                      *       "words": "promote of colorize was taken down"
@@ -6850,6 +9073,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "command": "abort",
+                     *       "note": "",
                      *       "number": 4,
                      *       "service": "colorize",
                      *       "words": "abort of colorize was taken down"
@@ -6862,6 +9086,611 @@ export interface operations {
             401: components["responses"]["Problem401"];
             403: components["responses"]["Problem403"];
             404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    undoRollout: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name.
+                 * @example colorize
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "why": "the skin is too warm"
+                 *     }
+                 */
+                "application/json": components["schemas"]["UndoRequest"] | null;
+            };
+        };
+        responses: {
+            /** @description Accepted */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "command": 5,
+                     *       "rollout": "colorize-3",
+                     *       "service": "colorize",
+                     *       "version": "v1",
+                     *       "words": "all traffic of colorize goes back to v1: rollout colorize-3 ends"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["UndoneView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    retryRollout: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name.
+                 * @example colorize
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "why": "the workers were misconfigured"
+                 *     }
+                 */
+                "application/json": components["schemas"]["CommandRequest"] | null;
+            };
+        };
+        responses: {
+            /** @description Accepted */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "active": true,
+                     *       "baseline": "v1",
+                     *       "by": "ada",
+                     *       "candidate": "v2",
+                     *       "cause": null,
+                     *       "deadline_at": "2026-11-22T14:30:15.123456Z",
+                     *       "ended_at": null,
+                     *       "evidence": null,
+                     *       "id": "colorize-4",
+                     *       "objectives": [
+                     *         "at most 1% errors",
+                     *         "95% within 400ms",
+                     *         "no more client errors than before, above 1%"
+                     *       ],
+                     *       "outcome": null,
+                     *       "phase": "preparing",
+                     *       "plan": {
+                     *         "deadline": "2h",
+                     *         "prepare_timeout": "300s",
+                     *         "steps": [
+                     *           {
+                     *             "hold": "60s",
+                     *             "pause": false,
+                     *             "quality": null,
+                     *             "weight": "10%"
+                     *           },
+                     *           {
+                     *             "hold": "30s",
+                     *             "pause": false,
+                     *             "quality": null,
+                     *             "weight": "100%"
+                     *           }
+                     *         ]
+                     *       },
+                     *       "service": "colorize",
+                     *       "since": "2026-11-22T12:30:15.123456Z",
+                     *       "started_at": "2026-11-22T12:30:15.123456Z",
+                     *       "state": "preparing",
+                     *       "step": 0,
+                     *       "steps": 2,
+                     *       "undoes": false,
+                     *       "weight": "0%",
+                     *       "weight_bp": 0,
+                     *       "why": "colorize-3 once more: the workers were misconfigured",
+                     *       "words": ""
+                     *     }
+                     */
+                    "application/json": components["schemas"]["RolloutView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    showQueue: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description An ETag that you have: 304 if it is the newest still. */
+                "If-None-Match"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name.
+                 * @example colorize
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "at": "2026-11-22T12:30:15.123456Z",
+                     *         "by": "ada",
+                     *         "candidate": "v2",
+                     *         "id": "colorize-2",
+                     *         "not_before": null,
+                     *         "only_after_success": false,
+                     *         "service": "colorize",
+                     *         "state": "queued",
+                     *         "supersede": false,
+                     *         "why": "warmer skin",
+                     *         "words": "queued behind rollout colorize-1"
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["WaitingView"][];
+                };
+            };
+            /** @description You have this already. */
+            304: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    cancelStart: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name.
+                 * @example colorize
+                 */
+                name: string;
+                /**
+                 * @description Its id, for example colorize-8.
+                 * @example colorize-2
+                 */
+                start: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "why": "another version is coming"
+                 *     }
+                 */
+                "application/json": components["schemas"]["CommandRequest"] | null;
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "at": "2026-11-22T12:30:15.123456Z",
+                     *       "by": "ada",
+                     *       "candidate": "v2",
+                     *       "id": "colorize-2",
+                     *       "not_before": null,
+                     *       "only_after_success": false,
+                     *       "service": "colorize",
+                     *       "state": "cancelled",
+                     *       "supersede": false,
+                     *       "why": "warmer skin",
+                     *       "words": "cancelled by ada: another version is coming"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["WaitingView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    listFreezes: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description An ETag that you have: 304 if it is the newest still. */
+                "If-None-Match"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "at": "2026-11-22T12:30:15.123456Z",
+                     *         "by": "ada",
+                     *         "service": "colorize",
+                     *         "until": "2026-11-23T08:00:00Z",
+                     *         "why": "a campaign runs",
+                     *         "words": "colorize is frozen until 2026-11-23 08:00 UTC by ada (a campaign runs)"
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["FreezeView"][];
+                };
+            };
+            /** @description You have this already. */
+            304: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    freezeService: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name.
+                 * @example colorize
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "until": "2026-11-23T08:00:00Z",
+                 *       "why": "a campaign runs"
+                 *     }
+                 */
+                "application/json": components["schemas"]["FreezeRequest"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "at": "2026-11-22T12:30:15.123456Z",
+                     *       "by": "ada",
+                     *       "service": "colorize",
+                     *       "until": "2026-11-23T08:00:00Z",
+                     *       "why": "a campaign runs",
+                     *       "words": "colorize is frozen until 2026-11-23 08:00 UTC by ada (a campaign runs)"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["FreezeView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    unfreezeService: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name.
+                 * @example colorize
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "why": "it is over"
+                 *     }
+                 */
+                "application/json": components["schemas"]["CommandRequest"] | null;
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "at": "2026-11-22T12:30:15.123456Z",
+                     *       "by": "ada",
+                     *       "service": "colorize",
+                     *       "until": "2026-11-23T08:00:00Z",
+                     *       "why": "a campaign runs",
+                     *       "words": "colorize is frozen until 2026-11-23 08:00 UTC by ada (a campaign runs)"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["FreezeView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    freezeAll: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "until": "2026-11-23T08:00:00Z",
+                 *       "why": "the holidays"
+                 *     }
+                 */
+                "application/json": components["schemas"]["FreezeRequest"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "at": "2026-11-22T12:30:15.123456Z",
+                     *       "by": "ada",
+                     *       "service": null,
+                     *       "until": "2026-11-23T08:00:00Z",
+                     *       "why": "the holidays",
+                     *       "words": "everything is frozen until 2026-11-23 08:00 UTC by ada (the holidays)"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["FreezeView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    unfreezeAll: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "why": "back again"
+                 *     }
+                 */
+                "application/json": components["schemas"]["CommandRequest"] | null;
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "at": "2026-11-22T12:30:15.123456Z",
+                     *       "by": "ada",
+                     *       "service": null,
+                     *       "until": "2026-11-23T08:00:00Z",
+                     *       "why": "the holidays",
+                     *       "words": "everything is frozen until 2026-11-23 08:00 UTC by ada (the holidays)"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["FreezeView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    abortAll: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                /**
+                 * @example {
+                 *       "why": "the fleet misbehaves"
+                 *     }
+                 */
+                "application/json": components["schemas"]["CommandRequest"] | null;
+            };
+        };
+        responses: {
+            /** @description Accepted */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "cancelled": [],
+                     *       "left": [],
+                     *       "rollouts": [
+                     *         "colorize-4"
+                     *       ],
+                     *       "words": "1 rollout told to abort, 0 waiting starts cancelled"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["StoppedView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
             409: components["responses"]["Problem409"];
             413: components["responses"]["Problem413"];
             422: components["responses"]["Problem422"];
@@ -6896,6 +9725,15 @@ export interface operations {
                 content: {
                     /**
                      * @example {
+                     *       "advice": [
+                     *         {
+                     *           "code": "HS0119",
+                     *           "level": "Info",
+                     *           "run": "hueshift queue colorize",
+                     *           "subject": "colorize",
+                     *           "words": "colorize-2 to v2 waits: queued behind rollout colorize-1"
+                     *         }
+                     *       ],
                      *       "next": "then 25%; how long that takes cannot be said yet",
                      *       "objectives": [
                      *         {
@@ -6983,7 +9821,22 @@ export interface operations {
                      *       "rollout": "colorize-1",
                      *       "service": "colorize",
                      *       "state": "baking",
-                     *       "summary": "3 of 30 s without a breach at 5 %"
+                     *       "summary": "3 of 30 s without a breach at 5 %",
+                     *       "waiting": [
+                     *         {
+                     *           "at": "2026-11-22T12:30:15.123456Z",
+                     *           "by": "ada",
+                     *           "candidate": "v2",
+                     *           "id": "colorize-2",
+                     *           "not_before": null,
+                     *           "only_after_success": false,
+                     *           "service": "colorize",
+                     *           "state": "queued",
+                     *           "supersede": false,
+                     *           "why": "warmer skin",
+                     *           "words": "queued behind rollout colorize-1"
+                     *         }
+                     *       ]
                      *     }
                      */
                     "application/json": components["schemas"]["ExplanationView"];
@@ -7752,6 +10605,63 @@ export interface operations {
             503: components["responses"]["Problem503"];
         };
     };
+    decideGate: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name.
+                 * @example colorize
+                 */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "decision": "open",
+                 *       "reason": "the pictures are fine"
+                 *     }
+                 */
+                "application/json": components["schemas"]["GateRequest"];
+            };
+        };
+        responses: {
+            /** @description Accepted */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "decision": "open",
+                     *       "rollout": "colorize-1",
+                     *       "service": "colorize",
+                     *       "words": "promote of colorize was taken down"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["GateDecisionView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
     followJobs: {
         parameters: {
             query?: never;
@@ -8053,7 +10963,7 @@ export interface operations {
                      *           "callback": "shop",
                      *           "delivered": false,
                      *           "ended_at": null,
-                     *           "event": "evt_cf4a925c30744d51a09da511d6133c45",
+                     *           "event": "evt_64a88ffc33ef49598e2d4788f5fb2904",
                      *           "host": "shop.example.org",
                      *           "next_at": "2026-11-22T12:30:15.123456Z",
                      *           "state": "done",
@@ -9209,8 +12119,6 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Send the same value when you repeat a request: it is done once. */
-                "Idempotency-Key"?: string | null;
                 /** @description The reason, for the audit, if the body has none. */
                 "X-Hueshift-Reason"?: string;
                 /** @description Refuse the change unless this ETag is still the newest, or with * if there is nothing. */
@@ -9265,7 +12173,6 @@ export interface operations {
             400: components["responses"]["Problem400"];
             401: components["responses"]["Problem401"];
             403: components["responses"]["Problem403"];
-            409: components["responses"]["Problem409"];
             412: components["responses"]["Problem412"];
             413: components["responses"]["Problem413"];
             422: components["responses"]["Problem422"];
@@ -9308,8 +12215,6 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Send the same value when you repeat a request: it is done once. */
-                "Idempotency-Key"?: string | null;
                 /** @description The reason, for the audit, if the body has none. */
                 "X-Hueshift-Reason"?: string;
             };
@@ -9343,7 +12248,6 @@ export interface operations {
             403: components["responses"]["Problem403"];
             404: components["responses"]["Problem404"];
             409: components["responses"]["Problem409"];
-            413: components["responses"]["Problem413"];
             422: components["responses"]["Problem422"];
             503: components["responses"]["Problem503"];
         };
@@ -9382,6 +12286,406 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["CallbackTestView"];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    listTargets: {
+        parameters: {
+            query?: {
+                limit?: number;
+                /** @description Where to go on: `next` of the page before; leave it out for the first. */
+                cursor?: string | null;
+            };
+            header?: {
+                /** @description An ETag that you have: 304 if it is the newest still. */
+                "If-None-Match"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "items": [
+                     *         {
+                     *           "address": "https://shop.example.org/…",
+                     *           "kinds": [
+                     *             "started",
+                     *             "step",
+                     *             "gate",
+                     *             "held",
+                     *             "question",
+                     *             "paused",
+                     *             "resumed",
+                     *             "nacked",
+                     *             "rolling_back",
+                     *             "rolled_back",
+                     *             "promoted",
+                     *             "quality",
+                     *             "frozen",
+                     *             "declared",
+                     *             "rejected",
+                     *             "refused"
+                     *           ],
+                     *           "links": true,
+                     *           "service": "colorize",
+                     *           "signed": true,
+                     *           "target": "team"
+                     *         }
+                     *       ],
+                     *       "next": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["TargetPage"];
+                };
+            };
+            /** @description You have this already. */
+            304: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    applyTarget: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name, or * for all services.
+                 * @example colorize
+                 */
+                name: string;
+                /**
+                 * @description The target's name.
+                 * @example team
+                 */
+                target: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "address": "https://shop.example.org/hooks",
+                 *       "kinds": [
+                 *         "started",
+                 *         "gate",
+                 *         "rolled_back"
+                 *       ]
+                 *     }
+                 */
+                "application/json": components["schemas"]["TargetDocument"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "changed": true,
+                     *       "secret": null,
+                     *       "service": "colorize",
+                     *       "target": "team",
+                     *       "words": "colorize/team is applied"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["TargetAppliedView"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    deleteTarget: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name, or * for all services.
+                 * @example colorize
+                 */
+                name: string;
+                /**
+                 * @description The target's name.
+                 * @example team
+                 */
+                target: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    renewTargetSecret: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name, or * for all services.
+                 * @example colorize
+                 */
+                name: string;
+                /**
+                 * @description The target's name.
+                 * @example team
+                 */
+                target: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "secret": "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+                     *       "service": "colorize",
+                     *       "target": "team"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["TargetSecretView"];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    checkTarget: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name, or * for all services.
+                 * @example colorize
+                 */
+                name: string;
+                /**
+                 * @description The target's name.
+                 * @example team
+                 */
+                target: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "delivered": true,
+                     *       "target": "colorize/team",
+                     *       "words": "delivered"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["TargetTestView"];
+                };
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    listDeliveries: {
+        parameters: {
+            query?: {
+                limit?: number;
+                /** @description Where to go on: `next` of the page before; leave it out for the first. */
+                cursor?: string | null;
+            };
+            header?: {
+                /** @description An ETag that you have: 304 if it is the newest still. */
+                "If-None-Match"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name, or * for all services.
+                 * @example colorize
+                 */
+                name: string;
+                /**
+                 * @description The target's name.
+                 * @example team
+                 */
+                target: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "items": [
+                     *         {
+                     *           "delivered": false,
+                     *           "ended_at": null,
+                     *           "event": "evt_4",
+                     *           "kind": "quality",
+                     *           "made_at": "2026-11-22T12:30:15.123456Z",
+                     *           "next_at": "2026-11-22T12:30:15.123456Z",
+                     *           "number": 2,
+                     *           "rollout": "colorize-1",
+                     *           "sentence": "compared the pictures of v2: v2 is like v1 in 12 pictures: colours differ by 1.2 on average",
+                     *           "tries": 0,
+                     *           "words": ""
+                     *         }
+                     *       ],
+                     *       "next": "ZGVsaXZlcmllczoy"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["DeliveryPage"];
+                };
+            };
+            /** @description You have this already. */
+            304: {
+                headers: {
+                    /** @description What was read or written, to be sent as If-Match or If-None-Match. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            422: components["responses"]["Problem422"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    replayDelivery: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Send the same value when you repeat a request: it is done once. */
+                "Idempotency-Key"?: string | null;
+                /** @description The reason, for the audit, if the body has none. */
+                "X-Hueshift-Reason"?: string;
+            };
+            path: {
+                /**
+                 * @description The service's name, or * for all services.
+                 * @example colorize
+                 */
+                name: string;
+                /**
+                 * @description The target's name.
+                 * @example team
+                 */
+                target: string;
+                /**
+                 * @description The delivery's number.
+                 * @example 1
+                 */
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Accepted */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "delivered": false,
+                     *       "target": "colorize/team",
+                     *       "words": "delivery 1 is told again"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["TargetTestView"];
                 };
             };
             401: components["responses"]["Problem401"];
@@ -9482,6 +12786,10 @@ export interface operations {
                 service?: string[] | null;
                 /** @description Only these types; again, or separated by commas. */
                 types?: string[] | null;
+                /** @description Begin with so many past events. */
+                last?: number;
+                /** @description Whether to go on when the past and the present are told. */
+                follow?: boolean;
             };
             header?: {
                 /** @description The id of the last event that you know: go on after it. */
@@ -9510,6 +12818,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
             404: components["responses"]["Problem404"];
             422: components["responses"]["Problem422"];
             429: components["responses"]["Problem429"];
@@ -9557,6 +12866,58 @@ export interface operations {
                      *         1795349400,
                      *         1795350000,
                      *         1795350600
+                     *       ],
+                     *       "evidence": [
+                     *         {
+                     *           "name": "client errors rel",
+                     *           "odds": [
+                     *             null,
+                     *             null,
+                     *             0
+                     *           ],
+                     *           "odds_limit": 500,
+                     *           "rollout": "colorize-1"
+                     *         },
+                     *         {
+                     *           "name": "error_abs",
+                     *           "odds": [
+                     *             null,
+                     *             null,
+                     *             0.3665
+                     *           ],
+                     *           "odds_limit": 500,
+                     *           "rollout": "colorize-1"
+                     *         },
+                     *         {
+                     *           "name": "error_rel",
+                     *           "odds": [
+                     *             null,
+                     *             null,
+                     *             0
+                     *           ],
+                     *           "odds_limit": 500,
+                     *           "rollout": "colorize-1"
+                     *         },
+                     *         {
+                     *           "name": "latency_abs",
+                     *           "odds": [
+                     *             null,
+                     *             null,
+                     *             0.3109
+                     *           ],
+                     *           "odds_limit": 500,
+                     *           "rollout": "colorize-1"
+                     *         },
+                     *         {
+                     *           "name": "latency_rel",
+                     *           "odds": [
+                     *             null,
+                     *             null,
+                     *             0
+                     *           ],
+                     *           "odds_limit": 500,
+                     *           "rollout": "colorize-1"
+                     *         }
                      *       ],
                      *       "methods": {
                      *         "error_rate": "Wilson score interval, 95 % (E. B. Wilson 1927)",
@@ -9678,7 +13039,17 @@ export interface operations {
                      *             null,
                      *             190
                      *           ],
-                     *           "version": "v1"
+                     *           "version": "v1",
+                     *           "weight_acked_bp": [
+                     *             null,
+                     *             null,
+                     *             9500
+                     *           ],
+                     *           "weight_set_bp": [
+                     *             null,
+                     *             null,
+                     *             9500
+                     *           ]
                      *         },
                      *         {
                      *           "error_high": [
@@ -9767,7 +13138,17 @@ export interface operations {
                      *             null,
                      *             10
                      *           ],
-                     *           "version": "v2"
+                     *           "version": "v2",
+                     *           "weight_acked_bp": [
+                     *             null,
+                     *             null,
+                     *             500
+                     *           ],
+                     *           "weight_set_bp": [
+                     *             null,
+                     *             null,
+                     *             500
+                     *           ]
                      *         }
                      *       ]
                      *     }
