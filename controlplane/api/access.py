@@ -196,7 +196,12 @@ StillAllowed: TypeAlias = Annotated[Callable[[], Awaitable[Principal]], Depends(
 
 async def tell(parts: Parts, caller: Caller, what: str, words: str, *, why: str = "") -> None:
     """Have the audit tell of a change that is no service's, after it was made."""
-    await parts.auth.audit.add_change(what, words, Change(caller.name, why or caller.why, parts.clock.now()))
+    await parts.auth.audit.add_change(what, words, change_of(parts, caller, why=why))
+
+
+def change_of(parts: Parts, caller: Caller, *, why: str = "") -> Change:
+    """Say who changes something now, for the audit."""
+    return Change(caller.name, why or caller.why, parts.clock.now())
 
 
 class BodyLimit:
