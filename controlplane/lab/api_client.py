@@ -86,6 +86,10 @@ class ApiClient:
         """Declare a service."""
         await self._ask("PUT", f"/v1/services/{document['service']}", document)
 
+    async def delete(self, service: str) -> None:
+        """Serve a service no more."""
+        await self._ask("DELETE", f"/v1/services/{service}")
+
     async def start(
         self, service: str, *, to: str, plan: Mapping[str, Any] | None = None, why: str = "lab", **more: Any
     ) -> str:
@@ -184,7 +188,7 @@ class ApiClient:
         answer = await wait_for_answer(ask, what=f"{method} {path}", clock=self._clock, at_most=PATIENCE)
         if answer.is_error:
             raise ApiRefusalError(answer.status_code, _words(answer))
-        return answer.json()
+        return answer.json() if answer.content else None
 
 
 def _words(answer: httpx.Response) -> str:
