@@ -9,7 +9,8 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from controlplane.api.answers import EventView, ExplanationView, ProxyView, ReplayView, RolloutView, StatusView
+from controlplane.api.answers import EventView, ExplanationView, ReplayView, RolloutView, StatusView
+from controlplane.api.fleet_answers import ProxyView
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError, UnavailableError
 

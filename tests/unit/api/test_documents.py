@@ -11,9 +11,10 @@ import yaml
 from hypothesis import HealthCheck as Check
 from hypothesis import given, settings
 
-from controlplane.api.documents import document_of, parse_service, parse_yaml, read_document, spec_from
+from controlplane.api.documents import document_of, spec_from
 from controlplane.api.objectives import objectives_from, read_objectives
 from controlplane.api.problems import InvalidDocumentError
+from controlplane.api.reading import parse_service, parse_yaml, read_document
 from controlplane.errors import InvalidInputError
 from controlplane.rollout.model import Step
 from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, Terms
