@@ -41,8 +41,8 @@ OF_JOBS = frozenset(
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist's, which a run in one process goes without
 def pytest_xdist_auto_num_workers() -> int:
-    """Run one process more than there are cores: most of what real servers are tested with is waiting for them."""
-    return (os.cpu_count() or 1) + 1
+    """Run two processes more than there are cores: most of what real servers are tested with is waiting for them."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
