@@ -4,7 +4,6 @@ import dataclasses
 import uuid
 from typing import Final
 
-from controlplane.auth.ports import Change
 from controlplane.clock import Clock
 from controlplane.courier.model import Heard, Unheard
 from controlplane.courier.senders import Senders
@@ -13,6 +12,7 @@ from controlplane.errors import InvalidInputError, NotFoundError, UnavailableErr
 from controlplane.notify.links import Link, check_link, digest_of
 from controlplane.notify.model import Place, Target, Trial
 from controlplane.notify.ports import NotifyStore
+from controlplane.ports import Change
 
 MAX_TESTS: Final = 4
 

@@ -5,11 +5,10 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from controlplane.auth.ports import Change
 from controlplane.courier.loop import Outcome
 from controlplane.notify.links import Link
 from controlplane.notify.model import Delivery, Parcel, Target
-from controlplane.ports import Rollout
+from controlplane.ports import Change, Rollout
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from controlplane.auth.ports import Change
 from controlplane.courier.model import GivenUp, Heard, Later
 from controlplane.courier.signatures import OLD_SECRET_FOR
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.notify.kinds import NotifyKind
 from controlplane.notify.model import MAX_TARGETS, Delivery, Parcel, Place, Report, Target, Telling, telling_of
 from controlplane.notify.ports import Applied
+from controlplane.ports import Change
 from controlplane.store import tables
 from controlplane.store.audit import append_change
 from controlplane.store.engine import Tx
