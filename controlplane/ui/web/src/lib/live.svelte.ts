@@ -22,6 +22,8 @@ export const WINDOWS = [
   { name: "1 h", seconds: 3_600 },
   { name: "6 h", seconds: 21_600 },
   { name: "24 h", seconds: 86_400 },
+  { name: "30 d", seconds: 30 * 86_400 },
+  { name: "1 y", seconds: 365 * 86_400 },
 ];
 
 export interface Weights {
@@ -54,6 +56,8 @@ export class Live {
   drawn = $state(0);
   windowS = $state(600);
   readonly series = new Series(600);
+  /** Seconds, for the figures of this moment, while the points of `series` are longer. */
+  readonly #newest = new Series(60);
 
   #timers: number[] = [];
   #end = () => {};
@@ -159,37 +163,47 @@ export class Live {
     void this.readSeries();
   }
 
+  /** The newest seconds that are known. */
+  get seconds(): Series {
+    return this.series.step === 1 ? this.series : this.#newest;
+  }
+
   async readSeries(): Promise<void> {
-    const { series } = this;
-    const now = Date.now() / 1000;
     if (this.#isReading || document.hidden) return;
-    const behind = now - series.end;
-    const last = series.rows.at(-1);
-    const isFresh = last !== undefined && behind < series.windowS && !series.isFull;
-    // The last point is not over when it is read: a second's is read again each second, a longer one's when it is over.
-    if (isFresh && series.step > 1 && behind < 0) return;
     this.#isReading = true;
     try {
-      const query = new URLSearchParams();
-      if (isFresh) {
-        const from = series.step === 1 ? series.end - UNSETTLED_S : last.at;
-        query.set("since", new Date(from * 1000).toISOString());
-        query.set("max_points", String(series.step === 1 ? MAX_POINTS : 2));
-      } else {
-        query.set("since", new Date((now - series.windowS) * 1000).toISOString());
-        query.set("max_points", String(Math.min(series.windowS + 2, 722)));
-        series.clear();
-      }
-      const told = await askJson<SeriesAnswer>(servicePath(this.service, `/series?${query}`));
-      if (this.#isGone) return;
-      this.objectives = told.objectives;
-      series.merge(told);
-      this.drawn += 1;
+      await this.#bring(this.series);
+      if (this.series.step > 1) await this.#bring(this.#newest);
     } catch (error) {
       if (error instanceof Problem && error.status !== 0 && error.status < 500) this.problem = wordsOf(error);
     } finally {
       this.#isReading = false;
     }
+  }
+
+  /** Bring *series* up to date. */
+  async #bring(series: Series): Promise<void> {
+    const now = Date.now() / 1000;
+    const behind = now - series.end;
+    const last = series.rows.at(-1);
+    const isFresh = last !== undefined && behind < series.windowS && !series.isFull;
+    // The last point is not over when it is read: a second's is read again each second, a longer one's when it is over.
+    if (isFresh && series.step > 1 && behind < 0) return;
+    const query = new URLSearchParams();
+    if (isFresh) {
+      const from = series.step === 1 ? series.end - UNSETTLED_S : last.at;
+      query.set("since", new Date(from * 1000).toISOString());
+      query.set("max_points", String(series.step === 1 ? MAX_POINTS : 2));
+    } else {
+      query.set("since", new Date((now - series.windowS) * 1000).toISOString());
+      query.set("max_points", String(Math.min(series.windowS + 2, 722)));
+      series.clear();
+    }
+    const told = await askJson<SeriesAnswer>(servicePath(this.service, `/series?${query}`));
+    if (this.#isGone) return;
+    this.objectives = told.objectives;
+    series.merge(told);
+    this.drawn += 1;
   }
 
   async loadEvents(rollout: string): Promise<Happened[]> {
