@@ -50,6 +50,7 @@ export class Live {
   fleetProblem = $state("");
   versions = $state.raw<string[]>([]);
   rollouts = $state.raw<Rollout[]>([]);
+  #earlier = $state<string | null>(null);
   problem = $state("");
   objectives = $state.raw<SeriesAnswer["objectives"]>([]);
   /** Counts the changes of `series`, which is too large to be watched itself. */
@@ -125,9 +126,21 @@ export class Live {
       ]);
       this.versions = service.document.versions.map((version) => version.name);
       this.rollouts = rollouts.items;
+      this.#earlier = rollouts.next;
     } catch (error) {
       this.problem = wordsOf(error);
     }
+  }
+
+  get hasEarlier(): boolean {
+    return this.#earlier !== null;
+  }
+
+  /** Read rollouts that are further back than those that are known. */
+  async readEarlier(): Promise<void> {
+    const told = await askPage<Rollout>(servicePath(this.service, "/rollouts?limit=50"), this.#earlier);
+    this.rollouts = [...this.rollouts, ...told.items];
+    this.#earlier = told.next;
   }
 
   async explain(): Promise<void> {
