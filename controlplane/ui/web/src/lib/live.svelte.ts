@@ -66,21 +66,29 @@ export class Live {
   #isLoading = false;
   #again = false;
   #isReading = false;
+  /** How the rollout stood by the stream before all of it was known. */
+  #early: Record<string, unknown> | null = null;
   #words = new Map<string, string>();
 
   constructor(readonly service: string) {}
 
   async start(): Promise<void> {
-    await this.load();
-    if (this.#isGone || !this.status) return;
+    // All that a person looks at first is asked for at once; the rest must not be in its way.
     this.#end = follow(`/v1/events?service=${encodeURIComponent(this.service)}`, (type, data, id) => this.#hear(type, data, id));
+    void this.readSeries();
+    await this.load();
+    if (this.#isGone) return;
+    if (!this.status) {
+      this.#end();
+      return;
+    }
+    if (this.#early) this.#stand(this.#early);
     this.#every(SERIES_EVERY_MS, () => this.readSeries());
     this.#every(FLEET_EVERY_MS, () => this.readFleet());
     this.#every(EXPLAIN_EVERY_MS, () => this.explain());
-    void this.readSeries();
     void this.readFleet();
-    void this.explain();
     void this.readOnce();
+    void this.explain();
   }
 
   stop(): void {
@@ -258,6 +266,10 @@ export class Live {
 
   #stand(told: Record<string, unknown> | null): void {
     if (!told) return;
+    if (this.status === null) {
+      this.#early = told;
+      return;
+    }
     const known = this.rollout;
     if (known === null || known.id !== told["id"]) {
       this.judged = [];
@@ -287,7 +299,7 @@ export class Live {
 
   /** Look again where an event tells of a rollout, or of an end, that no state has told of: it may be over already. */
   #follow(rollout: unknown, after: unknown): void {
-    if (typeof rollout !== "string") return;
+    if (typeof rollout !== "string" || this.status === null) return;
     const isOver = after === "Promoted" || after === "RolledBack";
     if (rollout !== this.rollout?.id || (isOver && this.rollout.active)) void this.load().then(() => this.explain());
   }
