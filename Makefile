@@ -10,6 +10,11 @@ PROTOS := $(sort $(wildcard protos/*.proto))
 PROTOC := $(VENV)/python -m grpc_tools.protoc -Icontrolplane/pb=protos
 
 .DEFAULT_GOAL := help
+# Where Python may write no compiled modules beside their sources, each process would compile all of them anew.
+ifneq ($(PYTHONDONTWRITEBYTECODE),)
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.venv/bytecode
+endif
 # What the pages are built with; users need none of it, for the build is committed.
 WEB := controlplane/ui/web
 

@@ -41,6 +41,15 @@ class RevisionStatus(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """Who changes something and why, as the audit will tell it: written with the change, or not at all."""
+
+    by: str
+    why: str
+    at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Revision:
     """One declaration of a service, never changed again. *words* are Envoy's, when it was rejected.
 

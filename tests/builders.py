@@ -4,9 +4,10 @@ import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
 
-from controlplane.auth.ports import ApiKey, Change
+from controlplane.auth.ports import ApiKey
 from controlplane.ports import (
     Beat,
+    Change,
     ClusterTick,
     NewRollout,
     NodeStatus,

@@ -9,7 +9,25 @@ import pytest
 # `make test-torch` has an environment of its own; here, its tests could not even be imported.
 collect_ignore = [] if importlib.util.find_spec("torch") else ["torch"]
 
+if importlib.util.find_spec("hypothesis"):  # not in that environment
+    from hypothesis import HealthCheck, settings
 
+    # The machine may be busy: how long an example takes, or its making, says nothing.
+    settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("house")
+
+
+OF_JUDGING = frozenset(
+    {
+        "test_judge.py",
+        "test_prometheus.py",
+        "test_provenance.py",
+        "test_quality.py",
+        "test_quality_gate.py",
+        "test_quality_live.py",
+        "test_tutorial.py",
+    }
+)
 OF_JOBS = frozenset(
     {
         "test_batch.py",
@@ -30,21 +48,28 @@ OF_JOBS = frozenset(
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist's, which a run in one process goes without
 def pytest_xdist_auto_num_workers() -> int:
-    """Run one process more than there are cores: most of what real servers are tested with is waiting for them."""
-    return (os.cpu_count() or 1) + 1
+    """Run two processes more than there are cores: most of what real servers are tested with is waiting for them."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """pyproject.toml disables sockets for all tests; those that start real servers get loopback back.
 
-    With several processes (`make test`) one of them runs all of those, one after the other: two fleets of Envoys on one
-    machine would only wait for each other. Another one runs those of jobs, which wait for brokers and back-offs more
-    than they work. The others run what waits for nobody.
+    With several processes (`make test`) one of them runs what is of jobs, one after the other, one what is judged, and
+    one all else that starts servers: a fleet more on one machine would only make all wait. They go first, since they
+    take longest; whichever process has done with its own runs what waits for nobody.
     """
     for item in items:
         if item.get_closest_marker("integration"):
             item.add_marker(pytest.mark.allow_hosts(["127.0.0.1", "::1", "localhost"]))
-            item.add_marker(pytest.mark.xdist_group("jobs" if item.path.name in OF_JOBS else "servers"))
+            item.add_marker(pytest.mark.xdist_group(_group_of(item.path.name)))
+    items.sort(key=lambda item: item.get_closest_marker("integration") is None)
+
+
+def _group_of(file: str) -> str:
+    if file in OF_JOBS:
+        return "jobs"
+    return "judging" if file in OF_JUDGING else "servers"
 
 
 @pytest.hookimpl(wrapper=True)

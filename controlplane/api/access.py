@@ -15,7 +15,6 @@ from controlplane.api.permissions import Scope as Where
 from controlplane.api.repeats import check_key, claim_once
 from controlplane.api.requests import one_line
 from controlplane.auth.parts import AuthParts
-from controlplane.auth.ports import Change
 from controlplane.auth.roles import EVERY, PUBLIC, READS_ALL, Principal
 from controlplane.clock import Clock
 from controlplane.controller.inspection import Inspector
@@ -27,7 +26,7 @@ from controlplane.jobs.desk import JobDesk
 from controlplane.jobs.feed import JobFeed
 from controlplane.jobs.overseer import Overseer
 from controlplane.notify.desk import NotifyDesk
-from controlplane.ports import RolloutId, Store
+from controlplane.ports import Change, RolloutId, Store
 
 Missing: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 """Say what is still missing before this process can be used, one phrase each; nothing when it is ready."""
@@ -194,9 +193,9 @@ StillAllowed: TypeAlias = Annotated[Callable[[], Awaitable[Principal]], Depends(
 """Asks again whether whoever asked may still do so, for answers that go on and on."""
 
 
-async def tell(parts: Parts, caller: Caller, what: str, words: str, *, why: str = "") -> None:
-    """Have the audit tell of a change that is no service's, after it was made."""
-    await parts.auth.audit.add_change(what, words, Change(caller.name, why or caller.why, parts.clock.now()))
+def change_of(parts: Parts, caller: Caller) -> Change:
+    """Say who changes something now, for the audit."""
+    return Change(caller.name, caller.why, parts.clock.now())
 
 
 class BodyLimit:

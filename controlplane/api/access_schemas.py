@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from controlplane.api.answers import View
+from controlplane.api.answering import View
 from controlplane.api.paging import Page
 from controlplane.api.requests import Why
 from controlplane.api.schemas import Document

@@ -4,44 +4,11 @@ Shares appear twice: as basis points for programs (``weight_bp``), and written o
 """
 
 import datetime as dt
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from controlplane.api.answering import View
+from controlplane.api.quality_answers import QualityRunView
 from controlplane.api.schemas import PlanDocument, ServiceDocument
-
-T = TypeVar("T")
-
-
-class View(BaseModel):
-    """Base of everything that is answered."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class Page(View, Generic[T]):
-    """A part of a list. *next* is the cursor of the page after it, null on the last one."""
-
-    items: list[T]
-    next: str | None
-
-
-class Problem(View):
-    """Something that is wrong with a request: one line, and its parts."""
-
-    detail: str
-    field: str | None = None
-    fix: str | None = None
-
-
-class ProblemView(Problem):
-    """Why a request was refused (RFC 9457). *code* is for programs, *problems* is all that is wrong with an input."""
-
-    type: str
-    title: str
-    status: int
-    code: str
-    problems: list[Problem] = []
 
 
 class MeasuredView(View):
@@ -250,47 +217,6 @@ class SummaryView(View):
     frozen: str = ""
 
 
-class MeasureView(View):
-    """A mean over photos, and where it lies if the photos are taken for a sample (95 %)."""
-
-    value: float
-    low: float
-    high: float
-
-
-class QualityRunView(View):
-    """A comparison of both versions' pictures. *status* is running, done or failed; *verdict* ok, drift or block.
-
-    *words* are the verdict's sentence, or why there is none; *old* and *new* what the workers call themselves.
-    *measures* are there where the rollout is explained.
-    """
-
-    number: int
-    status: str
-    verdict: str | None
-    words: str
-    at: dt.datetime
-    ended_at: dt.datetime | None
-    old: str
-    new: str
-    measures: dict[str, MeasureView] = {}
-
-
-class WorstPictureView(View):
-    """One of a comparison's worst pictures: its *place*, 1 is the worst, the photo's name, and what is wrong."""
-
-    place: int
-    name: str
-    words: str
-
-
-class QualityReportView(QualityRunView):
-    """A comparison whole. *report* has every figure, by photo too, and the limits; it is empty without a verdict."""
-
-    report: dict[str, Any]
-    worst: list[WorstPictureView]
-
-
 class StatusView(View):
     """Everything about a service on one page. *quality*: the last verdict on pictures, after a run without one.
 
@@ -433,87 +359,3 @@ class CommandView(View):
     command: str
     words: str
     note: str = ""
-
-
-class RefusalView(View):
-    """What an Envoy refused last on its present stream, in its own words, and how long ago."""
-
-    version: str
-    words: str
-    age_s: float
-
-
-class TypeView(View):
-    """One resource type at one Envoy. *age_s* is how long it has been like this; versions are content hashes.
-
-    *words* are the Envoy's own, when it refused what it was *sent*; it still runs what it *acked*. *last_refusal* stays
-    when it is back in step.
-    """
-
-    type: str
-    status: str
-    age_s: float | None
-    sent: str
-    acked: str
-    wanted: str
-    words: str
-    last_refusal: RefusalView | None = None
-
-
-class ProxyView(View):
-    """One Envoy as one replica of the control plane sees it. *since* is when it came, or (not connected) when it left.
-
-    *synced* says whether it runs all that it should. *group* is the one that it says it belongs to, *served_group* the
-    one whose configuration it gets: "" is for the Envoys whose group no service names, None before there is any.
-    """
-
-    node: str
-    cluster: str
-    group: str
-    served_group: str | None
-    user_agent: str
-    replica: str
-    variant: str
-    connected: bool
-    since: dt.datetime
-    age_s: float
-    synced: bool
-    types: list[TypeView]
-
-
-class ResourceView(View):
-    """One resource at one Envoy: the *version* that it runs ("" for none), and the one that it should run.
-
-    *resource* is what it runs, as Envoy's own config_dump writes it; *wanted_resource* is what it should run, where
-    that is something else. Private content (keys) is left out.
-    """
-
-    name: str
-    status: str
-    version: str
-    wanted: str
-    resource: dict[str, Any] | None
-    wanted_resource: dict[str, Any] | None
-
-
-class TypeConfigView(TypeView):
-    """The resources of one type. *lost*: what the Envoy runs is no longer stored, so nobody here can say what it is."""
-
-    lost: bool
-    resources: list[ResourceView]
-
-
-class HealthView(View):
-    """How many workers of a cluster an Envoy finds healthy."""
-
-    cluster: str
-    healthy: int
-    total: int
-
-
-class ProxyConfigView(View):
-    """What one Envoy runs, resource by resource."""
-
-    proxy: ProxyView
-    types: list[TypeConfigView]
-    health: list[HealthView]

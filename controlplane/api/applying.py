@@ -15,7 +15,7 @@ from pydantic import Field
 
 from controlplane.api import rollouts
 from controlplane.api.access import Caller, Parts, Reader, UseParts, Writer
-from controlplane.api.answers import View
+from controlplane.api.answering import View
 from controlplane.api.assembling import check_alone
 from controlplane.api.composing import compose
 from controlplane.api.composition import Action, Change, Composition, Given, Present, Wanted

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from controlplane.api.composition import Given, Present, Raw, Start
-from controlplane.api.documents import document_of, plan_from, read_document, spec_from
+from controlplane.api.documents import document_of, plan_from, spec_from
 from controlplane.api.envelopes import (
     AnyEnvelope,
     PlanEnvelope,
@@ -21,6 +21,7 @@ from controlplane.api.envelopes import (
 )
 from controlplane.api.objectives import slo_from
 from controlplane.api.problems import Problems
+from controlplane.api.reading import read_document
 from controlplane.api.requests import StartRequest
 from controlplane.traffic.declared import DocumentKey
 from controlplane.traffic.model import ServiceSpec

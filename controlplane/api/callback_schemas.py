@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 from pydantic import Field, ValidationError
 
-from controlplane.api.answers import View
-from controlplane.api.documents import load_documents
+from controlplane.api.answering import View
 from controlplane.api.job_schemas import JobView, job_view
 from controlplane.api.problems import from_pydantic
+from controlplane.api.reading import load_documents
 from controlplane.api.schemas import EXAMPLES, Document, known_fields
 from controlplane.courier.addresses import shown
 from controlplane.errors import InvalidInputError

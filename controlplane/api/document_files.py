@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-from controlplane.api.documents import StrictLoader, load_documents
+from controlplane.api.reading import StrictLoader, load_documents
 from controlplane.errors import InvalidInputError
 
 _PART: Final = re.compile(r"\[(\d+)\]|\.?([^.\[\]]+)")

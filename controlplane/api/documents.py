@@ -1,19 +1,11 @@
-"""Between the document of a service and the core's `ServiceSpec`, both ways, with everything that is wrong listed.
-
-YAML is read here too, with one difference from the library: a key that is written twice is refused.
-"""
+"""Between the document of a service and the core's `ServiceSpec`, both ways, with everything that is wrong listed."""
 
 import functools
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any
-
-import yaml
-from pydantic import ValidationError
+from collections.abc import Callable, Mapping
 
 from controlplane.api.objectives import slo_from, slo_of
-from controlplane.api.problems import InvalidDocumentError, Problems, from_pydantic
+from controlplane.api.problems import InvalidDocumentError, Problems
 from controlplane.api.schemas import (
-    EXAMPLES,
     GateDocument,
     HeaderDocument,
     HealthCheckDocument,
@@ -27,7 +19,6 @@ from controlplane.api.schemas import (
     ServiceDocument,
     StepDocument,
     VersionDocument,
-    known_fields,
 )
 from controlplane.errors import InvalidInputError
 from controlplane.rollout.gate import Before, Gate, OnTimeout
@@ -51,95 +42,6 @@ from controlplane.traffic.model import (
     check_name,
     check_split,
 )
-
-# -- reading -----------------------------------------------------------------------------------------------------------
-
-
-class StrictLoader(yaml.SafeLoader):
-    """YAML without objects, in which no key is written twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - the library's signature
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
-                if key_node.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"the key {key_node.value!r} is written twice", problem_mark=key_node.start_mark
-                    )
-                seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-def parse_yaml(text: str, *, source: str = "document") -> object:
-    """Return the one YAML (or JSON) document in *text*; *source* is its name in errors.
-
-    Raises:
-        InvalidInputError: It is not YAML, or not exactly one document.
-    """
-    found = load_documents(text, source)
-    if len(found) > 1:
-        raise InvalidInputError(source, f"holds {len(found)} documents", "write one service per file, without ---")
-    return found[0]
-
-
-def load_documents(text: str, source: str, *, start: str = "service: NAME") -> list[object]:
-    """Return the documents in *text*, at least one, each of which should *start* so; raises as `parse_yaml` does."""
-    try:
-        found = list(yaml.load_all(text, Loader=StrictLoader))
-    except yaml.MarkedYAMLError as exc:
-        mark = exc.problem_mark
-        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise InvalidInputError(place, " ".join(str(exc.problem or exc).split()), "correct the YAML there") from exc
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise InvalidInputError(source, f"is not YAML ({' '.join(str(exc).split())[:120]})", "correct it") from exc
-    if not found or found == [None]:
-        raise InvalidInputError(source, "is empty", f"start it with {start}")
-    return found
-
-
-def read_document(given: object) -> ServiceDocument:
-    """Validate the shape of a service's document.
-
-    Raises:
-        InvalidDocumentError: Something is missing, misspelt or of the wrong kind.
-    """
-    if not isinstance(given, Mapping):
-        raise InvalidInputError("document", "is not a mapping", "start it with service: NAME")
-    try:
-        return ServiceDocument.model_validate(given)
-    except ValidationError as exc:
-        errors = exc.errors(include_url=False)
-        raise from_pydantic(errors, given, known=known_fields(), examples=EXAMPLES) from exc
-
-
-def parse_service(text: str, *, source: str = "document") -> ServiceSpec:
-    """Read a service from YAML or JSON.
-
-    Raises:
-        InvalidInputError: It is wrong; an `InvalidDocumentError` lists everything that is.
-    """
-    return spec_from(read_document(parse_yaml(text, source=source)))
-
-
-def parse_services(text: str, *, source: str = "document") -> tuple[ServiceSpec, ...]:
-    """Read one service from each document of a YAML stream; where there are several, errors count them from one.
-
-    Raises:
-        InvalidInputError: It is wrong; an `InvalidDocumentError` lists everything that is, in all documents.
-    """
-    documents = load_documents(text, source)
-    specs: list[ServiceSpec] = []
-    problems: list[InvalidInputError] = []
-    for place, given in enumerate(documents, start=1):
-        try:
-            specs.append(spec_from(read_document(given)))
-        except InvalidInputError as refusal:
-            before = f"document[{place}]." if len(documents) > 1 else ""
-            problems += [InvalidInputError(before + one.field, one.problem, one.fix) for one in refusal.problems]
-    if problems:
-        raise InvalidDocumentError(problems)
-    return tuple(specs)
-
 
 # -- document -> core --------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from controlplane.api.access import Parts, Reader, UseParts
-from controlplane.api.answers import ProxyConfigView, ProxyView
+from controlplane.api.fleet_answers import ProxyConfigView, ProxyView
 from controlplane.api.paging import Cursor, Page, cut, read_cursor, write_cursor
 from controlplane.api.routing import ApiRoute
 from controlplane.api.views import proxy_config_view, proxy_view

@@ -6,7 +6,7 @@ import structlog
 from fastapi import APIRouter, status
 
 from controlplane.api.access import UseParts, Writer
-from controlplane.api.answers import View
+from controlplane.api.answering import View
 from controlplane.api.requests import Why
 from controlplane.api.routing import ApiRoute
 from controlplane.api.schemas import Document

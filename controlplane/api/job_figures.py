@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from pydantic import Field
 
-from controlplane.api.answers import View
+from controlplane.api.answering import View
 from controlplane.api.requests import Why
 from controlplane.api.schemas import Document
 from controlplane.jobs.figures import KindFigures, Line, Spans

@@ -7,7 +7,7 @@ import structlog
 from fastapi import APIRouter, Query, status
 
 from controlplane.api import units
-from controlplane.api.access import Owner, Reader, UseParts, Writer, tell
+from controlplane.api.access import Owner, Reader, UseParts, Writer
 from controlplane.api.job_figures import (
     AttemptView,
     DrainDocument,
@@ -85,8 +85,6 @@ async def set_drain(document: DrainDocument, parts: UseParts, caller: Writer) ->
         log.info(what, kind=document.kind or "all", by=caller.name, why=document.why)
     which = document.kind or "any kind"
     does = f"no jobs of {which} are started now" if document.on else f"jobs of {which} are started"
-    if changed:
-        await tell(parts, caller, "job-drain" if document.on else "job-drain-end", does, why=document.why)
     words = does if changed else f"{does} already"
     return DrainedView(kind=document.kind, on=document.on, changed=changed, words=words)
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from controlplane.api.answers import View
-from controlplane.api.documents import load_documents
+from controlplane.api.answering import View
 from controlplane.api.problems import from_pydantic
+from controlplane.api.reading import load_documents
 from controlplane.api.schemas import EXAMPLES, Document, known_fields
 from controlplane.api.values import Span
 from controlplane.errors import InvalidInputError

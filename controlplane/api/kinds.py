@@ -5,7 +5,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Path, Response
 
-from controlplane.api.access import Reader, UseParts, Writer, tell
+from controlplane.api.access import Reader, UseParts, Writer, change_of
 from controlplane.api.job_schemas import KindAppliedView, KindDocument, kind_document, kind_from
 from controlplane.api.routing import ApiRoute
 from controlplane.api.tags import Conditions, digest_of, set_state
@@ -55,9 +55,8 @@ async def apply_kind(
         found = next((each for each in await store.list_kinds() if each.name == kind), None)
         conditions.check(None if found is None else digest_of(kind_document(found)), what=f"kind {kind!r}")
         expected = Expected(found)
-    changed = await store.apply_kind(meant, now=parts.clock.now(), expected=expected)
+    changed = await store.apply_kind(meant, change_of(parts, caller), expected=expected)
     set_state(response, digest_of(kind_document(meant)))
     if changed:
         log.info("job_kind.applied", kind=kind, by=caller.name)
-        await tell(parts, caller, "job-kind-apply", f"the kind {kind} was declared")
     return KindAppliedView(kind=kind, changed=changed, words=f"{kind} is {'applied' if changed else 'unchanged'}")

@@ -5,7 +5,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Path, Query, status
 
-from controlplane.api.access import Reader, UseParts, Writer
+from controlplane.api.access import Reader, UseParts, Writer, change_of
 from controlplane.api.notify_schemas import (
     DeliveryPage,
     TargetAppliedView,
@@ -55,7 +55,7 @@ async def apply_target(
     meant = document.target(name, target)
     if name != EVERY:
         await parts.store.load_service(name)
-    changed, secret = await parts.notify.apply(meant, secret=document.secret)
+    changed, secret = await parts.notify.apply(meant, change_of(parts, caller), secret=document.secret)
     if changed:
         log.info("notify_target.applied", target=meant.key, by=caller.name)
     words = f"{meant.key} is {'applied' if changed else 'unchanged'}"
@@ -65,7 +65,7 @@ async def apply_target(
 @router.delete("/{name}/{target}", status_code=status.HTTP_204_NO_CONTENT)
 async def delete_target(name: Name, target: Which, parts: UseParts, caller: Writer) -> None:
     """Forget a target; what it was not told yet it is not told, and its links open nothing any more."""
-    await parts.notify.store.delete_target(name, target)
+    await parts.notify.store.delete_target(name, target, change_of(parts, caller))
     log.info("notify_target.deleted", target=f"{name}/{target}", by=caller.name)
 
 
@@ -73,7 +73,7 @@ async def delete_target(name: Name, target: Which, parts: UseParts, caller: Writ
 @answers_secret
 async def renew_target_secret(name: Name, target: Which, parts: UseParts, caller: Writer) -> TargetSecretView:
     """Make a new secret, which is in this answer and in no other. The one before signs, too, for a day."""
-    secret = await parts.notify.renew_secret(name, target)
+    secret = await parts.notify.renew_secret(name, target, change_of(parts, caller))
     log.info("notify_target.secret_renewed", target=f"{name}/{target}", by=caller.name)
     return TargetSecretView(service=name, target=target, secret=secret)
 

@@ -4,7 +4,7 @@ import datetime as dt
 
 from pydantic import Field
 
-from controlplane.api.answers import Page, View
+from controlplane.api.answering import Page, View
 from controlplane.api.schemas import Document
 from controlplane.courier.addresses import shown
 from controlplane.errors import InvalidInputError

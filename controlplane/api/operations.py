@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from controlplane.api.access import UseParts
-from controlplane.api.answers import View
+from controlplane.api.answering import View
 from controlplane.errors import UnavailableError
 
 router = APIRouter(tags=["operations"])

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from controlplane.api.answers import View
-from controlplane.api.documents import load_documents
+from controlplane.api.answering import View
 from controlplane.api.problems import from_pydantic
+from controlplane.api.reading import load_documents
 from controlplane.api.schemas import EXAMPLES, Document, known_fields
 from controlplane.api.units import format_bytes
 from controlplane.api.values import Size, Span

@@ -5,7 +5,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Path, Query, Response, status
 
-from controlplane.api.access import Reader, UseParts, Writer, tell
+from controlplane.api.access import Reader, UseParts, Writer, change_of
 from controlplane.api.owner_schemas import (
     OwnerAppliedView,
     OwnerDocument,
@@ -85,17 +85,15 @@ async def apply_owner(
             None if agreed is None else digest_of(owner_document(agreed)), what=f"agreement with {owner!r}"
         )
         expected = Expected(agreed)
-    changed = await store.apply_owner(meant, now=parts.clock.now(), expected=expected)
+    changed = await store.apply_owner(meant, change_of(parts, caller), expected=expected)
     set_state(response, digest_of(owner_document(meant)))
     if changed:
         log.info("job_owner.applied", owner=owner, by=caller.name)
-        await tell(parts, caller, "job-owner-apply", f"something else was agreed with {owner}")
     return OwnerAppliedView(owner=owner, changed=changed, words=f"{owner} is {'applied' if changed else 'unchanged'}")
 
 
 @router.delete("/{owner}", status_code=status.HTTP_204_NO_CONTENT)
 async def delete_owner(owner: Which, parts: UseParts, caller: Writer) -> None:
     """Have the settings hold for this owner again."""
-    await parts.desk.store.delete_owner(owner)
+    await parts.desk.store.delete_owner(owner, change_of(parts, caller))
     log.info("job_owner.deleted", owner=owner, by=caller.name)
-    await tell(parts, caller, "job-owner-delete", f"what was agreed with {owner} holds no more")

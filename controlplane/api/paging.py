@@ -11,7 +11,7 @@ from typing import Annotated, Final, TypeAlias, TypeVar
 
 from fastapi import Query
 
-from controlplane.api.answers import Page
+from controlplane.api.answering import Page
 from controlplane.errors import InvalidInputError
 
 T = TypeVar("T")

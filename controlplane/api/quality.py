@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from controlplane.api.access import Reader, UseParts
-from controlplane.api.answers import MeasureView, QualityReportView, QualityRunView, WorstPictureView
+from controlplane.api.quality_answers import MeasureView, QualityReportView, QualityRunView, WorstPictureView
 from controlplane.api.routing import ApiRoute
 from controlplane.ports import QualityStore, Rollout, RolloutId
 from controlplane.rollout.quality import QualityRun

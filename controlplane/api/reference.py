@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from controlplane.api.answers import ProblemView
+from controlplane.api.answering import ProblemView
 from controlplane.api.outcomes import CONTENT, HEADERS, OWN_KEYS, PLACES, REFUSALS, TAGS
 from controlplane.api.permissions import RULES, Scope
 from controlplane.api.refusals import KINDS, PROBLEM_TYPE, TYPE_PREFIX

@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from controlplane.api.answers import Problem, ProblemView
+from controlplane.api.answering import Problem, ProblemView
 from controlplane.api.problems import from_pydantic
 from controlplane.api.schemas import EXAMPLES, known_fields
 from controlplane.auth.roles import Principal

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 
 from controlplane.api.access import Reader, UseParts
-from controlplane.api.answers import View
+from controlplane.api.answering import View
 from controlplane.api.objectives import describe_slo, slo_of
 from controlplane.api.routing import ApiRoute
 from controlplane.api.services import Name

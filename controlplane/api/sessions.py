@@ -9,7 +9,7 @@ from pydantic import Field
 
 from controlplane.api.access import UseParts, permitted_identity
 from controlplane.api.access_schemas import GrantView, grant_views
-from controlplane.api.answers import View
+from controlplane.api.answering import View
 from controlplane.api.identity import (
     Identity,
     address_of,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, status
 from pydantic import Field
 
 from controlplane.api.access import Reader, UseParts, Writer
-from controlplane.api.answers import View
+from controlplane.api.answering import View
 from controlplane.api.identity import own_origin
 from controlplane.api.paging import Cursor, Page, cut, read_number, write_cursor
 from controlplane.api.permissions import Rule, Scope, refuse

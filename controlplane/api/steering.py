@@ -6,7 +6,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Path, status
 
-from controlplane.api.access import Reader, UseParts, Writer, tell
+from controlplane.api.access import Reader, UseParts, Writer
 from controlplane.api.answers import RolloutView, WaitingView
 from controlplane.api.guards import refuse_dead_version, refuse_other_model
 from controlplane.api.requests import CommandRequest, FreezeRequest, UndoRequest
@@ -166,8 +166,6 @@ async def _freeze(service: str, body: FreezeRequest, parts: UseParts, caller: Wr
     why = body.why or caller.why
     freeze = await parts.store.freeze(service, until=body.until, by=caller.name, why=why, now=now)
     log.warning("freeze.began", service=service or "*", until=body.until.isoformat(), by=caller.name)
-    if service == EVERY_SERVICE:
-        await tell(parts, caller, "freeze", f"everything is frozen until {body.until:%Y-%m-%d %H:%M %Z}", why=why)
     return _freeze_view(freeze)
 
 
@@ -175,8 +173,6 @@ async def _unfreeze(service: str, body: CommandRequest | None, parts: UseParts, 
     why = (body.why if body else "") or caller.why
     freeze = await parts.store.unfreeze(service, by=caller.name, why=why, now=parts.clock.now())
     log.warning("freeze.ended", service=service or "*", by=caller.name)
-    if service == EVERY_SERVICE:
-        await tell(parts, caller, "unfreeze", "everything is free to move again", why=why)
     return _freeze_view(freeze)
 
 

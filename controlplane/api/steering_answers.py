@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from controlplane.api.answers import View
+from controlplane.api.answering import View
 
 
 class UndoneView(View):

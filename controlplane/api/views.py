@@ -9,23 +9,25 @@ from controlplane.api import units
 from controlplane.api.answers import (
     AcksView,
     EventView,
-    HealthView,
     ProvenanceView,
-    ProxyConfigView,
-    ProxyView,
-    RefusalView,
-    ResourceView,
     RevisionView,
     RolloutView,
     ServiceView,
     ShareView,
     StatusView,
     SummaryView,
-    TypeConfigView,
-    TypeView,
     WorkerModelView,
 )
 from controlplane.api.documents import document_of, plan_of
+from controlplane.api.fleet_answers import (
+    HealthView,
+    ProxyConfigView,
+    ProxyView,
+    RefusalView,
+    ResourceView,
+    TypeConfigView,
+    TypeView,
+)
 from controlplane.api.objectives import describe_slo
 from controlplane.controller.desired import live_split
 from controlplane.controller.fleet import wanted_version

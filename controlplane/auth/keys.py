@@ -14,10 +14,11 @@ import re
 import secrets
 from collections.abc import Iterable
 
-from controlplane.auth.ports import ApiKey, Change, KeyStore
+from controlplane.auth.ports import ApiKey, KeyStore
 from controlplane.auth.roles import EVERYTHING, Grant, Principal, PrincipalKind, settle
 from controlplane.clock import Clock
 from controlplane.errors import ConflictError, InvalidInputError, NotFoundError, RevokedKeyError, UnauthorizedError
+from controlplane.ports import Change
 
 MARK = "hs_"
 ADMIN = "admin"

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from controlplane.auth.roles import EVERYTHING, Grant
+from controlplane.ports import Change
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,15 +28,6 @@ class ApiKey:
     def may(self) -> tuple[Grant, ...]:
         """What it may do."""
         return EVERYTHING if self.grants is None else self.grants
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Change:
-    """Who changes something and why, as the audit will tell it: written with the change, or not at all."""
-
-    by: str
-    why: str
-    at: dt.datetime
 
 
 class KeyStore(Protocol):
@@ -131,9 +123,6 @@ class AuditStore(Protocol):
 
     async def add_denial(self, denial: Denial, *, keep: dt.timedelta) -> None:
         """Count it to its bucket's row, which is made if need be; forget what was denied longer ago than *keep*."""
-
-    async def add_change(self, what: str, words: str, change: Change, *, service: str = "") -> None:
-        """Add what somebody did that no history tells."""
 
     async def page_audit(
         self, wanted: AuditFilter, *, before: tuple[dt.datetime, str] | None, limit: int

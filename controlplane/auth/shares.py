@@ -8,10 +8,10 @@ import secrets
 from collections.abc import Collection
 from typing import Final, Protocol
 
-from controlplane.auth.ports import Change
 from controlplane.auth.roles import Grant, Principal, PrincipalKind, Role
 from controlplane.clock import Clock
 from controlplane.errors import InvalidInputError, UnauthorizedError
+from controlplane.ports import Change
 
 LONGEST: Final = dt.timedelta(days=90)
 _FORM: Final = re.compile(r"[A-Za-z0-9_-]{43}")

@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from controlplane.api.answers import Page, Problem
+from controlplane.api.answering import Page, Problem
 from controlplane.codes import Code, by_slug, find_slug
 from controlplane.errors import (
     ConflictError,

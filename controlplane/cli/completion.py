@@ -207,7 +207,7 @@ def _versions(surroundings: Surroundings, arguments: Sequence[str]) -> list[Cand
 
 
 def _nodes(surroundings: Surroundings, _: Sequence[str]) -> list[Candidate]:
-    from controlplane.api.answers import ProxyView  # noqa: PLC0415
+    from controlplane.api.fleet_answers import ProxyView  # noqa: PLC0415
 
     with surroundings.client(quiet=True, timeout_s=WITHIN_S) as client:
         found = client.get_all(ProxyView, "proxies")

@@ -256,7 +256,8 @@ def is_single(documents: "Sequence[GivenDocument]") -> bool:
 
 def _apply_one(client: "Client", document: "GivenDocument", why: str, output: Format) -> None:
     from controlplane.api.answers import AppliedView  # noqa: PLC0415
-    from controlplane.api.documents import document_of, read_document, spec_from  # noqa: PLC0415
+    from controlplane.api.documents import document_of, spec_from  # noqa: PLC0415
+    from controlplane.api.reading import read_document  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
     spec = spec_from(read_document(document.content))

@@ -10,7 +10,7 @@ import typer
 from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
 
 if TYPE_CHECKING:
-    from controlplane.api.answers import ProxyConfigView, ProxyView
+    from controlplane.api.fleet_answers import ProxyConfigView, ProxyView
 
 
 class State(enum.StrEnum):
@@ -57,7 +57,7 @@ def proxies(
     SYNCED: it runs what it should. STALE: it has not acknowledged the newest yet. NACKED: it refused it, in its own
     words. NOT SENT: it has not been given this type. An Envoy that is not listed never connected.
     """
-    from controlplane.api.answers import ProxyView  # noqa: PLC0415 - see main
+    from controlplane.api.fleet_answers import ProxyView  # noqa: PLC0415 - see main
     from controlplane.cli import fleet_table  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 
@@ -93,7 +93,7 @@ def proxy(
 
     diff compares that with what it should run now. Exit code 0: no difference. 1: there is one.
     """
-    from controlplane.api.answers import ProxyConfigView  # noqa: PLC0415
+    from controlplane.api.fleet_answers import ProxyConfigView  # noqa: PLC0415
     from controlplane.cli import fleet_pages  # noqa: PLC0415
     from controlplane.cli import output as printing  # noqa: PLC0415
 

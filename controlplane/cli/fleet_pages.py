@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from controlplane.api.answers import ProxyConfigView, ProxyView, ResourceView, TypeConfigView
+from controlplane.api.fleet_answers import ProxyConfigView, ProxyView, ResourceView, TypeConfigView
 from controlplane.cli.fleet_table import SHORT, all_refusals, connection_text, refusals
 from controlplane.cli.layout import Page
 from controlplane.cli.output import age, as_yaml, clean, marked, new_table

@@ -10,7 +10,7 @@ from typing import Final
 from rich.cells import cell_len
 from rich.text import Text
 
-from controlplane.api.answers import ProxyView, TypeView
+from controlplane.api.fleet_answers import ProxyView, TypeView
 from controlplane.cli.layout import GAP, Page, Paragraph, columns
 from controlplane.cli.output import advice_words, age, clean, marked
 from controlplane.codes import by_slug

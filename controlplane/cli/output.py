@@ -14,15 +14,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from controlplane.api.answers import (
-    AdviceView,
-    EventView,
-    ExplanationView,
-    QualityRunView,
-    RolloutView,
-    ShareView,
-    SummaryView,
-)
+from controlplane.api.answers import AdviceView, EventView, ExplanationView, RolloutView, ShareView, SummaryView
+from controlplane.api.quality_answers import QualityRunView
 from controlplane.cli.layout import Fields, Page, Paragraph, Part
 from controlplane.cli.options import Format
 from controlplane.codes import Code

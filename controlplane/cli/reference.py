@@ -20,7 +20,7 @@ EXIT_CODES: Final = {
     2: "Wrong input or usage; for `status`: not decided in time, or a person must look.",
     3: "The control plane or its database does not answer.",
     4: "Refused: there is no such thing, it conflicts with what runs, or the key may not.",
-    130: "Stopped by Ctrl-C.",
+    130: "Stopped by Ctrl-C; 143 by SIGTERM.",
 }
 
 

@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from controlplane.api.answers import ReplayedView, ReplayView, RolloutView, SaidView
-from controlplane.api.documents import parse_yaml
 from controlplane.api.objectives import objectives_from, read_objectives
+from controlplane.api.reading import parse_yaml
 from controlplane.cli import output
 from controlplane.cli.client import Client, RefusalError
 from controlplane.cli.options import Format, for_programs, read_text

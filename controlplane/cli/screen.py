@@ -1,11 +1,13 @@
 """Draws a page in place, again and again: each frame is one write, on the terminal's other screen.
 
 Lines are written over, never cleared first, so nothing flickers; the terminal's size is asked for at each frame, so a
-window that is resized is right again at the next. What was on the terminal before is there again afterwards.
+window that is resized is right again at the next. What was on the terminal before is there again afterwards, also when
+the program is told to end.
 """
 
-from types import TracebackType
-from typing import Final, Self
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Final, NoReturn, Self
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -21,6 +23,8 @@ END_FRAME: Final = "\x1b[?2026l"
 HOME: Final = "\x1b[H"
 CLEAR_LINE_END: Final = "\x1b[K"
 CLEAR_BELOW: Final = "\x1b[J"
+ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that would end the program where it stands, with the terminal as it is."""
 
 
 class Screen:
@@ -28,8 +32,10 @@ class Screen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, _end) for number in ENDING}
         self._write(ENTER)
         return self
 
@@ -37,6 +43,8 @@ class Screen:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._write(LEAVE)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def draw(self, page: Page) -> None:
         """Show *page*; what does not fit below the last line is counted there."""
@@ -61,3 +69,7 @@ class Screen:
     def _write(self, text: str) -> None:
         self._console.file.write(text)
         self._console.file.flush()
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)  # as shells say it

@@ -6,7 +6,8 @@ import pathlib
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from controlplane.api.answers import QualityReportView, QualityRunView, RolloutView
+from controlplane.api.answers import RolloutView
+from controlplane.api.quality_answers import QualityReportView, QualityRunView
 from controlplane.cli import output
 from controlplane.cli.client import Client, RefusalError
 from controlplane.cli.options import Format, for_programs

@@ -7,15 +7,13 @@ come since, at most every `PAUSE`, joined with what others like it take. Consequ
 pause, a slow one costs nothing and is let go when the ring has passed it, and nobody looking on costs nothing.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
 from collections.abc import Iterator
 from typing import Final
 
-import structlog
-
+from controlplane.audience import Audience
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError
 from controlplane.events.model import BEGIN, LIVE, RESET, Cursor, EventType, Wanted, encode, place_of, told
@@ -23,8 +21,6 @@ from controlplane.events.ring import Levels, Ring
 from controlplane.events.standing import Standing
 from controlplane.ports import Store
 from controlplane.wake import Wake
-
-log = structlog.get_logger()
 
 PAUSE: Final = dt.timedelta(milliseconds=100)
 """Between two looks at least; as long as the last one took, where that is longer."""
@@ -124,13 +120,15 @@ class EventFeed:
     interval: dt.timedelta
     ring: Ring = dataclasses.field(default_factory=Ring)
     levels: Levels = dataclasses.field(default_factory=Levels)
-    _followers: list[Follower] = dataclasses.field(default_factory=list)
-    _someone: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    _audience: Audience[Follower] = dataclasses.field(init=False)
     _standing: Standing | None = None
     _standing_at: float = -1e9
     _evidence_at: float = -1e9
     _has_changed: bool = False
     """How things stand has changed since it was read last, too soon after that to be read again."""
+
+    def __post_init__(self) -> None:
+        self._audience = Audience(self.clock)
 
     @contextlib.contextmanager
     def follow(self, wanted: Wanted, *, since: str | None = None, last: int = 0) -> Iterator[Follower]:
@@ -141,34 +139,18 @@ class EventFeed:
             since: The cursor to go on from; None for the present.
             last: How many past events to begin with where there is no such cursor.
         """
-        follower = Follower(self, wanted, since=since, last=last)
-        self._followers.append(follower)
-        self._someone.set()
-        self.wake.set()
-        try:
+        with self._audience.join(Follower(self, wanted, since=since, last=last)) as follower:
+            self.wake.set()
             yield follower
-        finally:
-            self._followers.remove(follower)
-            if not self._followers:
-                self._someone.clear()
 
     async def run(self) -> None:
         """Look for as long as somebody looks on; at the end, tell them that it is the end."""
-        try:
-            while True:
-                await self._someone.wait()
-                begun = self.clock.steady()
-                try:
-                    await self.look()
-                except ControlPlaneError as exc:
-                    log.warning("events.not_looked_at", error=str(exc))
-                took = dt.timedelta(seconds=self.clock.steady() - begun)
-                await self.clock.sleep(max(PAUSE, took))
-                if not self._has_changed:
-                    await self.wake.wait(self.interval)
-        finally:
-            for follower in self._followers:
-                follower.close()
+        await self._audience.attend(self.look, self._rest, trouble="events.not_looked_at")
+
+    async def _rest(self, took: dt.timedelta) -> None:
+        await self.clock.sleep(max(PAUSE, took))
+        if not self._has_changed:
+            await self.wake.wait(self.interval)
 
     async def look(self) -> None:
         """Read what is new, once, and wake everyone.
@@ -176,7 +158,7 @@ class EventFeed:
         Raises:
             UnavailableError: The database does not answer.
         """
-        followers = tuple(self._followers)
+        followers = self._audience.members
         if all(follower.is_new for follower in followers):
             await self._start()
         news = await self._read_log()
@@ -189,11 +171,11 @@ class EventFeed:
                 follower.wake.set()
 
     def _is_wanted(self, kind: EventType) -> bool:
-        return any(follower.wanted.wants(kind) for follower in self._followers)
+        return any(follower.wanted.wants(kind) for follower in self._audience.members)
 
     def _named(self) -> frozenset[str]:
         """Return the services whose seconds somebody wants."""
-        wishes = [follower.wanted for follower in self._followers]
+        wishes = [follower.wanted for follower in self._audience.members]
         found = [wish.services for wish in wishes if wish.services and wish.wants(EventType.SERIES)]
         return frozenset().union(*found)
 

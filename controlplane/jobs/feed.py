@@ -7,22 +7,17 @@ is newer, so it misses moments in between, never the last one. Consequence: a th
 onlooker who sleeps costs one entry per job, and nobody looking on costs nothing.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
-import structlog
-
+from controlplane.audience import Audience
 from controlplane.clock import Clock
-from controlplane.errors import ControlPlaneError
 from controlplane.jobs.model import FINAL, Job, JobId
 from controlplane.jobs.ports import JobLooks, JobStore
 from controlplane.wake import Wake
-
-log = structlog.get_logger()
 
 PAUSE: Final = dt.timedelta(milliseconds=250)
 """Between two looks at least; four times as long as the last one took, where that is longer."""
@@ -123,10 +118,12 @@ class JobFeed:
     clock: Clock
     wake: Wake
     interval: dt.timedelta
-    _onlookers: list[Onlooker] = dataclasses.field(default_factory=list)
-    _someone: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    _audience: Audience[Onlooker] = dataclasses.field(init=False)
     _seen: dict[JobId, Sighting] = dataclasses.field(default_factory=dict)
     _newest: int | None = None
+
+    def __post_init__(self) -> None:
+        self._audience = Audience(self.clock)
 
     @contextlib.contextmanager
     def follow(self, owner: str, *, only: JobId | None = None, since: dt.datetime | None = None) -> Iterator[Onlooker]:
@@ -137,33 +134,17 @@ class JobFeed:
             only: The one job to look at; all by default.
             since: Begin with what has ended since then, too, beside what is open or recent.
         """
-        onlooker = Onlooker(owner, only=only, since=since)
-        self._onlookers.append(onlooker)
-        self._someone.set()
-        self.wake.set()
-        try:
+        with self._audience.join(Onlooker(owner, only=only, since=since)) as onlooker:
+            self.wake.set()
             yield onlooker
-        finally:
-            self._onlookers.remove(onlooker)
-            if not self._onlookers:
-                self._someone.clear()
 
     async def run(self) -> None:
         """Look for as long as somebody looks on; at the end, tell them that it is the end."""
-        try:
-            while True:
-                await self._someone.wait()
-                begun = self.clock.steady()
-                try:
-                    await self.look()
-                except ControlPlaneError as exc:
-                    log.warning("jobs.not_looked_at", error=str(exc))
-                took = dt.timedelta(seconds=self.clock.steady() - begun)
-                await self.clock.sleep(min(max(PAUSE, 4 * took), LONGEST_PAUSE))
-                await self.wake.wait(self.interval)
-        finally:
-            for onlooker in self._onlookers:
-                onlooker.close()
+        await self._audience.attend(self.look, self._rest, trouble="jobs.not_looked_at")
+
+    async def _rest(self, took: dt.timedelta) -> None:
+        await self.clock.sleep(min(max(PAUSE, 4 * took), LONGEST_PAUSE))
+        await self.wake.wait(self.interval)
 
     async def look(self) -> None:
         """Look once, and tell everyone what is new to them.
@@ -171,7 +152,7 @@ class JobFeed:
         Raises:
             UnavailableError: The database does not answer.
         """
-        onlookers = tuple(self._onlookers)
+        onlookers = self._audience.members
         if all(onlooker.is_new for onlooker in onlookers):
             self._seen, self._newest = {}, None  # of another time
         followed = {onlooker.owner for onlooker in onlookers if onlooker.only is None}

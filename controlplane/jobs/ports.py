@@ -22,6 +22,7 @@ from controlplane.jobs.model import (
     Refused,
 )
 from controlplane.jobs.owners import DEFAULT_QUOTAS, JobOwner, JobUsage, Quotas
+from controlplane.ports import Change
 
 MAX_BATCH: Final = 100
 """Wake-ups that move from the outbox to the queue at once, and the most that one look into a queue gives."""
@@ -99,9 +100,7 @@ class OutboxEntry:
 class OwnerStore(Protocol):
     """What was agreed with owners of jobs, and what they have."""
 
-    async def apply_owner(
-        self, owner: JobOwner, *, now: dt.datetime, expected: Expected[JobOwner] | None = None
-    ) -> bool:
+    async def apply_owner(self, owner: JobOwner, change: Change, *, expected: Expected[JobOwner] | None = None) -> bool:
         """Make *owner* what was agreed with whom its name means. Return whether that changed anything.
 
         Raises:
@@ -114,7 +113,7 @@ class OwnerStore(Protocol):
     async def find_owner(self, name: str) -> JobOwner | None:
         """Return what was agreed with an owner; None where nothing was."""
 
-    async def delete_owner(self, name: str) -> None:
+    async def delete_owner(self, name: str, change: Change) -> None:
         """Have the defaults hold for an owner from now on. Raises NotFoundError where nothing else does."""
 
     async def load_usage(self, name: str, *, quotas: Quotas, now: dt.datetime) -> JobUsage:
@@ -146,7 +145,7 @@ class EndStore(Protocol):
 class JobStore(OwnerStore, EndStore, Protocol):
     """Jobs, their kinds, and the outbox: a job and the wake-up for it are one transaction."""
 
-    async def apply_kind(self, kind: JobKind, *, now: dt.datetime, expected: Expected[JobKind] | None = None) -> bool:
+    async def apply_kind(self, kind: JobKind, change: Change, *, expected: Expected[JobKind] | None = None) -> bool:
         """Make *kind* what its name means; jobs that wait follow it. Return whether that changed anything.
 
         Raises:

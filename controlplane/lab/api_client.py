@@ -9,7 +9,8 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from controlplane.api.answers import EventView, ExplanationView, ProxyView, ReplayView, RolloutView, StatusView
+from controlplane.api.answers import EventView, ExplanationView, ReplayView, RolloutView, StatusView
+from controlplane.api.fleet_answers import ProxyView
 from controlplane.clock import Clock
 from controlplane.errors import ControlPlaneError, UnavailableError
 
@@ -85,6 +86,10 @@ class ApiClient:
     async def apply(self, document: Mapping[str, Any]) -> None:
         """Declare a service."""
         await self._ask("PUT", f"/v1/services/{document['service']}", document)
+
+    async def delete(self, service: str) -> None:
+        """Serve a service no more."""
+        await self._ask("DELETE", f"/v1/services/{service}")
 
     async def start(
         self, service: str, *, to: str, plan: Mapping[str, Any] | None = None, why: str = "lab", **more: Any
@@ -184,7 +189,7 @@ class ApiClient:
         answer = await wait_for_answer(ask, what=f"{method} {path}", clock=self._clock, at_most=PATIENCE)
         if answer.is_error:
             raise ApiRefusalError(answer.status_code, _words(answer))
-        return answer.json()
+        return answer.json() if answer.content else None
 
 
 def _words(answer: httpx.Response) -> str:

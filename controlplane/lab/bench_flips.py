@@ -21,7 +21,8 @@ import numpy.typing as npt
 from rich.table import Table
 
 from controlplane import running, wiring
-from controlplane.api.documents import read_document, spec_from
+from controlplane.api.documents import spec_from
+from controlplane.api.reading import read_document
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import UnavailableError
 from controlplane.lab.api_client import service_document, wait_for_answer

@@ -36,6 +36,7 @@ from controlplane.jobs.relay import OutboxRelay
 from controlplane.lab.job_pictures import NONCE_BYTES, coloured, photo
 from controlplane.lab.program import EndedEarlyError, console, run_program
 from controlplane.lab.rabbitmq import running_rabbitmq
+from controlplane.ports import Change
 from controlplane.settings import read_settings
 from controlplane.store import SqlStore, open_store
 from controlplane.store.job_queue import SqlQueue
@@ -126,7 +127,7 @@ class _Bench:
     async def measure(self, jobs: int) -> tuple[Figure, ...]:
         blobs = DirectoryBlobs(self.directory / "blobs")
         await blobs.put_blob(PHOTO_KEY, PHOTO)
-        await self.store.apply_kind(self.kind, now=self.clock.now())
+        await self.store.apply_kind(self.kind, Change("bench", "", self.clock.now()))
         workers = _TrivialWorkers(jobs, self.clock)
         relay = OutboxRelay(
             store=self.store,

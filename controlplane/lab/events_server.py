@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from controlplane import running, wiring
-from controlplane.api.documents import read_document, spec_from
+from controlplane.api.documents import spec_from
+from controlplane.api.reading import read_document
 from controlplane.auth.keys import KeyRing
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import ControlPlaneError

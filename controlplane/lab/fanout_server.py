@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from controlplane import running, wiring
-from controlplane.api.documents import read_document, spec_from
+from controlplane.api.documents import spec_from
+from controlplane.api.reading import read_document
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import ControlPlaneError
 from controlplane.lab.child import read_lines, say

@@ -12,6 +12,7 @@ from controlplane.errors import InvalidInputError, NotFoundError, UnavailableErr
 from controlplane.notify.links import Link, check_link, digest_of
 from controlplane.notify.model import Place, Target, Trial
 from controlplane.notify.ports import NotifyStore
+from controlplane.ports import Change
 
 MAX_TESTS: Final = 4
 
@@ -26,7 +27,7 @@ class NotifyDesk:
     place: Place
     _tests: int = 0
 
-    async def apply(self, target: Target, *, secret: str | None = None) -> tuple[bool, str | None]:
+    async def apply(self, target: Target, change: Change, *, secret: str | None = None) -> tuple[bool, str | None]:
         """Make a target what its name means; return whether that changed anything, and its secret if that is new.
 
         Raises:
@@ -43,10 +44,10 @@ class NotifyDesk:
                 raise InvalidInputError("secret", "is given for what is not signed", "leave it out for mail and chat")
             check_secret(secret)
         spare = new_secret()
-        done = await self.store.apply_target(target, secret=secret, spare=spare, now=self.clock.now())
+        done = await self.store.apply_target(target, change, secret=secret, spare=spare)
         return done.changed, spare if done.fresh else None
 
-    async def renew_secret(self, service: str, name: str) -> str:
+    async def renew_secret(self, service: str, name: str, change: Change) -> str:
         """Make a new secret and return it, this once; the one before also signs for a day.
 
         Raises:
@@ -54,7 +55,7 @@ class NotifyDesk:
             ConflictError: It is not signed.
         """
         secret = new_secret()
-        await self.store.renew_target_secret(service, name, secret=secret, now=self.clock.now())
+        await self.store.renew_target_secret(service, name, change, secret=secret)
         return secret
 
     async def test(self, service: str, name: str, *, by: str) -> Heard | Unheard:

@@ -8,7 +8,7 @@ from typing import Protocol
 from controlplane.courier.loop import Outcome
 from controlplane.notify.links import Link
 from controlplane.notify.model import Delivery, Parcel, Target
-from controlplane.ports import Rollout
+from controlplane.ports import Change, Rollout
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,20 +22,20 @@ class Applied:
 class NotifyStore(Protocol):
     """Targets, and what they are told: a row per target and entry of the history."""
 
-    async def apply_target(self, target: Target, *, secret: str | None, spare: str, now: dt.datetime) -> Applied:
+    async def apply_target(self, target: Target, change: Change, *, secret: str | None, spare: str) -> Applied:
         """Make *target* what its name means. It is told what happens from now on.
 
         Args:
             target: What is meant.
+            change: Who does it and when; the audit tells it.
             secret: The one to sign with from now on; None keeps the one there is.
             spare: Taken where there is none and none is given.
-            now: The present moment.
 
         Raises:
             ConflictError: There are too many of the service.
         """
 
-    async def renew_target_secret(self, service: str, name: str, *, secret: str, now: dt.datetime) -> None:
+    async def renew_target_secret(self, service: str, name: str, change: Change, *, secret: str) -> None:
         """Sign with *secret* from now on, and for `OLD_SECRET_FOR` with the one before, too.
 
         Raises:
@@ -49,7 +49,7 @@ class NotifyStore(Protocol):
     async def load_target_secrets(self, service: str, name: str, *, now: dt.datetime) -> tuple[str, ...]:
         """Return what a target is signed with now; nothing where it is not, or not there."""
 
-    async def delete_target(self, service: str, name: str) -> None:
+    async def delete_target(self, service: str, name: str, change: Change) -> None:
         """Forget a target and all that it was told. Raises NotFoundError."""
 
     async def sort_history(self, *, limit: int, now: dt.datetime) -> int:

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from controlplane.auth.ports import AuditEntry, AuditFilter, Change, Denial, Outcome
+from controlplane.auth.ports import AuditEntry, AuditFilter, Denial, Outcome
+from controlplane.ports import Change
 from controlplane.store import tables
 from controlplane.store.access_tables import audit_event
 from controlplane.store.engine import Tx
@@ -38,9 +39,6 @@ class SqlAudit(Part):
     """The port `AuditStore` on SQL."""
 
     __slots__ = ()
-
-    async def add_change(self, what: str, words: str, change: Change, *, service: str = "") -> None:
-        await self.database.write(lambda tx: append_change(tx.conn, what, words, change, service=service))
 
     async def add_denial(self, denial: Denial, *, keep: dt.timedelta) -> None:
         def work(tx: Tx) -> None:

@@ -6,8 +6,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from controlplane.errors import ConflictError
+from controlplane.ports import Change
 from controlplane.rollout.freezing import EVERY_SERVICE, Freeze, freeze_of, freeze_words
 from controlplane.store import tables
+from controlplane.store.audit import append_change
 from controlplane.store.engine import Tx
 from controlplane.store.queries import append_history, audit, lock_service, with_why
 from controlplane.store.steering_tables import freeze_window as table
@@ -44,7 +46,7 @@ def insert_freeze(tx: Tx, service: str, *, until: dt.datetime, by: str, why: str
     number: int = tx.conn.execute(table.insert().returning(table.c.number), values).scalar_one()
     freeze = Freeze(number, service, until, by, why, now)
     what = service or "everything"
-    _tell(tx.conn, service, "freeze", by=by, words=with_why(f"{what} is frozen until {until:%F %R} UTC", why), now=now)
+    _tell(tx.conn, service, "freeze", f"{what} is frozen until {until:%F %R} UTC", Change(by, why, now))
     tx.announce(Topic.COMMANDS)
     return freeze
 
@@ -63,7 +65,7 @@ def end_freeze(tx: Tx, service: str, *, by: str, why: str, now: dt.datetime) -> 
         )
     _end(tx.conn, service, by=by, why=why, now=now)
     what = service or "everything"
-    _tell(tx.conn, service, "unfreeze", by=by, words=with_why(f"the freeze of {what} was ended", why), now=now)
+    _tell(tx.conn, service, "unfreeze", f"the freeze of {what} was ended", Change(by, why, now))
     tx.announce(Topic.COMMANDS)
     return mine[-1]
 
@@ -83,10 +85,13 @@ def _end(conn: sa.Connection, service: str, *, by: str, why: str, now: dt.dateti
     )
 
 
-def _tell(conn: sa.Connection, service: str, what: str, *, by: str, words: str, now: dt.datetime) -> None:
+def _tell(conn: sa.Connection, service: str, what: str, words: str, change: Change) -> None:
     """Write it into the history of every service that it concerns: each is read by itself."""
     names = [service] if service else conn.scalars(sa.select(tables.service.c.name).order_by(tables.service.c.name))
-    append_history(conn, [audit(name, what, by=by, words=words, at=now) for name in names])
+    told = with_why(words, change.why)
+    append_history(conn, [audit(name, what, by=change.by, words=told, at=change.at) for name in names])
+    if service == EVERY_SERVICE:
+        append_change(conn, what, words, change)
 
 
 def _freeze_of(row: sa.Row[tuple[object, ...]]) -> Freeze:

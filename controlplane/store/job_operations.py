@@ -10,6 +10,8 @@ from controlplane.errors import ConflictError, NotFoundError
 from controlplane.jobs.model import AttemptOutcome, Job, JobId, JobState
 from controlplane.jobs.operations import ALL_KINDS, Attempt, Backlog, Drain, Standing
 from controlplane.jobs.ports import MAX_BATCH
+from controlplane.ports import Change
+from controlplane.store.audit import append_change
 from controlplane.store.engine import Tx
 from controlplane.store.job_drains import DRAINED
 from controlplane.store.job_rows import job_of, wake
@@ -157,6 +159,7 @@ def _begin_drain(tx: Tx, kind: str, by: str, why: str, now: dt.datetime) -> bool
     if tx.conn.scalar(sa.select(job_drain.c.number).where(_LIVE, job_drain.c.kind == kind)) is not None:
         return False
     tx.conn.execute(job_drain.insert(), {"kind": kind, "began_at": now, "began_by": by, "began_why": why})
+    append_change(tx.conn, "job-drain", f"no jobs of {kind or 'any kind'} are started now", Change(by, why, now))
     tx.announce(Topic.JOBS)
     return True
 
@@ -174,6 +177,7 @@ def _end_drain(tx: Tx, kind: str, by: str, why: str, now: dt.datetime) -> bool:
         return False
     ended = {"ended_at": now, "ended_by": by, "ended_why": why}
     tx.conn.execute(job_drain.update().where(_LIVE, job_drain.c.kind.in_(ending)).values(ended))
+    append_change(tx.conn, "job-drain-end", f"jobs of {kind or 'any kind'} are started", Change(by, why, now))
     # Wake-ups that came meanwhile were taken, found nothing that may start, and are gone.
     mine = sa.true() if ALL_KINDS in ending else job.c.kind.in_(ending)
     told = sa.exists().where(job_outbox.c.job == job.c.id)

@@ -9,6 +9,8 @@ from controlplane.errors import NotFoundError
 from controlplane.jobs.expected import Expected, check_expected
 from controlplane.jobs.owners import DAY, JobOwner, JobUsage, Quotas, check_quotas, check_vip
 from controlplane.jobs.ports import NewJob
+from controlplane.ports import Change
+from controlplane.store.audit import append_change
 from controlplane.store.engine import Tx
 from controlplane.store.job_tables import job, job_owner
 from controlplane.store.queries import Part
@@ -19,10 +21,14 @@ class SqlOwners(Part):
 
     __slots__ = ()
 
-    async def apply_owner(
-        self, owner: JobOwner, *, now: dt.datetime, expected: Expected[JobOwner] | None = None
-    ) -> bool:
-        return await self.database.write(lambda tx: _apply(tx, owner, now, expected))
+    async def apply_owner(self, owner: JobOwner, change: Change, *, expected: Expected[JobOwner] | None = None) -> bool:
+        def work(tx: Tx) -> bool:
+            is_changed = _apply(tx, owner, change.at, expected)
+            if is_changed:
+                append_change(tx.conn, "job-owner-apply", f"something else was agreed with {owner.name}", change)
+            return is_changed
+
+        return await self.database.write(work)
 
     async def list_owners(self, *, after: str = "", limit: int | None = None) -> tuple[JobOwner, ...]:
         query = sa.select(job_owner).where(job_owner.c.name > after).order_by(job_owner.c.name).limit(limit)
@@ -31,11 +37,12 @@ class SqlOwners(Part):
     async def find_owner(self, name: str) -> JobOwner | None:
         return await self.database.read(lambda tx: _find(tx.conn, name))
 
-    async def delete_owner(self, name: str) -> None:
+    async def delete_owner(self, name: str, change: Change) -> None:
         def work(tx: Tx) -> None:
             if tx.conn.execute(job_owner.delete().where(job_owner.c.name == name)).rowcount == 0:
                 known = tuple(tx.conn.scalars(sa.select(job_owner.c.name).order_by(job_owner.c.name)))
                 raise NotFoundError("job owner", name, known)
+            append_change(tx.conn, "job-owner-delete", f"what was agreed with {name} holds no more", change)
 
         await self.database.write(work)
 

@@ -10,6 +10,8 @@ from controlplane.jobs.expected import Expected, check_expected
 from controlplane.jobs.model import AttemptOutcome, Job, JobId, JobKind, JobState
 from controlplane.jobs.owners import DEFAULT_QUOTAS, Quotas
 from controlplane.jobs.ports import EndedAttempt, NewJob
+from controlplane.ports import Change
+from controlplane.store.audit import append_change
 from controlplane.store.engine import Tx
 from controlplane.store.job_attempts import IDLE, record_attempts
 from controlplane.store.job_callbacks import forget_notices, record_end
@@ -29,8 +31,14 @@ class SqlJobs(Part):
 
     # -- kinds ---------------------------------------------------------------------------------------------------------
 
-    async def apply_kind(self, kind: JobKind, *, now: dt.datetime, expected: Expected[JobKind] | None = None) -> bool:
-        return await self.database.write(lambda tx: _apply_kind(tx, kind, now, expected))
+    async def apply_kind(self, kind: JobKind, change: Change, *, expected: Expected[JobKind] | None = None) -> bool:
+        def work(tx: Tx) -> bool:
+            is_changed = _apply_kind(tx, kind, change.at, expected)
+            if is_changed:
+                append_change(tx.conn, "job-kind-apply", f"the kind {kind.name} was declared", change)
+            return is_changed
+
+        return await self.database.write(work)
 
     async def list_kinds(self) -> tuple[JobKind, ...]:
         query = sa.select(job_kind).order_by(job_kind.c.name)

@@ -4,9 +4,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from controlplane.auth.ports import ApiKey, Change
+from controlplane.auth.ports import ApiKey
 from controlplane.auth.roles import EVERYTHING, Grant, Role
 from controlplane.errors import ConflictError, NotFoundError
+from controlplane.ports import Change
 from controlplane.store import tables
 from controlplane.store.audit import append_change
 from controlplane.store.engine import Tx

@@ -12,7 +12,9 @@ from controlplane.errors import ConflictError, NotFoundError
 from controlplane.notify.kinds import NotifyKind
 from controlplane.notify.model import MAX_TARGETS, Delivery, Parcel, Place, Report, Target, Telling, telling_of
 from controlplane.notify.ports import Applied
+from controlplane.ports import Change
 from controlplane.store import tables
+from controlplane.store.audit import append_change
 from controlplane.store.engine import Tx
 from controlplane.store.event_log import entries_after
 from controlplane.store.notify_tables import notify_delivery, notify_link, notify_place, notify_target
@@ -28,17 +30,26 @@ class SqlNotify(Part):
 
     __slots__ = ()
 
-    async def apply_target(self, target: Target, *, secret: str | None, spare: str, now: dt.datetime) -> Applied:
-        return await self.database.write(lambda tx: _apply(tx, target, secret, spare, now))
+    async def apply_target(self, target: Target, change: Change, *, secret: str | None, spare: str) -> Applied:
+        def work(tx: Tx) -> Applied:
+            applied = _apply(tx, target, secret, spare, change.at)
+            if applied.changed:
+                words = f"{target.key} is told: {', '.join(sorted(target.kinds))}"
+                append_change(tx.conn, "target-apply", words, change, service=target.service)
+            return applied
 
-    async def renew_target_secret(self, service: str, name: str, *, secret: str, now: dt.datetime) -> None:
+        return await self.database.write(work)
+
+    async def renew_target_secret(self, service: str, name: str, change: Change, *, secret: str) -> None:
         def work(tx: Tx) -> None:
             row = tx.conn.execute(sa.select(notify_target).where(_is(service, name)).with_for_update()).first()
             if row is None:
                 raise _missing(tx.conn, service, name)
             if row.secret is None:
                 raise ConflictError(f"target {name!r} is not signed: only webhooks are")
-            tx.conn.execute(notify_target.update().where(_is(service, name)).values(_renewed(row, secret, now)))
+            tx.conn.execute(notify_target.update().where(_is(service, name)).values(_renewed(row, secret, change.at)))
+            words = f"the secret of {service}/{name} was renewed"
+            append_change(tx.conn, "target-secret", words, change, service=service)
 
         await self.database.write(work)
 
@@ -55,13 +66,15 @@ class SqlNotify(Part):
 
         return await self.database.read(work)
 
-    async def delete_target(self, service: str, name: str) -> None:
+    async def delete_target(self, service: str, name: str, change: Change) -> None:
         def work(tx: Tx) -> None:
             told = sa.and_(notify_delivery.c.service == service, notify_delivery.c.target == name)
             tx.conn.execute(notify_link.delete().where(notify_link.c.target == f"{service}/{name}"))
             tx.conn.execute(notify_delivery.delete().where(told))
             if not tx.conn.execute(notify_target.delete().where(_is(service, name))).rowcount:
                 raise _missing(tx.conn, service, name)
+            words = f"{service}/{name} is told no more"
+            append_change(tx.conn, "target-delete", words, change, service=service)
 
         await self.database.write(work)
 

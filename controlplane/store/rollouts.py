@@ -3,7 +3,7 @@
 import dataclasses
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -221,7 +221,6 @@ def insert_rollout(
     if not new.plan.direct:
         refuse_frozen(tx.conn, new.service, now=now)
     baseline = _baseline(new, load_splits(tx.conn, new.service)[new.service])
-    table = tables.rollout
     number = number or next_number(tx.conn, new.service)
     rollout = Rollout(
         id=RolloutId(f"{new.service}-{number}"),
@@ -237,44 +236,40 @@ def insert_rollout(
         by=new.by,
         why=new.why,
     )
-    tx.conn.execute(
-        table.insert(),
-        {
-            "id": rollout.id,
-            "service": rollout.service,
-            "number": number,
-            "baseline": baseline,
-            "candidate": rollout.candidate,
-            "plan": plan_to_json(rollout.plan),
-            "slos": [slo_to_json(slo) for slo in rollout.slos],
-            "state_kind": state_kind(rollout.state),
-            "state": state_to_json(rollout.state),
-            "version": rollout.version,
-            "started_at": now,
-            "deadline_at": rollout.deadline_at,
-            "by": rollout.by,
-            "why": rollout.why,
-        },
-    )
-    way = f"from {baseline} {'back ' if new.plan.direct else ''}to {rollout.candidate}"
-    asked = audit(
-        rollout.service,
-        new.what,
-        by=new.by,
-        words=with_why(f"rollout {rollout.id} {way} started", new.why),
-        at=now,
-        rollout=rollout.id,
-    )
-    began = dataclasses.replace(
-        asked,
-        kind="transition",
-        words=f"waiting for healthy workers of {rollout.candidate}",
-        after=type(rollout.state).__name__,
-    )
-    append_history(tx.conn, [asked, began])
+    tx.conn.execute(tables.rollout.insert(), _row_of(rollout, number))
+    append_history(tx.conn, _beginning_of(rollout, what=new.what))
     _keep_key(tx.conn, key, request, rollout=rollout.id, now=now)
     tx.announce(Topic.DESIRED, Topic.COMMANDS)
     return rollout
+
+
+def _row_of(rollout: Rollout, number: int) -> dict[str, Any]:
+    return {
+        "id": rollout.id,
+        "service": rollout.service,
+        "number": number,
+        "baseline": rollout.baseline,
+        "candidate": rollout.candidate,
+        "plan": plan_to_json(rollout.plan),
+        "slos": [slo_to_json(slo) for slo in rollout.slos],
+        "state_kind": state_kind(rollout.state),
+        "state": state_to_json(rollout.state),
+        "version": rollout.version,
+        "started_at": rollout.started_at,
+        "deadline_at": rollout.deadline_at,
+        "by": rollout.by,
+        "why": rollout.why,
+    }
+
+
+def _beginning_of(rollout: Rollout, *, what: str) -> list[HistoryEntry]:
+    """Make the entries for who started a rollout, and for its first state."""
+    way = f"from {rollout.baseline} {'back ' if rollout.plan.direct else ''}to {rollout.candidate}"
+    words = with_why(f"rollout {rollout.id} {way} started", rollout.why)
+    asked = audit(rollout.service, what, by=rollout.by, words=words, at=rollout.started_at, rollout=rollout.id)
+    waits = f"waiting for healthy workers of {rollout.candidate}"
+    began = dataclasses.replace(asked, kind="transition", words=waits, after=type(rollout.state).__name__)
+    return [asked, began]
 
 
 def _baseline(new: NewRollout, split: Split) -> str:

@@ -8,10 +8,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from controlplane.auth.logins import Login
-from controlplane.auth.ports import Change
 from controlplane.auth.sessions import Session, Standing
 from controlplane.auth.shares import Share
 from controlplane.errors import NotFoundError
+from controlplane.ports import Change
 from controlplane.store.access_tables import login, session, share
 from controlplane.store.audit import append_change
 from controlplane.store.engine import Tx

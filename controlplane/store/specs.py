@@ -72,36 +72,46 @@ def revision_of(row: sa.Row[Any], spec: ServiceSpec) -> Revision:
 
 def insert_revision(conn: sa.Connection, revision: Revision) -> None:
     """Insert a revision and all its parts."""
+    conn.execute(tables.service_revision.insert(), _revision_to_row(revision))
+    parts = _parts_to_rows(revision.spec)
+    for table in tables.REVISION_PARTS:
+        rows = parts[table]
+        if rows:
+            key = {"service": revision.spec.name, "revision": revision.number}
+            conn.execute(table.insert(), [{**key, "position": place, **row} for place, row in enumerate(rows)])
+
+
+def _revision_to_row(revision: Revision) -> dict[str, Any]:
     spec = revision.spec
-    conn.execute(
-        tables.service_revision.insert(),
-        {
-            "service": spec.name,
-            "number": revision.number,
-            "status": revision.status.value,
-            "words": revision.words,
-            "by": revision.by,
-            "why": revision.why,
-            "at": revision.at,
-            "listener_name": spec.listener.name,
-            "listener_address": spec.listener.address,
-            "listener_port": spec.listener.port,
-            "listener_stat_prefix": spec.listener.stat_prefix,
-            "listener_certificate": spec.listener.certificate,
-            "virtual_host": spec.virtual_host,
-            "route_config": spec.route_config,
-            "domains": list(spec.domains),
-            "grpc_target": spec.grpc_target or None,
-            "plan_deadline_us": spec.plan.deadline,
-            "plan_prepare_timeout_us": spec.plan.prepare_timeout,
-            "groups": list(spec.groups),
-            "config_canary_us": spec.config_canary,
-            "mirror_to": spec.mirror.to if spec.mirror else None,
-            "mirror_share_bp": spec.mirror.share_bp if spec.mirror else None,
-            "draw_header": spec.draw_header,
-        },
-    )
-    parts: dict[sa.Table, Rows] = {
+    return {
+        "service": spec.name,
+        "number": revision.number,
+        "status": revision.status.value,
+        "words": revision.words,
+        "by": revision.by,
+        "why": revision.why,
+        "at": revision.at,
+        "listener_name": spec.listener.name,
+        "listener_address": spec.listener.address,
+        "listener_port": spec.listener.port,
+        "listener_stat_prefix": spec.listener.stat_prefix,
+        "listener_certificate": spec.listener.certificate,
+        "virtual_host": spec.virtual_host,
+        "route_config": spec.route_config,
+        "domains": list(spec.domains),
+        "grpc_target": spec.grpc_target or None,
+        "plan_deadline_us": spec.plan.deadline,
+        "plan_prepare_timeout_us": spec.plan.prepare_timeout,
+        "groups": list(spec.groups),
+        "config_canary_us": spec.config_canary,
+        "mirror_to": spec.mirror.to if spec.mirror else None,
+        "mirror_share_bp": spec.mirror.share_bp if spec.mirror else None,
+        "draw_header": spec.draw_header,
+    }
+
+
+def _parts_to_rows(spec: ServiceSpec) -> dict[sa.Table, Rows]:
+    return {
         tables.version: [_version_to_row(version) for version in spec.versions],
         tables.endpoint: [
             {"version": version.name, "host": endpoint.host, "port": endpoint.port}
@@ -132,11 +142,6 @@ def insert_revision(conn: sa.Connection, revision: Revision) -> None:
             {"version": share.version, "weight_bp": share.weight_bp} for share in spec.initial_split
         ],
     }
-    for table in tables.REVISION_PARTS:
-        rows = parts[table]
-        if rows:
-            key = {"service": spec.name, "revision": revision.number}
-            conn.execute(table.insert(), [{**key, "position": place, **row} for place, row in enumerate(rows)])
 
 
 Parts = Mapping[sa.Table, Sequence[sa.Row[Any]]]

@@ -7,11 +7,16 @@ import pytest
 from controlplane.auth.ports import AuditEntry, AuditFilter, AuditStore, Denial, KeyStore, Outcome
 from controlplane.auth.roles import EVERYTHING, READS_ALL, Grant, Role
 from controlplane.errors import ConflictError, NotFoundError
+from controlplane.jobs.operations import ALL_KINDS
+from controlplane.jobs.owners import JobOwner
 from controlplane.ports import LeaseStore
+from controlplane.rollout.freezing import EVERY_SERVICE
 from controlplane.store import SqlStore
 from tests.builders import NOW, make_change, make_key, make_new_rollout, make_spec, seconds
+from tests.job_builders import make_kind
 
 TTL = seconds(10)
+ADA = JobOwner(name="ada", max_waiting=5)
 DAY = seconds(24 * 3600)
 
 
@@ -131,23 +136,26 @@ async def test_denials_of_a_bucket_are_one_row_with_a_count(store: AuditStore) -
     assert (found[-1].at, found[-1].last_at) == (NOW, NOW + seconds(7))
 
 
-async def test_old_denials_are_forgotten_and_changes_are_not(store: AuditStore) -> None:
-    await store.add_change("tidy", "tidied up", make_change())
+async def test_old_denials_are_forgotten_and_changes_are_not(store: SqlStore) -> None:
+    await store.apply_owner(ADA, make_change())
     await store.add_denial(make_denial(0), keep=DAY)
     await store.add_denial(make_denial(60 * 24 + 1), keep=DAY)
     found = await store.page_audit(AuditFilter(), before=None, limit=9)
-    assert [(entry.what, entry.outcome) for entry in found] == [("GET /", Outcome.DENIED), ("tidy", Outcome.DONE)]
+    assert [(entry.what, entry.outcome) for entry in found] == [
+        ("GET /", Outcome.DENIED),
+        ("job-owner-apply", Outcome.DONE),
+    ]
     assert found[0].at > NOW
 
 
 async def test_the_audit_joins_histories_and_the_rest_a_page_at_a_time(store: SqlStore) -> None:
     await store.apply(make_spec(), by="ada", why="first", now=NOW)
     await store.start(make_new_rollout(), key=None, now=NOW)
-    await store.add_change("tidy", "tidied up", make_change("bob"))
+    await store.apply_owner(ADA, make_change("bob"))
     await store.add_denial(make_denial(0, service="colorize"), keep=DAY)
     await store.add_denial(make_denial(1), keep=DAY)
     whole = await store.page_audit(AuditFilter(), before=None, limit=99)
-    assert sorted(entry.what for entry in whole) == ["GET /", "GET /", "apply", "start", "tidy"]
+    assert sorted(entry.what for entry in whole) == ["GET /", "GET /", "apply", "job-owner-apply", "start"]
     assert [entry.at for entry in whole] == sorted((entry.at for entry in whole), reverse=True)
     pages: list[AuditEntry] = []
     before = None
@@ -155,6 +163,28 @@ async def test_the_audit_joins_histories_and_the_rest_a_page_at_a_time(store: Sq
         pages += page
         before = page[-1].at, page[-1].place
     assert pages == list(whole)
+
+
+async def test_what_no_history_tells_is_told_with_the_change_and_only_when_there_was_one(store: SqlStore) -> None:
+    for _ in range(2):
+        await store.apply_kind(make_kind(), make_change())
+        await store.apply_owner(ADA, make_change())
+        await store.begin_drain(ALL_KINDS, by="ada", why="new cards", now=NOW)
+    for _ in range(2):
+        await store.end_drain(ALL_KINDS, by="bob", why="", now=NOW)
+    await store.delete_owner("ada", make_change("bob"))
+    await store.freeze(EVERY_SERVICE, until=NOW + DAY, by="ada", why="feast", now=NOW)
+    await store.unfreeze(EVERY_SERVICE, by="ada", why="", now=NOW)
+    found = await store.page_audit(AuditFilter(), before=None, limit=99)
+    assert [(entry.what, entry.by, entry.words) for entry in reversed(found)] == [
+        ("job-kind-apply", "ada", "the kind person was declared"),
+        ("job-owner-apply", "ada", "something else was agreed with ada"),
+        ("job-drain", "ada", "no jobs of any kind are started now: new cards"),
+        ("job-drain-end", "bob", "jobs of any kind are started"),
+        ("job-owner-delete", "bob", "what was agreed with ada holds no more"),
+        ("freeze", "ada", f"everything is frozen until {NOW + DAY:%F %R} UTC: feast"),
+        ("unfreeze", "ada", "the freeze of everything was ended"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -167,12 +197,12 @@ async def test_the_audit_joins_histories_and_the_rest_a_page_at_a_time(store: Sq
         (AuditFilter(by="ada", outcome=Outcome.DONE), {"apply"}),
         (AuditFilter(by="ada", outcome=Outcome.DENIED), set()),
         (AuditFilter(outcome=Outcome.REFUSED), set()),
-        (AuditFilter(by="bob"), {"tidy"}),
+        (AuditFilter(by="bob"), {"job-owner-apply"}),
     ],
 )
 async def test_the_audit_is_asked_for_less(store: SqlStore, wanted: AuditFilter, found: set[str]) -> None:
     await store.apply(make_spec(), by="ada", why="first", now=NOW)
-    await store.add_change("tidy", "tidied up", make_change("bob"))
+    await store.apply_owner(ADA, make_change("bob"))
     await store.add_denial(make_denial(0, service="colorize"), keep=DAY)
     assert {entry.what for entry in await store.page_audit(wanted, before=None, limit=9)} == found
 

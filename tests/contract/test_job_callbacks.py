@@ -14,7 +14,7 @@ from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobState,
 from controlplane.jobs.ports import EndedAttempt
 from controlplane.store import SqlStore
 from controlplane.wake import Topic
-from tests.builders import NOW, make_spec
+from tests.builders import NOW, make_change, make_spec
 from tests.contract.conftest import Ears
 from tests.contract.test_job_lanes import roll_back
 from tests.job_builders import PNG, make_kind, make_new_job, make_picture
@@ -32,7 +32,7 @@ ONE, TWO, THREE, X = "whsec_one", "whsec_two", "whsec_three", "whsec_x"
 
 @pytest.fixture(autouse=True)
 async def _kinds(store: SqlStore) -> None:
-    await store.apply_kind(make_kind(), now=NOW)
+    await store.apply_kind(make_kind(), make_change())
 
 
 async def apply(
@@ -165,7 +165,7 @@ async def test_a_job_that_was_cancelled_twice_has_one_notice(store: SqlStore) ->
 
 async def test_a_job_that_runs_again_after_a_rollback_ends_and_is_told_again(store: SqlStore) -> None:
     await store.apply(make_spec(), by="ada", why="", now=NOW)
-    await store.apply_kind(make_kind(service="colorize"), now=NOW)
+    await store.apply_kind(make_kind(service="colorize"), make_change())
     await apply(store)
     job = await end(store, JobState.DEAD)
     await roll_back(store)

@@ -12,7 +12,7 @@ from controlplane.jobs.ports import EndedAttempt
 from controlplane.store import SqlStore
 from controlplane.store.engine import Tx
 from controlplane.store.job_tables import job_attempt, job_message, job_outbox
-from tests.builders import NOW
+from tests.builders import NOW, make_change
 from tests.contract.test_jobs import claim, finish, submit
 from tests.job_builders import make_kind
 
@@ -24,7 +24,7 @@ ENDS = ["done", "dead", "cancelled"]
 
 @pytest.fixture(autouse=True)
 async def _kinds(store: SqlStore) -> None:
-    await store.apply_kind(make_kind(keep=2 * DAY), now=NOW)
+    await store.apply_kind(make_kind(keep=2 * DAY), make_change())
 
 
 async def end(store: SqlStore, how: str, **changes: object) -> Job:
@@ -61,9 +61,9 @@ async def test_from_its_end_on_a_jobs_pictures_have_their_time(store: SqlStore, 
 
 
 async def test_the_shorter_of_kinds_and_owners_time_wins(store: SqlStore) -> None:
-    await store.apply_owner(JobOwner(name="ada", keep=DAY), now=NOW)
+    await store.apply_owner(JobOwner(name="ada", keep=DAY), make_change())
     assert (await end(store, "done")).expires_at == NOW + SECOND + DAY
-    await store.apply_owner(JobOwner(name="ada", keep=3 * DAY), now=NOW)
+    await store.apply_owner(JobOwner(name="ada", keep=3 * DAY), make_change())
     assert (await end(store, "done")).expires_at == NOW + SECOND + 2 * DAY
 
 

@@ -13,7 +13,7 @@ from controlplane.ports import Rollout
 from controlplane.rollout.model import RollbackCause, RolledBack
 from controlplane.store import SqlStore
 from controlplane.store.job_tables import job_attempt
-from tests.builders import NOW, make_new_rollout, make_spec, make_split
+from tests.builders import NOW, make_change, make_new_rollout, make_spec, make_split
 from tests.job_builders import PNG, make_kind, make_new_job, make_picture
 
 LEASE = dt.timedelta(seconds=30)
@@ -24,8 +24,8 @@ AGAIN = Again("500", dt.timedelta(minutes=1), counts=True)
 @pytest.fixture(autouse=True)
 async def _kinds(store: SqlStore) -> None:
     await store.apply(dataclasses.replace(make_spec(), draw_header="x-draw"), by="ada", why="", now=NOW)
-    await store.apply_kind(make_kind(service="colorize"), now=NOW)
-    await store.apply_kind(make_kind("other"), now=NOW)
+    await store.apply_kind(make_kind(service="colorize"), make_change())
+    await store.apply_kind(make_kind("other"), make_change())
 
 
 async def begin(store: SqlStore, **changes: object) -> Claim:
@@ -92,7 +92,7 @@ async def test_attempts_that_were_cut_off_are_on_record(store: SqlStore) -> None
 async def test_a_lane_tells_the_split_and_the_candidate_of_a_service(store: SqlStore) -> None:
     lane = Lane(service="colorize", draw_header="x-draw", split=(("v1", 10_000),))
     assert (await store.load_workload()).lanes == {"colorize": lane}
-    await store.apply_kind(make_kind("third", service="not-there"), now=NOW)
+    await store.apply_kind(make_kind("third", service="not-there"), make_change())
     rollout = await store.start(make_new_rollout(), key=None, now=NOW)
     await store.save(rollout, split=make_split(v1=9_500, v2=500), now=NOW)
     moved = dataclasses.replace(lane, split=(("v1", 9_500), ("v2", 500)), candidate="v2")

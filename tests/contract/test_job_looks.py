@@ -10,7 +10,7 @@ from controlplane.jobs.ports import EndedAttempt, JobLooks, JobsLook
 from controlplane.store import SqlStore
 from controlplane.store import job_looks as looking
 from controlplane.wake import Topic
-from tests.builders import NOW
+from tests.builders import NOW, make_change
 from tests.contract.conftest import Ears
 from tests.job_builders import PNG, make_kind, make_new_job, make_picture
 
@@ -24,8 +24,8 @@ LEASE = dt.timedelta(seconds=30)
 
 @pytest.fixture(autouse=True)
 async def _kinds(store: SqlStore) -> None:
-    await store.apply_kind(make_kind(), now=NOW)
-    await store.apply_kind(make_kind("building", queue="buildings"), now=NOW)
+    await store.apply_kind(make_kind(), make_change())
+    await store.apply_kind(make_kind("building", queue="buildings"), make_change())
 
 
 async def submit(store: SqlStore, *, after_s: int = 0, **changes: object) -> Job:

@@ -16,7 +16,7 @@ from controlplane.jobs.ports import EndedAttempt
 from controlplane.store import SqlStore
 from controlplane.store.job_tables import job_attempt
 from controlplane.wake import Topic
-from tests.builders import NOW
+from tests.builders import NOW, make_change
 from tests.contract.conftest import Ears
 from tests.job_builders import PNG, make_kind, make_new_job, make_picture
 
@@ -29,8 +29,8 @@ LEASE = 30 * SECOND
 
 @pytest.fixture(autouse=True)
 async def _kinds(store: SqlStore) -> None:
-    await store.apply_kind(make_kind(), now=NOW)
-    await store.apply_kind(make_kind("building"), now=NOW)
+    await store.apply_kind(make_kind(), make_change())
+    await store.apply_kind(make_kind("building"), make_change())
 
 
 async def submit(store: SqlStore, *, now: dt.datetime = NOW, **changes: object) -> Job:

@@ -9,7 +9,7 @@ from controlplane.errors import InvalidInputError, NotFoundError, OverQuotaError
 from controlplane.jobs.model import Job, photo_key
 from controlplane.jobs.owners import JobOwner, JobUsage, Quotas
 from controlplane.store import SqlStore
-from tests.builders import NOW
+from tests.builders import NOW, make_change
 from tests.contract.test_jobs import claim, finish
 from tests.job_builders import PHOTO, PNG, make_kind, make_new_job, make_picture
 
@@ -20,7 +20,7 @@ MANY = Quotas()
 
 @pytest.fixture(autouse=True)
 async def _kinds(store: SqlStore) -> None:
-    await store.apply_kind(make_kind(), now=NOW)
+    await store.apply_kind(make_kind(), make_change())
 
 
 async def submit(
@@ -36,9 +36,9 @@ async def use(store: SqlStore, *, quotas: Quotas = MANY, now: dt.datetime = NOW,
 async def test_what_was_agreed_is_read_back_and_the_same_again_changes_nothing(store: SqlStore) -> None:
     ada = JobOwner(name="ada", keep=DAY, max_waiting=3, max_daily=0, max_bytes=1 << 45, vip=False)
     bob = JobOwner(name="Bob@example.org")
-    assert await store.apply_owner(ada, now=NOW)
-    assert await store.apply_owner(bob, now=NOW)
-    assert not await store.apply_owner(ada, now=NOW)
+    assert await store.apply_owner(ada, make_change())
+    assert await store.apply_owner(bob, make_change())
+    assert not await store.apply_owner(ada, make_change())
     assert set(await store.list_owners()) == {bob, ada}
     first, second = await store.list_owners()
     assert await store.list_owners(limit=1) == (first,)
@@ -47,12 +47,12 @@ async def test_what_was_agreed_is_read_back_and_the_same_again_changes_nothing(s
     assert await store.find_owner("ada") == ada
     assert await store.find_owner("eve") is None
     changed = JobOwner(name="ada", max_waiting=3)
-    assert await store.apply_owner(changed, now=NOW)
+    assert await store.apply_owner(changed, make_change())
     assert await store.find_owner("ada") == changed
-    await store.delete_owner("ada")
+    await store.delete_owner("ada", make_change())
     assert await store.list_owners() == (bob,)
     with pytest.raises(NotFoundError, match=r"job owner 'ada' does not exist \(known: Bob@example.org\)"):
-        await store.delete_owner("ada")
+        await store.delete_owner("ada", make_change())
 
 
 async def test_what_an_owner_has_is_counted_from_the_rows(store: SqlStore) -> None:
@@ -100,7 +100,7 @@ async def test_one_too_many_leaves_no_row_and_no_wake_up(
 
 
 async def test_an_agreement_wins_over_the_defaults(store: SqlStore) -> None:
-    await store.apply_owner(JobOwner(name="ada", max_waiting=2, vip=False), now=NOW)
+    await store.apply_owner(JobOwner(name="ada", max_waiting=2, vip=False), make_change())
     for _ in range(2):
         await submit(store, quotas=Quotas(max_waiting=1))
     with pytest.raises(OverQuotaError, match="may have 2"):

@@ -9,7 +9,7 @@ from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobId, Jo
 from controlplane.jobs.ports import EndedAttempt, JobStore, WakeUp
 from controlplane.store import SqlStore
 from controlplane.wake import Topic
-from tests.builders import NOW
+from tests.builders import NOW, make_change
 from tests.contract.conftest import Ears
 from tests.job_builders import PNG, WORKFLOW, make_kind, make_new_job, make_picture
 
@@ -25,7 +25,7 @@ REFUSED = EndedAttempt(AttemptOutcome.REFUSED, "422: a colour photo", "v1")
 
 @pytest.fixture(autouse=True)
 async def _kinds(store: SqlStore) -> None:
-    await store.apply_kind(make_kind(), now=NOW)
+    await store.apply_kind(make_kind(), make_change())
 
 
 async def submit(store: SqlStore, **changes: object) -> Job:
@@ -46,17 +46,17 @@ async def finish(store: SqlStore, mine: Claim) -> bool:
 
 async def test_kinds_are_read_back_and_the_same_again_changes_nothing(store: SqlStore) -> None:
     building = make_kind("building", headers={}, min_px=960, max_px=1280, default_px=960)
-    assert await store.apply_kind(building, now=NOW)
-    assert not await store.apply_kind(building, now=NOW)
+    assert await store.apply_kind(building, make_change())
+    assert not await store.apply_kind(building, make_change())
     assert await store.list_kinds() == (building, make_kind())
     wider = make_kind("building", headers={}, min_px=640, max_px=1280, default_px=960, queue="large")
-    assert await store.apply_kind(wider, now=NOW)
+    assert await store.apply_kind(wider, make_change())
     assert (await store.list_kinds())[0] == wider
 
 
 async def test_two_kinds_do_not_share_a_workflow(store: SqlStore) -> None:
     with pytest.raises(ConflictError, match="is kind 'person'"):
-        await store.apply_kind(make_kind("other", workflow=WORKFLOW), now=NOW)
+        await store.apply_kind(make_kind("other", workflow=WORKFLOW), make_change())
 
 
 async def test_a_job_is_read_back_and_its_wake_up_is_due_at_once(store: SqlStore, ears: Ears) -> None:

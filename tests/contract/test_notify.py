@@ -5,6 +5,7 @@ import datetime as dt
 
 import pytest
 
+from controlplane.auth.ports import AuditFilter
 from controlplane.controller.narrate import sentence
 from controlplane.courier.model import GivenUp, Heard, Later
 from controlplane.errors import ConflictError, NotFoundError, StaleWriteError
@@ -17,7 +18,7 @@ from controlplane.rollout.lifecycle import advance
 from controlplane.rollout.model import Abort, Acked, Advance, Event, Pause, Promote, Ready, Resume
 from controlplane.store import SqlStore
 from controlplane.store.notify_taking import BURST, LATE, WINDOW
-from tests.builders import NOW, make_new_rollout, make_plan, make_spec
+from tests.builders import NOW, make_change, make_new_rollout, make_plan, make_spec
 
 IS_A_STORE: type[NotifyStore] = SqlStore  # mypy sits this exam
 
@@ -39,7 +40,7 @@ async def apply(
     address = "" if name == GATE else HOOK
     target = Target(service=service, name=name, address=address, kinds=ALL)
     meant = dataclasses.replace(target, **changes)  # type: ignore[arg-type] # passed through
-    return await store.apply_target(meant, secret=secret, spare=f"whsec_{name}", now=NOW)
+    return await store.apply_target(meant, make_change(), secret=secret, spare=f"whsec_{name}")
 
 
 async def start(store: SqlStore, *, gate: bool = False) -> Rollout:
@@ -97,16 +98,16 @@ async def test_a_target_is_read_back_and_the_same_again_changes_nothing(store: S
     assert await apply(store, GATE, service=EVERY) == Applied(changed=True, fresh=True)
     assert [each.key for each in await store.list_targets()] == ["*/gate", "colorize/team"]
     assert await store.load_target_secrets("colorize", "team", now=NOW) == ("whsec_team",)
-    await store.renew_target_secret("colorize", "team", secret=ONE, now=NOW)
+    await store.renew_target_secret("colorize", "team", make_change(), secret=ONE)
     assert await store.load_target_secrets("colorize", "team", now=NOW) == (ONE, "whsec_team")
     assert await store.load_target_secrets("colorize", "team", now=NOW + dt.timedelta(days=1)) == (ONE,)
     assert await apply(store, secret=TWO) == Applied(changed=True, fresh=False)
     assert await apply(store, "chat", address="slack://a/b/c") == Applied(changed=True, fresh=False)
     with pytest.raises(ConflictError, match="'chat' is not signed"):
-        await store.renew_target_secret("colorize", "chat", secret=ONE, now=NOW)
+        await store.renew_target_secret("colorize", "chat", make_change(), secret=ONE)
     for refused in (
-        store.delete_target("colorize", "x"),
-        store.renew_target_secret("colorize", "x", secret=ONE, now=NOW),
+        store.delete_target("colorize", "x", make_change()),
+        store.renew_target_secret("colorize", "x", make_change(), secret=ONE),
         store.list_deliveries("colorize", "x", limit=1),
     ):
         with pytest.raises(NotFoundError, match=r"colorize/x.*known: chat, team"):
@@ -236,10 +237,24 @@ async def test_a_target_that_is_removed_takes_its_rows_along_and_old_rows_go(sto
     assert await store.prune_deliveries(NOW, limit=10) == 0
     assert await store.prune_deliveries(NOW + SECOND, limit=10) == 1
     await start_again(store)
-    await store.delete_target("colorize", "team")
+    await store.delete_target("colorize", "team", make_change())
     assert await take(store) == ()
     await apply(store)
     assert await store.list_deliveries("colorize", "team", limit=10) == ()
+
+
+async def test_the_audit_tells_who_changed_targets_and_no_secret(store: SqlStore) -> None:
+    for _ in range(2):
+        await apply(store, secret=TWO)
+    await store.renew_target_secret("colorize", "team", make_change("bob"), secret=ONE)
+    await store.delete_target("colorize", "team", make_change("bob"))
+    told = await store.page_audit(AuditFilter(service="colorize", whole=True), before=None, limit=9)
+    assert [(each.what, each.by) for each in told if each.what.startswith("target")] == [
+        ("target-delete", "bob"),
+        ("target-secret", "bob"),
+        ("target-apply", "ada"),
+    ]
+    assert not any(secret in str(told) for secret in (ONE, TWO, HOOK))
 
 
 async def start_again(store: SqlStore) -> None:

@@ -20,6 +20,7 @@ from controlplane.lab.bench_jobs import run_bench
 from controlplane.store import SqlStore, open_store
 from controlplane.store.job_queue import SqlQueue
 from controlplane.wake import Topic, Wake, WakeBoard
+from tests.builders import make_change
 from tests.job_builders import COLOURED, PHOTO, WORKFLOW, FakePhotos, FakeWorkers, Outcome, make_kind
 from tests.rabbitmq import require_rabbitmq, running_rabbitmq
 
@@ -68,7 +69,7 @@ async def test_a_vip_behind_a_crowd_starts_before_the_crowd_is_through(tmp_path:
         await open_store("sqlite://", board=board, clock=CLOCK) as store,
         open_queue(carrier, store) as queue,
     ):
-        await store.apply_kind(make_kind(), now=CLOCK.now())
+        await store.apply_kind(make_kind(), make_change(at=CLOCK.now()))
         blobs = DirectoryBlobs(tmp_path)
         desk = JobDesk(store=store, blobs=blobs, source=FakePhotos(), clock=CLOCK)
         relay = OutboxRelay(store=store, queue=queue, clock=CLOCK, board=board, wake=listening(), interval=SECOND)

@@ -32,7 +32,7 @@ from controlplane.rollout.gate import Decision
 from controlplane.rollout.model import Acked, Advance, Breach, Ready
 from controlplane.store import SqlStore, open_store
 from controlplane.wake import Wake, WakeBoard
-from tests.builders import NOW, make_spec
+from tests.builders import NOW, make_change, make_spec
 from tests.contract.test_notify import happen, start
 from tests.fakes import ManualClock
 from tests.receivers import running_receiver
@@ -131,7 +131,7 @@ class Office:
     async def tell(self, name: str, address: str) -> str | None:
         """Name a target, return its secret."""
         target = Target(service="colorize", name=name, address=address, kinds=frozenset(NotifyKind))
-        _, secret = await self.desk.apply(target)
+        _, secret = await self.desk.apply(target, make_change())
         return secret
 
     async def deliver(self) -> int:

@@ -15,7 +15,8 @@ import grpc
 import httpx
 import pytest
 
-from controlplane.api.answers import ProxyView, RolloutView
+from controlplane.api.answers import RolloutView
+from controlplane.api.fleet_answers import ProxyView
 from controlplane.clock import SystemClock
 from controlplane.controller.fleet import RECONNECT_GRACE
 from controlplane.lab.api_client import service_document

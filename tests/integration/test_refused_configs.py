@@ -20,7 +20,8 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from controlplane.api.answers import ProxyView, RolloutView
+from controlplane.api.answers import RolloutView
+from controlplane.api.fleet_answers import ProxyView
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import DEFAULT_SLOS, service_document, wait_for_answer
 from controlplane.lab.load import Load, LoadPlan

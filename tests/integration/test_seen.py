@@ -297,7 +297,7 @@ async def check_refusal(seen: Seen) -> None:
     refused = json_format.MessageToDict(errors[0].error_state.failed_configuration, preserving_proto_field_name=True)
     assert refused["virtual_hosts"][0]["routes"][0]["name"] == "odd"
 
-    (found,) = await seen.get("/proxies", state="NACKED")
+    (found,) = (await seen.get("/proxies", state="NACKED"))["items"]
     assert WORDS in found["types"][3]["words"]
     assert found["synced"] is False
     assert (await seen.cli("proxies", "--check")).code == 1

@@ -1,4 +1,4 @@
-"""Behind a real Envoy, under load: undo in the bake and after it, and a newer version that takes a canary's place."""
+"""Behind a real Envoy, under load: undo, a newer version that takes a canary's place, a service that is deleted."""
 
 import datetime as dt
 import pathlib
@@ -9,8 +9,9 @@ from controlplane.clock import SystemClock
 from controlplane.lab.api_client import service_document
 from controlplane.lab.load import LoadPlan, LoadProcess
 from controlplane.lab.server import free_ports
-from controlplane.lab.stack import Stack
+from controlplane.lab.stack import Stack, is_listening
 from controlplane.lab.upstream import ServerSpec, UpstreamProcess
+from tests.envoy import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -19,15 +20,21 @@ PLAN = {"steps": [{"weight": "50%", "hold": "10m"}, {"weight": "100%", "hold": "
 VERSIONS = ("v1", "v2", "v3")
 
 
+async def _is_closed(port: int) -> bool:
+    return not await is_listening(port)
+
+
 async def test_no_request_fails_whichever_way_the_traffic_is_sent_back(tmp_path: pathlib.Path) -> None:
-    listener, *ports = free_ports(1 + len(VERSIONS))
+    listener, other, *ports = free_ports(2 + len(VERSIONS))
     endpoints = dict(zip(VERSIONS, ports, strict=True))
     upstreams = [ServerSpec(name, name, port=port) for name, port in endpoints.items()]
     stack = Stack(directory=tmp_path, clock=SystemClock())
     async with UpstreamProcess(upstreams), stack:
         api = stack.api
         await api.apply(service_document("shop", port=listener, endpoints=endpoints, plan=PLAN))
+        await api.apply(service_document("desk", port=other, endpoints={"v1": endpoints["v1"]}))
         await stack.wait_listener(listener)
+        await stack.wait_listener(other)
         async with LoadProcess(
             [LoadPlan(port=listener, rate=200, duration_s=120)], directory=tmp_path / "load"
         ) as load:
@@ -63,6 +70,12 @@ async def test_no_request_fails_whichever_way_the_traffic_is_sent_back(tmp_path:
             assert await api.start("shop", to="v3", supersede=True) == "shop-5"
             await reach("shop-5", "baking", "50%")
             assert await reach("shop-4", "rolled_back", "0%") == "superseded"
+
+            # A service goes, and takes nothing of the other along.
+            await api.delete("desk")
+            await wait_until(lambda: _is_closed(other), "nobody listens for desk")
+            await api.apply(service_document("desk", port=other, endpoints={"v1": endpoints["v1"]}))
+            await stack.wait_listener(other)
             load.stop()
             records = (await load.wait_records(at_most=SOON))["load"]
         assert records.failures() == {}

@@ -14,7 +14,7 @@ import yaml
 from envoy.config.core.v3 import config_source_pb2
 from google.protobuf import json_format
 
-from controlplane.api.documents import parse_service
+from controlplane.api.reading import parse_service
 from controlplane.clock import SystemClock
 from controlplane.errors import UnavailableError
 from controlplane.settings import XdsTransport

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck as Check
 from hypothesis import given, settings
 
-from controlplane.api.documents import document_of, parse_service, parse_yaml, read_document, spec_from
+from controlplane.api.documents import document_of, spec_from
 from controlplane.api.objectives import objectives_from, read_objectives
 from controlplane.api.problems import InvalidDocumentError
+from controlplane.api.reading import parse_service, parse_yaml, read_document
 from controlplane.errors import InvalidInputError
 from controlplane.rollout.model import Step
 from controlplane.rollout.slo import ErrorRateSlo, LatencySlo, Terms
@@ -129,7 +129,7 @@ def test_the_friendly_forms_mean_what_they_say() -> None:
     assert spec.plan.deadline == dt.timedelta(minutes=90)
 
 
-@settings(max_examples=25, suppress_health_check=[Check.too_slow], deadline=None)
+@settings(max_examples=25)
 @given(services())
 def test_every_service_is_written_so_that_it_is_read_back(spec: ServiceSpec) -> None:
     document = document_of(spec).model_dump(mode="json", exclude_none=True)

@@ -13,6 +13,7 @@ import pytest
 from controlplane.api import sse
 from controlplane.auth.keys import KeyRing
 from controlplane.jobs.model import JobId
+from tests.builders import make_change
 from tests.job_builders import PNG, make_kind
 from tests.unit.api.test_jobs import finish, submit
 from tests.unit.api.test_sse import Reader
@@ -21,7 +22,7 @@ from tests.unit.api.world import World
 
 @pytest.fixture(autouse=True)
 async def _kinds(world: World) -> None:
-    await world.store.apply_kind(make_kind(), now=world.clock.now())
+    await world.store.apply_kind(make_kind(), make_change(at=world.clock.now()))
 
 
 class Stream(Reader):

@@ -12,7 +12,7 @@ from controlplane.api.app import served
 from controlplane.api.permissions import RULELESS, RULES, Scope, check_complete
 from controlplane.auth.denials import Denials
 from controlplane.auth.keys import KeyRing
-from controlplane.auth.ports import AuditEntry, AuditFilter, AuditStore, Change, Denial, Outcome
+from controlplane.auth.ports import AuditEntry, AuditFilter, AuditStore, Denial, Outcome
 from controlplane.auth.roles import EVERY, Grant, Role
 from controlplane.errors import UnavailableError
 from tests.fakes import ManualClock
@@ -280,9 +280,6 @@ class CountingAudit:
             raise UnavailableError("the database does not answer")
         self.writes += 1
         await self._store.add_denial(denial, keep=keep)
-
-    async def add_change(self, what: str, words: str, change: Change, *, service: str = "") -> None:
-        raise AssertionError(what, words, change, service)
 
     async def page_audit(
         self, wanted: AuditFilter, *, before: tuple[dt.datetime, str] | None, limit: int

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from controlplane.api.documents import document_of, parse_service
+from controlplane.api.documents import document_of
+from controlplane.api.reading import parse_service
 from controlplane.controller.preview import Preview
 from controlplane.ports import ClusterHealth, RevisionStatus
 from controlplane.rollout.model import Baking, Promoted

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from controlplane.auth.keys import KeyRing, digest, ensure_admin_key, make_key
-from controlplane.auth.ports import ApiKey, Change, KeyStore
+from controlplane.auth.ports import ApiKey, KeyStore
 from controlplane.auth.roles import Grant
 from controlplane.errors import ConflictError, InvalidInputError, NotFoundError, UnauthorizedError
+from controlplane.ports import Change
 from tests import builders
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -354,6 +355,21 @@ def test_each_frame_is_written_over_the_one_before_and_nothing_of_that_stays(
     assert last.text.splitlines()[0] in after, "the last page stays on the terminal"
     assert after.rstrip().endswith("colorize-1: v1 → v2 ✖ rolled back, step 0/4, weight 0%: ada: enough")
     assert screen.getvalue().count("\x1b[?25h") == 1, "the cursor is there again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_who_is_told_to_end_leaves_the_terminal_as_it_was(
+    cli: Cli, terminal: Callable[..., Terminal], number: signal.Signals
+) -> None:
+    stepping(cli)
+    screen = terminal(100)
+    before = signal.getsignal(number)
+    cli.meanwhile.append(lambda: signal.raise_signal(number))
+    with pytest.raises(SystemExit) as ended:
+        run(cli, ("get", "colorize", "-w"))
+    assert ended.value.code == 128 + number
+    assert "baking" in plain(screen.getvalue().rpartition(LEAVE)[2]), "the last page stays on the terminal"
+    assert signal.getsignal(number) == before
 
 
 def test_a_window_that_changes_its_size_is_right_at_the_next_frame(

@@ -18,7 +18,7 @@ from controlplane.jobs.relay import JobKeeper, OutboxRelay
 from controlplane.store import SqlStore, open_store
 from controlplane.store.job_queue import SqlQueue
 from controlplane.wake import Topic, Wake, WakeBoard
-from tests.builders import NOW
+from tests.builders import make_change
 from tests.fakes import ManualClock
 from tests.job_builders import PHOTO, WORKFLOW, FakePhotos, FakeWorkers, make_kind
 
@@ -114,7 +114,7 @@ class Works:
 async def works(tmp_path: pathlib.Path) -> AsyncIterator[Works]:
     board, clock = WakeBoard(), ManualClock()
     async with await open_store("sqlite://", board=board, clock=clock) as store:
-        await store.apply_kind(make_kind(), now=NOW)
+        await store.apply_kind(make_kind(), make_change())
         queue = BreakableQueue(database=store.database, clock=clock)
         blobs = BreakableBlobs(tmp_path / "blobs")
         photos = FakePhotos()

@@ -25,7 +25,7 @@ from controlplane.jobs.model import (
 from controlplane.jobs.relay import DRY_FOR, LOST_AFTER
 from controlplane.ports import Rollout
 from controlplane.rollout.model import RollbackCause, RolledBack
-from tests.builders import NOW, make_new_rollout, make_spec, make_split
+from tests.builders import NOW, make_change, make_new_rollout, make_spec, make_split
 from tests.job_builders import COLOURED, PHOTO, RESULT, FakeWorkers, Outcome, make_kind, make_new_job, make_picture
 from tests.unit.jobs.conftest import BreakableBlobs, BreakableQueue, Works
 
@@ -413,7 +413,7 @@ async def test_work_whose_lease_was_lost_is_cut_off(works: Works) -> None:
 async def cover(works: Works, *, draw_header: str = "x-draw", **weights_bp: int) -> Rollout:
     """Have a rollout cover the jobs, which gives v2 so much."""
     await works.store.apply(dataclasses.replace(make_spec(), draw_header=draw_header), by="ada", why="", now=NOW)
-    await works.store.apply_kind(make_kind(service="colorize", attempts=1), now=NOW)
+    await works.store.apply_kind(make_kind(service="colorize", attempts=1), make_change())
     rollout = await works.store.start(make_new_rollout(), key=None, now=NOW)
     return await works.store.save(rollout, split=make_split(**weights_bp), now=NOW)
 

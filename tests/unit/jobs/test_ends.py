@@ -14,7 +14,7 @@ from controlplane.jobs.owners import JobOwner
 from controlplane.jobs.ports import StoredBlob
 from controlplane.store.job_attempts import SqlAttempts
 from controlplane.store.jobs import SqlJobs
-from tests.builders import NOW
+from tests.builders import NOW, make_change
 from tests.job_builders import PHOTO, PNG, RESULT, make_kind
 from tests.unit.jobs.conftest import BreakableBlobs, Works
 from tests.unit.jobs.test_dispatcher import files
@@ -52,7 +52,7 @@ async def test_pictures_of_a_job_go_when_their_time_is_over_and_its_figures_stay
 
 
 async def test_an_owners_shorter_time_wins_and_each_end_counts(works: Works) -> None:
-    await works.store.apply_owner(JobOwner(name="ada", keep=DAY), now=NOW)
+    await works.store.apply_owner(JobOwner(name="ada", keep=DAY), make_change())
     cancelled = await works.submit()
     await works.store.cancel_job(cancelled.id, owner="ada", now=works.clock.now())
     assert (await works.load(cancelled.id)).expires_at == works.clock.now() + DAY
@@ -79,9 +79,9 @@ async def test_a_sweep_that_the_blobs_interrupt_goes_on_later(works: Works, monk
 
 
 async def test_rows_go_after_their_own_time_and_never_before_the_pictures(works: Works) -> None:
-    await works.store.apply_kind(make_kind(keep=200 * DAY), now=NOW)
+    await works.store.apply_kind(make_kind(keep=200 * DAY), make_change())
     long = await done(works)
-    await works.store.apply_kind(make_kind(), now=NOW)
+    await works.store.apply_kind(make_kind(), make_change())
     job = await works.submit(task_id="again")
     await works.desk.delete(job.id, owner="ada")
     works.clock.move(89 * DAY)

@@ -15,7 +15,7 @@ from controlplane.jobs.model import Again, AttemptOutcome, Claim, Job, JobState,
 from controlplane.jobs.ports import EndedAttempt
 from controlplane.store import SqlStore, open_store
 from controlplane.wake import Topic, Wake, WakeBoard
-from tests.builders import NOW
+from tests.builders import NOW, make_change
 from tests.job_builders import PNG, make_kind, make_new_job, make_picture
 from tests.unit.api.world import ManualClock, make_template
 
@@ -30,7 +30,7 @@ LEASE = dt.timedelta(seconds=30)
 async def store(tmp_path: pathlib.Path) -> AsyncIterator[SqlStore]:
     template = await asyncio.to_thread(_template, tmp_path)
     async with await open_store(f"sqlite:///{template}", board=WakeBoard(), clock=ManualClock()) as opened:
-        await opened.apply_kind(make_kind(), now=NOW)
+        await opened.apply_kind(make_kind(), make_change())
         yield opened
 
 

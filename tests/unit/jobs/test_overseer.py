@@ -8,7 +8,7 @@ from controlplane.errors import ConflictError, UnavailableError
 from controlplane.jobs.model import Failed, JobState, Refused, photo_key
 from controlplane.jobs.operations import ALL_KINDS, DeadTask, Letters
 from controlplane.jobs.ports import MAX_BATCH, DeadLetter
-from tests.builders import NOW
+from tests.builders import make_change
 from tests.job_builders import PHOTO, make_kind, make_overseer
 from tests.unit.jobs.conftest import BreakableQueue, Works
 
@@ -92,7 +92,7 @@ async def test_a_report_has_what_rows_say_though_the_broker_is_away(works: Works
 
 async def test_a_drained_kind_starts_nothing_on_any_replica_and_goes_on_by_itself(works: Works) -> None:
     """Kinds that share a queue are told apart, and wake-ups that were taken meanwhile come back at the end."""
-    await works.store.apply_kind(make_kind("building"), now=NOW)
+    await works.store.apply_kind(make_kind("building"), make_change())
     drained, dispatcher = await works.submit(), works.dispatcher()
     delivery = await works.take()
     await works.store.begin_drain("person", by="ada", why="", now=works.clock.now())

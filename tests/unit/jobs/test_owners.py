@@ -19,7 +19,7 @@ from controlplane.jobs.owners import (
 )
 from controlplane.settings import read_settings
 from controlplane.store.jobs import SqlJobs
-from tests.builders import NOW
+from tests.builders import NOW, make_change
 from tests.job_builders import PHOTO, WORKFLOW
 from tests.unit.jobs.conftest import Works
 
@@ -122,7 +122,7 @@ async def test_a_photo_that_lost_the_race_for_the_last_place_is_not_kept(
     async def admit(*_: object, **__: object) -> None:
         """Say yes, as it does a moment before another one takes the place."""
 
-    await works.store.apply_owner(JobOwner(name="ada", max_bytes=len(PHOTO)), now=NOW)
+    await works.store.apply_owner(JobOwner(name="ada", max_bytes=len(PHOTO)), make_change())
     await works.submit()
     monkeypatch.setattr(SqlJobs, "admit", admit)
     with pytest.raises(OverQuotaError, match="max_bytes"):
@@ -142,7 +142,7 @@ async def test_the_settings_are_the_defaults(works: Works, tmp_path: pathlib.Pat
 
 
 async def test_vip_that_was_not_agreed_is_refused_before_anything_is_stored(works: Works) -> None:
-    await works.store.apply_owner(JobOwner(name="ada", vip=False), now=NOW)
+    await works.store.apply_owner(JobOwner(name="ada", vip=False), make_change())
     with pytest.raises(InvalidInputError, match="vip is not agreed"):
         await works.desk.submit(Order(workflow=WORKFLOW, vip=True), PHOTO, owner="ada", key=None)
     assert not works.blobs.folder.exists()

@@ -13,7 +13,7 @@ from controlplane.jobs.photos import ASIDE_BYTES, keep_photo, keep_result
 from controlplane.pictures.facts import MAX_PHOTO_BYTES
 from controlplane.pictures.inspection import label, strip
 from controlplane.pictures.labels import Label
-from tests.builders import NOW
+from tests.builders import make_change
 from tests.job_builders import PNG, RESULT, WORKFLOW, make_kind, make_picture
 from tests.small_pictures import SMALL_JPEG, chunk, make_png, pixels_of
 from tests.unit.jobs.conftest import Works
@@ -26,7 +26,7 @@ URL = "https://photos.example.org/1.jpg?token=opensesame"
 
 async def apply(works: Works, **changes: object) -> JobKind:
     kind = make_kind("person", **changes)
-    await works.store.apply_kind(kind, now=NOW)
+    await works.store.apply_kind(kind, make_change())
     return kind
 
 

@@ -4,7 +4,8 @@ import datetime as dt
 
 import pytest
 
-from controlplane.api.documents import read_document, spec_from
+from controlplane.api.documents import spec_from
+from controlplane.api.reading import read_document
 from controlplane.errors import UnavailableError
 from controlplane.lab.api_client import DEFAULT_SLOS, service_document, wait_for_answer
 from controlplane.rollout.slo import ErrorRateSlo, LatencySlo

@@ -15,7 +15,7 @@ import yaml
 from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any as PackedAny
 
-from controlplane.api.documents import parse_service
+from controlplane.api.reading import parse_service
 from controlplane.traffic.model import ServedService, Share, TrafficPlan
 from controlplane.xds.kinds import SNAPSHOT_KINDS, Kind
 from controlplane.xds.snapshot import Snapshot, SnapshotCompiler
