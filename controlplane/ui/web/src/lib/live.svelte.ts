@@ -66,6 +66,8 @@ export class Live {
   #isLoading = false;
   #again = false;
   #isReading = false;
+  /** Counts the spans of time that were asked for. */
+  #span = 0;
   /** How the rollout stood by the stream before all of it was known. */
   #early: Record<string, unknown> | null = null;
   #words = new Map<string, string>();
@@ -178,6 +180,7 @@ export class Live {
 
   /** Show another span of time. */
   show(seconds: number): void {
+    this.#span += 1;
     this.windowS = this.series.windowS = seconds;
     this.series.clear();
     this.drawn += 1;
@@ -192,6 +195,7 @@ export class Live {
   async readSeries(): Promise<void> {
     if (this.#isReading || document.hidden) return;
     this.#isReading = true;
+    const span = this.#span;
     try {
       await this.#bring(this.series);
       if (this.series.step > 1) await this.#bring(this.#newest);
@@ -199,6 +203,7 @@ export class Live {
       if (error instanceof Problem && error.status !== 0 && error.status < 500) this.problem = wordsOf(error);
     } finally {
       this.#isReading = false;
+      if (span !== this.#span) void this.readSeries();
     }
   }
 
@@ -220,8 +225,10 @@ export class Live {
       query.set("max_points", String(Math.min(series.windowS + 2, 722)));
       series.clear();
     }
+    const span = this.#span;
     const told = await askJson<SeriesAnswer>(servicePath(this.service, `/series?${query}`));
-    if (this.#isGone) return;
+    // An answer to what is shown no more would pass for the beginning of what is.
+    if (this.#isGone || span !== this.#span) return;
     this.objectives = told.objectives;
     series.merge(told);
     this.drawn += 1;
