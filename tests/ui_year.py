@@ -5,7 +5,8 @@ import datetime as dt
 import math
 from typing import Any, Final
 
-from controlplane.api.documents import read_document, spec_from
+from controlplane.api.documents import spec_from
+from controlplane.api.reading import read_document
 from controlplane.controller.narrate import actor, sentence
 from controlplane.ports import NewRollout, Occurrence, Rollout
 from controlplane.rollout.lifecycle import advance
