@@ -18,7 +18,7 @@ endif
 # What the pages are built with; users need none of it, for the build is committed.
 WEB := controlplane/ui/web
 
-.PHONY: help ui ui-check venv demo test test-torch test-rabbitmq4 lint format protos protos-check docs bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-events bench-ddcolor bench-gpu torch soak clean
+.PHONY: help ui ui-check venv demo test test-torch test-rabbitmq4 lint format protos protos-check docs bootstrap lock bench bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-events bench-ui bench-ddcolor bench-gpu torch soak clean
 
 help: ## show this list
 	@printf 'Hueshift: make TARGET [ARGS="..."]\n\n'
@@ -82,7 +82,7 @@ bootstrap: venv ## write deploy/envoy-bootstrap.yaml anew
 lock: ## compile requirements.lock and the images' locks anew (ARGS=--upgrade takes newer versions)
 	@$(PYTHON) deploy/setup_venv.py lock $(ARGS)
 
-bench: bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-events ## all benches
+bench: bench-rollback bench-flips bench-envoys bench-fanout bench-storm bench-worker bench-overload bench-jobs bench-events bench-ui ## all benches
 
 bench-rollback: venv ## seconds from a version's first bad response to its last
 	@$(HUESHIFT) bench rollback $(ARGS)
@@ -110,6 +110,9 @@ bench-jobs: venv ## jobs through RabbitMQ and SQL: CPU per job, jobs per second,
 
 bench-events: venv ## 1,000 events a second to 100 readers: CPU, latency, memory, slow readers
 	@$(HUESHIFT) bench events $(ARGS)
+
+bench-ui: venv ## the web pages in a real browser: size, seconds until usable, seconds behind Envoy, growth in a day (needs chromium)
+	@$(VENV)/python -m tests.bench_ui $(ARGS)
 
 bench-ddcolor: torch ## DDColor on this CPU: gain over the published way, seconds and memory at four sizes
 	@$(TORCH) -m inference_worker models bench $(ARGS)

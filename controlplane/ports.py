@@ -749,11 +749,12 @@ class TelemetryStore(Protocol):
         """
 
     async def load_summed(
-        self, clusters: Sequence[str], span_s: int, *, since: int, until: int
+        self, clusters: Sequence[str], span_s: int, *, since: int, until: int, step_s: int = 1
     ) -> tuple[ClusterTick, ...]:
         """Return the sums over *span_s* seconds that begin from *since* to before *until*, oldest first.
 
-        *tick* is where each begins.
+        Those of one cluster that begin within the same whole *step_s* seconds come as one. *tick* is where each begins,
+        of several the last.
         """
 
     async def prune_sums(self, span_s: int, *, before: int) -> None:

@@ -112,7 +112,7 @@ async def show_series(
     record = await parts.store.load_service(name)
     now = parts.clock.now()
     span = await _span(parts.store, record, now, since=since, until=until, rollout=rollout)
-    found = await read_past(parts.store, span)
+    found = await read_past(parts.store, span, max_points=max_points)
     step = step_s(span.since, span.until, max_points, at_least=found.resolution_s)
     at = starts(span.since, span.until, step)
     bad = policy_of(span.slos).error_bad

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from controlplane.ports import ClusterTick, HistoryEntry, Store
-from controlplane.rollout.series import Counted
+from controlplane.rollout.series import Counted, step_s
 from controlplane.rollout.slo import Slo
 
 MINUTE_S: Final = 60
@@ -56,8 +56,8 @@ class WeightsOverTime:
     acked: tuple[int | None, ...]
 
 
-async def read_past(store: Store, span: Span) -> Past:
-    """Read it.
+async def read_past(store: Store, span: Span, *, max_points: int) -> Past:
+    """Read it, for so many points at most: what falls into one of them may come as one.
 
     Raises:
         UnavailableError: The store does not answer.
@@ -67,7 +67,8 @@ async def read_past(store: Store, span: Span) -> Past:
         resolution, counted = await _read_seconds(store, span)
     else:
         resolution = MINUTE_S if length <= MOST_MINUTES_S else HOUR_S
-        counted = await _read_summed(store, span, resolution)
+        step = step_s(span.since, span.until, max_points, at_least=resolution)
+        counted = await _read_summed(store, span, resolution, step)
     moment = _moment(span.since)
     return Past(resolution, _by_cluster(counted), await store.load_weights(span.service, since=moment))
 
@@ -111,20 +112,22 @@ async def _read_seconds(store: Store, span: Span) -> tuple[int, list[ClusterTick
     return (MINUTE_S, [*older, *ticks]) if older else (1, ticks)
 
 
-async def _read_summed(store: Store, span: Span, resolution: int) -> list[ClusterTick]:
+async def _read_summed(store: Store, span: Span, resolution: int, step: int) -> list[ClusterTick]:
     found: list[ClusterTick] = []
     since = span.since
     for span_s in (HOUR_S, MINUTE_S):
         if span_s <= resolution:
-            part = await _summed(store, span, span_s, since=since, until=span.until)
+            part = await _summed(store, span, span_s, since=since, until=span.until, step=step)
             found += part
             since = part[-1].tick + span_s if part else since
     return found + await _ticks(store, span, since=max(since, span.until - MOST_SECONDS))
 
 
-async def _summed(store: Store, span: Span, span_s: int, *, since: int, until: int) -> tuple[ClusterTick, ...]:
+async def _summed(
+    store: Store, span: Span, span_s: int, *, since: int, until: int, step: int = 1
+) -> tuple[ClusterTick, ...]:
     clusters = tuple(span.clusters.values())
-    return await store.load_summed(clusters, span_s, since=since - since % span_s, until=until)
+    return await store.load_summed(clusters, span_s, since=since - since % span_s, until=until, step_s=step)
 
 
 async def _ticks(store: Store, span: Span, *, since: int) -> list[ClusterTick]:

@@ -75,3 +75,18 @@ async def test_what_is_too_old_goes(store: Store) -> None:
 async def test_without_telemetry_there_is_nothing_to_do(store: Store, span_s: int) -> None:
     assert not await store.sum_up(span_s, until=TICK)
     assert await sums(store, span_s) == ()
+
+
+async def test_sums_of_one_step_come_as_one_at_the_time_of_the_last(store: Store) -> None:
+    await fill(store, MINUTE - 60, MINUTE, MINUTE + 60, MINUTE + 130, MINUTE + 300)
+    await fill(store, MINUTE + 60, cluster="v2")
+    while await store.sum_up(60, until=MINUTE + 999):
+        pass
+    found = await store.load_summed(("v1", "v2"), 60, since=MINUTE - 60, until=MINUTE + 999, step_s=300)
+    assert [(each.cluster, each.tick, each.counts.completed) for each in found] == [
+        ("v1", MINUTE - 60, 10),
+        ("v2", MINUTE + 60, 10),
+        ("v1", MINUTE + 120, 30),
+        ("v1", MINUTE + 300, 10),
+    ]
+    assert found[2].counts == VersionTick(30, 3, 33, (MINUTE + 130) % 7, make_counts(30).latency)

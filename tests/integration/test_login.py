@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
+from playwright.async_api import expect
 
 from controlplane import wiring
 from controlplane.clock import SystemClock
@@ -17,7 +18,7 @@ from controlplane.running import serve_api
 from controlplane.settings import read_settings
 from controlplane.xds.transport import bind_port
 from tests.builders import NOW, make_spec
-from tests.chromium import require_chromium, running_chromium
+from tests.chromium import barriers, require_chromium, running_chromium, visiting
 from tests.oidc_provider import CLIENT, SECRET, Provider
 
 WHO = "fetch('/v1/session').then((answer) => answer.json()).then((view) => view.name)"
@@ -117,3 +118,35 @@ async def test_in_a_browser_another_sites_links_lead_into_a_session(tmp_path: pa
             await page.goto(f"{place.here}/jobs")
         assert await ada.evaluate(WHO) == "user:ada@example.org", "who sees it anyway stays who they are"
         assert str(await guest.evaluate(WHO)).startswith("share:")
+
+
+@pytest.mark.integration
+async def test_the_log_in_page_leads_to_the_account_and_back_to_the_page_that_was_asked_for(
+    tmp_path: pathlib.Path,
+) -> None:
+    require_chromium()
+    async with running(tmp_path) as place, running_chromium() as chromium:
+        await place.parts.store.apply(make_spec(), by="ada", why="", now=NOW)
+        wanted = f"{place.here}/services/colorize"
+        async with visiting(chromium, wanted) as visit:
+            page = visit.page
+            button = page.get_by_role("link", name="Log in with your account")
+            await expect(button).to_be_visible()
+            assert await barriers(page) == []
+            await button.focus()
+            await page.keyboard.press("Enter")
+            await expect(page.get_by_role("heading", name="colorize")).to_be_visible()
+            assert page.url == wanted
+            await expect(page.locator(".me")).to_contain_text("user:ada@example.org")
+            await expect(page.locator(".me")).to_contain_text("operator on colorize")
+            full = page.get_by_role("button", name="Promote fully")
+            await expect(full).to_have_accessible_description(
+                "Takes the role approver on colorize; you have only operator."
+            )
+            await page.get_by_role("button", name="Log out").click()
+            await expect(button).to_be_visible()
+            assert await page.evaluate("fetch('/ui/about.json').then((it) => it.json())") == {
+                "oidc": True,
+                "session": False,
+            }
+            await visit.check_nothing_complained()

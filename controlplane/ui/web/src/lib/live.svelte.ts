@@ -22,6 +22,8 @@ export const WINDOWS = [
   { name: "1 h", seconds: 3_600 },
   { name: "6 h", seconds: 21_600 },
   { name: "24 h", seconds: 86_400 },
+  { name: "30 d", seconds: 30 * 86_400 },
+  { name: "1 y", seconds: 365 * 86_400 },
 ];
 
 export interface Weights {
@@ -48,12 +50,15 @@ export class Live {
   fleetProblem = $state("");
   versions = $state.raw<string[]>([]);
   rollouts = $state.raw<Rollout[]>([]);
+  #earlier = $state<string | null>(null);
   problem = $state("");
   objectives = $state.raw<SeriesAnswer["objectives"]>([]);
   /** Counts the changes of `series`, which is too large to be watched itself. */
   drawn = $state(0);
   windowS = $state(600);
   readonly series = new Series(600);
+  /** Seconds, for the figures of this moment, while the points of `series` are longer. */
+  readonly #newest = new Series(60);
 
   #timers: number[] = [];
   #end = () => {};
@@ -61,21 +66,31 @@ export class Live {
   #isLoading = false;
   #again = false;
   #isReading = false;
+  /** Counts the spans of time that were asked for. */
+  #span = 0;
+  /** How the rollout stood by the stream before all of it was known. */
+  #early: Record<string, unknown> | null = null;
   #words = new Map<string, string>();
 
   constructor(readonly service: string) {}
 
   async start(): Promise<void> {
-    await this.load();
-    if (this.#isGone || !this.status) return;
+    // All that a person looks at first is asked for at once; the rest must not be in its way.
     this.#end = follow(`/v1/events?service=${encodeURIComponent(this.service)}`, (type, data, id) => this.#hear(type, data, id));
+    void this.readSeries();
+    await this.load();
+    if (this.#isGone) return;
+    if (!this.status) {
+      this.#end();
+      return;
+    }
+    if (this.#early) this.#stand(this.#early);
     this.#every(SERIES_EVERY_MS, () => this.readSeries());
     this.#every(FLEET_EVERY_MS, () => this.readFleet());
     this.#every(EXPLAIN_EVERY_MS, () => this.explain());
-    void this.readSeries();
     void this.readFleet();
-    void this.explain();
     void this.readOnce();
+    void this.explain();
   }
 
   stop(): void {
@@ -121,9 +136,21 @@ export class Live {
       ]);
       this.versions = service.document.versions.map((version) => version.name);
       this.rollouts = rollouts.items;
+      this.#earlier = rollouts.next;
     } catch (error) {
       this.problem = wordsOf(error);
     }
+  }
+
+  get hasEarlier(): boolean {
+    return this.#earlier !== null;
+  }
+
+  /** Read rollouts that are further back than those that are known. */
+  async readEarlier(): Promise<void> {
+    const told = await askPage<Rollout>(servicePath(this.service, "/rollouts?limit=50"), this.#earlier);
+    this.rollouts = [...this.rollouts, ...told.items];
+    this.#earlier = told.next;
   }
 
   async explain(): Promise<void> {
@@ -153,43 +180,58 @@ export class Live {
 
   /** Show another span of time. */
   show(seconds: number): void {
+    this.#span += 1;
     this.windowS = this.series.windowS = seconds;
     this.series.clear();
     this.drawn += 1;
     void this.readSeries();
   }
 
+  /** The newest seconds that are known. */
+  get seconds(): Series {
+    return this.series.step === 1 ? this.series : this.#newest;
+  }
+
   async readSeries(): Promise<void> {
-    const { series } = this;
-    const now = Date.now() / 1000;
     if (this.#isReading || document.hidden) return;
+    this.#isReading = true;
+    const span = this.#span;
+    try {
+      await this.#bring(this.series);
+      if (this.series.step > 1) await this.#bring(this.#newest);
+    } catch (error) {
+      if (error instanceof Problem && error.status !== 0 && error.status < 500) this.problem = wordsOf(error);
+    } finally {
+      this.#isReading = false;
+      if (span !== this.#span) void this.readSeries();
+    }
+  }
+
+  /** Bring *series* up to date. */
+  async #bring(series: Series): Promise<void> {
+    const now = Date.now() / 1000;
     const behind = now - series.end;
     const last = series.rows.at(-1);
     const isFresh = last !== undefined && behind < series.windowS && !series.isFull;
     // The last point is not over when it is read: a second's is read again each second, a longer one's when it is over.
     if (isFresh && series.step > 1 && behind < 0) return;
-    this.#isReading = true;
-    try {
-      const query = new URLSearchParams();
-      if (isFresh) {
-        const from = series.step === 1 ? series.end - UNSETTLED_S : last.at;
-        query.set("since", new Date(from * 1000).toISOString());
-        query.set("max_points", String(series.step === 1 ? MAX_POINTS : 2));
-      } else {
-        query.set("since", new Date((now - series.windowS) * 1000).toISOString());
-        query.set("max_points", String(Math.min(series.windowS + 2, 722)));
-        series.clear();
-      }
-      const told = await askJson<SeriesAnswer>(servicePath(this.service, `/series?${query}`));
-      if (this.#isGone) return;
-      this.objectives = told.objectives;
-      series.merge(told);
-      this.drawn += 1;
-    } catch (error) {
-      if (error instanceof Problem && error.status !== 0 && error.status < 500) this.problem = wordsOf(error);
-    } finally {
-      this.#isReading = false;
+    const query = new URLSearchParams();
+    if (isFresh) {
+      const from = series.step === 1 ? series.end - UNSETTLED_S : last.at;
+      query.set("since", new Date(from * 1000).toISOString());
+      query.set("max_points", String(series.step === 1 ? MAX_POINTS : 2));
+    } else {
+      query.set("since", new Date((now - series.windowS) * 1000).toISOString());
+      query.set("max_points", String(Math.min(series.windowS + 2, 722)));
+      series.clear();
     }
+    const span = this.#span;
+    const told = await askJson<SeriesAnswer>(servicePath(this.service, `/series?${query}`));
+    // An answer to what is shown no more would pass for the beginning of what is.
+    if (this.#isGone || span !== this.#span) return;
+    this.objectives = told.objectives;
+    series.merge(told);
+    this.drawn += 1;
   }
 
   async loadEvents(rollout: string): Promise<Happened[]> {
@@ -231,6 +273,10 @@ export class Live {
 
   #stand(told: Record<string, unknown> | null): void {
     if (!told) return;
+    if (this.status === null) {
+      this.#early = told;
+      return;
+    }
     const known = this.rollout;
     if (known === null || known.id !== told["id"]) {
       this.judged = [];
@@ -260,7 +306,7 @@ export class Live {
 
   /** Look again where an event tells of a rollout, or of an end, that no state has told of: it may be over already. */
   #follow(rollout: unknown, after: unknown): void {
-    if (typeof rollout !== "string") return;
+    if (typeof rollout !== "string" || this.status === null) return;
     const isOver = after === "Promoted" || after === "RolledBack";
     if (rollout !== this.rollout?.id || (isOver && this.rollout.active)) void this.load().then(() => this.explain());
   }
