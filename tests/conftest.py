@@ -9,6 +9,13 @@ import pytest
 # `make test-torch` has an environment of its own; here, its tests could not even be imported.
 collect_ignore = [] if importlib.util.find_spec("torch") else ["torch"]
 
+if importlib.util.find_spec("hypothesis"):  # not in that environment
+    from hypothesis import HealthCheck, settings
+
+    # The machine may be busy: how long an example takes, or its making, says nothing.
+    settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("house")
+
 
 OF_JUDGING = frozenset(
     {

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck as Check
 from hypothesis import given, settings
 
 from controlplane.api.documents import document_of, spec_from
@@ -130,7 +129,7 @@ def test_the_friendly_forms_mean_what_they_say() -> None:
     assert spec.plan.deadline == dt.timedelta(minutes=90)
 
 
-@settings(max_examples=25, suppress_health_check=[Check.too_slow], deadline=None)
+@settings(max_examples=25)
 @given(services())
 def test_every_service_is_written_so_that_it_is_read_back(spec: ServiceSpec) -> None:
     document = document_of(spec).model_dump(mode="json", exclude_none=True)

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.errors import InvalidInputError
@@ -103,7 +103,7 @@ NUMBERS = st.sampled_from(
 )
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600)
 @given(
     st.sampled_from(sorted(files())), CHANGES | st.lists(st.tuples(st.integers(0, 400), NUMBERS), max_size=3), st.data()
 )
@@ -126,7 +126,7 @@ def test_whatever_is_changed_in_a_file_it_is_read_or_refused(
         assert str(refused).isprintable()  # noqa: PT017 - either end is fine
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(
         [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", b"BM", b"RIFF\x40\x00\x00\x00WEBP", b""]

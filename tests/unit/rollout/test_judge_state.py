@@ -64,7 +64,7 @@ EXPOSURES = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(windows(), st.data())
 def test_a_restart_at_any_tick_changes_nothing(ticks: list[TickWindow], data: st.DataObject) -> None:
     policy = data.draw(st.sampled_from([POLICY, MANY]))
@@ -77,7 +77,7 @@ def test_a_restart_at_any_tick_changes_nothing(ticks: list[TickWindow], data: st
         assert restarted.to_json() == steady.to_json()
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.lists(windows(at_most=8), min_size=2, max_size=4), st.data())
 def test_many_rollouts_at_once_are_judged_like_each_alone(ticks: list[list[TickWindow]], data: st.DataObject) -> None:
     policies = data.draw(
@@ -106,7 +106,7 @@ def test_no_rollout_is_no_work() -> None:
     assert judge_all([], [], [], []) == []
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(windows(), st.data())
 def test_a_tick_that_comes_again_changes_nothing(ticks: list[TickWindow], data: st.DataObject) -> None:
     state = JudgeState.initial(POLICY)
@@ -122,7 +122,7 @@ def test_a_tick_that_comes_again_changes_nothing(ticks: list[TickWindow], data: 
         assert state.last_tick == window.tick
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(windows(), st.data())
 def test_no_counts_can_break_the_judge(ticks: list[TickWindow], data: st.DataObject) -> None:
     """Whatever arrives, evidence stays a number, and one that can be written down."""
@@ -168,7 +168,7 @@ def test_a_state_of_another_make_is_refused(damage: dict[str, Any], words: str) 
         JudgeState.from_json(values)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(0, 60), st.integers(0, 5), st.integers(0, 19))
 def test_splitting_a_tick_changes_nothing_for_the_half_without_the_candidate(
     errors: int, candidate_errors: int, second: int

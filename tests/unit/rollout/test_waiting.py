@@ -99,7 +99,7 @@ PLACES_OF_ANY_KIND = st.builds(
 )
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(derandomize=True, max_examples=300)
 @given(waiting=st.sampled_from(list(KINDS.values())), place=PLACES_OF_ANY_KIND)
 def test_nothing_begins_before_its_hour_beside_a_rollout_or_in_a_freeze(waiting: WaitingStart, place: Place) -> None:
     move = decide(waiting, place, now=NOW)

@@ -6,7 +6,7 @@ import json
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from controlplane.ports import TypeStatus
 from controlplane.rollout.model import (
@@ -28,8 +28,6 @@ from controlplane.store import codec
 from tests.builders import NOW
 from tests.unit.api.specs import OTHER_SLOS, REQUEST_SLOS
 
-patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
-
 moments = st.datetimes(min_value=dt.datetime(2000, 1, 1), timezones=st.just(dt.UTC))  # noqa: DTZ001 - hypothesis adds the zone
 spans = st.timedeltas(min_value=dt.timedelta(seconds=1), max_value=dt.timedelta(days=7))
 
@@ -48,13 +46,11 @@ commands: st.SearchStrategy[Command] = st.one_of(
 )
 
 
-@patiently
 @given(plans())
 def test_plans(plan: Plan) -> None:
     assert codec.plan_from_json(codec.plan_to_json(plan)) == plan
 
 
-@patiently
 @given(REQUEST_SLOS | OTHER_SLOS)
 def test_objectives(slo: Slo) -> None:
     assert codec.slo_from_json(json.loads(json.dumps(codec.slo_to_json(slo)))) == slo
@@ -65,31 +61,26 @@ def test_an_objective_of_an_earlier_release_has_the_terms_that_all_had_then() ->
     assert codec.slo_from_json(old) == ErrorRateSlo("errors", 0.01)
 
 
-@patiently
 @given(states)
 def test_states(state: State) -> None:
     assert codec.state_from_json(codec.state_kind(state), codec.state_to_json(state)) == state
 
 
-@patiently
 @given(states)
 def test_a_state_has_ended_when_it_is_final(state: State) -> None:
     assert (codec.ended_at(state) is not None) == is_final(state)
 
 
-@patiently
 @given(commands)
 def test_commands(command: Command) -> None:
     assert codec.command_from_row(codec.command_to_row(command)) == command
 
 
-@patiently
 @given(st.dictionaries(st.text(), st.from_type(TypeStatus)))
 def test_what_envoys_say(types: dict[str, TypeStatus]) -> None:
     assert codec.types_from_text(codec.types_to_text(tuple(types.items()))) == types
 
 
-@patiently
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=BUCKETS))
 def test_histograms(counts: list[int]) -> None:
     assert codec.histogram_from_bytes(codec.histogram_to_bytes(counts)) == tuple(counts)

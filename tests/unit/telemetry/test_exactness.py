@@ -7,7 +7,7 @@ batch, refuses it, or takes it and fails to say so.
 from collections import Counter
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.telemetry.fleet import Line
@@ -187,6 +187,4 @@ class Exactness(RuleBasedStateMachine):
 
 
 TestExactness = Exactness.TestCase
-TestExactness.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestExactness.settings = settings(max_examples=60, stateful_step_count=40)
