@@ -23,6 +23,15 @@ from tests.workers import running_worker
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
 
+KEPT = """(count) => new Promise((resolve) => { const opening = indexedDB.open("hueshift");
+opening.onsuccess = () => { const all = opening.result.transaction("uploads").objectStore("uploads").count();
+all.onsuccess = () => { opening.result.close(); resolve(all.result === count); }; }; })"""
+"""Whether so many photos are kept in the browser's database."""
+HIDE = """(hidden) => { Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+document.dispatchEvent(new Event("visibilitychange")); }"""
+"""What a browser does whose tab goes into the background, or comes back."""
+
+
 @dataclasses.dataclass
 class Place:
     """All that stands while this file's tests run."""
@@ -173,6 +182,7 @@ async def test_photos_are_dropped_followed_compared_and_downloaded(visit: Visit,
         await expect_state(page, photo.name, "done")
     await card(page, name).get_by_role("button", name="Delete:").click()
     await expect(page.get_by_role("listitem")).to_have_count(2)
+    await expect(page.locator("li.card:focus")).to_have_count(1)  # the one beside it
     assert len((await place.owner.ask("GET", "/v1/jobs")).json()["items"]) == 2
 
 
@@ -220,6 +230,7 @@ async def test_a_job_is_cancelled_and_one_that_died_says_why(
         await expect(card(page, photo.name)).to_have_attribute("data-state", re.compile("waiting|running"))
         await card(page, photo.name).get_by_role("button", name="Cancel:").click()
         await expect_state(page, photo.name, "cancelled")
+        await expect(card(page, photo.name)).to_be_focused()  # the button that was pressed is gone
     finally:
         os.kill(worker_of(place), signal.SIGCONT)
     (job,) = (await place.owner.ask("GET", "/v1/jobs")).json()["items"]
@@ -273,11 +284,7 @@ async def test_what_was_not_sent_when_the_page_is_loaded_again_is_sent_then(visi
     await expect(page.locator("[data-state='sending'] .where", has_text="%")).to_have_count(4)
     await expect(page.locator(".badge", has_text="To be sent")).to_have_count(2)
     assert len(asked) == 4
-    await page.wait_for_function(
-        """() => new Promise((resolve) => { const opening = indexedDB.open("hueshift");
-        opening.onsuccess = () => { const all = opening.result.transaction("uploads").objectStore("uploads").count();
-        all.onsuccess = () => { opening.result.close(); resolve(all.result === 6); }; }; })"""
-    )
+    await page.wait_for_function(KEPT, arg=6)
     is_held = False
     await page.reload()
     for photo in photos:
@@ -286,6 +293,52 @@ async def test_what_was_not_sent_when_the_page_is_loaded_again_is_sent_then(visi
     assert set(asked) < set(sent)
     assert len((await place.owner.ask("GET", "/v1/jobs")).json()["items"]) == 6
     visit.complaints = [line for line in visit.complaints if "ERR_" not in line]
+
+
+async def test_uploads_go_on_while_another_page_is_open_and_end_with_the_session(visit: Visit, place: Place) -> None:
+    page, photos = visit.page, place.photos[:3]
+    held: list[Route] = []
+
+    async def hold(route: Route) -> None:
+        held.append(route)
+
+    await enter(page, place.key)
+    await page.route(re.compile(r"/v1/jobs\?workflow"), hold)
+    await drop(page, "#drop", *photos[:2])
+    await expect(page.locator("[data-state='sending'] .where")).to_have_count(2)
+    await page.get_by_role("link", name="Services").click()
+    await expect(page.get_by_role("heading", name="Services")).to_be_visible()
+    for route in held:
+        async with page.expect_response(route.request.url):
+            await route.continue_()
+    await page.get_by_role("link", name="Jobs").click()
+    await expect(page.get_by_role("heading", name="Colour your photos")).to_be_focused()
+    for photo in photos[:2]:
+        await expect_state(page, photo.name, "done")
+
+    await drop(page, "#drop", photos[2])
+    await expect_state(page, photos[2].name, "sending")
+    await page.wait_for_function(KEPT, arg=1)
+    await page.get_by_role("button", name="Log out").click()
+    await expect(page.get_by_label("API key")).to_be_visible()
+    await page.wait_for_function(KEPT, arg=0)
+    await enter(page, place.key)
+    await expect(page.get_by_role("listitem")).to_have_count(2)
+    assert len(held) == 3
+    visit.complaints = [line for line in visit.complaints if "ERR_" not in line]
+
+
+async def test_a_tab_in_the_background_lets_go_of_its_stream_and_misses_nothing(visit: Visit, place: Place) -> None:
+    page = visit.page
+    await page.clock.install()
+    await enter(page, place.key)
+    await page.evaluate(HIDE, True)  # noqa: FBT003 # the script's only argument
+    await page.clock.fast_forward("01:01")
+    await expect(page.locator(".link")).to_contain_text("Connection lost")
+    job = await place.submit(0)
+    await page.evaluate(HIDE, False)  # noqa: FBT003 # the script's only argument
+    await expect(page.locator(".link")).to_have_text("Live")
+    await expect(page.locator(f"[data-id='{job}']")).to_have_attribute("data-state", "done")
 
 
 async def test_the_page_comes_back_with_the_control_plane_and_knows_what_happened(visit: Visit, place: Place) -> None:

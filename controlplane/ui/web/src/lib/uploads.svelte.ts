@@ -25,7 +25,6 @@ class Uploads {
   /** Hears of a photo that has become a job. */
   onJob: (photo: Photo, job: Job) => void = () => {};
   #underway = new Set<Photo>();
-  #keptBytes = 0;
 
   constructor() {
     addEventListener("beforeunload", (event) => {
@@ -44,7 +43,6 @@ class Uploads {
       if (this.all.some((photo) => photo.key === id)) continue;
       const photo = new Photo({ file, name, order: { id, query, at } });
       photo.isKept = true;
-      this.#keptBytes += file.size;
       this.all = [photo, ...this.all];
     }
     this.#next();
@@ -59,10 +57,8 @@ class Uploads {
       refuse(photo, "It is larger than 32 MiB; send a smaller one.", false);
       return;
     }
-    if (this.#keptBytes + file.size <= MAX_KEPT_BYTES) {
-      this.#keptBytes += file.size;
-      void this.#keep(photo, file);
-    }
+    const bytes = this.all.reduce((sum, { file: each }) => sum + (each?.size ?? 0), 0);
+    if (bytes <= MAX_KEPT_BYTES) void this.#keep(photo, file);
     this.#next();
   }
 
@@ -83,7 +79,6 @@ class Uploads {
   stop(): void {
     const left = this.all;
     this.all = [];
-    this.#keptBytes = 0;
     for (const photo of left) photo.handle?.abort();
   }
 
@@ -102,7 +97,6 @@ class Uploads {
 
   #leave(photo: Photo): void {
     this.all = this.all.filter((other) => other !== photo);
-    this.#keptBytes = Math.max(0, this.#keptBytes - photo.file!.size);
     void drop(photo.key);
   }
 
