@@ -332,11 +332,11 @@ async def test_a_tab_in_the_background_lets_go_of_its_stream_and_misses_nothing(
     page = visit.page
     await page.clock.install()
     await enter(page, place.key)
-    await page.evaluate(HIDE, True)  # noqa: FBT003 # the script's only argument
+    await page.evaluate(HIDE, True)  # the script's only argument
     await page.clock.fast_forward("01:01")
     await expect(page.locator(".link")).to_contain_text("Connection lost")
     job = await place.submit(0)
-    await page.evaluate(HIDE, False)  # noqa: FBT003 # the script's only argument
+    await page.evaluate(HIDE, False)  # the script's only argument
     await expect(page.locator(".link")).to_have_text("Live")
     await expect(page.locator(f"[data-id='{job}']")).to_have_attribute("data-state", "done")
 
