@@ -31,6 +31,11 @@ HIDE = """(hidden) => { Object.defineProperty(document, "hidden", { value: hidde
 document.dispatchEvent(new Event("visibilitychange")); }"""
 """What a browser does whose tab goes into the background, or comes back."""
 
+END_ELSEWHERE = """async () => { const { csrf } = await (await fetch("/v1/session")).json();
+await fetch("/v1/session", { method: "DELETE", headers: { "X-Hueshift-CSRF": csrf } });
+document.querySelector("[data-act='delete']:not([hidden])").click(); }"""
+"""Another tab logs out, and then a button is pressed here."""
+
 
 @dataclasses.dataclass
 class Place:
@@ -325,6 +330,10 @@ async def test_uploads_go_on_while_another_page_is_open_and_end_with_the_session
     await enter(page, place.key)
     await expect(page.get_by_role("listitem")).to_have_count(2)
     assert len(held) == 3
+    visit.expected = {401}
+    await page.evaluate(END_ELSEWHERE)
+    await expect(page.get_by_label("API key")).to_be_visible()
+    assert len((await place.owner.ask("GET", "/v1/jobs")).json()["items"]) == 2
     visit.complaints = [line for line in visit.complaints if "ERR_" not in line]
 
 
@@ -332,11 +341,16 @@ async def test_a_tab_in_the_background_lets_go_of_its_stream_and_misses_nothing(
     page = visit.page
     await page.clock.install()
     await enter(page, place.key)
-    await page.evaluate(HIDE, True)  # the script's only argument
+    await page.evaluate(HIDE, True)
     await page.clock.fast_forward("01:01")
     await expect(page.locator(".link")).to_contain_text("Connection lost")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     job = await place.submit(0)
-    await page.evaluate(HIDE, False)  # the script's only argument
+    await page.clock.fast_forward("00:40")  # longer than any pause between two tries
+    await page.evaluate("fetch('/ui/about.json').then((answer) => answer.status)")
+    assert [url for url in asked if url.endswith("/events")] == []
+    await page.evaluate(HIDE, False)
     await expect(page.locator(".link")).to_have_text("Live")
     await expect(page.locator(f"[data-id='{job}']")).to_have_attribute("data-state", "done")
 
