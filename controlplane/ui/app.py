@@ -15,15 +15,8 @@ from fastapi.responses import JSONResponse
 
 STATIC: Final = pathlib.Path(__file__).parent / "static"
 APP: Final = "index.html"
-PAGES: Final = {
-    "/": APP,
-    "/login": APP,
-    "/services/{name}": APP,
-    "/services/{name}/pictures": APP,
-    "/audit": APP,
-    "/jobs": "jobs.html",
-}
-"""The file of each page, by path; the app looks at the path itself."""
+PAGES: Final = ("/", "/login", "/services/{name}", "/services/{name}/pictures", "/jobs", "/audit")
+"""The paths at which the app is served; it looks at the path itself."""
 ABOUT: Final = "/ui/about.json"
 """What a page needs to know of this control plane before anybody has logged in."""
 _POLICY: Final = (
@@ -44,7 +37,7 @@ _TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/c
 
 
 def add_pages(app: FastAPI, *, oidc: bool = False, cookies: Collection[str] = ()) -> None:
-    """Serve each page of `PAGES` at its path, and the files that they load under ``/ui/``.
+    """Serve the app at each path of `PAGES`, and the files that it loads under ``/ui/``.
 
     Args:
         app: What serves them.
@@ -59,11 +52,10 @@ def add_pages(app: FastAPI, *, oidc: bool = False, cookies: Collection[str] = ()
         return JSONResponse({"oidc": oidc, "session": has_cookie}, headers={**_HEADERS, "Cache-Control": "no-store"})
 
     router.add_api_route(ABOUT, about)
-    pages = set(PAGES.values())
-    for path, name in PAGES.items():
-        _serve(router, path, STATIC / name)
+    for path in PAGES:
+        _serve(router, path, STATIC / APP)
     for file in sorted(STATIC.iterdir()):
-        if file.name not in pages:
+        if file.name != APP:
             _serve(router, f"/ui/{file.name}", file)
     app.include_router(router)
 

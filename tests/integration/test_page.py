@@ -23,6 +23,20 @@ from tests.workers import running_worker
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
 
+KEPT = """(count) => new Promise((resolve) => { const opening = indexedDB.open("hueshift");
+opening.onsuccess = () => { const all = opening.result.transaction("uploads").objectStore("uploads").count();
+all.onsuccess = () => { opening.result.close(); resolve(all.result === count); }; }; })"""
+"""Whether so many photos are kept in the browser's database."""
+HIDE = """(hidden) => { Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+document.dispatchEvent(new Event("visibilitychange")); }"""
+"""What a browser does whose tab goes into the background, or comes back."""
+
+END_ELSEWHERE = """async () => { const { csrf } = await (await fetch("/v1/session")).json();
+await fetch("/v1/session", { method: "DELETE", headers: { "X-Hueshift-CSRF": csrf } });
+document.querySelector("[data-act='delete']:not([hidden])").click(); }"""
+"""Another tab logs out, and then a button is pressed here."""
+
+
 @dataclasses.dataclass
 class Place:
     """All that stands while this file's tests run."""
@@ -81,9 +95,14 @@ async def visit(browser: Browser, place: Place) -> AsyncIterator[Visit]:
 
 
 async def enter(page: Page, key: str) -> None:
+    await begin(page, key)
+    await expect(page.locator(".link")).to_have_text("Live")
+    await expect(page.get_by_role("button", name="Choose photos")).to_be_visible()
+
+
+async def begin(page: Page, key: str) -> None:
     await page.get_by_label("API key").fill(key)
-    await page.get_by_role("button", name="Open").click()
-    await expect(page.locator("#link")).to_have_text("Live")
+    await page.get_by_role("button", name="Log in").click()
 
 
 def card(page: Page, name: str) -> Locator:
@@ -127,7 +146,7 @@ async def test_photos_are_dropped_followed_compared_and_downloaded(visit: Visit,
     name = photos[0].name
     button = card(page, name).get_by_role("button", name="Compare:")
     await button.click()
-    await expect(page.locator("#stage")).not_to_have_class(re.compile("loading"))
+    await expect(page.locator(".stage")).not_to_have_class(re.compile("loading"))
     slider = page.get_by_role("slider")
     await expect(slider).to_be_focused()
     await expect(slider).to_have_value("50")
@@ -135,10 +154,10 @@ async def test_photos_are_dropped_followed_compared_and_downloaded(visit: Visit,
     await expect(slider).to_have_attribute("aria-valuetext", "49 % before, 51 % after")
     await page.keyboard.press("Home")
     assert (
-        await page.locator("#before").evaluate("(image) => getComputedStyle(image).clipPath")
+        await page.locator(".stage .before").evaluate("(layer) => getComputedStyle(layer).clipPath")
         == "inset(0px 100% 0px 0px)"
     )
-    box = await page.locator("#stage").bounding_box()
+    box = await page.locator(".stage").bounding_box()
     assert box is not None
     await page.mouse.move(box["x"] + 5, box["y"] + 50)
     await page.mouse.down()
@@ -146,8 +165,10 @@ async def test_photos_are_dropped_followed_compared_and_downloaded(visit: Visit,
     await page.mouse.up()
     await expect(slider).to_have_value("75")
     sizes = "(image) => [image.naturalWidth > 1, image.complete]"
-    for side in ("before", "after"):
-        assert await page.locator(f"#{side}").evaluate(sizes) == [True, True]
+    pictures = page.locator(".stage img")
+    await expect(pictures).to_have_count(2)
+    for side in range(2):
+        assert await pictures.nth(side).evaluate(sizes) == [True, True]
     await page.keyboard.press("Escape")
     await expect(button).to_be_focused()
 
@@ -160,12 +181,13 @@ async def test_photos_are_dropped_followed_compared_and_downloaded(visit: Visit,
     assert (await download.path()).read_bytes() in results
 
     await page.reload()
-    await expect(page.locator("#link")).to_have_text("Live")
+    await expect(page.locator(".link")).to_have_text("Live")
     await expect(page.get_by_role("listitem")).to_have_count(3)
     for photo in photos:
         await expect_state(page, photo.name, "done")
     await card(page, name).get_by_role("button", name="Delete:").click()
     await expect(page.get_by_role("listitem")).to_have_count(2)
+    await expect(page.locator("li.card:focus")).to_have_count(1)  # the one beside it
     assert len((await place.owner.ask("GET", "/v1/jobs")).json()["items"]) == 2
 
 
@@ -174,17 +196,14 @@ async def test_a_wrong_key_and_a_wrong_file_say_what_is_wrong(
 ) -> None:
     page = visit.page
     visit.expected = {401, 422}
-    await page.get_by_label("API key").fill("hs_wrong")
-    await page.get_by_role("button", name="Open").click()
-    await expect(page.get_by_role("alert")).to_have_text(
-        "This key is not known, or was revoked. Check it, or make another one."
-    )
+    await begin(page, "hs_wrong")
+    await expect(page.get_by_role("alert")).to_contain_text("the API key is not known or was revoked")
     assert await page.evaluate("sessionStorage.length") == 0
     await enter(page, place.key)
     notes = tmp_path / "notes.jpg"
     notes.write_text("no photo at all")
     await page.locator("#files").set_input_files([notes])
-    await expect_state(page, "notes.jpg", "dead")
+    await expect_state(page, "notes.jpg", "refused")
     await expect(card(page, "notes.jpg")).to_contain_text("This file is no photo that workers read")
     await expect(card(page, "notes.jpg").get_by_role("button", name="Try again:")).to_be_hidden()
     await card(page, "notes.jpg").get_by_role("button", name="Delete:").click()
@@ -192,9 +211,9 @@ async def test_a_wrong_key_and_a_wrong_file_say_what_is_wrong(
     await page.get_by_label("Size").fill("9000")
     await drop(page, "#drop", place.photos[0])
     await expect(page.get_by_role("alert")).to_have_text("Size: use 128 to 512 pixels.")
-    await page.get_by_role("button", name="Forget the key").click()
-    await expect(page.get_by_label("API key")).to_be_focused()
-    assert await page.evaluate("sessionStorage.getItem('hueshift.key')") is None
+    await page.get_by_role("button", name="Log out").click()
+    await expect(page.get_by_role("heading", name="Log in")).to_be_focused()
+    assert await page.evaluate("sessionStorage.length") == 0
 
 
 async def test_a_job_is_cancelled_and_one_that_died_says_why(
@@ -216,15 +235,12 @@ async def test_a_job_is_cancelled_and_one_that_died_says_why(
         await expect(card(page, photo.name)).to_have_attribute("data-state", re.compile("waiting|running"))
         await card(page, photo.name).get_by_role("button", name="Cancel:").click()
         await expect_state(page, photo.name, "cancelled")
+        await expect(card(page, photo.name)).to_be_focused()  # the button that was pressed is gone
     finally:
         os.kill(worker_of(place), signal.SIGCONT)
     (job,) = (await place.owner.ask("GET", "/v1/jobs")).json()["items"]
     assert job["state"] == "cancelled"
-    again = card(page, photo.name).get_by_role("button", name="Try again:")
-    if "/v1/jobs/{job}/retry" not in (await place.owner.ask("GET", "/openapi.json")).json()["paths"]:
-        await expect(again).to_be_hidden()
-        return
-    await again.click()
+    await card(page, photo.name).get_by_role("button", name="Try again:").click()
     await expect_state(page, photo.name, "done")
 
 
@@ -273,11 +289,7 @@ async def test_what_was_not_sent_when_the_page_is_loaded_again_is_sent_then(visi
     await expect(page.locator("[data-state='sending'] .where", has_text="%")).to_have_count(4)
     await expect(page.locator(".badge", has_text="To be sent")).to_have_count(2)
     assert len(asked) == 4
-    await page.wait_for_function(
-        """() => new Promise((resolve) => { const opening = indexedDB.open("hueshift");
-        opening.onsuccess = () => { const all = opening.result.transaction("uploads").objectStore("uploads").count();
-        all.onsuccess = () => { opening.result.close(); resolve(all.result === 6); }; }; })"""
-    )
+    await page.wait_for_function(KEPT, arg=6)
     is_held = False
     await page.reload()
     for photo in photos:
@@ -288,16 +300,71 @@ async def test_what_was_not_sent_when_the_page_is_loaded_again_is_sent_then(visi
     visit.complaints = [line for line in visit.complaints if "ERR_" not in line]
 
 
+async def test_uploads_go_on_while_another_page_is_open_and_end_with_the_session(visit: Visit, place: Place) -> None:
+    page, photos = visit.page, place.photos[:3]
+    held: list[Route] = []
+
+    async def hold(route: Route) -> None:
+        held.append(route)
+
+    await enter(page, place.key)
+    await page.route(re.compile(r"/v1/jobs\?workflow"), hold)
+    await drop(page, "#drop", *photos[:2])
+    await expect(page.locator("[data-state='sending'] .where")).to_have_count(2)
+    await page.get_by_role("link", name="Services").click()
+    await expect(page.get_by_role("heading", name="Services")).to_be_visible()
+    for route in held:
+        async with page.expect_response(route.request.url):
+            await route.continue_()
+    await page.get_by_role("link", name="Jobs").click()
+    await expect(page.get_by_role("heading", name="Colour your photos")).to_be_focused()
+    for photo in photos[:2]:
+        await expect_state(page, photo.name, "done")
+
+    await drop(page, "#drop", photos[2])
+    await expect_state(page, photos[2].name, "sending")
+    await page.wait_for_function(KEPT, arg=1)
+    await page.get_by_role("button", name="Log out").click()
+    await expect(page.get_by_label("API key")).to_be_visible()
+    await page.wait_for_function(KEPT, arg=0)
+    await enter(page, place.key)
+    await expect(page.get_by_role("listitem")).to_have_count(2)
+    assert len(held) == 3
+    visit.expected = {401}
+    await page.evaluate(END_ELSEWHERE)
+    await expect(page.get_by_label("API key")).to_be_visible()
+    assert len((await place.owner.ask("GET", "/v1/jobs")).json()["items"]) == 2
+    visit.complaints = [line for line in visit.complaints if "ERR_" not in line]
+
+
+async def test_a_tab_in_the_background_lets_go_of_its_stream_and_misses_nothing(visit: Visit, place: Place) -> None:
+    page = visit.page
+    await page.clock.install()
+    await enter(page, place.key)
+    await page.evaluate(HIDE, True)
+    await page.clock.fast_forward("01:01")
+    await expect(page.locator(".link")).to_contain_text("Connection lost")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    job = await place.submit(0)
+    await page.clock.fast_forward("00:40")  # longer than any pause between two tries
+    await page.evaluate("fetch('/ui/about.json').then((answer) => answer.status)")
+    assert [url for url in asked if url.endswith("/events")] == []
+    await page.evaluate(HIDE, False)
+    await expect(page.locator(".link")).to_have_text("Live")
+    await expect(page.locator(f"[data-id='{job}']")).to_have_attribute("data-state", "done")
+
+
 async def test_the_page_comes_back_with_the_control_plane_and_knows_what_happened(visit: Visit, place: Place) -> None:
     page = visit.page
     await enter(page, place.key)
     first = await place.submit(0)
     await expect(page.get_by_role("listitem")).to_have_count(1)
     await place.stack.kill_control_plane()
-    await expect(page.locator("#link")).to_contain_text("Connection lost")
+    await expect(page.locator(".link")).to_contain_text("Connection lost")
     await place.stack.start_control_plane()
     second = await place.submit(1)
-    await expect(page.locator("#link")).to_have_text("Live")
+    await expect(page.locator(".link")).to_have_text("Live")
     for job in (first, second):
         await expect(page.locator(f"[data-id='{job}']")).to_have_attribute("data-state", "done")
     await place.owner.ask("DELETE", f"/v1/jobs/{first}")
@@ -311,10 +378,9 @@ async def test_earlier_jobs_are_listed_page_by_page(visit: Visit, place: Place) 
     try:
         jobs = [await place.submit(0) for _ in range(32)]
         await page.route(re.compile("/v1/jobs/events"), lambda route: route.abort())  # it would tell of all of them
-        await page.get_by_label("API key").fill(place.key)
-        await page.get_by_role("button", name="Open").click()
+        await begin(page, place.key)
         await expect(page.get_by_role("listitem")).to_have_count(30)
-        await expect(page.locator("#link")).to_contain_text("Connection lost")
+        await expect(page.locator(".link")).to_contain_text("Connection lost")
         await place.owner.ask("DELETE", f"/v1/jobs/{jobs[2]}")  # the last one listed
         await page.get_by_role("button", name="Show earlier ones").click()
         await expect(page.get_by_role("listitem")).to_have_count(31)
@@ -340,6 +406,6 @@ async def test_nobody_is_shut_out(browser: Browser, place: Place, scheme: str, w
         assert await barriers(page) == []
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         await page.get_by_role("button", name="Compare:").first.click()
-        await expect(page.locator("#stage")).not_to_have_class(re.compile("loading"))
+        await expect(page.locator(".stage")).not_to_have_class(re.compile("loading"))
         assert await barriers(page) == []
         await visit.check_nothing_complained()

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from hatchling.builders.wheel import WheelBuilder
 
 from controlplane.pictures.facts import MAX_PHOTO_BYTES
-from controlplane.ui.app import PAGES, STATIC, add_pages
+from controlplane.ui.app import APP, PAGES, STATIC, add_pages
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 WEB = ROOT / "controlplane" / "ui" / "web"
@@ -50,10 +50,9 @@ async def test_a_page_needs_no_key_and_may_load_nothing_but_our_own_files(app: F
 
 
 async def test_every_file_is_served_as_what_it_is_and_asked_for_again_only_when_it_changed(app: FastAPI) -> None:
-    pages = {name: path.format(name="colorize") for path, name in PAGES.items()}
     async with client(app) as http:
         for file in FILES:
-            path = pages.get(file.name, f"/ui/{file.name}")
+            path = "/" if file.name == APP else f"/ui/{file.name}"
             answer = await http.get(path)
             assert (answer.status_code, answer.content) == (200, file.read_bytes())
             if file.suffix == ".js":
@@ -62,14 +61,14 @@ async def test_every_file_is_served_as_what_it_is_and_asked_for_again_only_when_
             again = await http.get(path, headers={"If-None-Match": answer.headers["ETag"]})
             assert (again.status_code, again.content) == (304, b"")
         assert (await http.head("/jobs")).content == b""
-        for path in ("/ui/", "/ui/app.py", "/ui/../app.py", "/ui/%2e%2e/app.py", "/ui/jobs.html"):
+        for path in ("/ui/", "/ui/app.py", "/ui/../app.py", "/ui/%2e%2e/app.py", "/ui/index.html"):
             assert (await http.get(path)).status_code == 404
 
 
 async def test_every_page_of_the_app_is_the_same_file_which_looks_at_its_path(app: FastAPI) -> None:
     async with client(app) as http:
-        for path in ("/", "/login", "/services/colorize", "/services/colorize/pictures", "/audit"):
-            answer = await http.get(path)
+        for path in PAGES:
+            answer = await http.get(path.format(name="colorize"))
             assert answer.content == (STATIC / "index.html").read_bytes(), path
         assert (await http.get("/services")).status_code == 404
         assert (await http.get("/services/colorize/else")).status_code == 404
@@ -121,9 +120,16 @@ def test_every_file_that_is_loaded_is_there() -> None:
 
 
 def test_the_page_knows_how_large_a_photo_may_be() -> None:
-    (limit,) = re.findall(r"MAX_PHOTO_BYTES = (\d+);", (STATIC / "uploads.js").read_text())
+    (limit,) = re.findall(r"MAX_PHOTO_BYTES = ([\d_]+);", (WEB / "src" / "lib" / "uploads.svelte.ts").read_text())
     assert int(limit) == MAX_PHOTO_BYTES
-    assert f"up to {MAX_PHOTO_BYTES // 1024**2} MiB" in (STATIC / "jobs.html").read_text()
+    words = f"{MAX_PHOTO_BYTES // 1024**2} MiB"
+    assert f"up to {words}" in (STATIC / "app.js").read_text()
+    assert f"larger than {words}" in (STATIC / "app.js").read_text()
+
+
+def test_only_what_is_not_built_is_copied_as_it_is() -> None:
+    assert [file.name for file in (WEB / "public").iterdir()] == ["icon.svg"]
+    assert {file.name for file in FILES} == {"index.html", "app.js", "app.css", "icon.svg"}
 
 
 def test_the_wheel_has_every_file(tmp_path: pathlib.Path) -> None:

@@ -15,9 +15,14 @@ export type VersionSeries = Schemas["VersionSeriesView"];
 export type QualityRun = Schemas["QualityRunView"];
 export type QualityReport = Schemas["QualityReportView"];
 export type Measure = Schemas["MeasureView"];
+export type Job = Schemas["JobView"];
+export type JobPage = Schemas["JobPage"];
+export type Kind = Schemas["KindDocument-Output"];
+export type Figures = Schemas["FiguresView"];
+export type KindFigures = Schemas["KindFiguresView"];
+export type VersionFigures = Schemas["VersionFiguresView"];
 
 const KEY = "hueshift.key";
-const NO_ANSWER = "the control plane does not answer; check your connection";
 
 /** What proves who asks: a key of this tab, or a session's cookie with what a change by it must repeat. */
 export const credentials = {
@@ -37,8 +42,14 @@ export class Problem extends Error {
     readonly status: number,
     words: string,
     readonly code = "",
+    readonly retryAfterS = 0,
   ) {
     super(words);
+  }
+
+  /** Whether the same request may well succeed a little later. */
+  get passes(): boolean {
+    return this.status === 0 || this.status === 429 || this.status >= 500;
   }
 }
 
@@ -49,12 +60,14 @@ export interface Asked {
   signal?: AbortSignal;
 }
 
+/** The headers that prove who asks. */
+export function proof(method: string): Record<string, string> {
+  if (credentials.key !== null) return { Authorization: `Bearer ${credentials.key}` };
+  return credentials.csrf && method !== "GET" ? { "X-Hueshift-CSRF": credentials.csrf } : {};
+}
+
 function headersOf({ method = "GET", body, headers = {} }: Asked): Record<string, string> {
-  const sent: Record<string, string> = { ...headers };
-  if (credentials.key !== null) sent["Authorization"] = `Bearer ${credentials.key}`;
-  else if (credentials.csrf && method !== "GET") sent["X-Hueshift-CSRF"] = credentials.csrf;
-  if (body !== undefined) sent["Content-Type"] = "application/json";
-  return sent;
+  return { ...headers, ...proof(method), ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
 }
 
 /** Ask for *path*; return the answer, or throw a Problem. */
@@ -70,19 +83,23 @@ export async function ask(path: string, asked: Asked = {}): Promise<Response> {
     });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new Problem(0, NO_ANSWER);
+    throw noAnswer();
   }
-  if (!answer.ok) throw await problemOf(answer);
+  if (!answer.ok) throw problemOf(answer.status, await answer.text(), answer.headers.get("Retry-After"));
   return answer;
 }
 
-async function problemOf(answer: Response): Promise<Problem> {
+export const noAnswer = () => new Problem(0, "the control plane does not answer; check your connection");
+
+/** What a refusal says: in the API's own sentence, where it has one. */
+export function problemOf(status: number, text: string, retryAfter: string | null): Problem {
+  let told: { detail?: string; code?: string } = {};
   try {
-    const told = (await answer.json()) as { detail?: string; code?: string };
-    return new Problem(answer.status, told.detail ?? `the control plane answered ${answer.status}`, told.code);
+    told = JSON.parse(text) as typeof told;
   } catch {
-    return new Problem(answer.status, `the control plane answered ${answer.status}`);
+    // a proxy's page, say
   }
+  return new Problem(status, told.detail ?? `the control plane answered ${status}`, told.code, Number(retryAfter) || 0);
 }
 
 export async function askJson<T>(path: string, asked: Asked = {}): Promise<T> {
@@ -90,9 +107,14 @@ export async function askJson<T>(path: string, asked: Asked = {}): Promise<T> {
   return answer.status === 204 ? (undefined as T) : ((await answer.json()) as T);
 }
 
+/** Return an id of its own; crypto.randomUUID is missing without https. */
+export function makeId(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 /** Change something once, however often the network makes us say it. */
 export function change<T>(path: string, body: unknown, method: "POST" | "PUT" = "POST"): Promise<T> {
-  return askJson<T>(path, { method, body, headers: { "Idempotency-Key": crypto.randomUUID() } });
+  return askJson<T>(path, { method, body, headers: { "Idempotency-Key": makeId() } });
 }
 
 export interface Page<T> {
@@ -120,5 +142,6 @@ export async function askAll<T>(path: string): Promise<T[]> {
 }
 
 export const servicePath = (name: string, rest = "") => `/v1/services/${encodeURIComponent(name)}${rest}`;
+export const jobPath = (id: string, rest = "") => `/v1/jobs/${encodeURIComponent(id)}${rest}`;
 export const rolloutPath = (id: string, rest = "") => `/v1/rollouts/${encodeURIComponent(id)}${rest}`;
 export const wordsOf = (error: unknown) => (error instanceof Error ? error.message : String(error));

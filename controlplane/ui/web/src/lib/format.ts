@@ -46,6 +46,14 @@ const STATES: Record<string, string> = {
   rolling_back: "Rolling back",
   rolled_back: "Rolled back",
   promoted: "Promoted",
+  unsent: "To be sent",
+  sending: "Sending",
+  refused: "Not taken",
+  waiting: "Waiting",
+  running: "Colouring",
+  done: "Done",
+  dead: "Failed",
+  cancelled: "Cancelled",
 };
 export const stateWords = (state: string) => STATES[state] ?? state.replaceAll("_", " ");
 const SIGNS: Record<string, string> = {
@@ -56,5 +64,10 @@ const SIGNS: Record<string, string> = {
   rolling_back: "↩",
   rolled_back: "✕",
   promoted: "✓",
+  sending: "↑",
+  refused: "✕",
+  running: "◐",
+  done: "✓",
+  dead: "✕",
 };
 export const stateSign = (state: string) => SIGNS[state] ?? "•";

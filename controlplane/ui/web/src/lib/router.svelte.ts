@@ -4,6 +4,7 @@ export type Route =
   | { page: "services" }
   | { page: "rollout"; service: string }
   | { page: "pictures"; service: string }
+  | { page: "jobs" }
   | { page: "audit" }
   | { page: "login" }
   | { page: "unknown" };
@@ -15,6 +16,7 @@ export function routeOf(path: string): Route {
   const [first, second, third] = parts;
   if (first === undefined) return { page: "services" };
   if (first === "login" && parts.length === 1) return { page: "login" };
+  if (first === "jobs" && parts.length === 1) return { page: "jobs" };
   if (first === "audit" && parts.length === 1) return { page: "audit" };
   if (first === "services" && second !== undefined && parts.length === 2) return { page: "rollout", service: second };
   if (first === "services" && second !== undefined && third === "pictures" && parts.length === 3) {

@@ -1,10 +1,13 @@
 /** What happens, as it happens: server-sent events by fetch, which can send a key, and come back by themselves. */
 
-import { credentials, Problem, ask } from "./api";
+import { ask, Problem } from "./api";
+import { expired } from "./session.svelte";
 
 const SILENT_FOR_MS = 45_000; // three keep-alives that did not come: the connection is dead
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 15_000;
+/** A tab in the background lets go of its stream after this while: a browser has few connections to one host. */
+const REST_AFTER_MS = 60_000;
 
 export type Heard = (type: string, data: Record<string, unknown>, id: string) => void;
 export type Link = "connecting" | "live" | "lost" | "refused";
@@ -12,7 +15,7 @@ export type Link = "connecting" | "live" | "lost" | "refused";
 /** How the connection stands, for everybody to see. */
 export const link = $state({ state: "connecting" as Link, words: "", since: 0 });
 
-/** Follow *path*; return what ends it. *onBegin* hears of every new beginning: what was known before may be stale. */
+/** Follow *path*; return what ends it. Whoever is not let in any more is asked to come in again. */
 export function follow(path: string, heard: Heard): () => void {
   const over = new AbortController();
   void run(path, heard, over.signal);
@@ -31,12 +34,15 @@ async function run(path: string, heard: Heard, over: AbortSignal): Promise<void>
       if (over.aborted) return;
       if (error instanceof Problem && [401, 403, 404].includes(error.status)) {
         tell("refused", error.message);
+        if (error.status === 401) expired();
         return;
       }
       if (error instanceof Interrupted) last = error.last;
+      if (error instanceof Problem) pause = Math.max(pause, error.retryAfterS * 1000);
       tell("lost", error instanceof Error ? error.message : "");
     }
-    await wait(pause, over);
+    if (document.hidden) await waitShown(over);
+    else await wait(pause, over);
     pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
   }
 }
@@ -61,6 +67,35 @@ function wait(ms: number, over: AbortSignal): Promise<void> {
   });
 }
 
+function waitShown(over: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (document.hidden && !over.aborted) return;
+      document.removeEventListener("visibilitychange", look);
+      over.removeEventListener("abort", look);
+      resolve();
+    };
+    document.addEventListener("visibilitychange", look);
+    over.addEventListener("abort", look);
+    look();
+  });
+}
+
+/** Call *rest* once the page has been in the background for long; return what ends the watch. */
+function watchHidden(rest: () => void): () => void {
+  let timer = 0;
+  const look = () => {
+    clearTimeout(timer);
+    if (document.hidden) timer = window.setTimeout(rest, REST_AFTER_MS);
+  };
+  document.addEventListener("visibilitychange", look);
+  look();
+  return () => {
+    clearTimeout(timer);
+    document.removeEventListener("visibilitychange", look);
+  };
+}
+
 /** The connection broke after the event with the id *last*. */
 class Interrupted extends Error {
   constructor(readonly last: string) {
@@ -76,6 +111,7 @@ async function read(path: string, since: string, heard: Heard, over: AbortSignal
     timer = window.setTimeout(() => silence.abort(), SILENT_FOR_MS);
   };
   awake();
+  const unwatch = watchHidden(() => silence.abort());
   let last = since;
   try {
     const headers: Record<string, string> = since ? { "Last-Event-ID": since } : {};
@@ -98,6 +134,7 @@ async function read(path: string, since: string, heard: Heard, over: AbortSignal
     throw new Interrupted(last);
   } finally {
     clearTimeout(timer);
+    unwatch();
   }
 }
 
@@ -126,5 +163,3 @@ export class Parser {
     else if (line.startsWith("id: ")) this.#id = line.slice(4);
   }
 }
-
-export const isKnown = () => credentials.key !== null || credentials.csrf !== "";
