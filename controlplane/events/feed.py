@@ -144,7 +144,12 @@ class EventFeed:
             yield follower
 
     async def run(self) -> None:
-        """Look for as long as somebody looks on; at the end, tell them that it is the end."""
+        """Look for as long as somebody looks on; at the end, tell them that it is the end.
+
+        The log's end is read before, so that the first who looks on need not wait for it.
+        """
+        with contextlib.suppress(ControlPlaneError):  # then it is read when somebody looks on
+            await self._start()
         await self._audience.attend(self.look, self._rest, trouble="events.not_looked_at")
 
     async def _rest(self, took: dt.timedelta) -> None:
