@@ -5,10 +5,7 @@ Importing this needs no torch: the command line lists these commands on every ma
 """
 
 import argparse
-import importlib.util
 import os
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -16,13 +13,13 @@ from typing import Final
 from inference_worker.backends import Device
 from inference_worker.cards import Backend, Family, ModelCard, Source
 from inference_worker.catalogue import describe_file, make_folder, record
-from inference_worker.clock import Clock, SystemClock
+from inference_worker.clock import SystemClock
 from inference_worker.ddcolor.published import DEFAULT_PX
 from inference_worker.errors import ModelError, SettingError
-from inference_worker.sizing import LONGEST_TRANSFORM_PX, MAX_INPUT_PX, STRIDE_PX
+from inference_worker.model_commands import check_needs, copy_in, make_reporter, read_sizes
+from inference_worker.sizing import LONGEST_TRANSFORM_PX
 
 COMMANDS: Final = ("export", "add")
-NEEDED: Final = ("torch", "safetensors", "onnx")
 
 
 def add_commands(models: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -78,7 +75,7 @@ def take_in(args: argparse.Namespace, say: Callable[[str], None]) -> None:
     from inference_worker.animegan import commands as animegan  # noqa: PLC0415 - as below
     from inference_worker.checkpoints import is_torchscript, read_tensors  # noqa: PLC0415 - needs torch
     from inference_worker.ddcolor import checkpoint as colorizing  # noqa: PLC0415 - needs torch
-    from inference_worker.ddcolor import commands as ddcolor  # noqa: PLC0415 - it imports this module
+    from inference_worker.ddcolor import commands as ddcolor  # noqa: PLC0415 - needs torch
 
     file: Path = args.checkpoint
     say(f"reading {file.name}")
@@ -139,32 +136,6 @@ def add_torchscript(args: argparse.Namespace, longest_px: int, say: Callable[[st
     say(f"{target} added as {name}")
 
 
-def check_needs(args: argparse.Namespace) -> None:
-    """Refuse a command of torch where it is not installed, and impossible threads.
-
-    Raises:
-        SettingError: Says what to install, or what to give.
-    """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SettingError(f"models {args.action}: needs {', '.join(missing)}; pip install 'hueshift[torch]'")
-    if not 1 <= args.threads <= 256:
-        raise SettingError(f"--threads: {args.threads} is impossible; give 1 to 256")
-
-
-def read_sizes(given: list[int] | list[str], flag: str) -> list[int]:
-    """The sizes as numbers.
-
-    Raises:
-        SettingError: One is no multiple of 32 within the limits.
-    """
-    sizes = [int(size) if str(size).strip().isdecimal() else 0 for size in given]
-    for size, text in zip(sizes, given, strict=True):
-        if size % STRIDE_PX or not STRIDE_PX <= size <= MAX_INPUT_PX:
-            raise SettingError(f"{flag}: {text} is impossible; give a multiple of 32 from 32 to {MAX_INPUT_PX}")
-    return sizes
-
-
 def read_longest(args: argparse.Namespace) -> int:
     """The longest side that an rgb-to-rgb model shall be given.
 
@@ -175,28 +146,3 @@ def read_longest(args: argparse.Namespace) -> int:
     if len(sizes) > 1 or sizes[0] > LONGEST_TRANSFORM_PX:
         raise SettingError(f"--size: an rgb-to-rgb model takes one, {LONGEST_TRANSFORM_PX} at most")
     return int(sizes[0])
-
-
-def make_reporter(clock: Clock) -> Callable[[str], None]:
-    """What tells a person how far it is: each line with the seconds since the start."""
-    started = clock.read_s()
-
-    def say(what: str) -> None:
-        sys.stdout.write(f"{clock.read_s() - started:6.1f} s  {what}\n")
-        sys.stdout.flush()
-
-    return say
-
-
-def copy_in(file: Path, target: Path) -> None:
-    """Copy a published file into its model's folder.
-
-    Raises:
-        ModelError: It cannot be written.
-    """
-    if target.exists() and target.samefile(file):
-        return
-    try:
-        shutil.copyfile(file, target)
-    except OSError as exc:
-        raise ModelError(f"--out: {target} cannot be written ({exc.strerror}); name a folder of yours") from exc

@@ -20,7 +20,7 @@ from inference_worker.clock import SystemClock
 from inference_worker.ddcolor.published import PUBLISHED, Published, describe
 from inference_worker.errors import ModelError, PullError, SettingError
 from inference_worker.fetching import Fetcher, Wanted
-from inference_worker.intake import make_reporter
+from inference_worker.model_commands import make_reporter
 
 MAX_CARD_BYTES: Final = 256 * 1024
 

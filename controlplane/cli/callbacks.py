@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, Yes, for_programs, read_text, surroundings_of
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import OutputOption, Yes, read_text, surroundings_of
 
 callbacks = typer.Typer(invoke_without_command=True, help="Whom to tell of your jobs' ends: list, apply, test, delete.")
 

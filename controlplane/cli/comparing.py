@@ -20,7 +20,7 @@ from controlplane.api.answers import ServiceView
 from controlplane.api.documents import spec_from
 from controlplane.cli import output
 from controlplane.cli.client import is_local
-from controlplane.cli.options import Format, for_programs
+from controlplane.cli.formats import Format, for_programs
 from controlplane.cli.surroundings import Surroundings
 from controlplane.cli.waiting import spinner
 from controlplane.clock import SystemClock

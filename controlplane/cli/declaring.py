@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, Service, Why, for_programs, read_text, surroundings_of
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import OutputOption, Service, Why, read_text, surroundings_of
 from controlplane.errors import InvalidInputError, InvalidInputsError
 
 if TYPE_CHECKING:

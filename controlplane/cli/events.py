@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, surroundings_of
+from controlplane.cli.formats import Format
+from controlplane.cli.options import OutputOption, surroundings_of
 
 
 def events(

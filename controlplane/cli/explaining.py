@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, for_programs
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import OutputOption
 from controlplane.codes import CATALOGUE, Code
 from controlplane.errors import NotFoundError
 

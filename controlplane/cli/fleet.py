@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import OutputOption, surroundings_of
 
 if TYPE_CHECKING:
     from controlplane.api.fleet_answers import ProxyConfigView, ProxyView

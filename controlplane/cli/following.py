@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from controlplane.cli import output
 from controlplane.cli.client import Client
-from controlplane.cli.options import Format
+from controlplane.cli.formats import Format
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import UnavailableError
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from controlplane.cli.formats import Format, for_programs
 from controlplane.cli.jobs import JobId, jobs
-from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
+from controlplane.cli.options import OutputOption, surroundings_of
 from controlplane.errors import InvalidInputError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from controlplane.cli.callbacks import callbacks
-from controlplane.cli.options import Format, OutputOption, Yes, for_programs, read_text, surroundings_of
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import OutputOption, Yes, read_text, surroundings_of
 from controlplane.cli.owners import owners
 from controlplane.errors import InvalidInputError
 

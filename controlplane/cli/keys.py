@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from controlplane.cli.formats import Format, for_programs
 from controlplane.cli.local import DatabaseOption, existing_url
-from controlplane.cli.options import Format, OutputOption, Why, Yes, for_programs
+from controlplane.cli.options import OutputOption, Why, Yes
 from controlplane.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from controlplane.cli.declaring import FilesOption, compose_here, look_through
-from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import OutputOption, surroundings_of
 from controlplane.cli.waiting import spinner
 from controlplane.codes import by_slug
 from controlplane.errors import InvalidInputError, InvalidInputsError, UnavailableError

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import OutputOption, surroundings_of
 from controlplane.cli.waiting import spinner
 from controlplane.errors import InvalidInputError, UnavailableError
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, for_programs, surroundings_of
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import OutputOption, surroundings_of
 from controlplane.cli.waiting import spinner
 from controlplane.errors import InvalidInputError
 

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, Yes, for_programs, surroundings_of
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import OutputOption, Yes, surroundings_of
 
 notify = typer.Typer(
     no_args_is_help=True, help="Whom to tell of rollouts: list, set, remove, secret, test, deliveries, replay."

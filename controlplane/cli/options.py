@@ -1,6 +1,5 @@
 """Options and arguments that commands share."""
 
-import enum
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -8,19 +7,9 @@ from typing import Annotated
 
 import typer
 
+from controlplane.cli.formats import Format
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import InvalidInputError
-
-
-class Format(enum.StrEnum):
-    """How results are printed."""
-
-    TABLE = "table"
-    WIDE = "wide"
-    """As a table, with all there is to show, however wide that gets."""
-    JSON = "json"
-    YAML = "yaml"
-
 
 OutputOption = Annotated[
     Format, typer.Option("--output", "-o", help="For people, the same with everything, or for programs.")
@@ -28,11 +17,6 @@ OutputOption = Annotated[
 Service = Annotated[str, typer.Argument(help="The service's name.", show_default=False)]
 Why = Annotated[str, typer.Option("--reason", "--why", help="Why, for the audit.", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-
-
-def for_programs(output: Format) -> bool:
-    """Whether programs read the output."""
-    return output in {Format.JSON, Format.YAML}
 
 
 def surroundings_of(context: typer.Context) -> Surroundings:

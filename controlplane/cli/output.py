@@ -16,8 +16,8 @@ from rich.text import Text
 
 from controlplane.api.answers import AdviceView, EventView, ExplanationView, RolloutView, ShareView, SummaryView
 from controlplane.api.quality_answers import QualityRunView
+from controlplane.cli.formats import Format
 from controlplane.cli.layout import Fields, Page, Paragraph, Part
-from controlplane.cli.options import Format
 from controlplane.codes import Code
 
 SHOWN_CHECKSUM = 19

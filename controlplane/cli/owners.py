@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, Yes, for_programs, read_text, surroundings_of
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import OutputOption, Yes, read_text, surroundings_of
 
 if TYPE_CHECKING:
     from rich.table import Table

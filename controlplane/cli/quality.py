@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, surroundings_of
+from controlplane.cli.formats import Format
+from controlplane.cli.options import OutputOption, surroundings_of
 from controlplane.errors import InvalidInputError
 
 quality = typer.Typer(no_args_is_help=True, help="Compare the pictures of two versions on a fixed set of photos.")

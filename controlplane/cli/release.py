@@ -6,15 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from controlplane.cli import declaring, linting, moments, reporting, steering_commands
-from controlplane.cli.options import (
-    Format,
-    OutputOption,
-    Service,
-    Why,
-    for_programs,
-    percentages,
-    surroundings_of,
-)
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import OutputOption, Service, Why, percentages, surroundings_of
 from controlplane.errors import InvalidInputError
 
 

@@ -11,7 +11,8 @@ from controlplane.api.objectives import objectives_from, read_objectives
 from controlplane.api.reading import parse_yaml
 from controlplane.cli import output
 from controlplane.cli.client import Client, RefusalError
-from controlplane.cli.options import Format, for_programs, read_text
+from controlplane.cli.formats import Format, for_programs
+from controlplane.cli.options import read_text
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import NotFoundError
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from controlplane.cli.options import Format, surroundings_of
+from controlplane.cli.formats import Format
+from controlplane.cli.options import surroundings_of
 from controlplane.errors import NotFoundError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from controlplane.api.answers import RolloutView
 from controlplane.api.quality_answers import QualityReportView, QualityRunView
 from controlplane.cli import output
 from controlplane.cli.client import Client, RefusalError
-from controlplane.cli.options import Format, for_programs
+from controlplane.cli.formats import Format, for_programs
 from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import InvalidInputError, NotFoundError
 

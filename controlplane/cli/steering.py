@@ -5,7 +5,7 @@ from typing import Any
 from controlplane.api.answers import RolloutView, WaitingView
 from controlplane.api.steering_answers import FreezeView, StoppedView, UndoneView
 from controlplane.cli import moments, output
-from controlplane.cli.options import Format, for_programs
+from controlplane.cli.formats import Format, for_programs
 from controlplane.cli.surroundings import Surroundings
 
 

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.options import Format, OutputOption, Service, Why, surroundings_of
+from controlplane.cli.formats import Format
+from controlplane.cli.options import OutputOption, Service, Why, surroundings_of
 from controlplane.errors import InvalidInputError
 
 Scope = Annotated[str | None, typer.Argument(help="The service's name; or --all.", show_default=False)]

@@ -10,8 +10,8 @@ from controlplane.api import units
 from controlplane.api.answers import CommandView, EventView, RolloutView, StatusView, WaitingView
 from controlplane.cli import output
 from controlplane.cli.client import Client, ExitCode, RefusalError
+from controlplane.cli.formats import Format, for_programs
 from controlplane.cli.layout import Page, Paragraph
-from controlplane.cli.options import Format, for_programs
 from controlplane.cli.screen import Screen
 from controlplane.cli.service_page import event_text, event_time, service_page
 from controlplane.cli.surroundings import Surroundings

@@ -11,7 +11,7 @@ from inference_worker.animegan.export import export_onnx
 from inference_worker.animegan.network import PARAMETERS, TENSORS, Generator
 from inference_worker.cards import Backend, Family, ModelCard, Source
 from inference_worker.catalogue import describe_file, make_folder, record
-from inference_worker.intake import copy_in
+from inference_worker.model_commands import copy_in
 
 WEIGHTS_LICENCE: Final = "the file names none; the original's weights and what is converted from them: non-commercial"
 DATA: Final = Source(

@@ -38,7 +38,7 @@ from inference_worker.ddcolor.stand_in import make_stand_in
 from inference_worker.ddcolor.variants import VARIANTS
 from inference_worker.errors import SettingError
 from inference_worker.imaging import Floats
-from inference_worker.intake import make_reporter
+from inference_worker.model_commands import make_reporter
 
 P = ParamSpec("P")
 R = TypeVar("R")

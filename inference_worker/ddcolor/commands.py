@@ -14,7 +14,7 @@ from inference_worker.catalogue import describe_file, make_folder, record
 from inference_worker.ddcolor.published import describe
 from inference_worker.ddcolor.variants import VARIANTS
 from inference_worker.errors import SettingError
-from inference_worker.intake import check_needs, copy_in, read_sizes
+from inference_worker.model_commands import check_needs, copy_in, read_sizes
 
 if TYPE_CHECKING:
     from inference_worker.ddcolor.checkpoint import Checkpoint
