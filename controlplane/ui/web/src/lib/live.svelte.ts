@@ -4,6 +4,7 @@ import {
   askJson, askPage, Problem, servicePath, wordsOf,
   type Explanation, type HistoryEntry, type Proxy, type Rollout, type SeriesAnswer, type Service, type Status,
 } from "./api";
+import { every } from "./every";
 import { MAX_POINTS, Series } from "./series";
 import type { Happened, Judged } from "./shapes";
 import { whyNot } from "./session.svelte";
@@ -60,7 +61,7 @@ export class Live {
   /** Seconds, for the figures of this moment, while the points of `series` are longer. */
   readonly #newest = new Series(60);
 
-  #timers: number[] = [];
+  #ends: (() => void)[] = [];
   #end = () => {};
   #isGone = false;
   #isLoading = false;
@@ -95,7 +96,7 @@ export class Live {
 
   stop(): void {
     this.#isGone = true;
-    this.#timers.forEach((timer) => clearInterval(timer));
+    this.#ends.forEach((end) => end());
     this.#end();
   }
 
@@ -240,7 +241,7 @@ export class Live {
   }
 
   #every(ms: number, act: () => Promise<void>): void {
-    this.#timers.push(window.setInterval(() => void act(), ms));
+    this.#ends.push(every(ms, act));
   }
 
   #hear(type: string, data: Record<string, unknown>, id: string): void {

@@ -104,18 +104,21 @@ class Interrupted extends Error {
 }
 
 async function read(path: string, since: string, heard: Heard, over: AbortSignal, begun: () => void): Promise<string> {
-  const silence = new AbortController();
+  // One of its own, let go at the end: what `AbortSignal.any` makes of two is kept, with the answer, as long as either.
+  const connection = new AbortController();
+  const leave = () => connection.abort();
+  over.addEventListener("abort", leave);
   let timer = 0;
   const awake = () => {
     clearTimeout(timer);
-    timer = window.setTimeout(() => silence.abort(), SILENT_FOR_MS);
+    timer = window.setTimeout(leave, SILENT_FOR_MS);
   };
   awake();
-  const unwatch = watchHidden(() => silence.abort());
+  const unwatch = watchHidden(leave);
   let last = since;
   try {
     const headers: Record<string, string> = since ? { "Last-Event-ID": since } : {};
-    const answer = await ask(path, { headers, signal: AbortSignal.any([over, silence.signal]) });
+    const answer = await ask(path, { headers, signal: connection.signal });
     tell("live");
     begun();
     const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
@@ -135,6 +138,8 @@ async function read(path: string, since: string, heard: Heard, over: AbortSignal
   } finally {
     clearTimeout(timer);
     unwatch();
+    over.removeEventListener("abort", leave);
+    leave();
   }
 }
 
