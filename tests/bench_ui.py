@@ -103,8 +103,8 @@ class Bench:
         self.note("all pages", "gzip", size / 1000, "kB", MAX_BUNDLE_KB)
         rollout = await self._start_canary(SERVICE)
         await self._start_canary(VETERAN)
+        await self._load_list()  # first: it is the least of them, and everything here has just been started
         await self._load_rollouts("rollout page", SERVICE)
-        await self._load_list()
         await self._load_year()
         await self._follow_weights(rollout)
         await self._follow_traffic()
