@@ -28,7 +28,6 @@ VERSION: Final = "v1"
 OWNER: Final = "admin"
 SLOTS: Final = 8
 WORKERS: Final = 2
-SLOWEST_MS: Final = 80
 SETTLE: Final = dt.timedelta(milliseconds=50)
 
 
@@ -50,16 +49,18 @@ class World:
         carrier: What carries the queue.
         directory: For everything that they write.
         seed: Which of the workers dies.
+        slowest_ms: How long workers take for a picture at most.
         clock: For waiting.
     """
 
-    def __init__(self, *, carrier: Carrier, directory: Path, seed: int, clock: Clock) -> None:
+    def __init__(self, *, carrier: Carrier, directory: Path, seed: int, slowest_ms: int, clock: Clock) -> None:
         self.carrier = carrier
         self.directory = directory.absolute()
         self.queue_url = ""
         self.parts: tuple[Part, ...] = ()
         self._clock = clock
         self._rng = random.Random(seed)
+        self._slowest_ms = slowest_ms
         self._listener, self.photos_port, *self._worker_ports = free_ports(2 + WORKERS)
         self._opened = contextlib.AsyncExitStack()
         self._workers = [self._worker(number, port) for number, port in enumerate(self._worker_ports)]
@@ -174,7 +175,7 @@ class World:
 
     def _worker(self, number: int, port: int) -> ServerProcess:
         log = self.directory / f"answers-{number}.log"
-        flags = ["--port", str(port), "--version", VERSION, "--slowest-ms", str(SLOWEST_MS), "--log", str(log)]
+        flags = ["--port", str(port), "--version", VERSION, "--slowest-ms", str(self._slowest_ms), "--log", str(log)]
         return ServerProcess(
             [sys.executable, "-m", "controlplane.lab.job_worker", *flags],
             log_file=self.directory / f"worker-{number}.log",

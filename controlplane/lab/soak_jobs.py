@@ -52,6 +52,8 @@ class Orders:
     workers_away: dt.timedelta = dt.timedelta(0)
     carrier: Carrier = "rabbitmq"
     seed: int = 0
+    slowest_ms: int = 80
+    """How long workers take at most. So that each kill of a few meets jobs, they must come in faster than they go."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +213,9 @@ async def run_drill(orders: Orders, *, directory: Path, clock: Clock) -> Report:
         ControlPlaneError: Something did not start, ended by itself, or refused what is sound.
     """
     begun = clock.steady()
-    async with World(carrier=orders.carrier, directory=directory, seed=orders.seed, clock=clock) as world:
+    async with World(
+        carrier=orders.carrier, directory=directory, seed=orders.seed, slowest_ms=orders.slowest_ms, clock=clock
+    ) as world:
         owner = Owner(
             api_port=world.stack.ports.api,
             key_file=world.directory / "admin.key",

