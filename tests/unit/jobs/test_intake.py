@@ -127,7 +127,8 @@ async def test_while_a_quota_is_used_up_it_is_looked_at_now_and_then(works: Work
                 await works.store.list_kinds()
             running.cancel()
     waits = [line for line in logs if line["event"] == "tasks.wait"]
-    assert 6 <= len(waits) <= 8, "once in ten seconds"
+    passed = works.clock.now() - started
+    assert passed == len(waits) * dt.timedelta(seconds=10), "once in ten seconds"
     assert len(tasks.waiting) == 1
 
 
