@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import functools
 import pathlib
+import tempfile
 from typing import Final
 
 import alembic.command
@@ -52,6 +53,11 @@ async def upgrade_parsed(url: sa.URL) -> None:
     """Do it for a URL that was parsed already."""
     refuse_missing_folder(url)
     await asyncio.to_thread(_upgrade, url)
+
+
+async def make_empty() -> bytes:
+    """Return an SQLite file without rows, up to date: migrated once, then copied, for stores that are made anew."""
+    return await asyncio.to_thread(_make_empty)
 
 
 async def current(url: str) -> SchemaState:
@@ -153,6 +159,14 @@ def _upgrade(url: sa.URL) -> None:
             engine.dispose()
     except ERRORS as exc:
         raise translate(exc, url) from exc
+
+
+@functools.cache
+def _make_empty() -> bytes:
+    with tempfile.TemporaryDirectory(prefix="hueshift-") as folder:
+        path = pathlib.Path(folder) / "empty.sqlite3"
+        _upgrade(sa.URL.create("sqlite", database=str(path)))
+        return path.read_bytes()
 
 
 def _current(url: sa.URL) -> SchemaState:

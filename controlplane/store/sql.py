@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 import tempfile
 from types import TracebackType
 from typing import Self
@@ -120,9 +121,9 @@ async def open_store(url: str, *, board: WakeBoard, clock: Clock) -> SqlStore:
     async with contextlib.AsyncExitStack() as undo:
         scratch = undo.enter_context(contextlib.ExitStack())
         if is_memory(parsed):
-            folder = scratch.enter_context(tempfile.TemporaryDirectory(prefix="hueshift-"))
-            parsed = parsed.set(database=f"{folder}/store.sqlite3")
-            await schema.upgrade_parsed(parsed)
+            file = pathlib.Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="hueshift-"))) / "store.sqlite3"
+            file.write_bytes(await schema.make_empty())
+            parsed = parsed.set(database=str(file))
         schema.refuse_missing_file(parsed)
         database = Database(runner=make_runner(parsed), url=parsed, board=board)
         undo.push_async_callback(database.close)
