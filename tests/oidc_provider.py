@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import hmac
 import json
@@ -35,7 +36,7 @@ class Provider:
     def __init__(self, issuer: str, clock: Clock) -> None:
         self.issuer = issuer
         self.clock = clock
-        self.keys: list[RSAKey | ECKey] = [make_rsa("k1")]
+        self.keys: list[RSAKey | ECKey] = [_first_key()]
         self.claims: dict[str, Any] = {
             "sub": "ada-1",
             "email": "Ada@example.org",
@@ -118,6 +119,11 @@ class Provider:
             return JSONResponse({"id_token": self.sign(known.nonce), "access_token": "x", "token_type": "Bearer"})
 
         return app
+
+
+@functools.cache
+def _first_key() -> RSAKey:
+    return make_rsa("k1")
 
 
 def make_rsa(kid: str) -> RSAKey:

@@ -121,7 +121,8 @@ async def open_store(url: str, *, board: WakeBoard, clock: Clock) -> SqlStore:
     async with contextlib.AsyncExitStack() as undo:
         scratch = undo.enter_context(contextlib.ExitStack())
         if is_memory(parsed):
-            file = pathlib.Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="hueshift-"))) / "store.sqlite3"
+            folder = scratch.enter_context(tempfile.TemporaryDirectory(prefix="hueshift-"))
+            file = pathlib.Path(folder) / "store.sqlite3"
             file.write_bytes(await schema.make_empty())
             parsed = parsed.set(database=str(file))
         schema.refuse_missing_file(parsed)
