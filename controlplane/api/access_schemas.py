@@ -1,11 +1,15 @@
-"""Keys, grants and the audit, as they are read and answered."""
+"""Keys, grants, share links and the audit, as they are read and answered."""
 
 import datetime as dt
+from typing import Annotated
+
+from pydantic import Field
 
 from controlplane.api.answering import View
 from controlplane.api.paging import Page
 from controlplane.api.requests import Why
 from controlplane.api.schemas import Document
+from controlplane.api.values import Span
 from controlplane.auth.ports import ApiKey, AuditEntry
 from controlplane.auth.roles import EVERY, Grant, check_service, read_role, settle
 
@@ -64,6 +68,38 @@ class GrantsView(View):
 
     name: str
     grants: list[GrantView]
+
+
+class ShareDocument(Document):
+    """A link to be made to *service*, which opens at *rollout*, and ends after *expires_in* (``7d``, at most 90d)."""
+
+    service: Annotated[str, Field(max_length=63)]
+    rollout: Annotated[str | None, Field(max_length=80)] = None
+    expires_in: Span
+    why: Why = ""
+
+
+class ShareLinkView(View):
+    """A link, without what opens it."""
+
+    id: str
+    service: str
+    rollout: str | None
+    by: str
+    why: str
+    created_at: dt.datetime
+    expires_at: dt.datetime
+    revoked_at: dt.datetime | None
+
+
+class CreatedShareLinkView(ShareLinkView):
+    """A new link, and the only time that its *url* is shown."""
+
+    url: str
+
+
+class ShareLinkPage(Page[ShareLinkView]):
+    """Links, newest first."""
 
 
 class AuditEntryView(View):

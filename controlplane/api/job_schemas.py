@@ -27,7 +27,7 @@ class SizesDocument(Document):
     default: int | None = None
 
 
-class RouteDocument(Document):
+class KindRouteDocument(Document):
     """Where a kind's photos go, behind Envoy: as any live request, by these headers."""
 
     path: str = "/repair"
@@ -47,7 +47,7 @@ class KindDocument(Document):
     models: list[str]
     sizes: SizesDocument
     queue: str | None = None
-    route: RouteDocument = RouteDocument()
+    route: KindRouteDocument = KindRouteDocument()
     timeout: Span = DEFAULT_TIMEOUT
     attempts: Annotated[int, Field(description="How many may fail by themselves.")] = DEFAULT_ATTEMPTS
     service: str = ""
@@ -92,7 +92,7 @@ def kind_document(kind: JobKind) -> KindDocument:
         models=list(kind.models),
         sizes=SizesDocument(min=kind.min_px, max=kind.max_px, default=kind.default_px),
         queue=kind.queue,
-        route=RouteDocument(path=kind.path, headers=dict(kind.headers)),
+        route=KindRouteDocument(path=kind.path, headers=dict(kind.headers)),
         timeout=kind.timeout,
         attempts=kind.attempts,
         service=kind.service,

@@ -1,21 +1,16 @@
 """Share links: read-only, for one service, until they expire or are revoked. Operators of a service make them."""
 
-import datetime as dt
 from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Path, Query, Request, status
-from pydantic import Field
 
 from controlplane.api.access import Reader, UseParts, Writer
-from controlplane.api.answering import View
+from controlplane.api.access_schemas import CreatedShareLinkView, ShareDocument, ShareLinkPage, ShareLinkView
 from controlplane.api.identity import own_origin
-from controlplane.api.paging import Cursor, Page, cut, read_number, write_cursor
+from controlplane.api.paging import Cursor, cut, read_number, write_cursor
 from controlplane.api.permissions import Rule, Scope, refuse
-from controlplane.api.requests import Why
 from controlplane.api.routing import ApiRoute, answers_secret
-from controlplane.api.schemas import Document
-from controlplane.api.values import Span
 from controlplane.auth.roles import Principal, Role
 from controlplane.auth.shares import Share
 from controlplane.errors import HiddenError, NotFoundError
@@ -30,42 +25,10 @@ _SHARES = Rule(Role.OPERATOR, Scope.NAME)
 Which = Annotated[str, Path(description="The link's id.", max_length=40)]
 
 
-class ShareDocument(Document):
-    """A link to be made to *service*, which opens at *rollout*, and ends after *expires_in* (``7d``, at most 90d)."""
-
-    service: Annotated[str, Field(max_length=63)]
-    rollout: Annotated[str | None, Field(max_length=80)] = None
-    expires_in: Span
-    why: Why = ""
-
-
-class ShareView(View):
-    """A link, without what opens it."""
-
-    id: str
-    service: str
-    rollout: str | None
-    by: str
-    why: str
-    created_at: dt.datetime
-    expires_at: dt.datetime
-    revoked_at: dt.datetime | None
-
-
-class CreatedShareView(ShareView):
-    """A new link, and the only time that its *url* is shown."""
-
-    url: str
-
-
-class SharePage(Page[ShareView]):
-    """Links, newest first."""
-
-
 @router.get("")
 async def list_shares(
     parts: UseParts, reader: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 100, cursor: Cursor = None
-) -> SharePage:
+) -> ShareLinkPage:
     """List the links to services of which one is an operator, live and ended, newest first."""
     services = None
     if not reader.may(Role.OPERATOR):
@@ -73,8 +36,8 @@ async def list_shares(
     before = read_number(cursor, "shares")
     found = await parts.auth.shares.store.page_shares(services=services, before=before, limit=limit + 1)
     page, last = cut(found, limit)
-    return SharePage(
-        items=[ShareView(**_fields(share)) for _number, share in page],
+    return ShareLinkPage(
+        items=[ShareLinkView(**_fields(share)) for _number, share in page],
         next=None if last is None else write_cursor("shares", str(last[0])),
     )
 
@@ -83,7 +46,7 @@ async def list_shares(
 @answers_secret
 async def create_share(
     document: ShareDocument, request: Request, parts: UseParts, caller: Writer, reader: Reader
-) -> CreatedShareView:
+) -> CreatedShareLinkView:
     """Make a link. The answer is the only place where it is ever shown."""
     refuse(reader, _SHARES, service=document.service)
     await parts.store.load_service(document.service)
@@ -100,7 +63,7 @@ async def create_share(
     )
     log.info("share.created", share=share.id, service=share.service, by=caller.name)
     base = parts.auth.public_url or own_origin(request, parts.auth)
-    return CreatedShareView(**_fields(share), url=f"{base}/share/{token}")
+    return CreatedShareLinkView(**_fields(share), url=f"{base}/share/{token}")
 
 
 @router.delete("/{share}", status_code=status.HTTP_204_NO_CONTENT)

@@ -28,6 +28,7 @@ from controlplane.cli import (
     readiness,
     reference,
     release,
+    shares,
 )
 from controlplane.cli.examples import add_examples
 from controlplane.cli.surroundings import Surroundings
@@ -75,6 +76,7 @@ readiness.register(app)
 fleet.register(app)
 local.register(app)
 keys.register(app)
+shares.register(app)
 audit.register(app)
 measure.register(app)
 quality.register(app)

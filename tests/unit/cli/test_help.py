@@ -37,10 +37,17 @@ DO_NOT_SHOW = {
         "keys ungrant",
     ),
     *("jobs result", "jobs delete", "jobs retry", "jobs drain", "jobs owners delete", "jobs callbacks delete"),
-    *("notify remove", "notify replay"),
+    *("notify remove", "notify replay", "shares revoke"),
 }
 """Commands that do something and say so in a line, print a file of their own, or write results with --json."""
-DESTROY = {"keys revoke", "jobs delete", "jobs owners delete", "jobs callbacks delete", "notify remove"}
+DESTROY = {
+    "keys revoke",
+    "jobs delete",
+    "jobs owners delete",
+    "jobs callbacks delete",
+    "notify remove",
+    "shares revoke",
+}
 
 
 def option_names(command: Any) -> set[str]:
@@ -103,7 +110,9 @@ def test_what_destroys_wants_a_yes(cli: Cli, name: str) -> None:
     assert cli.bridge.requests == []
 
 
-@pytest.mark.parametrize("name", ["apply", "start", "pause", "resume", "promote", "abort", "set-weight", "jobs drain"])
+@pytest.mark.parametrize(
+    "name", ["apply", "start", "pause", "resume", "promote", "abort", "set-weight", "jobs drain", "shares create"]
+)
 def test_what_is_audited_takes_a_reason(name: str) -> None:
     assert {"--reason", "--why"} <= option_names(COMMANDS[name])
 

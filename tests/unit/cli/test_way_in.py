@@ -157,6 +157,7 @@ def test_the_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
             "envoy",
             "db",
             "keys",
+            "shares",
             "audit",
             "demo",
             "bench",

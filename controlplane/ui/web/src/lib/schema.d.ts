@@ -2041,10 +2041,10 @@ export interface components {
             key: string;
         };
         /**
-         * CreatedShareView
+         * CreatedShareLinkView
          * @description A new link, and the only time that its *url* is shown.
          */
-        CreatedShareView: {
+        CreatedShareLinkView: {
             /** Id */
             id: string;
             /** Service */
@@ -2970,7 +2970,7 @@ export interface components {
              *       "headers": {}
              *     }
              */
-            route: components["schemas"]["controlplane__api__job_schemas__RouteDocument"];
+            route: components["schemas"]["KindRouteDocument"];
             /**
              * Timeout
              * @description A time with its unit: ms, s, m, h or d.
@@ -3037,7 +3037,7 @@ export interface components {
              *       "headers": {}
              *     }
              */
-            route: components["schemas"]["controlplane__api__job_schemas__RouteDocument"];
+            route: components["schemas"]["KindRouteDocument"];
             /**
              * Timeout
              * @description A time with its unit: ms, s, m, h or d.
@@ -3108,6 +3108,21 @@ export interface components {
             now: components["schemas"]["NowView"];
             /** Versions */
             versions: components["schemas"]["VersionFiguresView"][];
+        };
+        /**
+         * KindRouteDocument
+         * @description Where a kind's photos go, behind Envoy: as any live request, by these headers.
+         */
+        KindRouteDocument: {
+            /**
+             * Path
+             * @default /repair
+             */
+            path: string;
+            /** Headers */
+            headers?: {
+                [key: string]: string;
+            };
         };
         /**
          * LatencyDocument
@@ -4570,6 +4585,64 @@ export interface components {
             undoes: boolean;
         };
         /**
+         * RouteDocument
+         * @description Where matching requests go: to one *version*, or (``split: true``) to the split that rollouts move.
+         */
+        "RouteDocument-Input": {
+            /** Name */
+            name: string;
+            /**
+             * @default {
+             *       "prefix": "/",
+             *       "headers": []
+             *     }
+             */
+            match: components["schemas"]["MatchDocument"];
+            /** Version */
+            version?: string | null;
+            /** Split */
+            split?: boolean | null;
+            /**
+             * Timeout
+             * @description A time with its unit: ms, s, m, h or d.
+             * @default PT5M
+             * @example 300s
+             * @example 1.5s
+             * @example 100ms
+             * @example 2h
+             */
+            timeout: string;
+        };
+        /**
+         * RouteDocument
+         * @description Where matching requests go: to one *version*, or (``split: true``) to the split that rollouts move.
+         */
+        "RouteDocument-Output": {
+            /** Name */
+            name: string;
+            /**
+             * @default {
+             *       "prefix": "/",
+             *       "headers": []
+             *     }
+             */
+            match: components["schemas"]["MatchDocument"];
+            /** Version */
+            version?: string | null;
+            /** Split */
+            split?: boolean | null;
+            /**
+             * Timeout
+             * @description A time with its unit: ms, s, m, h or d.
+             * @default 300s
+             * @example 300s
+             * @example 1.5s
+             * @example 100ms
+             * @example 2h
+             */
+            timeout: string;
+        };
+        /**
          * SaidView
          * @description What the judge said of a second. *decision* is the *verdict* where it moves the rollout, and else hold.
          */
@@ -4649,7 +4722,7 @@ export interface components {
             /** Versions */
             versions: components["schemas"]["VersionDocument-Input"][];
             /** Routes */
-            routes: components["schemas"]["controlplane__api__schemas__RouteDocument-Input"][];
+            routes: components["schemas"]["RouteDocument-Input"][];
             /** Split */
             split?: {
                 [key: string]: string;
@@ -4747,7 +4820,7 @@ export interface components {
             /** Versions */
             versions: components["schemas"]["VersionDocument-Output"][];
             /** Routes */
-            routes: components["schemas"]["controlplane__api__schemas__RouteDocument-Output"][];
+            routes: components["schemas"]["RouteDocument-Output"][];
             /** Split */
             split?: {
                 [key: string]: string;
@@ -4833,7 +4906,7 @@ export interface components {
             /** Served Revision */
             served_revision: number;
             /** Split */
-            split: components["schemas"]["controlplane__api__answers__ShareView"][];
+            split: components["schemas"]["ShareView"][];
         };
         /**
          * SessionView
@@ -4879,14 +4952,68 @@ export interface components {
             why: string;
         };
         /**
-         * SharePage
+         * ShareLinkPage
          * @description Links, newest first.
          */
-        SharePage: {
+        ShareLinkPage: {
             /** Items */
-            items: components["schemas"]["controlplane__api__shares__ShareView"][];
+            items: components["schemas"]["ShareLinkView"][];
             /** Next */
             next: string | null;
+        };
+        /**
+         * ShareLinkView
+         * @description A link, without what opens it.
+         */
+        ShareLinkView: {
+            /** Id */
+            id: string;
+            /** Service */
+            service: string;
+            /** Rollout */
+            rollout: string | null;
+            /** By */
+            by: string;
+            /** Why */
+            why: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** Revoked At */
+            revoked_at: string | null;
+        };
+        /**
+         * ShareView
+         * @description A version's part of the split, and how many of its workers the Envoys find healthy (None: nobody said).
+         *
+         *     *measured* is None without requests. It and *workers* are there where a service's status is shown.
+         */
+        ShareView: {
+            /** Version */
+            version: string;
+            /** Cluster */
+            cluster: string;
+            /** Weight */
+            weight: string;
+            /** Weight Bp */
+            weight_bp: number;
+            /** Healthy */
+            healthy?: number | null;
+            /** Total */
+            total?: number | null;
+            measured?: components["schemas"]["MeasuredView"] | null;
+            /**
+             * Workers
+             * @default []
+             */
+            workers: components["schemas"]["WorkerView"][];
         };
         /**
          * SizesDocument
@@ -5021,7 +5148,7 @@ export interface components {
             /** Listener */
             listener: string;
             /** Split */
-            split: components["schemas"]["controlplane__api__answers__ShareView"][];
+            split: components["schemas"]["ShareView"][];
             revision: components["schemas"]["RevisionView"];
             rejected: components["schemas"]["RevisionView"] | null;
             rollout: components["schemas"]["RolloutView"] | null;
@@ -5059,7 +5186,7 @@ export interface components {
              * Aside
              * @default []
              */
-            aside: components["schemas"]["controlplane__api__answers__ShareView"][];
+            aside: components["schemas"]["ShareView"][];
             /**
              * Waiting
              * @default []
@@ -5173,7 +5300,7 @@ export interface components {
             /** Listener */
             listener: string;
             /** Split */
-            split: components["schemas"]["controlplane__api__answers__ShareView"][];
+            split: components["schemas"]["ShareView"][];
             /** Revision */
             revision: number;
             /** Revision Status */
@@ -5591,133 +5718,6 @@ export interface components {
             name: string;
             /** Words */
             words: string;
-        };
-        /**
-         * ShareView
-         * @description A version's part of the split, and how many of its workers the Envoys find healthy (None: nobody said).
-         *
-         *     *measured* is None without requests. It and *workers* are there where a service's status is shown.
-         */
-        controlplane__api__answers__ShareView: {
-            /** Version */
-            version: string;
-            /** Cluster */
-            cluster: string;
-            /** Weight */
-            weight: string;
-            /** Weight Bp */
-            weight_bp: number;
-            /** Healthy */
-            healthy?: number | null;
-            /** Total */
-            total?: number | null;
-            measured?: components["schemas"]["MeasuredView"] | null;
-            /**
-             * Workers
-             * @default []
-             */
-            workers: components["schemas"]["WorkerView"][];
-        };
-        /**
-         * RouteDocument
-         * @description Where a kind's photos go, behind Envoy: as any live request, by these headers.
-         */
-        controlplane__api__job_schemas__RouteDocument: {
-            /**
-             * Path
-             * @default /repair
-             */
-            path: string;
-            /** Headers */
-            headers?: {
-                [key: string]: string;
-            };
-        };
-        /**
-         * RouteDocument
-         * @description Where matching requests go: to one *version*, or (``split: true``) to the split that rollouts move.
-         */
-        "controlplane__api__schemas__RouteDocument-Input": {
-            /** Name */
-            name: string;
-            /**
-             * @default {
-             *       "prefix": "/",
-             *       "headers": []
-             *     }
-             */
-            match: components["schemas"]["MatchDocument"];
-            /** Version */
-            version?: string | null;
-            /** Split */
-            split?: boolean | null;
-            /**
-             * Timeout
-             * @description A time with its unit: ms, s, m, h or d.
-             * @default PT5M
-             * @example 300s
-             * @example 1.5s
-             * @example 100ms
-             * @example 2h
-             */
-            timeout: string;
-        };
-        /**
-         * RouteDocument
-         * @description Where matching requests go: to one *version*, or (``split: true``) to the split that rollouts move.
-         */
-        "controlplane__api__schemas__RouteDocument-Output": {
-            /** Name */
-            name: string;
-            /**
-             * @default {
-             *       "prefix": "/",
-             *       "headers": []
-             *     }
-             */
-            match: components["schemas"]["MatchDocument"];
-            /** Version */
-            version?: string | null;
-            /** Split */
-            split?: boolean | null;
-            /**
-             * Timeout
-             * @description A time with its unit: ms, s, m, h or d.
-             * @default 300s
-             * @example 300s
-             * @example 1.5s
-             * @example 100ms
-             * @example 2h
-             */
-            timeout: string;
-        };
-        /**
-         * ShareView
-         * @description A link, without what opens it.
-         */
-        controlplane__api__shares__ShareView: {
-            /** Id */
-            id: string;
-            /** Service */
-            service: string;
-            /** Rollout */
-            rollout: string | null;
-            /** By */
-            by: string;
-            /** Why */
-            why: string;
-            /**
-             * Created At
-             * Format: date-time
-             */
-            created_at: string;
-            /**
-             * Expires At
-             * Format: date-time
-             */
-            expires_at: string;
-            /** Revoked At */
-            revoked_at: string | null;
         };
         /**
          * Problem
@@ -6142,7 +6142,7 @@ export interface operations {
                      *       "next": null
                      *     }
                      */
-                    "application/json": components["schemas"]["SharePage"];
+                    "application/json": components["schemas"]["ShareLinkPage"];
                 };
             };
             /** @description You have this already. */
@@ -6203,7 +6203,7 @@ export interface operations {
                      *       "why": "for the photographers"
                      *     }
                      */
-                    "application/json": components["schemas"]["CreatedShareView"];
+                    "application/json": components["schemas"]["CreatedShareLinkView"];
                 };
             };
             400: components["responses"]["Problem400"];
