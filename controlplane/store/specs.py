@@ -40,7 +40,8 @@ class SpecCache:
 
     def load(self, conn: sa.Connection, revision: sa.Row[Any]) -> ServiceSpec:
         """Return the spec of a row of ``service_revision`` that some earlier transaction committed."""
-        return self.load_all(conn, (revision,))[0]
+        known = self._specs.get((revision.service, revision.number))
+        return self.load_all(conn, (revision,))[0] if known is None else known
 
     def load_all(self, conn: sa.Connection, revisions: Sequence[sa.Row[Any]]) -> list[ServiceSpec]:
         """Return the specs of several such rows, in their order: one statement per table, however many they are."""

@@ -77,7 +77,7 @@ def test_a_server_that_falls_silent_is_asked_again(serve: Serve, told: Told, tmp
     stall = threading.Event()
     server = serve(cuts=[CUT], stall=stall)
     card = make_card(tmp_path, f"{server.url}/m.onnx")
-    pull(card, told.make(timeout_s=0.3))
+    pull(card, told.make(timeout_s=1.5))
     stall.set()
     check_whole(card)
     assert "the connection was lost (timed out); trying again" in told.lines

@@ -128,7 +128,7 @@ async def test_an_answer_is_remembered_whatever_the_weights(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("body", ["exec sleep 60", "exit 3", "kill -9 $$", "echo 'cannot map memory' >&2; exit 1"])
 async def test_an_envoy_that_cannot_say_refuses_nothing_and_is_not_asked_again(tmp_path: Path, body: str) -> None:
-    validator = EnvoyValidator(make_envoy(tmp_path, body), within=dt.timedelta(seconds=0.5))
+    validator = EnvoyValidator(make_envoy(tmp_path, body), within=dt.timedelta(seconds=2))
     assert [await validator.refusal(compiled()) for _ in range(2)] == [None, None]
     assert (validator.unanswered, envoy_starts(tmp_path)) == (1, 1)
 
