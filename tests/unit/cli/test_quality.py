@@ -1,11 +1,11 @@
 """`hueshift quality compare`: versions by address, by name, through Envoy and as folders; files, exit codes, errors."""
 
 import functools
-import io
 import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import httpx
 import numpy as np
@@ -59,6 +59,16 @@ class Fleet:
         return httpx.Response(200, content=picture, headers={"x-model-version": request.url.host})
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Some small photos, so that a comparison is soon over."""
+    folder = tmp_path_factory.mktemp("photos")
+    for place in range(12):
+        level = np.random.default_rng(place).integers(60, 200, (9, 9)).astype(np.uint8)
+        Image.fromarray(level).resize((90, 90), Image.Resampling.BICUBIC).save(folder / f"{place}.png", "PNG")
+    return folder
+
+
 @pytest.fixture
 def fleet(cli: Cli) -> Fleet:
     fleet = Fleet()
@@ -66,16 +76,24 @@ def fleet(cli: Cli) -> Fleet:
     return fleet
 
 
-def compare(cli: Cli, tmp_path: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
-    ended = cli("quality", "compare", *arguments, "--strata", "person", "--out", str(tmp_path / "out"))
-    return ended.code, ended.out, ended.err
+Compare = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def compare(cli: Cli, photos: pathlib.Path, tmp_path: pathlib.Path) -> Compare:
+    def do(*arguments: str) -> tuple[int, str, str]:
+        ended = cli("quality", "compare", *arguments, "--photos", str(photos), "--out", str(tmp_path / "out"))
+        return ended.code, ended.out, ended.err
+
+    return do
 
 
 def test_a_twin_is_ok_and_everything_is_written(cli: Cli, fleet: Fleet, tmp_path: pathlib.Path) -> None:
-    code, out, err = compare(cli, tmp_path, "http://v1:8083", "http://twin/")
-    assert (code, err) == (0, "")
-    assert out.startswith("twin is like v1:8083 in 12 pictures: mean CIEDE2000 0 ")
-    assert len(out.splitlines()) < 45
+    chosen = ("--strata", "person", "--out", str(tmp_path / "out"))
+    ended = cli("quality", "compare", "http://v1:8083", "http://twin/", *chosen)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("twin is like v1:8083 in 12 pictures: mean CIEDE2000 0 ")
+    assert len(ended.out.splitlines()) < 45
     assert {str(request.url) for request in fleet.seen} == {"http://v1:8083/repair", "http://twin/repair"}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["verdict"] == "ok"
@@ -85,47 +103,47 @@ def test_a_twin_is_ok_and_everything_is_written(cli: Cli, fleet: Fleet, tmp_path
         assert sheet.width > 1000
 
 
-def test_another_style_is_drift_and_1_only_if_that_is_wanted(cli: Cli, fleet: Fleet, tmp_path: pathlib.Path) -> None:
-    code, out, _ = compare(cli, tmp_path, "http://v1", "http://vivid")
+def test_another_style_is_drift_and_1_only_if_that_is_wanted(compare: Compare, fleet: Fleet) -> None:
+    code, out, _ = compare("http://v1", "http://vivid")
     assert code == 0
     assert out.startswith("vivid drifts from v1: ")
-    assert compare(cli, tmp_path, "http://v1", "http://vivid", "--strict")[0] == 1
+    assert compare("http://v1", "http://vivid", "--strict")[0] == 1
     limits = ("--delta-e", "50", "--hue", "60", "--chroma", "100%", "--ssim", "0.5", "--strict")
-    assert compare(cli, tmp_path, "http://v1", "http://vivid", *limits)[0] == 0, "the owner allows it"
+    assert compare("http://v1", "http://vivid", *limits)[0] == 0, "the owner allows it"
     assert fleet.seen
 
 
-def test_a_broken_version_is_1_and_named_with_its_worst_pictures(
-    cli: Cli, fleet: Fleet, tmp_path: pathlib.Path
-) -> None:
-    code, out, _ = compare(cli, tmp_path, "http://v1", "http://grey")
+def test_a_broken_version_is_1_and_named_with_its_worst_pictures(compare: Compare, fleet: Fleet) -> None:
+    code, out, _ = compare("http://v1", "http://grey")
     assert code == 1
     assert out.startswith("grey is blocked: grey in 12 of 12 pictures (colourfulness down to 0.0, at least 3 wanted): ")
     assert out.count("▲ ") == 3
     assert fleet.seen
 
 
-def test_programs_get_the_report(cli: Cli, fleet: Fleet, tmp_path: pathlib.Path) -> None:
-    code, out, _ = compare(cli, tmp_path, "http://v1", "http://grey", "-o", "json")
+def test_programs_get_the_report(compare: Compare, fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    code, out, _ = compare("http://v1", "http://grey", "-o", "json")
     assert code == 1
     assert json.loads(out) == json.loads((tmp_path / "out" / "report.json").read_text())
     assert fleet.seen
 
 
 def test_versions_of_a_service_are_asked_at_their_workers_in_turn(
-    cli: Cli, fleet: Fleet, tmp_path: pathlib.Path
+    cli: Cli, compare: Compare, fleet: Fleet, tmp_path: pathlib.Path
 ) -> None:
     declare(cli, tmp_path)
-    code, out, _ = compare(cli, tmp_path, "v1", "v2", "--service", "colorize")
+    code, out, _ = compare("v1", "v2", "--service", "colorize")
     assert (code, out[:15]) == (0, "v2 is like v1 i")
     hosts = [str(request.url) for request in fleet.seen]
     assert [hosts.count(f"http://10.0.0.{host}:8083/repair") for host in (1, 2)] == [6, 6]
     assert hosts.count("http://[fd00::2]:8084/repair") == 12
 
 
-def test_through_envoy_the_routes_that_pin_a_version_are_taken(cli: Cli, fleet: Fleet, tmp_path: pathlib.Path) -> None:
+def test_through_envoy_the_routes_that_pin_a_version_are_taken(
+    cli: Cli, compare: Compare, fleet: Fleet, tmp_path: pathlib.Path
+) -> None:
     declare(cli, tmp_path)
-    code, out, _ = compare(cli, tmp_path, "v1", "v2", "--service", "colorize", "--through", "http://envoy:8080/")
+    code, out, _ = compare("v1", "v2", "--service", "colorize", "--through", "http://envoy:8080/")
     assert code == 0
     assert "both versions' workers say that they are envoy: are these two versions?" in out
     taken = {(str(one.url), one.headers.get("x-model-type"), one.headers.get("x-try")) for one in fleet.seen}
@@ -135,38 +153,25 @@ def test_through_envoy_the_routes_that_pin_a_version_are_taken(cli: Cli, fleet: 
     }
 
 
-def test_folders_of_pictures_are_compared_like_versions(cli: Cli, tmp_path: pathlib.Path) -> None:
+def test_folders_of_pictures_are_compared_like_versions(
+    compare: Compare, photos: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     for name, saturation in (("old", 1.0), ("new", 1.0)):
         (tmp_path / name).mkdir()
-        for photo in photoset.load_shipped(["person"]):
-            (tmp_path / name / f"{photo.name}.png").write_bytes(paint(photo.data, saturation))
+        for photo in photos.iterdir():
+            (tmp_path / name / photo.name).write_bytes(paint(photo.read_bytes(), saturation))
     arguments = (str(tmp_path / "old"), str(tmp_path / "new"))
-    assert compare(cli, tmp_path, *arguments)[0] == 0
-    (tmp_path / "new" / "nurse.png").unlink()
-    code, out, _ = compare(cli, tmp_path, *arguments)
+    assert compare(*arguments)[0] == 0
+    (tmp_path / "new" / "5.png").unlink()
+    code, out, _ = compare(*arguments)
     assert code == 1
-    assert "is blocked: no answer in 1 of 12 pictures (no such file): nurse" in out
+    assert "is blocked: no answer in 1 of 12 pictures (no such file): 5" in out
 
 
-def test_photos_of_ones_own_can_be_taken(cli: Cli, fleet: Fleet, tmp_path: pathlib.Path) -> None:
-    (tmp_path / "own").mkdir()
-    for place in range(8):
-        level = np.random.default_rng(place).integers(60, 200, (9, 9)).astype(np.uint8)
-        target = io.BytesIO()
-        Image.fromarray(level).resize((90, 90), Image.Resampling.BICUBIC).save(target, "PNG")
-        (tmp_path / "own" / f"{place}.png").write_bytes(target.getvalue())
-    ended = cli(
-        "quality",
-        "compare",
-        "http://v1",
-        "http://twin",
-        "--photos",
-        str(tmp_path / "own"),
-        "--out",
-        str(tmp_path / "out"),
-    )
-    assert (ended.code, ended.err) == (0, "")
-    assert "twin is like v1 in 8 pictures" in ended.out
+def test_photos_of_ones_own_can_be_taken(compare: Compare, fleet: Fleet) -> None:
+    code, out, err = compare("http://v1", "http://twin")
+    assert (code, err) == (0, "")
+    assert "twin is like v1 in 12 pictures" in out
     assert fleet.seen
 
 
@@ -179,7 +184,7 @@ def test_photos_of_ones_own_can_be_taken(cli: Cli, fleet: Fleet, tmp_path: pathl
         (("http://v1", "http://twin", "--timeout", "soon"), 2, "--timeout: "),
         (("http://v1", "http://twin", "--chroma", "much"), 2, "--chroma: "),
         (("http://v1", "http://twin", "--path", "repair"), 2, "--path: 'repair' is no path"),
-        (("http://v1", "http://twin", "--photos", "."), 2, "--strata: chooses among the shipped photos"),
+        (("http://v1", "http://twin", "--strata", "person"), 2, "--strata: chooses among the shipped photos"),
         (("v1", "v9", "--service", "colorize"), 4, "version of colorize 'v9' does not exist (known: v1, v2, v3)"),
         (
             ("v1", "v3", "--service", "colorize", "--through", "http://envoy"),
@@ -200,19 +205,19 @@ def test_photos_of_ones_own_can_be_taken(cli: Cli, fleet: Fleet, tmp_path: pathl
     ],
 )
 def test_what_cannot_be_compared_is_one_line_and_its_code(
-    cli: Cli, tmp_path: pathlib.Path, arguments: tuple[str, ...], code: int, words: str
+    cli: Cli, compare: Compare, tmp_path: pathlib.Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     cli.photo_transport = httpx.MockTransport(Fleet(closed=404, ill=500))
     declare(cli, tmp_path)
-    found = compare(cli, tmp_path, *arguments)
+    found = compare(*arguments)
     assert found[0] == code, found
     (line,) = found[2].splitlines()
     assert line.startswith(f"hueshift: {words}"), line
 
 
-def test_a_new_version_that_answers_errors_is_blocked(cli: Cli, tmp_path: pathlib.Path) -> None:
+def test_a_new_version_that_answers_errors_is_blocked(cli: Cli, compare: Compare) -> None:
     cli.photo_transport = httpx.MockTransport(Fleet(ill=500))
-    code, out, _ = compare(cli, tmp_path, "http://v1", "http://ill")
+    code, out, _ = compare("http://v1", "http://ill")
     assert code == 1
     assert out.startswith('ill is blocked: no answer in 12 of 12 pictures (answered 500: {"error":"out of order"}): ')
 
@@ -234,7 +239,7 @@ sys.exit(run(["quality", "compare", "http://v1", "http://v2"], Surroundings()))
 def test_live_pairs_are_fetched_from_the_workers_of_both_versions(cli: Cli, tmp_path: pathlib.Path) -> None:
     """The workers' side of it, Envoy's too, is tests/integration/test_quality_live.py."""
     (tmp_path / "token").write_text("0123456789abcdef\n")
-    photos = {f"r-{place}": photo.data for place, photo in enumerate(photoset.load_shipped(["person"]))}
+    kept = {f"r-{place}": photo.data for place, photo in enumerate(photoset.load_shipped(["person"]))}
     asked: list[httpx.Request] = []
 
     def worker(request: httpx.Request) -> httpx.Response:
@@ -244,10 +249,10 @@ def test_live_pairs_are_fetched_from_the_workers_of_both_versions(cli: Cli, tmp_
             rows = [
                 {"id": name, "path": "/repair", "version": request.url.host, "input_bytes": 1, "output_bytes": 1}
                 | {"input_sha256": name}
-                for name in photos
+                for name in kept
             ]
             return httpx.Response(200, json={"samples": rows if request.url.host != "10.0.0.2" else []})
-        photo = photos[parts[2]]
+        photo = kept[parts[2]]
         grey = request.url.host == "fd00::2"
         return httpx.Response(200, content=photo if parts[3] == "input" else paint(photo, 0.0 if grey else 1.0))
 
@@ -266,7 +271,7 @@ def test_live_pairs_are_fetched_from_the_workers_of_both_versions(cli: Cli, tmp_
     for option in (("--strata", "person"), ("--photos", "."), ("--through", "http://envoy")):
         ended = cli("quality", "compare", "v1", "v2", *given, *option)
         assert (ended.code, ended.err.startswith(f"hueshift: {option[0]}: is for photos that are sent")) == (2, True)
-    del photos["r-0"], photos["r-1"], photos["r-2"], photos["r-3"], photos["r-4"]
+    del kept["r-0"], kept["r-1"], kept["r-2"], kept["r-3"], kept["r-4"]
     ended = cli("quality", "compare", "v1", "v2", *given)
     assert ended.code == 3
     assert ended.err.startswith(
@@ -275,13 +280,13 @@ def test_live_pairs_are_fetched_from_the_workers_of_both_versions(cli: Cli, tmp_
 
 
 def test_networks_look_at_the_pairs_too_and_without_onnxruntime_that_is_said(
-    cli: Cli, fleet: Fleet, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    compare: Compare, fleet: Fleet, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = [(("a", "b"), "Sub", "d"), (("d",), "Abs", "e"), (("e",), "ReduceMean", "y")]
     own = tmp_path / "own.onnx"
     own.write_bytes(pack_model(nodes, inputs={"a": FREE, "b": FREE}, output=("y", (1, 1, 1, 1))))
     limits = ("--lpips", str(own), "--lpips-limit", "0.001", "--feature-distance", "0.002")
-    _, out, err = compare(cli, tmp_path, "http://v1", "http://vivid", *limits)
+    _, out, err = compare("http://v1", "http://vivid", *limits)
     assert err == ""
     assert "feature distance 0." in out
     assert "LPIPS 0." in out
@@ -289,14 +294,12 @@ def test_networks_look_at_the_pairs_too_and_without_onnxruntime_that_is_said(
     assert 0.002 < report["measures"]["feature_distance"]["low"] < report["measures"]["feature_distance"]["high"] < 0.3
     assert {"feature_distance", "lpips"} <= set(report["pictures"][0])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    _, out, _ = compare(cli, tmp_path, "http://v1", "http://vivid")
+    _, out, _ = compare("http://v1", "http://vivid")
     assert "the feature distance was left out: it needs the package onnxruntime" in out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "feature_distance" not in report["measures"]
     assert any("feature distance was left out" in note for note in report["notes"])
-    assert compare(cli, tmp_path, "http://v1", "http://vivid", "--lpips-limit", "0.1")[2].startswith(
-        "hueshift: --lpips-limit: "
-    )
+    assert compare("http://v1", "http://vivid", "--lpips-limit", "0.1")[2].startswith("hueshift: --lpips-limit: ")
     assert fleet.seen
 
 
