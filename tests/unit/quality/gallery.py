@@ -39,16 +39,26 @@ def encode(pixels: Pixels, *, quality: int | None = None, subsampling: int = 0) 
     return target.getvalue()
 
 
+def coloured(model: str, *, every: int = 1) -> tuple[Coloured, ...]:
+    """The test photos as a shipped model colours them, or one of so many."""
+    return tuple(_colour(model, place) for place in range(0, len(_photos()), every))
+
+
 @functools.cache
-def coloured(model: str) -> tuple[Coloured, ...]:
-    """All test photos as a shipped model colours them."""
-    card = find_card(SHIPPED, model)
-    colorizer = OnnxColorizer(card.path, threads=1)
-    ones = []
-    for photo in photoset.load_shipped():
-        ab = colorizer.predict(prepare(photo.pixels, card.input_px))[0]
-        ones.append(Coloured(photo, ab, recombine(photo.pixels, ab)))
-    return tuple(ones)
+def _colour(model: str, place: int) -> Coloured:
+    photo = _photos()[place]
+    ab = _open(model).predict(prepare(photo.pixels, find_card(SHIPPED, model).input_px))[0]
+    return Coloured(photo, ab, recombine(photo.pixels, ab))
+
+
+@functools.cache
+def _photos() -> tuple[Photo, ...]:
+    return photoset.load_shipped()
+
+
+@functools.cache
+def _open(model: str) -> OnnxColorizer:
+    return OnnxColorizer(find_card(SHIPPED, model).path, threads=1)
 
 
 @functools.cache

@@ -41,7 +41,7 @@ def test_a_picture_is_at_no_distance_of_itself_whatever_its_size(meter: Meter) -
 
 
 def test_a_distance_is_the_same_both_ways_and_in_the_plain_function(meter: Meter) -> None:
-    one, other = coloured("v1")[0].pixels, coloured("v2")[0].pixels
+    one, other = coloured("v1", every=STEP)[0].pixels, coloured("v2", every=STEP)[0].pixels
     distance = meter.measure(one, other)
     assert 0 < distance < 4
     assert meter.measure(other, one) == pytest.approx(distance, rel=1e-4)
@@ -49,7 +49,7 @@ def test_a_distance_is_the_same_both_ways_and_in_the_plain_function(meter: Meter
 
 
 def test_codings_are_nearer_than_styles_and_styles_nearer_than_bugs(meter: Meter) -> None:
-    muted, vivid = coloured("v1")[::STEP], coloured("v2")[::STEP]
+    muted, vivid = coloured("v1", every=STEP), coloured("v2", every=STEP)
 
     def mean(pictures: list[Pixels]) -> float:
         return float(

@@ -193,7 +193,7 @@ async def test_workers_that_do_not_tell_are_named(
 
 def live(change: Callable[[Pixels], Pixels], *, count: int = 10, greys: int = 0) -> LivePairs:
     """Pairs of v1 and of a version that *change*s its pictures; of the first *greys* photos v1's own are grey."""
-    ones = coloured("v1")[::3][:count]
+    ones = coloured("v1", every=3)[:count]
     photos = tuple(one.photo for one in ones)
     pictures = [one.photo.pixels if place < greys else one.pixels for place, one in enumerate(ones)]
     old = tuple(Answer(encode(pixels)) for pixels in pictures)
