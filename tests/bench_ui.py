@@ -27,8 +27,8 @@ from playwright.async_api import Browser, CDPSession, Page, Request, StorageStat
 from controlplane import running
 from controlplane.lab.api_client import wait_for_answer
 from controlplane.lab.bench_jobs import Figure
+from controlplane.lab.ports import free_ports
 from controlplane.lab.program import EndedEarlyError, console, run_program
-from controlplane.lab.server import free_ports
 from controlplane.ports import RolloutId
 from controlplane.settings import read_settings
 from controlplane.store import open_store

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import datetime as dt
 import itertools
-import socket
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,6 +18,7 @@ from controlplane.api.app import create_discovery_app
 from controlplane.api.discovery import Discovery
 from controlplane.clock import SystemClock
 from controlplane.errors import UnavailableError
+from controlplane.lab.ports import free_ports
 from controlplane.ports import EnvoyAnswer, NodeStatus, SnapshotRecord, SnapshotStatus
 from controlplane.running import serve_api
 from controlplane.settings import XdsTransport, read_settings
@@ -44,10 +44,8 @@ PATIENCE_S = 30.0
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on now; the kernel does not hand it out again soon."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of loopback that nobody else gets."""
+    return free_ports(1)[0]
 
 
 async def wait_until(condition: Callable[[], bool | Awaitable[bool]], what: str, within: float = PATIENCE_S) -> None:

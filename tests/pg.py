@@ -12,7 +12,6 @@ import os
 import pathlib
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +19,8 @@ from typing import Any
 
 import psycopg
 import pytest
+
+from controlplane.lab.ports import free_ports
 
 NOBODY = 65534
 SETTINGS = {
@@ -142,25 +143,12 @@ def _make_cluster(found: pathlib.Path, folder: pathlib.Path, password: str) -> p
 
 
 def _start(found: pathlib.Path, data: pathlib.Path, password: str) -> Postgres:
-    for attempt in itertools.count(1):
-        server = Postgres(_free_port(), password, found, data)
-        with (data / "postgresql.conf").open("a") as config:
-            config.write(f"port = {server.port}\n")
-        try:
-            server.control("-l", str(data / "server.log"), "start")
-        except subprocess.CalledProcessError:
-            if attempt == 3:  # someone may take the port between our look and its use, but not three times
-                raise
-        else:
-            return server
-    raise AssertionError
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    (port,) = free_ports(1)
+    server = Postgres(port, password, found, data)
+    with (data / "postgresql.conf").open("a") as config:
+        config.write(f"port = {port}\n")
+    server.control("-l", str(data / "server.log"), "start")
+    return server
 
 
 def _run(*command: str | pathlib.Path, cwd: pathlib.Path) -> None:

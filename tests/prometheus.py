@@ -14,7 +14,8 @@ import httpx
 
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import wait_for_answer
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.ports import free_ports
+from controlplane.lab.server import ServerProcess
 from tests.requirements import require
 
 CLOCK = SystemClock()

@@ -13,7 +13,7 @@ import httpx
 from playwright.async_api import Page, expect
 
 from controlplane.clock import SystemClock
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from controlplane.lab.stack import Stack
 from controlplane.lab.upstream import Behaviour, ServerSpec, UpstreamProcess
 from tests.chromium import require_chromium

@@ -30,8 +30,8 @@ from controlplane.errors import UnavailableError
 from controlplane.lab.api_client import service_document
 from controlplane.lab.child import START_WITHIN, JsonChild
 from controlplane.lab.fanout_client import Mode
+from controlplane.lab.ports import free_ports
 from controlplane.lab.program import EndedEarlyError, console, run_program
-from controlplane.lab.server import free_ports
 
 Size: TypeAlias = Literal["small", "medium"]
 Kinds: TypeAlias = Literal["rds", "all"]

@@ -28,8 +28,8 @@ from controlplane.errors import UnavailableError
 from controlplane.lab.api_client import service_document, wait_for_answer
 from controlplane.lab.inside import control_plane_inside
 from controlplane.lab.load import LoadPlan, LoadProcess, Records
+from controlplane.lab.ports import free_ports
 from controlplane.lab.program import EndedEarlyError, console, run_program
-from controlplane.lab.server import free_ports
 from controlplane.lab.stack import EnvoyServer, Ports, is_listening
 from controlplane.lab.upstream import ServerSpec, UpstreamProcess
 from controlplane.settings import read_settings

@@ -26,8 +26,9 @@ from controlplane.clock import Clock, SystemClock
 from controlplane.errors import UnavailableError
 from controlplane.lab.api_client import wait_for_answer
 from controlplane.lab.load import LoadPlan, LoadProcess, Records
+from controlplane.lab.ports import free_ports
 from controlplane.lab.program import EndedEarlyError, console, run_program
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.server import ServerProcess
 from controlplane.lab.stack import program
 
 CLIENTS: Final = 200

@@ -26,8 +26,8 @@ from rich.table import Table
 from controlplane.clock import Clock, SystemClock
 from controlplane.lab.api_client import service_document
 from controlplane.lab.load import Arrivals, LoadPlan, LoadProcess, Outcome, Records
+from controlplane.lab.ports import free_ports
 from controlplane.lab.program import EndedEarlyError, console, run_program
-from controlplane.lab.server import free_ports
 from controlplane.lab.stack import Stack
 from controlplane.lab.upstream import Behaviour, ServerSpec, UpstreamProcess
 

@@ -44,8 +44,9 @@ from controlplane.lab.demo_report import (
     measure,
 )
 from controlplane.lab.load import LoadPlan, LoadProcess, Records
+from controlplane.lab.ports import free_ports
 from controlplane.lab.program import EndedEarlyError, run_program
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.server import ServerProcess
 from controlplane.lab.stack import Stack, program
 
 SERVICE = "colorize"

@@ -17,8 +17,9 @@ from typing import Any, Final, Literal, Self, TypeAlias
 
 from controlplane.clock import Clock
 from controlplane.lab.api_client import service_document
+from controlplane.lab.ports import free_ports
 from controlplane.lab.rabbitmq import RabbitServer, running_rabbitmq
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.server import ServerProcess
 from controlplane.lab.stack import Stack, bytecode, is_listening, program
 
 Carrier: TypeAlias = Literal["rabbitmq", "sql"]

@@ -17,7 +17,8 @@ from collections.abc import AsyncIterator
 from controlplane.clock import SystemClock
 from controlplane.errors import UnavailableError
 from controlplane.lab.api_client import wait_for_answer
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.ports import free_ports
+from controlplane.lab.server import ServerProcess
 
 BIN = pathlib.Path("/usr/lib/rabbitmq/bin")
 NOBODY = 65534

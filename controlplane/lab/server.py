@@ -5,22 +5,11 @@ import contextlib
 import datetime as dt
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from controlplane.errors import UnavailableError
-
-
-def free_ports(count: int) -> tuple[int, ...]:
-    """Return *count* loopback ports that the kernel found free a moment ago."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for held_socket in sockets:
-            held_socket.bind(("127.0.0.1", 0))
-        return tuple(int(held_socket.getsockname()[1]) for held_socket in sockets)
-
 
 # A program that is killed, or whose terminal goes, must not leave servers behind: the kernel ends them with it
 # (PR_SET_PDEATHSIG). Set by a first program that then becomes the server, since Python's preexec_fn is not safe.

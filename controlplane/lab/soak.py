@@ -23,8 +23,8 @@ from controlplane.api.answers import RolloutView
 from controlplane.clock import Clock, SystemClock
 from controlplane.lab.api_client import service_document
 from controlplane.lab.load import Arrivals, LoadPlan, LoadProcess, Records
+from controlplane.lab.ports import free_ports
 from controlplane.lab.program import EndedEarlyError, console, run_program
-from controlplane.lab.server import free_ports
 from controlplane.lab.stack import Stack
 from controlplane.lab.upstream import Behaviour, ServerSpec, UpstreamProcess
 

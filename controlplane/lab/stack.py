@@ -17,7 +17,8 @@ from typing import Self
 
 from controlplane.clock import Clock
 from controlplane.lab.api_client import ApiClient, wait_for_answer
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.ports import free_ports
+from controlplane.lab.server import ServerProcess
 from controlplane.xds.bootstrap import Variant, render_bootstrap
 
 START_WITHIN = dt.timedelta(seconds=120)

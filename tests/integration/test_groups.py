@@ -12,7 +12,7 @@ import pytest
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import service_document, wait_for_answer
 from controlplane.lab.load import LoadPlan, LoadProcess
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from controlplane.lab.stack import EnvoyServer, Stack
 from controlplane.lab.upstream import ServerSpec, UpstreamProcess
 

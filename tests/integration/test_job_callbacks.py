@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from controlplane.jobs.callbacks import TYPE
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from tests.envoy import wait_until
 from tests.integration.test_jobs import Owner, running_stack
 from tests.picture_worker import running_worker

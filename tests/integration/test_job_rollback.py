@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from controlplane.api.answers import RolloutView
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import service_document
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from controlplane.lab.stack import Stack
 from controlplane.store import open_store
 from controlplane.store.job_tables import job_attempt

@@ -16,7 +16,7 @@ import pytest
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import service_document, wait_for_answer
 from controlplane.lab.job_world import Carrier
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from controlplane.lab.soak_jobs import Orders, run_drill
 from controlplane.lab.stack import Stack, is_listening
 from tests.envoy import wait_until

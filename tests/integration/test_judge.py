@@ -13,7 +13,7 @@ import pytest
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import service_document
 from controlplane.lab.load import Arrivals, LoadPlan, LoadProcess
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from controlplane.lab.stack import Stack
 from controlplane.lab.upstream import Behaviour, ServerSpec, UpstreamProcess
 from tests.envoy import wait_until

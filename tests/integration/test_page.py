@@ -13,7 +13,8 @@ from PIL import Image
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from controlplane.lab.demo import prepare_photos
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.ports import free_ports
+from controlplane.lab.server import ServerProcess
 from controlplane.lab.stack import Stack
 from tests.chromium import Visit, barriers, drop, require_chromium, running_chromium, visiting
 from tests.integration.test_jobs import Owner, running_stack

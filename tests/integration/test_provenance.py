@@ -10,7 +10,7 @@ from controlplane.api.answers import StatusView
 from controlplane.clock import SystemClock
 from controlplane.errors import ControlPlaneError
 from controlplane.lab.api_client import service_document
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from controlplane.lab.stack import Stack
 from tests.envoy import wait_until
 from tests.requirements import require

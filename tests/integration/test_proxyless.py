@@ -20,7 +20,7 @@ from controlplane.api.fleet_answers import ProxyView
 from controlplane.clock import SystemClock
 from controlplane.controller.fleet import RECONNECT_GRACE
 from controlplane.lab.api_client import service_document
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from controlplane.lab.stack import Stack, program
 from controlplane.tls.channel import ChannelFiles
 from controlplane.traffic.model import Endpoint, ServedService

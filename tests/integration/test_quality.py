@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.clock import SystemClock
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from controlplane.lab.stack import Stack, program
 from tests.requirements import require
 from tests.workers import running_worker

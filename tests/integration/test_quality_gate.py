@@ -15,7 +15,8 @@ import pytest
 from controlplane.api.answers import RolloutView
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import ApiRefusalError, wait_for_answer
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.ports import free_ports
+from controlplane.lab.server import ServerProcess
 from controlplane.lab.stack import Stack, program
 from controlplane.quality.http_gate import choose_photos
 from inference_worker.faults import WrongPicture

@@ -13,7 +13,8 @@ import pytest
 
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import wait_for_answer
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.ports import free_ports
+from controlplane.lab.server import ServerProcess
 from controlplane.lab.stack import Stack, program
 from controlplane.quality import photoset
 from tests.requirements import require

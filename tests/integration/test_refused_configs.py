@@ -25,7 +25,7 @@ from controlplane.api.fleet_answers import ProxyView
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import DEFAULT_SLOS, service_document, wait_for_answer
 from controlplane.lab.load import Load, LoadPlan
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from controlplane.lab.stack import EnvoyServer, Stack
 from controlplane.lab.upstream import ServerSpec, UpstreamProcess
 from controlplane.xds.bootstrap import Variant

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import service_document
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from controlplane.lab.stack import Stack
 from controlplane.rpc.server import RpcServer
 from controlplane.telemetry.service import SERVICE, describe_service

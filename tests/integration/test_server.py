@@ -14,7 +14,8 @@ import pytest
 from controlplane.clock import SystemClock
 from controlplane.errors import UnavailableError
 from controlplane.lab.api_client import wait_for_answer
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.ports import free_ports
+from controlplane.lab.server import ServerProcess
 from controlplane.lab.stack import is_listening
 
 pytestmark = pytest.mark.integration

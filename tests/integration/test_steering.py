@@ -8,7 +8,7 @@ import pytest
 from controlplane.clock import SystemClock
 from controlplane.lab.api_client import service_document
 from controlplane.lab.load import LoadPlan, LoadProcess
-from controlplane.lab.server import free_ports
+from controlplane.lab.ports import free_ports
 from controlplane.lab.stack import Stack, is_listening
 from controlplane.lab.upstream import ServerSpec, UpstreamProcess
 from tests.envoy import wait_until

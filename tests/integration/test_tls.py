@@ -14,7 +14,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from controlplane.lab.server import ServerProcess, free_ports
+from controlplane.lab.ports import free_ports
+from controlplane.lab.server import ServerProcess
 from controlplane.lab.stack import program
 from controlplane.pb import envoy_metrics_pb2 as pb
 from controlplane.rpc.server import RpcServer
