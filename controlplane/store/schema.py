@@ -46,13 +46,9 @@ async def upgrade(url: str) -> None:
         InvalidInputError: *url* is not a database URL.
         UnavailableError: The database does not answer, may not be written, or belongs to a newer release.
     """
-    await upgrade_parsed(parse_url(url))
-
-
-async def upgrade_parsed(url: sa.URL) -> None:
-    """Do it for a URL that was parsed already."""
-    refuse_missing_folder(url)
-    await asyncio.to_thread(_upgrade, url)
+    parsed = parse_url(url)
+    refuse_missing_folder(parsed)
+    await asyncio.to_thread(_upgrade, parsed)
 
 
 async def make_empty() -> bytes:

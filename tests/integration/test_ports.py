@@ -27,12 +27,8 @@ def test_a_kept_port_is_given_to_nobody_and_a_server_listens_on_it_again_and_aga
         listen(port)
 
 
-def test_all_are_different_and_the_oldest_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_are_different_and_the_oldest_are_let_go() -> None:
     (old,) = free_ports(1)
-    kept = len(ports._kept)
-    monkeypatch.setattr(ports, "KEPT", kept + 3)
-    newer = free_ports(3)
-    assert len({old, *newer}) == 4
-    assert len(ports._kept) == kept + 3
-    free_ports(kept + 3)
-    assert old not in {place.getsockname()[1] for place in ports._kept}
+    newer = free_ports(ports.KEPT)
+    assert len({old, *newer}) == ports.KEPT + 1
+    assert {place.getsockname()[1] for place in ports._kept} == set(newer)
