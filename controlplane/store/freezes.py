@@ -11,7 +11,7 @@ from controlplane.rollout.freezing import EVERY_SERVICE, Freeze, freeze_of, free
 from controlplane.store import tables
 from controlplane.store.audit import append_change
 from controlplane.store.engine import Tx
-from controlplane.store.queries import append_history, audit, lock_service, with_why
+from controlplane.store.queries import IS_ALIVE, append_history, audit, lock_service, with_why
 from controlplane.store.steering_tables import freeze_window as table
 from controlplane.wake import Topic
 
@@ -87,7 +87,8 @@ def _end(conn: sa.Connection, service: str, *, by: str, why: str, now: dt.dateti
 
 def _tell(conn: sa.Connection, service: str, what: str, words: str, change: Change) -> None:
     """Write it into the history of every service that it concerns: each is read by itself."""
-    names = [service] if service else conn.scalars(sa.select(tables.service.c.name).order_by(tables.service.c.name))
+    living = sa.select(tables.service.c.name).where(IS_ALIVE).order_by(tables.service.c.name)
+    names = [service] if service else conn.scalars(living)
     told = with_why(words, change.why)
     append_history(conn, [audit(name, what, by=change.by, words=told, at=change.at) for name in names])
     if service == EVERY_SERVICE:

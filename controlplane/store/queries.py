@@ -36,7 +36,7 @@ def of_the_living(revision: sa.FromClause) -> sa.ColumnElement[bool]:
     return revision.c.number > gone.scalar_subquery()
 
 
-_IS_ALIVE: Final = sa.exists().where(
+IS_ALIVE: Final = sa.exists().where(
     tables.service_revision.c.service == tables.service.c.name,
     tables.service_revision.c.number > tables.service.c.gone_through,
 )
@@ -48,14 +48,14 @@ def lock_service(tx: Tx, name: str) -> None:
     Raises:
         NotFoundError: There is no such service.
     """
-    query = sa.select(tables.service.c.name).where(tables.service.c.name == name, _IS_ALIVE)
+    query = sa.select(tables.service.c.name).where(tables.service.c.name == name, IS_ALIVE)
     if tx.conn.scalar(query.with_for_update(key_share=True)) is None:
         raise no_service(tx.conn, name)
 
 
 def no_service(conn: sa.Connection, name: str) -> NotFoundError:
     """Make the error that names the services there are."""
-    known = conn.scalars(sa.select(tables.service.c.name).where(_IS_ALIVE).order_by(tables.service.c.name))
+    known = conn.scalars(sa.select(tables.service.c.name).where(IS_ALIVE).order_by(tables.service.c.name))
     return NotFoundError("service", name, tuple(known))
 
 
@@ -134,7 +134,7 @@ def services_after(conn: sa.Connection, after: str, limit: int | None, only: Col
     *only* names those that are wanted, None wants all.
     """
     table = tables.service
-    query = sa.select(table.c.name).where(table.c.name > after).order_by(table.c.name).limit(limit)
+    query = sa.select(table.c.name).where(table.c.name > after, IS_ALIVE).order_by(table.c.name).limit(limit)
     if only is not None:
         query = query.where(table.c.name.in_(only))
     names = list(conn.scalars(query))

@@ -145,6 +145,9 @@ async def test_services_are_listed_page_by_page(store: Store) -> None:
         found += [record.name for record in page]
     assert sorted(found) == sorted(names), "each once, in whichever order the database has"
     assert len(await store.list_services(after="a")) == 4
+    await store.delete_service("ab", expected=None, by="ada", why="", now=NOW)
+    assert [record.name for record in await store.list_services(limit=9, only=["ab", "b"])] == ["b"]
+    assert sorted(record.name for record in await store.list_services(limit=9)) == sorted({*names} - {"ab"})
 
 
 async def test_a_revision_replaces_the_one_that_was_expected_or_none(store: Store) -> None:

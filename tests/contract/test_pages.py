@@ -40,13 +40,15 @@ def crowd(tx: Tx) -> None:
     """Make a year's worth of rows of the few that there are."""
 
     def renamed(row: dict[str, Any], place: int) -> dict[str, Any]:
-        return {**row, "name" if "created_at" in row else "service": f"s{place:04}"}
+        key = "name" if "created_at" in row else "service"
+        return {**row, key: f"{row[key]}-{place:04}"}
 
     of_service = (tables.service, tables.split_share, tables.service_revision, *tables.REVISION_PARTS)
     for table in of_service:
         multiply(tx, table, SERVICES, renamed)
-    multiply(tx, tables.rollout, ROLLOUTS, lambda row, n: {**row, "id": f"colorize-{n + 9}", "number": n + 9})
-    first = tx.conn.execute(sa.select(tables.history).limit(1)).mappings().one()
+    multiply(tx, tables.rollout, ROLLOUTS, lambda row, n: {**row, "id": f"{row['service']}-{n + 9}", "number": n + 9})
+    told = sa.select(tables.history).where(tables.history.c.service == "colorize")
+    first = tx.conn.execute(told.limit(1)).mappings().one()
     entries = [{**first, "rollout": f"colorize-{n % ROLLOUTS + 9}"} for n in range(ENTRIES)]
     tx.conn.execute(tables.history.insert(), [{k: v for k, v in row.items() if k != "number"} for row in entries])
     multiply(tx, job, JOBS, lambda row, n: {**row, "idempotency_key": None, "id": f"j{n}", "task_id": f"t{n}"})

@@ -1,5 +1,6 @@
 """The page for photos as a person meets it: a real browser, a real control plane, Envoy, and a worker that colours."""
 
+import asyncio
 import dataclasses
 import os
 import pathlib
@@ -241,8 +242,20 @@ async def test_a_job_is_cancelled_and_one_that_died_says_why(
         os.kill(worker_of(place), signal.SIGCONT)
     (job,) = (await place.owner.ask("GET", "/v1/jobs")).json()["items"]
     assert job["state"] == "cancelled"
+    is_done = asyncio.Event()
+
+    async def answer_late(route: Route) -> None:
+        answer = await route.fetch()
+        await is_done.wait()
+        await route.fulfill(response=answer)
+
+    await page.route(re.compile("/retry$"), answer_late)
     await card(page, photo.name).get_by_role("button", name="Try again:").click()
     await expect_state(page, photo.name, "done")
+    async with page.expect_event("requestfinished", lambda request: request.url.endswith("/retry")):
+        is_done.set()
+    await page.evaluate("fetch('/v1/session').then((answer) => answer.json())")
+    await expect_state(page, photo.name, "done")  # the answer says that it waits, which was so when it was asked for
 
 
 async def test_an_upload_whose_answer_was_lost_is_sent_again_and_is_one_job(visit: Visit, place: Place) -> None:

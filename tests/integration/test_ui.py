@@ -3,15 +3,16 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, Route, expect
 
+from controlplane.lab.ports import free_ports
 from tests.busy_day import JUMP_S, BusyDay
 from tests.chromium import Visit, barriers, running_chromium, visiting
-from tests.ui_place import Place, do, enter, expect_state, running_place
+from tests.ui_place import Place, do, document, enter, expect_state, running_place
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
@@ -241,3 +242,60 @@ async def test_a_page_that_is_open_for_a_day_does_not_grow(browser: Browser, pla
         assert max(points for points, _ in sizes) <= MAX_POINTS
         first, last = sizes[3], sizes[-1]
         assert last[1] <= first[1] + 20, "the document has grown"
+
+
+READ: Final = "(path) => fetch(path).then((answer) => answer.json())"
+STATUS: Final = "/v1/services/colorize/status?events=100"
+SERVICES: Final = "/v1/services?limit=200"
+SLOW: Final = {"steps": [{"weight": "25%", "hold": "30m", "quality": False}, {"weight": "100%", "quality": False}]}
+
+
+class LateAnswers:
+    """Answers of an earlier moment: they come when the page has heard of a later one."""
+
+    def __init__(self) -> None:
+        self._may_come = asyncio.Event()
+
+    async def hold(self, page: Page, path: str, old: Any) -> None:
+        async def answer(route: Route) -> None:
+            await self._may_come.wait()
+            await route.fulfill(json=old)
+
+        await page.route(lambda url: url.endswith(path), answer)
+
+    def release(self) -> None:
+        self._may_come.set()
+
+
+async def test_an_answer_that_comes_late_takes_nothing_back_that_the_stream_told(visit: Visit, place: Place) -> None:
+    page = visit.page
+    await enter(page, place.keys["admin"])
+    await place.stack.api.start("colorize", to="twin", plan=SLOW)
+    await page.goto(place.page)
+    await expect_state(page, "baking")
+    late, old = LateAnswers(), await page.evaluate(READ, STATUS)
+    old["events"].append({**old["events"][0], "number": 10**9, "words": "this was a moment ago"})
+    await late.hold(page, STATUS, old)
+    await do(page, "Pause", reason="look at the page")
+    await expect_state(page, "paused")
+    late.release()
+    await expect(page.get_by_role("list", name="What happened")).to_contain_text("this was a moment ago")
+    await expect_state(page, "paused")
+    assert await page.get_by_test_id("state").get_attribute("data-state") == "paused"
+
+    await page.goto(place.url)
+    row = page.locator("[data-service='colorize']")
+    await expect(row).to_have_attribute("data-state", "paused")
+    late, old = LateAnswers(), await page.evaluate(READ, SERVICES)
+    (known,) = old["items"]
+    old["items"].append({**known, "name": "told-of-late"})
+    await late.hold(page, SERVICES, old)
+    (port,) = free_ports(1)
+    async with page.expect_request(lambda request: request.url.endswith(SERVICES)):  # for one that it does not know
+        await place.stack.api.apply(document("another", port, place.workers))
+    await place.stack.api.command("colorize", "abort")
+    await expect(row).to_have_attribute("data-state", "rolled_back")
+    late.release()
+    await expect(page.locator("[data-service='told-of-late']")).to_be_visible()
+    assert await row.get_attribute("data-state") == "rolled_back"
+    await place.stack.api.delete("another")

@@ -1,10 +1,12 @@
-"""A world in which there is one of everything, so that no route has nothing to tell."""
+"""A world in which there is one of everything, and was one more, so that no route has nothing to tell or stumble over."""
 
 import dataclasses
 import datetime as dt
 import json
 from collections.abc import Mapping
 from typing import Any
+
+import httpx
 
 from controlplane.auth.keys import KeyRing
 from controlplane.auth.roles import Grant, Role
@@ -19,7 +21,7 @@ from controlplane.ports import (
     TypeStatus,
     WorstPicture,
 )
-from controlplane.rollout.model import Baking
+from controlplane.rollout.model import Baking, Promoted
 from controlplane.rollout.quality import QualityVerdict, RunStatus
 from controlplane.rollout.slo import QualitySlo
 from controlplane.traffic.model import ServedService, TrafficPlan
@@ -60,8 +62,12 @@ EVIDENCE = {"verdict": "hold", "reason": "needs 120 more requests", "objectives"
 
 
 async def fill(world: World) -> Mapping[str, Any]:
-    """Put one of everything into *world*; return what stands in a path for each, by the names of the parts."""
+    """Put one of everything into *world*; return what stands in a path for each, by the names of the parts.
+
+    Of much there was another one, which is gone.
+    """
     await world.declare()
+    await _lose(world)
     await _listen(world)
     await _roll(world)
     while await world.store.sort_history(limit=100, now=NOW):
@@ -93,6 +99,35 @@ async def fill(world: World) -> Mapping[str, Any]:
         "share": share,
         "key": "ci",
     }
+
+
+async def _lose(world: World) -> None:
+    """Let there have been a service whose rollout had ended, and what else can be deleted, ended or revoked."""
+    await world.declare(name="prints", port=8081)
+    rollout = await world.roll(service="prints")
+    await world.move(rollout, Promoted(NOW, "all objectives were kept"))
+    until = (world.clock.now() + dt.timedelta(hours=1)).isoformat()
+    async with world.http() as http:
+
+        async def ask(method: str, path: str, **content: Any) -> httpx.Response:
+            answer = await http.request(method, path, **content)
+            assert answer.is_success, answer.text
+            return answer
+
+        share = (await ask("POST", "/v1/shares", json={"service": "prints", "expires_in": "7d"})).json()["id"]
+        await ask("DELETE", f"/v1/shares/{share}")
+        await ask("POST", "/v1/keys", json={"name": "ex-ci", "grants": [{"role": "viewer", "service": "prints"}]})
+        await ask("DELETE", "/v1/keys/ex-ci")
+        await ask("PUT", "/v1/notifications/prints/team", json={"address": HOOK["address"]})
+        await ask("DELETE", "/v1/notifications/prints/team")
+        for service in ("/services/prints", ""):
+            await ask("POST", f"/v1{service}/freeze", json={"until": until, "why": "the fair"})
+            await ask("POST", f"/v1{service}/unfreeze", json={})
+        await ask("DELETE", "/v1/services/prints")
+        await ask("PUT", "/v1/job-callbacks/ex-shop", json={**HOOK, "callback": "ex-shop"})
+        await ask("DELETE", "/v1/job-callbacks/ex-shop")
+        await ask("PUT", "/v1/job-owners/bob", json={"owner": "bob", "max_waiting": 1})
+        await ask("DELETE", "/v1/job-owners/bob")
 
 
 async def _listen(world: World) -> None:

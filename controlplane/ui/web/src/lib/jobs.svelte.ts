@@ -71,8 +71,8 @@ export class JobList {
     }
     const { id } = photo.job;
     await this.attempt(photo, async () => {
-      if (what === "cancel") this.#learn(await askJson<Job>(jobPath(id, "/cancel"), { method: "POST" }));
-      else if (what === "again") this.#learn(await askJson<Job>(jobPath(id, "/retry"), { method: "POST" }));
+      if (what === "cancel") await this.#ask(photo, jobPath(id, "/cancel"), "POST");
+      else if (what === "again") await this.#ask(photo, jobPath(id, "/retry"), "POST");
       else {
         await ask(jobPath(id), { method: "DELETE" });
         this.#forget(id);
@@ -93,15 +93,22 @@ export class JobList {
     }
   }
 
-  /** Take in what is said of a job; what has ended does not begin again because an older answer comes late. */
+  /** Ask about the job of *photo*, or change it. What the stream tells of it meanwhile is newer than the answer. */
+  async #ask(photo: Photo, path: string, method: "GET" | "POST"): Promise<void> {
+    const { told } = photo;
+    const job = await askJson<Job>(path, { method });
+    if (photo.told === told && this.#known.get(job.id) === photo) this.#learn(job);
+  }
+
+  /** Take in what is said of a job; what is told late says nothing of those that are known, which the stream follows. */
   #learn(job: Job, { place, isLate = false }: { place?: number | null; isLate?: boolean } = {}): void {
     const photo = this.#known.get(job.id);
     if (!photo) {
       this.#meet(job, place ?? null, isLate);
       return;
     }
+    if (isLate) return;
     const before = photo.job!;
-    if (isLate && hasEnded(before)) return;
     if (!hasEnded(before) && hasEnded(job)) this.#announce(photo, job);
     if (before.state !== job.state) photo.problem = "";
     photo.job = job;
@@ -138,7 +145,10 @@ export class JobList {
   }
 
   #hear(news: News): void {
-    for (const job of news.jobs) this.#learn(job, { place: job.place });
+    for (const job of news.jobs) {
+      this.#learn(job, { place: job.place });
+      this.#known.get(job.id)!.told += 1;
+    }
     for (const [id, place] of Object.entries(news.places)) {
       const photo = this.#known.get(id);
       if (photo) photo.place = place;
@@ -146,13 +156,14 @@ export class JobList {
     for (const id of news.gone) this.#forget(id);
     if (!news.first || news.jobs.filter((job) => !hasEnded(job)).length >= MAX_FOLLOWED) return;
     const told = new Set(news.jobs.map((job) => job.id));
-    for (const [id, photo] of this.#known) if (!hasEnded(photo.job!) && !told.has(id)) void this.#look(id);
+    for (const [id, photo] of this.#known) if (!hasEnded(photo.job!) && !told.has(id)) void this.#look(photo);
   }
 
   /** Ask for a job that the stream does not speak of. */
-  async #look(id: string): Promise<void> {
+  async #look(photo: Photo): Promise<void> {
+    const { id } = photo.job!;
     try {
-      this.#learn(await askJson<Job>(jobPath(id)));
+      await this.#ask(photo, jobPath(id), "GET");
     } catch (error) {
       if (error instanceof Problem && error.status === 404) this.#forget(id);
     }

@@ -69,8 +69,8 @@ export class Live {
   #isReading = false;
   /** Counts the spans of time that were asked for. */
   #span = 0;
-  /** How the rollout stood by the stream before all of it was known. */
-  #early: Record<string, unknown> | null = null;
+  /** How the rollout stood by the stream while all of it was asked for: the answer may be of an earlier moment. */
+  #told: Record<string, unknown> | null = null;
   #words = new Map<string, string>();
 
   constructor(readonly service: string) {}
@@ -85,7 +85,6 @@ export class Live {
       this.#end();
       return;
     }
-    if (this.#early) this.#stand(this.#early);
     this.#every(SERIES_EVERY_MS, () => this.readSeries());
     this.#every(FLEET_EVERY_MS, () => this.readFleet());
     this.#every(EXPLAIN_EVERY_MS, () => this.explain());
@@ -107,6 +106,7 @@ export class Live {
       return;
     }
     this.#isLoading = true;
+    this.#told = null;
     try {
       const status = await askJson<Status>(servicePath(this.service, "/status?events=100"));
       this.status = status;
@@ -121,6 +121,7 @@ export class Live {
       this.problem = wordsOf(error);
     } finally {
       this.#isLoading = false;
+      if (this.#told && !this.#isGone) this.#stand(this.#told);
       if (this.#again && !this.#isGone) {
         this.#again = false;
         void this.load();
@@ -274,10 +275,8 @@ export class Live {
 
   #stand(told: Record<string, unknown> | null): void {
     if (!told) return;
-    if (this.status === null) {
-      this.#early = told;
-      return;
-    }
+    if (this.#isLoading) this.#told = told;
+    if (this.status === null) return;
     const known = this.rollout;
     if (known === null || known.id !== told["id"]) {
       this.judged = [];

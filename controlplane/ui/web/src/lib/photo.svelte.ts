@@ -34,6 +34,8 @@ export class Photo {
   problem = $state("");
   /** Whether a photo that was refused may be taken a little later. */
   mayPass = $state(false);
+  /** How often the stream has told of its job. */
+  told = 0;
 
   // Only the line of uploads looks at these.
   tries = 0;
