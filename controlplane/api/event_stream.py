@@ -70,10 +70,10 @@ async def follow_everything(
     The first one is ``begin``, or ``reset``: the place of ``Last-Event-ID`` is too far back to go on from, so forget
     what you know. ``live`` says that the past that was asked for and the present are told.
 
-    What happens has an id: ``rollout``, ``command``, ``refused``, ``apply``, ``split``, ``revision``, ``pictures``,
-    ``ack``, ``nack``; who comes back with the last id misses none and gets none twice, from any replica. How things
-    stand has none: ``state``, ``weights``, ``evidence`` and, for services asked for by name, ``series`` are told whole
-    to begin with and whenever they change; of several changes only the last may be told.
+    What happens has an id: ``rollout``, ``command``, ``refused``, ``apply``, ``delete``, ``split``, ``revision``,
+    ``freeze``, ``pictures``, ``ack``, ``nack``; who comes back with the last id misses none and gets none twice, from
+    any replica. How things stand has none: ``state``, ``weights``, ``evidence`` and, for services asked for by name,
+    ``series`` are told whole to begin with and whenever they change; of several changes only the last may be told.
     """
     asked = dataclasses.replace(asked, wanted=dataclasses.replace(asked.wanted, sees=_seen(reader, asked.wanted)))
     streams: Streams = request.app.state.streams

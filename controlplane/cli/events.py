@@ -17,9 +17,8 @@ def events(
         str | None,
         typer.Option(
             "--types",
-            help="Only these, separated by commas: rollout, command, refused, apply, split, revision, pictures, "
-            "ack, nack; and "
-            "how things stand: state, weights, evidence, series.",
+            help="Only these, separated by commas: rollout, command, refused, apply, delete, split, revision, freeze, "
+            "pictures, ack, nack; and how things stand: state, weights, evidence, series.",
             show_default=False,
         ),
     ] = None,

@@ -14,7 +14,7 @@ from controlplane.cli.surroundings import Surroundings
 from controlplane.errors import UnavailableError
 
 RETRY_S: Final = 2.0
-HAPPENINGS: Final = "rollout,command,refused,apply,split,revision,pictures,ack,nack"
+HAPPENINGS: Final = "rollout,command,refused,apply,delete,split,revision,freeze,pictures,ack,nack"
 """What is told unless something else was asked for: what happens, and not how things stand every second."""
 
 

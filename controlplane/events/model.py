@@ -30,6 +30,8 @@ class EventType(enum.StrEnum):
     """The controller refused to."""
     APPLY = "apply"
     """A service was declared."""
+    DELETE = "delete"
+    """A service was deleted."""
     SPLIT = "split"
     """Weights were set by hand."""
     REVISION = "revision"
@@ -62,6 +64,7 @@ RESET: Final = "reset"
 
 _OF_AUDIT: Final[Mapping[str, EventType]] = {
     "apply": EventType.APPLY,
+    "delete": EventType.DELETE,
     "set-split": EventType.SPLIT,
     "compare": EventType.PICTURES,
     "freeze": EventType.FREEZE,

@@ -91,6 +91,8 @@ def _deed(logged: LoggedEntry) -> str:
             return f"compared the pictures of {subject}: {entry.words}"
         case "apply":
             return f"{entry.by} declared {entry.service}: {entry.words}"
+        case "delete":
+            return f"{entry.by} deleted {entry.service}{entry.words.removeprefix('deleted')}"
         case "set-split":
             return f"{entry.by} set the weights of {entry.service}: {entry.words.removeprefix('the split is now ')}"
         case "start":

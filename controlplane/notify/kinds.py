@@ -36,7 +36,7 @@ class NotifyKind(enum.StrEnum):
     FROZEN = "frozen"
     """A service, or everything, was frozen, or is not any more."""
     DECLARED = "declared"
-    """A service was declared, or its weights were set by hand."""
+    """A service was declared or deleted, or its weights were set by hand."""
     REJECTED = "rejected"
     """The fleet refused a declaration."""
     REFUSED = "refused"
@@ -57,6 +57,7 @@ _OF_AUDIT: Final = {
     "freeze": NotifyKind.FROZEN,
     "unfreeze": NotifyKind.FROZEN,
     "apply": NotifyKind.DECLARED,
+    "delete": NotifyKind.DECLARED,
     "set-split": NotifyKind.DECLARED,
 }
 _OF_PAUSE: Final = {

@@ -247,21 +247,28 @@ async def test_a_page_that_is_open_for_a_day_does_not_grow(browser: Browser, pla
 READ: Final = "(path) => fetch(path).then((answer) => answer.json())"
 STATUS: Final = "/v1/services/colorize/status?events=100"
 SERVICES: Final = "/v1/services?limit=200"
+WATCH: Final = """(row) => { window.states = new Set();
+new MutationObserver(() => window.states.add(row.dataset.state)).observe(row, { attributeFilter: ["data-state"] }); }"""
 SLOW: Final = {"steps": [{"weight": "25%", "hold": "30m", "quality": False}, {"weight": "100%", "quality": False}]}
 
 
-class LateAnswers:
-    """Answers of an earlier moment: they come when the page has heard of a later one."""
+class LateAnswer:
+    """One answer of an earlier moment: it comes when the page has heard of a later one."""
 
     def __init__(self) -> None:
+        self.asked = asyncio.Event()
         self._may_come = asyncio.Event()
 
-    async def hold(self, page: Page, path: str, old: Any) -> None:
-        async def answer(route: Route) -> None:
-            await self._may_come.wait()
-            await route.fulfill(json=old)
+    async def hold(self, page: Page, path: str, old: Any = None) -> None:
+        """Have the next answer to *path* wait; it is *old*, or what it is when it is asked for."""
 
-        await page.route(lambda url: url.endswith(path), answer)
+        async def answer(route: Route) -> None:
+            body = old or await (await route.fetch()).json()
+            self.asked.set()
+            await self._may_come.wait()
+            await route.fulfill(json=body)
+
+        await page.route(lambda url: url.endswith(path), answer, times=1)
 
     def release(self) -> None:
         self._may_come.set()
@@ -273,7 +280,7 @@ async def test_an_answer_that_comes_late_takes_nothing_back_that_the_stream_told
     await place.stack.api.start("colorize", to="twin", plan=SLOW)
     await page.goto(place.page)
     await expect_state(page, "baking")
-    late, old = LateAnswers(), await page.evaluate(READ, STATUS)
+    late, old = LateAnswer(), await page.evaluate(READ, STATUS)
     old["events"].append({**old["events"][0], "number": 10**9, "words": "this was a moment ago"})
     await late.hold(page, STATUS, old)
     await do(page, "Pause", reason="look at the page")
@@ -286,16 +293,17 @@ async def test_an_answer_that_comes_late_takes_nothing_back_that_the_stream_told
     await page.goto(place.url)
     row = page.locator("[data-service='colorize']")
     await expect(row).to_have_attribute("data-state", "paused")
-    late, old = LateAnswers(), await page.evaluate(READ, SERVICES)
-    (known,) = old["items"]
-    old["items"].append({**known, "name": "told-of-late"})
-    await late.hold(page, SERVICES, old)
+    late = LateAnswer()
+    await late.hold(page, SERVICES)
     (port,) = free_ports(1)
-    async with page.expect_request(lambda request: request.url.endswith(SERVICES)):  # for one that it does not know
-        await place.stack.api.apply(document("another", port, place.workers))
+    await place.stack.api.apply(document("another", port, place.workers))  # the page asks for what it does not know
+    await late.asked.wait()
     await place.stack.api.command("colorize", "abort")
     await expect(row).to_have_attribute("data-state", "rolled_back")
+    await row.evaluate(WATCH)
     late.release()
-    await expect(page.locator("[data-service='told-of-late']")).to_be_visible()
-    assert await row.get_attribute("data-state") == "rolled_back"
+    another = page.locator("[data-service='another']")
+    await expect(another).to_be_visible()
+    assert await page.evaluate("[...window.states]") == []
     await place.stack.api.delete("another")
+    await expect(another).to_have_count(0)

@@ -1,4 +1,4 @@
-"""A world in which there is one of everything, and was one more, so that no route has nothing to tell or stumble over."""
+"""A world in which there is one of everything, and was one more: routes have something to tell, and to trip over."""
 
 import dataclasses
 import datetime as dt

@@ -16,7 +16,7 @@ from controlplane.api import event_stream, sse
 from controlplane.auth.keys import KeyRing
 from controlplane.auth.roles import Grant, Role
 from controlplane.events.feed import FellBehindError
-from controlplane.events.model import Wanted
+from controlplane.events.model import LEVELS, EventType, Wanted
 from controlplane.ports import EnvoyAnswer
 from controlplane.rollout.model import NO_STEP, Baking, Pause, RollbackCause, RolledBack, RollingBack, Shifting
 from tests import builders
@@ -25,7 +25,7 @@ from tests.unit.api.world import World, make_event_feed
 
 BREACH = "error rate 4.7 % (47/1000) > SLO 1 %, v1 at 0 % in the same seconds; evidence 1:310"
 SOON = dt.timedelta(seconds=10)
-LOGGED = ("rollout", "command", "refused", "apply", "split", "revision", "pictures", "ack", "nack")
+LOGGED = frozenset(EventType) - LEVELS
 
 
 @contextlib.asynccontextmanager

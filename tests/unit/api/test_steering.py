@@ -330,6 +330,7 @@ async def test_what_waits_is_hidden_like_what_runs(world: World, http: httpx.Asy
     [
         (("audit", "queue", "start of a-2 to v3 queued"), EventType.COMMAND, "ada: start of a-2 to v3 queued"),
         (("audit", "freeze", "a is frozen until noon"), EventType.FREEZE, "ada: a is frozen until noon"),
+        (("audit", "delete", "deleted; its history is kept"), EventType.DELETE, "ada deleted a; its history is kept"),
         (("audit", "undo", "undo asked for: grey"), EventType.COMMAND, "ada asked to undo v2 (grey)"),
         (("transition", "Dropped", "gave up the start of a-2"), EventType.ROLLOUT, "gave up the start of a-2"),
     ],

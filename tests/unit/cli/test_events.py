@@ -7,7 +7,8 @@ import httpx
 import pytest
 import yaml
 
-from controlplane.events.model import Cursor, encode
+from controlplane.cli.following import HAPPENINGS
+from controlplane.events.model import LEVELS, Cursor, EventType, encode
 from tests.unit.cli.conftest import Cli
 
 
@@ -36,6 +37,16 @@ def test_the_past_is_told_in_sentences(told: Cli) -> None:
         "colorize: v1 100 %; 0/0 ACKed",
         "other: v1 100 %; 0/0 ACKed",
     ]
+
+
+def test_all_that_happens_is_told_unless_less_is_asked_for(told: Cli) -> None:
+    assert set(HAPPENINGS.split(",")) == set(EventType) - LEVELS
+    assert told("freeze", "other", "--until", "+1h").code == 0
+    assert told("delete", "other", "--yes", "--reason", "moved").code == 0
+    ended = told("events", "--service", "other", "-n", "2")
+    frozen, deleted = (line.split("other: ", 1)[1] for line in ended.out.splitlines())
+    assert frozen.startswith("ada: other is frozen until ")
+    assert deleted == "ada deleted other; its history is kept: moved"
 
 
 def test_programs_get_an_object_per_line(told: Cli) -> None:

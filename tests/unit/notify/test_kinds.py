@@ -31,6 +31,7 @@ def entry(
         (entry("webhook", kind="audit"), NotifyKind.HELD),
         (entry("freeze", kind="audit", rollout=None), NotifyKind.FROZEN),
         (entry("apply", kind="audit", rollout=None), NotifyKind.DECLARED),
+        (entry("delete", kind="audit", rollout=None), NotifyKind.DECLARED),
         (entry("Promote", kind="refused"), NotifyKind.REFUSED),
         (entry("Ready", "Preparing", "Shifting"), None),
         (entry("Acked", "Shifting", "Baking"), NotifyKind.STEP),

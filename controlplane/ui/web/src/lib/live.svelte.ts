@@ -248,6 +248,7 @@ export class Live {
   #hear(type: string, data: Record<string, unknown>, id: string): void {
     switch (type) {
       case "reset":
+      case "delete":
         void this.load();
         break;
       case "state":
