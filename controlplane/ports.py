@@ -953,7 +953,8 @@ class DeclarationStore(Protocol):
     async def delete_service(self, name: str, *, expected: int | None, by: str, why: str, now: dt.datetime) -> None:
         """Serve a service no more, with an audit row; its revisions, rollouts and history are kept.
 
-        Its Envoys lose it as they lose anything: after they have acknowledged what is there without it.
+        Starts of it that wait are given up. Its Envoys lose it as they lose anything: after they have acknowledged what
+        is there without it.
 
         Raises:
             NotFoundError: There is none of that name.

@@ -199,7 +199,10 @@ async def delete_service(
     caller: Writer,
     conditions: Conditions,
 ) -> None:
-    """Serve a service no more. Its history, revisions and rollouts are kept; refused while a rollout is active."""
+    """Serve a service no more. Its history, revisions and rollouts are kept; refused while a rollout is active.
+
+    Starts that wait are given up.
+    """
     number = await expected_revision(parts, name, conditions)
     await parts.store.delete_service(name, expected=number, by=caller.name, why=caller.why, now=parts.clock.now())
     log.info("service.deleted", service=name, by=caller.name)

@@ -21,6 +21,7 @@ from controlplane.store.queries import (
     upsert,
     with_why,
 )
+from controlplane.store.steering import drop_line
 from controlplane.traffic.declared import Declaration, DocumentKey
 from controlplane.traffic.model import ServiceSpec
 from controlplane.wake import Topic
@@ -62,6 +63,8 @@ class SqlDeclared(Part):
             tx.conn.execute(tables.split_share.delete().where(tables.split_share.c.service == name))
             tx.conn.execute(tables.service.update().where(tables.service.c.name == name).values(gone_through=newest))
             tx.conn.execute(declaration.delete().where(declaration.c.service == name))
+            # Or one would begin, long after, in a service that was declared anew.
+            drop_line(tx.conn, name, words="the service was deleted", now=now)
             words = with_why("deleted; its history is kept", why)
             append_history(tx.conn, [audit(name, "delete", by=by, words=words, at=now)])
             tx.announce(Topic.DESIRED)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+from collections.abc import Iterable
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -65,8 +66,7 @@ class SqlSteering(Part):
     async def drop(self, waiting: WaitingStart, *, words: str, now: dt.datetime) -> None:
         def work(tx: Tx) -> None:
             lock_service(tx, waiting.service)
-            if _end(tx.conn, waiting.id, WaitingEnd.DROPPED, words=words, now=now):
-                append_history(tx.conn, [_dropped(waiting, words, now)])
+            _drop(tx.conn, [waiting], words=words, now=now)
 
         await self.database.write(work)
 
@@ -164,10 +164,7 @@ def _line_up(tx: Tx, specs: SpecCache, asked: WaitingStart, *, key: str | None, 
     if asked.supersede and asked.is_due(now):
         if active and active.candidate == asked.candidate and not isinstance(active.state, RollingBack):
             raise ConflictError(f"rollout {active.id} moves {asked.service!r} to {asked.candidate!r} already")
-        for each in line:
-            words = f"superseded by {waiting.id}"
-            _end(tx.conn, each.id, WaitingEnd.DROPPED, words=words, now=now)
-            append_history(tx.conn, [_dropped(each, words, now)])
+        _drop(tx.conn, line, words=f"superseded by {waiting.id}", now=now)
     elif len(_open(tx.conn, asked.service)) >= MAX_WAITING:
         raise ConflictError(
             f"{MAX_WAITING} starts of {asked.service!r} wait already; cancel one: hueshift queue {asked.service}"
@@ -248,6 +245,17 @@ def _end(conn: sa.Connection, start: str, end: WaitingEnd, *, words: str, now: d
         .values(ended=end.value, ended_at=now, words=words)
     )
     return bool(ended.rowcount)
+
+
+def drop_line(conn: sa.Connection, service: str, *, words: str, now: dt.datetime) -> None:
+    """Give up all starts of *service* that wait."""
+    _drop(conn, _open(conn, service), words=words, now=now)
+
+
+def _drop(conn: sa.Connection, line: Iterable[WaitingStart], *, words: str, now: dt.datetime) -> None:
+    for each in line:
+        if _end(conn, each.id, WaitingEnd.DROPPED, words=words, now=now):
+            append_history(conn, [_dropped(each, words, now)])
 
 
 def _cancel(conn: sa.Connection, waiting: WaitingStart, *, by: str, why: str, now: dt.datetime) -> None:

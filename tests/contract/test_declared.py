@@ -7,8 +7,10 @@ import pytest
 from controlplane.errors import ConflictError, NotFoundError, PreconditionFailedError
 from controlplane.ports import RevisionStatus, Store
 from controlplane.rollout.model import Promoted
+from controlplane.rollout.waiting import WaitingEnd
 from controlplane.traffic.declared import Declaration
-from tests.builders import NOW, make_new_rollout, make_spec, make_split
+from tests.builders import NOW, make_new_rollout, make_spec, make_split, seconds
+from tests.contract.test_steering import ASKED, SPEC
 
 PLAN = Declaration(
     kind="Plan",
@@ -44,6 +46,19 @@ async def test_an_apply_that_expects_another_revision_changes_nothing(store: Sto
     with pytest.raises(PreconditionFailedError, match="is at revision 1, not 0"):
         await store.apply_declared(make_spec(port=9), expected=0, by="ada", why="", now=NOW)
     assert (await store.load_service("colorize")).newest.spec == spec
+
+
+async def test_starts_that_wait_end_with_their_service_and_do_not_come_back_with_it(store: Store) -> None:
+    await store.apply(SPEC, by="ada", why="", now=NOW)
+    waiting = await store.line_up(dataclasses.replace(ASKED, not_before=NOW + seconds(60)), key=None, now=NOW)
+    await delete(store)
+    assert (await store.load_agenda(since=NOW)).waiting == ()
+    ended = await store.load_waiting(waiting.id)
+    assert (ended.end, ended.words) == (WaitingEnd.DROPPED, "the service was deleted")
+    told = [entry.words for entry in await store.history("colorize", limit=2)]
+    assert f"gave up the start of {waiting.id} to v3: the service was deleted" in told
+    await store.apply(SPEC, by="ada", why="", now=NOW)
+    assert (await store.load_agenda(since=NOW)).waiting == ()
 
 
 async def test_a_deleted_service_is_served_no_more_and_its_history_is_kept(store: Store) -> None:

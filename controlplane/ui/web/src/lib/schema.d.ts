@@ -205,6 +205,8 @@ export interface paths {
         /**
          * Serve a service no more
          * @description Serve a service no more. Its history, revisions and rollouts are kept; refused while a rollout is active.
+         *
+         *     Starts that wait are given up.
          */
         delete: operations["deleteService"];
         options?: never;
