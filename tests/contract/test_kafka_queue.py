@@ -266,9 +266,11 @@ async def test_what_is_no_job_of_ours_goes_to_the_dead_letters(kafka: MockKafka,
     sent = make_wake_up()
     await queue.publish([sent])
     assert await take_all(1, queue) == [sent]
-    assert await take_wake_ups(queue) == []
+    async with asyncio.timeout(60):
+        while len(found := await queue.dead_letters()) < 2:  # one look may find one of them alone
+            assert await take_wake_ups(queue) == []
     words = "it is no job of ours"
-    assert set(await queue.dead_letters()) == {DeadLetter(JobId(job), words) for job in ("� drop table", "")}
+    assert set(found) == {DeadLetter(JobId(job), words) for job in ("� drop table", "")}
 
 
 async def test_tasks_of_a_foreign_producer(kafka: MockKafka, queue: KafkaQueue, other: KafkaQueue) -> None:

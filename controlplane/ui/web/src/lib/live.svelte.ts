@@ -67,6 +67,8 @@ export class Live {
   #isLoading = false;
   #again = false;
   #isReading = false;
+  /** Counts how often what seldom changes was asked for. */
+  #readings = 0;
   /** Counts the spans of time that were asked for. */
   #span = 0;
   /** How the rollout stood by the stream while all of it was asked for: the answer may be of an earlier moment. */
@@ -131,11 +133,13 @@ export class Live {
 
   /** Read what seldom changes: the versions there are, and the rollouts there were. */
   async readOnce(): Promise<void> {
+    const reading = ++this.#readings;
     try {
       const [service, rollouts] = await Promise.all([
         askJson<Service>(servicePath(this.service)),
         askPage<Rollout>(servicePath(this.service, "/rollouts?limit=50")),
       ]);
+      if (reading !== this.#readings) return; // a newer one is on its way, or was here first
       this.versions = service.document.versions.map((version) => version.name);
       this.rollouts = rollouts.items;
       this.#earlier = rollouts.next;
