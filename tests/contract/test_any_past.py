@@ -14,7 +14,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from controlplane.rollout.model import NO_STEP, Baking, Promoted, RollbackCause, RolledBack, Shifting
+from controlplane.rollout.model import NO_STEP, Baking, Promoted, RollbackCause, RolledBack, Shifting, State
 from tests.contract.test_any_request import NOWHERE
 from tests.job_builders import PHOTO, WORKFLOW
 from tests.unit.api.documented import document
@@ -74,10 +74,14 @@ def _declared(chance: random.Random, service: str) -> dict[str, Any]:
 async def steer(chance: random.Random, world: World) -> None:
     """Be the controller, and time: move a rollout somewhere, and the clock on."""
     now = world.clock.now()
-    ends = (Promoted(now, "done"), RolledBack(now, RollbackCause.SLO_BREACH, "errors 20 % > 1 %"))
+    states: tuple[State, ...] = (
+        Shifting(0, now, NO_STEP),
+        Baking(0, now),
+        Promoted(now, "done"),
+        RolledBack(now, RollbackCause.SLO_BREACH, "errors 20 % > 1 %"),
+    )
     for rollout in await world.store.load_active():
-        state = chance.choice([Shifting(0, now, NO_STEP), Baking(0, now), *ends])
-        await world.move(rollout, state)
+        await world.move(rollout, chance.choice(states))
     await world.store.sort_history(limit=100, now=now)
     world.clock.move(dt.timedelta(seconds=chance.choice([1, 4_000])))
 
