@@ -295,8 +295,8 @@ async def test_an_answer_that_comes_late_takes_nothing_back_that_the_stream_told
     await expect(row).to_have_attribute("data-state", "paused")
     late = LateAnswer()
     await late.hold(page, SERVICES)
-    (port,) = free_ports(1)
-    await place.stack.api.apply(document("another", port, place.workers))  # the page asks for what it does not know
+    ports = free_ports(2)
+    await place.stack.api.apply(document("another", ports[0], place.workers))  # the page asks for what it does not know
     await late.asked.wait()
     await place.stack.api.command("colorize", "abort")
     await expect(row).to_have_attribute("data-state", "rolled_back")
@@ -305,5 +305,13 @@ async def test_an_answer_that_comes_late_takes_nothing_back_that_the_stream_told
     another = page.locator("[data-service='another']")
     await expect(another).to_be_visible()
     assert await page.evaluate("[...window.states]") == []
+    late = LateAnswer()
+    await late.hold(page, SERVICES)
+    await place.stack.api.apply(document("third", ports[1], place.workers))
+    await late.asked.wait()
     await place.stack.api.delete("another")
     await expect(another).to_have_count(0)
+    late.release()
+    await expect(page.locator("[data-service='third']")).to_be_visible()
+    assert await another.count() == 0
+    await place.stack.api.delete("third")
