@@ -18,14 +18,14 @@ from controlplane.rollout.model import NO_STEP, Baking, Promoted, RollbackCause,
 from tests.contract.test_any_request import NOWHERE
 from tests.job_builders import PHOTO, WORKFLOW
 from tests.unit.api.documented import document
-from tests.unit.api.filled import HOOK, KIND
+from tests.unit.api.filled import HOOK, KIND, PLAN
 from tests.unit.api.world import World, make_template, open_world
 
 pytestmark = pytest.mark.timeout(300)
 
 SERVICES: Final = ("colorize", "prints")
 VERSIONS: Final = ("v1", "v2", "v3")
-STEPS: Final = 100
+STEPS: Final = 120
 ASKED: Final = 10
 """Questions after each deed."""
 Deed = tuple[str, str, Any]
@@ -33,7 +33,7 @@ Deed = tuple[str, str, Any]
 
 def deeds(chance: random.Random, world: World, known: list[str]) -> list[Deed]:
     """Return what may be asked for next: method, path, content. *known* are ids that answers had."""
-    service, start = chance.choice(SERVICES), chance.choice([*known, "colorize-1"])
+    service, some = chance.choice(SERVICES), chance.choice([*known, "colorize-1"])
     path, to = f"/v1/services/{service}", chance.choice(VERSIONS)
     until = (world.clock.now() + dt.timedelta(hours=chance.choice([1, 48]))).isoformat()
     starts = [{"to": to}, {"to": to, "again": True}, {"to": to, "queue": True}, {"to": to, "supersede": True}]
@@ -45,7 +45,7 @@ def deeds(chance: random.Random, world: World, known: list[str]) -> list[Deed]:
         *(("POST", f"{path}/rollouts", each) for each in (*starts, {"to": to, "at": until})),
         *(("POST", f"{path}/rollout/{verb}", {"why": "a walk"}) for verb in verbs),
         ("POST", f"{path}/rollout/promote", {"full": True}),
-        ("POST", f"{path}/queue/{start}/cancel", {}),
+        ("POST", f"{path}/queue/{some}/cancel", {}),
         ("PUT", f"{path}/split", {"weights": {"v1": "40%", to: "60%"} if to != "v1" else {"v1": "100%"}}),
         *(("POST", f"{each}/freeze", {"until": until}) for each in (path, "/v1")),
         *(("POST", f"{each}/unfreeze", {}) for each in (path, "/v1")),
@@ -55,6 +55,11 @@ def deeds(chance: random.Random, world: World, known: list[str]) -> list[Deed]:
         ("DELETE", f"/v1/notifications/{service}/team", None),
         ("PUT", "/v1/job-kinds/person", {**KIND, "service": chance.choice(["", service])}),
         ("POST", f"/v1/jobs?workflow_type={WORKFLOW}", PHOTO),
+        *(("POST", f"/v1/jobs/{some}/{verb}", None) for verb in ("cancel", "retry")),
+        *(("DELETE", f"/v1/{what}/{some}", None) for what in ("jobs", "shares")),
+        ("POST", "/v1/keys", {"name": "ci", "grants": [{"role": "viewer", "service": service}]}),
+        ("DELETE", "/v1/keys/ci", None),
+        ("POST", "/v1/documents", {"documents": chance.choice([[PLAN], []]), "owner": "photos", "prune": True}),
     ]
 
 
