@@ -293,6 +293,7 @@ async def test_an_answer_that_comes_late_takes_nothing_back_that_the_stream_told
     await page.goto(place.url)
     row = page.locator("[data-service='colorize']")
     await expect(row).to_have_attribute("data-state", "paused")
+    await expect(row.locator("rect")).to_have_class(["share-0", "share-1"])  # the colours of the charts
     late = LateAnswer()
     await late.hold(page, SERVICES)
     ports = free_ports(2)
@@ -305,6 +306,7 @@ async def test_an_answer_that_comes_late_takes_nothing_back_that_the_stream_told
     another = page.locator("[data-service='another']")
     await expect(another).to_be_visible()
     assert await page.evaluate("[...window.states]") == []
+    await expect(row.locator("rect")).to_have_class(["share-0"])
     late = LateAnswer()
     await late.hold(page, SERVICES)
     await place.stack.api.apply(document("third", ports[1], place.workers))
